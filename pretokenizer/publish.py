@@ -1,0 +1,105 @@
+"""Writing so that nothing half-written is ever seen under its final name. (SHARED with trainer and converter.)
+
+Files are written beside their target, flushed to disk and renamed; folders likewise. `SHA256SUMS` in a finished folder
+is in the format of `sha256sum`, so `cd FOLDER && sha256sum -c SHA256SUMS` checks it without this project.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SHA256SUMS = "SHA256SUMS"
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync_path(path: str | Path) -> None:
+    """Flush a file or a folder entry to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8 under `path`: complete, or not at all."""
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    fsync_path(path.parent)
+
+
+def write_json_atomic(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, keys in the order given, one newline at the end."""
+    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def publish_folder(staging: Path, final: Path) -> None:
+    """Give the finished folder `staging` its name `final` (same file system); everything below is flushed first.
+
+    Raises FileExistsError when `final` exists: what is published is never overwritten. Remove it first if you mean it.
+    """
+    for path in sorted(staging.rglob("*")):
+        fsync_path(path)
+    fsync_path(staging)
+    if final.exists():
+        raise FileExistsError(f"{final} exists already; remove it or choose another folder")
+    staging.rename(final)
+    fsync_path(final.parent)
+
+
+def write_sha256sums(folder: Path) -> None:
+    """Write `SHA256SUMS` over all files below `folder` but itself, sorted by name."""
+    lines = [f"{sha256_file(path)}  {name}\n" for name, path in _files_below(folder).items()]
+    write_text_atomic(folder / SHA256SUMS, "".join(lines))
+
+
+def verify_sha256sums(folder: Path) -> list[str]:
+    """Problems of a folder against its `SHA256SUMS`, one line each with the file's name; an empty list means sound."""
+    sums_path = folder / SHA256SUMS
+    if not sums_path.is_file():
+        return [f"{sums_path}: missing, so the folder cannot be verified"]
+    files = _files_below(folder)
+    problems, listed = [], set()
+    for line_number, line in enumerate(sums_path.read_text(encoding="utf-8").splitlines(), 1):
+        digest, separator, name = line.partition("  ")
+        if not separator or len(digest) != 64:
+            problems.append(f"{sums_path}:{line_number}: not a line of sha256sum")
+            continue
+        listed.add(name)
+        if name not in files:
+            problems.append(f"{folder / name}: missing")
+        elif sha256_file(files[name]) != digest:
+            problems.append(f"{folder / name}: contents differ from {SHA256SUMS}")
+    problems += [f"{folder / name}: not listed in {SHA256SUMS}" for name in files if name not in listed]
+    return problems
+
+
+def _files_below(folder: Path) -> dict[str, Path]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        name: path for name, path in sorted((p.relative_to(folder).as_posix(), p) for p in paths) if name != SHA256SUMS
+    }
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
