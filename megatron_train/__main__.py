@@ -1,0 +1,50 @@
+"""Command line: `torchrun ... -m megatron_train [flags]` trains; `python -m megatron_train plan [flags]` plans without GPUs.
+
+Exit codes: 0 done, 2 a setting is wrong, 1 a file is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from megatron_train.command_line import build_parser, parse
+from pretokenizer.yaml_config import ConfigError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code; one line per problem on stderr, from rank 0 only, and no traceback for what a user can mend."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--help" in arguments or "-h" in arguments:
+        build_parser().print_help()
+        return 0
+    try:
+        command = parse(arguments)
+        return _train(command)
+    except (ValueError, OSError) as error:
+        if os.environ.get("OASST_MEGATRON_TRACEBACK"):
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+def _train(command: object) -> int:
+    from megatron_train.parallel.device import install, quiet_known_warnings
+
+    quiet_known_warnings()
+    install()
+    from megatron_train.command_line import CommandLine
+    from megatron_train.parallel.distributed import shutdown
+    from megatron_train.train import train
+
+    assert isinstance(command, CommandLine)
+    try:
+        train(command)
+    finally:
+        shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

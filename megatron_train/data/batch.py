@@ -1,0 +1,122 @@
+"""Documents -> the arrays of one micro-batch. Pure numpy; every position is a (token, label) pair of the same document.
+
+A document of n tokens fills n - 1 positions: tokens = document[:-1], labels = document[1:].
+
+Padded, two documents [5 6 7 8] (roles 1 1 2 2) and [5 9] (roles 1 2), pad id 0, rows rounded up to 4:
+    tokens       [[5 6 7 0]   labels [[6 7 8 0]   loss_mask [[0 1 1 0]   position_ids [[0 1 2 3]
+                  [5 0 0 0]]          [9 0 0 0]]             [1 0 0 0]]                [0 1 2 3]]
+Packed, the same two in one row of 6: documents do not see each other, positions restart, the filling is a document of its own:
+    tokens  [[5 6 7 5 0 0]]   labels [[6 7 8 9 0 0]]   loss_mask [[0 1 1 1 0 0]]   position_ids [[0 1 2 0 0 1]]   cu_seqlens [0 3 4 6]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretokenizer.roles import Role
+
+Document = tuple[NDArray[np.integer], NDArray[np.integer]]
+"""(token_ids [n], role_ids [n]) of one document or of a part of it."""
+
+
+@dataclass(frozen=True)
+class LossRule:
+    """Which positions are trained on. See the fields of the same names in config.py."""
+
+    loss_roles: tuple[int, ...] = (Role.ASSISTANT,)
+    alignment: Literal["label", "input"] = "label"
+    last_turn_only: bool = False
+    scalar_loss_mask: float = 0.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch: b rows of s positions. Packed rows are laid end to end in a single row (b = 1)."""
+
+    tokens: NDArray[np.int64]
+    """[b, s] input ids."""
+    labels: NDArray[np.int64]
+    """[b, s] ids to predict."""
+    loss_mask: NDArray[np.float32]
+    """[b, s] weight of each label."""
+    position_ids: NDArray[np.int64]
+    """[b, s] position within the document."""
+    num_tokens: int
+    """Positions that hold a document, padding excluded."""
+    squared_lengths: int
+    """Sum of squared document lengths: what causal attention costs."""
+    cu_seqlens: NDArray[np.int32] | None = None
+    """[documents + 1] boundaries in the packed row; None for padded rows."""
+
+    @property
+    def loss_weight(self) -> float:
+        return float(self.loss_mask.sum(dtype=np.float64))
+
+
+def loss_weights(role_ids: NDArray[np.integer], rule: LossRule) -> NDArray[np.float32]:
+    """Weight of each of the n - 1 positions of a document with `role_ids` [n]."""
+    trained = np.isin(role_ids, rule.loss_roles)
+    if rule.last_turn_only and trained.any():
+        last = int(np.flatnonzero(trained)[-1])
+        before = np.flatnonzero(~trained[:last])
+        trained[: (int(before[-1]) + 1) if len(before) else 0] = False
+    weights = np.where(trained, np.float32(1.0), np.float32(rule.scalar_loss_mask))
+    weights[role_ids == Role.ASSISTANT_NO_LOSS] = 0.0
+    return weights[1:] if rule.alignment == "label" else weights[:-1]
+
+
+def padded_batch(documents: Sequence[Document], width: int, pad_id: int, rule: LossRule) -> Batch:
+    """One document a row, right-padded to `width` positions. An empty document gives a row of padding without loss."""
+    rows = len(documents)
+    tokens = np.full((rows, width), pad_id, dtype=np.int64)
+    labels = np.full((rows, width), pad_id, dtype=np.int64)
+    loss_mask = np.zeros((rows, width), dtype=np.float32)
+    for row, (token_ids, role_ids) in enumerate(documents):
+        filled = max(0, len(token_ids) - 1)
+        tokens[row, :filled] = token_ids[:-1]
+        labels[row, :filled] = token_ids[1:]
+        loss_mask[row, :filled] = loss_weights(role_ids, rule)
+    position_ids = np.broadcast_to(np.arange(width, dtype=np.int64), (rows, width)).copy()
+    lengths = [max(0, len(token_ids) - 1) for token_ids, _ in documents]
+    return Batch(tokens, labels, loss_mask, position_ids, sum(lengths), sum(n * n for n in lengths))
+
+
+def padded_width(documents: Sequence[Document], seq_length: int, multiple: int) -> int:
+    """Positions of the longest document rounded up to `multiple`, at least one multiple and at most `seq_length`.
+
+    The original rounds the document's length itself, label included: 17 tokens at 16 give 32 positions.
+    """
+    longest = max((len(token_ids) for token_ids, _ in documents), default=0)
+    return min(seq_length, max(1, -(-longest // multiple)) * multiple)
+
+
+def packed_batch(rows: Sequence[Sequence[Document]], seq_length: int, pad_id: int, rule: LossRule) -> Batch:
+    """`rows` of documents, each filled up to `seq_length` positions, laid end to end in one row of len(rows) * seq_length."""
+    width = len(rows) * seq_length
+    tokens, labels = np.full(width, pad_id, dtype=np.int64), np.full(width, pad_id, dtype=np.int64)
+    loss_mask, position_ids = np.zeros(width, dtype=np.float32), np.zeros(width, dtype=np.int64)
+    bounds, num_tokens, squared = [0], 0, 0
+    for row, documents in enumerate(rows):
+        at = row * seq_length
+        for token_ids, role_ids in documents:
+            end = at + len(token_ids) - 1
+            tokens[at:end], labels[at:end] = token_ids[:-1], token_ids[1:]
+            loss_mask[at:end] = loss_weights(role_ids, rule)
+            position_ids[at:end] = np.arange(end - at)
+            num_tokens, squared = num_tokens + end - at, squared + (end - at) ** 2
+            bounds.append(end)
+            at = end
+        row_end = (row + 1) * seq_length
+        if at > row_end:
+            raise ValueError(f"packed row {row} holds {at - row * seq_length} positions, more than seq_length {seq_length}")
+        if at < row_end:
+            position_ids[at:row_end] = np.arange(row_end - at)
+            bounds.append(row_end)
+    return Batch(
+        tokens[None], labels[None], loss_mask[None], position_ids[None], num_tokens, squared, np.asarray(bounds, dtype=np.int32)
+    )

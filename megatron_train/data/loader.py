@@ -1,0 +1,75 @@
+"""Samples -> micro-batches on the device, as the training loop and the evaluation ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from megatron.core.packed_seq_params import PackedSeqParams
+from torch import Tensor
+
+from megatron_train.config import Data
+from megatron_train.data.batch import Batch, Document, LossRule, packed_batch, padded_batch, padded_width
+from megatron_train.data.sft_dataset import Samples
+from megatron_train.parallel.distributed import device
+
+EMPTY: Document = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+
+@dataclass
+class DeviceBatch:
+    """A Batch as tensors. Shapes [b, s]; packed rows have b = 1 and `packed`."""
+
+    tokens: Tensor
+    labels: Tensor
+    loss_mask: Tensor
+    position_ids: Tensor
+    packed: PackedSeqParams | None
+    loss_weight: float
+    num_tokens: int
+    squared_lengths: int
+    loss_factor: float = 0.0
+    """Set once the whole global batch is known (optim/loss.py)."""
+
+
+class BatchMaker:
+    """Knows the pad id, the loss rule and the shape of rows; called with samples and row numbers."""
+
+    def __init__(self, data: Data, rule: LossRule, pad_id: int) -> None:
+        self.data, self.rule, self.pad_id = data, rule, pad_id
+
+    def __call__(self, samples: Samples, rows: Sequence[int], end: int | None = None) -> DeviceBatch:
+        """Rows at or beyond `end` (default: never) are padding without loss."""
+        documents = [samples.row(row) if end is None or row < end else [] for row in rows]
+        if self.data.packing:
+            return to_device(packed_batch(documents, self.data.seq_length, self.pad_id, self.rule))
+        single = [row[0] if row else EMPTY for row in documents]
+        width = padded_width(single, self.data.seq_length, self.data.pad_to_multiple)
+        return to_device(padded_batch(single, width, self.pad_id, self.rule))
+
+
+def to_device(batch: Batch) -> DeviceBatch:
+    target = device()
+
+    def move(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(target, non_blocking=True)
+
+    packed = None
+    if batch.cu_seqlens is not None:
+        bounds = move(batch.cu_seqlens)
+        longest = int(np.diff(batch.cu_seqlens).max())
+        packed = PackedSeqParams(
+            qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds, max_seqlen_q=longest, max_seqlen_kv=longest
+        )
+    return DeviceBatch(
+        tokens=move(batch.tokens),
+        labels=move(batch.labels),
+        loss_mask=move(batch.loss_mask),
+        position_ids=move(batch.position_ids),
+        packed=packed,
+        loss_weight=batch.loss_weight,
+        num_tokens=batch.num_tokens,
+        squared_lengths=batch.squared_lengths,
+    )

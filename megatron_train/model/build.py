@@ -1,0 +1,183 @@
+"""ModelConfig + training settings -> GPTModel. The only place that makes a TransformerConfig.
+
+    chunks = build_model(model_config, config, layout)      # one GPTModel per virtual pipeline stage; usually one
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer import ModuleSpec, TransformerConfig
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+
+from megatron_train.config import TrainConfig
+from megatron_train.model.attention import TorchAttention
+from megatron_train.model.lima_dropout import set_residual_dropout
+from megatron_train.model.norm import Norm
+from megatron_train.model.parallel_layer import ParallelResidualLayer
+from megatron_train.model_config import ModelConfig
+
+ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
+
+
+def training_dtype(config: TrainConfig) -> torch.dtype:
+    return torch.bfloat16 if config.model.bf16 else torch.float16 if config.model.fp16 else torch.float32
+
+
+def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerConfig:
+    """megatron-core's configuration object: the architecture of `model`, the layout and precision of `config`."""
+    parallel, settings, dtype = config.parallel, config.model, training_dtype(config)
+    on_cpu = not torch.cuda.is_available()
+    vpp = parallel.virtual_pipeline_model_parallel_size
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.query_groups,
+        kv_channels=model.head_dim,
+        normalization=model.normalization,
+        layernorm_epsilon=model.layernorm_epsilon,
+        gated_linear_unit=model.gated_linear_unit,
+        activation_func=ACTIVATIONS[model.activation],
+        add_bias_linear=model.add_bias_linear,
+        add_qkv_bias=model.add_qkv_bias,
+        window_size=(model.sliding_window - 1, 0) if model.sliding_window else None,
+        init_method_std=model.init_method_std,
+        # Embedding dropout is config.hidden_dropout; the layers get theirs from set_residual_dropout.
+        hidden_dropout=0.0 if settings.lima_dropout else settings.hidden_dropout,
+        attention_dropout=settings.attention_dropout,
+        attention_softmax_in_fp32=True,
+        recompute_granularity=settings.recompute_granularity,
+        recompute_method=settings.recompute_method,
+        recompute_num_layers=settings.recompute_num_layers,
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=vpp,
+        sequence_parallel=parallel.sequence_parallel and parallel.tensor_model_parallel_size > 1,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        autocast_dtype=dtype,
+        bf16=settings.bf16,
+        fp16=settings.fp16,
+        # Padded rows have the length of their own micro-batch; megatron-core allows that under this dispatcher name only.
+        variable_seq_lengths=not config.data.packing and parallel.pipeline_model_parallel_size > 1,
+        moe_token_dispatcher_type="alltoall",
+        # With interleaving, batched p2p without overlap gives silently wrong gradients in megatron-core 0.16.1.
+        overlap_p2p_comm=bool(vpp),
+        batch_p2p_comm=not vpp,
+        # Losses are scaled by our own factors (optim/loss.py): no division by micro-batches or ranks inside megatron-core.
+        calculate_per_token_loss=True,
+        use_cpu_initialization=on_cpu,
+        perform_initialization=True,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        apply_rope_fusion=False,
+        persist_layer_norm=False,
+        gradient_accumulation_fusion=False,
+    )
+
+
+def layer_spec(model: ModelConfig) -> ModuleSpec:
+    """One transformer layer out of megatron-core's parts and our norm, attention and parallel-residual layer."""
+    return ModuleSpec(
+        module=ParallelResidualLayer if model.parallel_residual else TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=Norm,
+            self_attention=ModuleSpec(
+                module=SelfAttention,
+                params={"attn_mask_type": AttnMaskType.causal},
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=ColumnParallelLinear,
+                    core_attention=TorchAttention,
+                    linear_proj=RowParallelLinear,
+                    q_layernorm=IdentityOp,
+                    k_layernorm=IdentityOp,
+                ),
+            ),
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=IdentityOp if model.shared_norm else Norm,
+            mlp=ModuleSpec(
+                module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+            ),
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+
+
+def build_model(model: ModelConfig, config: TrainConfig) -> list[GPTModel]:
+    """This rank's model chunks, randomly initialised, on its device, in training precision."""
+    core_config = transformer_config(model, config)
+    chunks = config.parallel.virtual_pipeline_model_parallel_size
+    return [_build_chunk(model, config, core_config, vp_stage) for vp_stage in (range(chunks) if chunks else [None])]
+
+
+def _build_chunk(model: ModelConfig, config: TrainConfig, core_config: TransformerConfig, vp_stage: int | None) -> GPTModel:
+    spec = TransformerBlockSubmodules(
+        layer_specs=[layer_spec(model)] * get_num_layers_to_build(core_config, vp_stage=vp_stage), layer_norm=Norm
+    )
+    position = {"ignore_virtual": vp_stage is None, "vp_stage": vp_stage}
+    chunk = GPTModel(
+        config=core_config,
+        transformer_layer_spec=spec,
+        vocab_size=model.padded_vocab,
+        max_sequence_length=max(config.data.seq_length, model.max_position_embeddings),
+        pre_process=parallel_state.is_pipeline_first_stage(**position),
+        post_process=parallel_state.is_pipeline_last_stage(**position),
+        parallel_output=True,
+        share_embeddings_and_output_weights=model.share_embeddings_and_output_weights,
+        position_embedding_type="rope",
+        rotary_percent=model.rotary_percent,
+        rotary_base=model.rotary_base,
+        rope_scaling=model.rope_scaling_type == "llama3",
+        rope_scaling_factor=model.rope_scaling_factor,
+        seq_len_interpolation_factor=model.rope_scaling_factor if model.rope_scaling_type == "linear" else None,
+        vp_stage=vp_stage,
+    )
+    settings = config.model
+    set_residual_dropout(chunk.decoder, settings.hidden_dropout, settings.lima_dropout, model.num_layers)
+    for layer in chunk.decoder.layers:
+        if isinstance(layer, ParallelResidualLayer):
+            layer.dropout_on_sum = settings.parallel_residual_dropout == "sum"
+    return chunk.cuda(torch.cuda.current_device()) if torch.cuda.is_available() else chunk
+
+
+def single_process_logits(checkpoint_folder: Path, token_ids: list[list[int]]) -> torch.Tensor:
+    """fp32 logits [b, s, vocab rows] of a checkpoint folder (iter_* or release) for rows of equal length, in this process alone.
+
+    Starts a process group of one rank and ends it again. For verification; the model must fit into memory.
+    """
+    from megatron_train.parallel.device import install
+    from megatron_train.parallel.distributed import init_distributed, shutdown
+    from megatron_train.state.checkpoint import load_weights
+    from megatron_train.state.checkpoint_folder import MODEL_CONFIG
+
+    install()
+    config = TrainConfig()
+    init_distributed(config.parallel, seed=0)
+    try:
+        model_config = ModelConfig.load(checkpoint_folder / MODEL_CONFIG)
+        chunks = build_model(model_config, config)
+        load_weights(checkpoint_folder, chunks)
+        tokens: Any = torch.tensor(token_ids)
+        positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
+        chunks[0].eval()
+        with torch.no_grad():
+            logits: torch.Tensor = chunks[0](tokens, positions, None)
+        return logits[..., : model_config.vocab_size].float()
+    finally:
+        parallel_state.destroy_model_parallel()
+        shutdown()

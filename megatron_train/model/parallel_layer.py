@@ -1,0 +1,58 @@
+"""Parallel residual layer of GPT-NeoX and Falcon: x + attention(norm1(x)) + mlp(norm2(x)), which megatron-core lacks.
+
+With IdentityOp as pre_mlp_layernorm both branches read norm1(x) (Falcon-7B). Residual dropout is applied to each branch on its own
+(`parallel_residual_dropout: separate`, as the Hugging Face patch of Open-Assistant) or once to their sum (`sum`, as Megatron-LLM).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.transformer_layer import TransformerLayer
+from torch import Tensor
+
+
+class ParallelResidualLayer(TransformerLayer):  # type: ignore[misc]
+    """Drop-in for TransformerLayer; hidden_states [s, b, h] (or [t, 1, h] packed) in and out."""
+
+    dropout_on_sum = False
+    """Set by model/build.py from `parallel_residual_dropout`."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        context: Tensor | None = None,
+        rotary_pos_emb: Tensor | None = None,
+        rotary_pos_cos: Tensor | None = None,
+        rotary_pos_sin: Tensor | None = None,
+        attention_bias: Tensor | None = None,
+        packed_seq_params: Any = None,
+        sequence_len_offset: Tensor | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        normed = self.input_layernorm(hidden_states)
+        mlp_input = normed if isinstance(self.pre_mlp_layernorm, IdentityOp) else self.pre_mlp_layernorm(hidden_states)
+        attention, attention_bias_out = self.self_attention(
+            normed,
+            attention_mask=attention_mask,
+            rotary_pos_emb=rotary_pos_emb,
+            rotary_pos_cos=rotary_pos_cos,
+            rotary_pos_sin=rotary_pos_sin,
+            attention_bias=attention_bias,
+            packed_seq_params=packed_seq_params,
+            sequence_len_offset=sequence_len_offset,
+        )
+        mlp, mlp_bias = self.mlp(mlp_input)
+        add = self.mlp_bda(self.training, self.config.bias_dropout_fusion)
+        if self.dropout_on_sum:
+            return add((attention + mlp, _sum(attention_bias_out, mlp_bias)), hidden_states, self.hidden_dropout), context
+        hidden_states = add((attention, attention_bias_out), hidden_states, self.hidden_dropout)
+        return add((mlp, mlp_bias), hidden_states, self.hidden_dropout), context
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second

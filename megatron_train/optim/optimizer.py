@@ -1,0 +1,83 @@
+"""megatron-core's mixed-precision AdamW around the model: data-parallel wrapper, main weights, clipping, loss scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.transformer.module import Float16Module
+
+from megatron_train.config import TrainConfig
+from megatron_train.model.build import training_dtype
+
+
+def wrap_model(chunks: list[Any], config: TrainConfig) -> list[Any]:
+    """Data-parallel wrappers with fp32 gradient buffers around the chunks; 16-bit models get their casting wrapper first."""
+    core_config, parallel = chunks[0].config, config.parallel
+    if config.model.bf16 or config.model.fp16:
+        chunks = [Float16Module(core_config, chunk) for chunk in chunks]
+    ddp_config = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        overlap_grad_reduce=parallel.overlap_grad_reduce,
+        overlap_param_gather=parallel.overlap_param_gather,
+        use_distributed_optimizer=parallel.use_distributed_optimizer,
+        check_for_nan_in_grad=False,  # a non-finite gradient skips the step instead of ending the run
+    )
+    overlap = parallel.overlap_param_gather
+    return [
+        DistributedDataParallel(core_config, ddp_config, chunk, disable_bucketing=index > 0 and not overlap)
+        for index, chunk in enumerate(chunks)
+    ]
+
+
+def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer:
+    """AdamW over wrapped `chunks`; also connects the loss scale and the gradient reduction to megatron-core's schedules."""
+    settings = config.optimizer
+    optimizer = get_megatron_optimizer(
+        OptimizerConfig(
+            optimizer="adam",
+            lr=config.lr_schedule.lr,
+            min_lr=config.lr_schedule.min_lr,
+            weight_decay=settings.weight_decay,
+            adam_beta1=settings.adam_beta1,
+            adam_beta2=settings.adam_beta2,
+            adam_eps=settings.adam_eps,
+            clip_grad=settings.clip_grad,
+            bf16=config.model.bf16,
+            fp16=config.model.fp16,
+            params_dtype=training_dtype(config),
+            initial_loss_scale=settings.initial_loss_scale,
+            loss_scale_window=settings.loss_scale_window,
+            hysteresis=settings.hysteresis,
+            min_loss_scale=settings.min_loss_scale,
+            use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+            overlap_param_gather=config.parallel.overlap_param_gather,
+        ),
+        chunks,
+    )
+    core_config = unwrap(chunks[0]).config
+    core_config.grad_scale_func = optimizer.scale_loss
+    core_config.finalize_model_grads_func = _finalize
+    if config.parallel.overlap_grad_reduce:
+        core_config.no_sync_func = [chunk.no_sync for chunk in chunks] if len(chunks) > 1 else chunks[0].no_sync
+    if config.parallel.overlap_param_gather and len(chunks) > 1:
+        core_config.param_sync_func = [chunk.start_param_sync for chunk in chunks]
+    return optimizer
+
+
+def _finalize(chunks: list[Any], num_tokens: Any = None, **groups: Any) -> None:
+    """The stock reduction without its division by `num_tokens`: losses are already scaled (optim/loss.py)."""
+    finalize_model_grads(chunks, None, **groups)
+
+
+def set_learning_rate(optimizer: MegatronOptimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_mult", 1.0)
+
+
+def unwrap(chunk: Any) -> Any:
+    """The GPTModel inside the wrappers."""
+    while hasattr(chunk, "module"):
+        chunk = chunk.module
+    return chunk

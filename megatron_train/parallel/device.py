@@ -1,0 +1,140 @@
+"""megatron-core 0.16.1 on CPU + gloo, and its Adam without Transformer Engine or Apex. The only file that patches anything.
+
+    from megatron_train.parallel.device import install
+    install()          # before any model, optimizer or process group is built
+
+On CUDA only the Adam class is replaced, and only when neither Transformer Engine nor Apex is there. On the CPU, megatron-core's
+literal `device="cuda"`, `torch.cuda.*` getters and RNG tracker are pointed at the CPU. Nothing of megatron-core is copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import queue
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+MEGATRON_CORE_VERSION = "0.16.1"
+CPU = torch.device("cpu")
+_mode: TorchFunctionMode | None = None
+
+_NOISE = (
+    ".*Transformer Engine.*",
+    ".*Apex.*",
+    ".*torch.jit.script.*",
+    ".*_all_gather_base.*",
+    ".*all_gather_into_tensor.*",
+    ".*reduce_scatter_tensor.*",
+    ".*TypedStorage is deprecated.*",
+    ".*pynvml package is deprecated.*",
+    ".*`torch.cuda.*",
+    ".*nvidia_resiliency_ext.*",
+    ".*Environment variable.*NCCL.*",
+)
+
+
+class CudaAsCpu(TorchFunctionMode):
+    """Rewrites device="cuda" to the CPU, Tensor.cuda() to the tensor itself, Tensor.type() to the name megatron-core compares with."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if kwargs:
+            device = kwargs.get("device")
+            if device is not None and torch.device(device).type == "cuda":
+                kwargs = {**kwargs, "device": CPU}
+            return func(*args, **kwargs)
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.type and len(args) == 1:
+            return "torch.cuda." + func(*args).rsplit(".", 1)[-1]
+        return func(*args)
+
+
+def install() -> None:
+    """Makes megatron-core usable on this machine; safe to call again. Raises RuntimeError on another megatron-core version."""
+    global _mode
+    found = importlib.metadata.version("megatron-core")
+    if found != MEGATRON_CORE_VERSION:
+        raise RuntimeError(f"megatron-core {found} is installed; this module adapts {MEGATRON_CORE_VERSION}: pip install megatron-core=={MEGATRON_CORE_VERSION}")
+    importlib.metadata.version("psutil")  # without it megatron-core's checkpoint writer hangs for ever
+    quiet_known_warnings()
+    if _mode is None and not torch.cuda.is_available():
+        _point_torch_cuda_at_cpu()
+        _use_cpu_rng()
+        _mode = CudaAsCpu()
+        _mode.__enter__()  # stays on for the life of the process
+    _use_own_adam()
+    _write_checkpoints_without_manager()
+
+
+def quiet_known_warnings() -> None:
+    """Silences warnings of megatron-core and torch that no user of ours can act on."""
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+
+
+def _point_torch_cuda_at_cpu() -> None:
+    import megatron.core  # noqa: F401 - its import queries the real torch.cuda
+
+    def nothing(*args: Any, **kwargs: Any) -> None:
+        return None
+
+    cuda: Any = torch.cuda
+    cuda.current_device = lambda: CPU  # megatron-core uses it as device=... only
+    cuda.synchronize = cuda.empty_cache = nothing
+    cuda.get_rng_state = lambda device="cuda": torch.get_rng_state()
+    cuda.set_rng_state = lambda state, device="cuda": torch.set_rng_state(state)
+    cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)  # the stock one is queued and never runs
+
+
+def _use_cpu_rng() -> None:
+    from megatron.core.tensor_parallel import random
+
+    random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state()
+    random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
+
+    class CpuRngStatesTracker(random.CudaRNGStatesTracker):  # type: ignore[misc]
+        """The stock tracker over the CPU generator, without its warning that the CPU state changed."""
+
+        @contextlib.contextmanager
+        def fork(self, name: str = random._MODEL_PARALLEL_RNG_TRACKER_NAME) -> Iterator[None]:
+            if name not in self.states_:
+                raise RuntimeError(f"rng state {name} was not added")
+            outer, outer_name = torch.get_rng_state(), self._current_state_name
+            if outer_name != "default-rng":
+                self.states_[outer_name] = outer
+            torch.set_rng_state(self.states_[name])
+            self._current_state_name = name
+            try:
+                yield
+            finally:
+                self.states_[name] = torch.get_rng_state()
+                torch.set_rng_state(outer if outer_name == "default-rng" else self.states_[outer_name])
+                self._current_state_name = outer_name
+
+    random.CudaRNGStatesTracker = CpuRngStatesTracker
+
+
+def _use_own_adam() -> None:
+    """torch's AdamW keeps `step` per tensor, which megatron-core's distributed optimizer cannot load (assert and KeyError)."""
+    import megatron.core.optimizer as optimizer
+    from megatron.core.optimizer import distrib_optimizer
+
+    from megatron_train.optim.adam import FusedLayoutAdam
+
+    if optimizer.USING_PYTORCH_OPTIMIZER:
+        optimizer.Adam = distrib_optimizer.Adam = FusedLayoutAdam
+        optimizer.USING_PYTORCH_OPTIMIZER = False
+        distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
+
+
+def _write_checkpoints_without_manager() -> None:
+    """A synchronous save passes its results within the process; the stock multiprocessing manager costs 3 to 8 s at the first save."""
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    filesystem_async._results_queue = queue.Queue()

@@ -1,0 +1,103 @@
+"""Process groups, devices, seeds and who prints. One process without torchrun works too: world size 1.
+
+NCCL on CUDA, gloo on the CPU; everything else is the same code.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import random
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from megatron_train.config import Parallel
+from megatron_train.parallel_layout import ParallelLayout
+
+
+def world_size() -> int:
+    """Processes of this launch, as torchrun says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def planned_layout(parallel: Parallel, world: int) -> ParallelLayout:
+    return ParallelLayout(
+        world_size=world,
+        tp=parallel.tensor_model_parallel_size,
+        pp=parallel.pipeline_model_parallel_size,
+        vpp=parallel.virtual_pipeline_model_parallel_size or 1,
+    )
+
+
+def init_distributed(parallel: Parallel, seed: int) -> ParallelLayout:
+    """Starts the process groups of this rank and seeds it. Call parallel.device.install() first."""
+    from megatron.core import parallel_state, tensor_parallel
+
+    layout = planned_layout(parallel, world_size())
+    if not dist.is_initialized():
+        timeout = datetime.timedelta(minutes=parallel.distributed_timeout_minutes)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+    )
+    seed_rank(seed)
+    return layout
+
+
+def seed_rank(seed: int) -> None:
+    """Different streams per pipeline stage and data-parallel rank; the tracker adds the tensor-parallel rank itself."""
+    from megatron.core import parallel_state, tensor_parallel
+
+    own = seed + 100 * parallel_state.get_pipeline_model_parallel_rank() + 10 * parallel_state.get_data_parallel_rank()
+    random.seed(own)
+    np.random.seed(own)
+    torch.manual_seed(own)
+    tensor_parallel.model_parallel_cuda_manual_seed(own, force_reset_rng=True)
+
+
+def shutdown() -> None:
+    """Ends the process groups; safe when there are none."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def is_printing_rank() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def say(*words: Any) -> None:
+    """print on rank 0 only, at once."""
+    if is_printing_rank():
+        print(*words, flush=True)
+
+
+def warn(message: str) -> None:
+    """One line on stderr, on rank 0 only."""
+    if is_printing_rank():
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def sum_over_ranks(values: list[float], group: Any = None) -> list[float]:
+    """Elementwise fp64 sum over all ranks (or those of `group`)."""
+    tensor = torch.tensor(values, dtype=torch.float64, device=device())
+    if dist.get_world_size(group) > 1:
+        dist.all_reduce(tensor, group=group)
+    return [float(x) for x in tensor.tolist()]

@@ -1,0 +1,198 @@
+"""What a run tells: the console line, metrics.jsonl, TensorBoard and Weights & Biases. Rank 0 only.
+
+metrics.jsonl has one object a line; the keys are those of StepReport, or `iteration` and `eval: {name: {...}}`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_train.config import TrainConfig
+from megatron_train.model_config import ModelConfig
+from megatron_train.parallel.distributed import is_printing_rank, warn
+from pretokenizer.publish import write_text_atomic
+
+METRICS_FILE = "metrics.jsonl"
+PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "GH200": 989.0, "A100": 312.0, "B200": 2250.0, "L40S": 362.0, "A10G": 70.0}
+"""Dense bf16 TFLOP/s by a part of the device's name, from the vendor's data sheets."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One iteration over all ranks."""
+
+    iteration: int
+    lm_loss: float
+    """Mean loss of the target tokens, as the gradient saw it."""
+    lr: float
+    """The rate this iteration used."""
+    grad_norm: float
+    num_target_tokens: int
+    num_tokens: int
+    """Positions that hold a document; padding is not counted."""
+    tokens_per_second: float
+    """num_tokens over step_seconds."""
+    mfu: float | None
+    consumed_train_samples: int
+    epoch: float
+    step_seconds: float
+    skipped: bool
+    """The update was not applied: the gradients were not finite."""
+    loss_scale: float = 1.0
+
+
+def model_flops(model: ModelConfig, num_tokens: int, squared_lengths: int) -> float:
+    """FLOPs of a forward and backward pass over `num_tokens` positions: 6 per weight and token, and causal attention by sum of len^2.
+
+    Embedding look-ups cost nothing and are left out; the output layer is in. Recomputation is not useful work and is not counted.
+    """
+    weights = model.num_layers * model.parameters_per_layer() + model.padded_vocab * model.hidden_size
+    attention = 6 * model.num_layers * model.num_attention_heads * model.head_dim * squared_lengths
+    return 6.0 * weights * num_tokens + attention
+
+
+def peak_flops(config: TrainConfig) -> float | None:
+    """FLOP/s of one device, or None where it is not known."""
+    if config.logging.peak_tflops:
+        return config.logging.peak_tflops * 1e12
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name()
+    return next((tflops * 1e12 for part, tflops in PEAK_TFLOPS.items() if part in name), None)
+
+
+def console_line(report: StepReport, train_iters: int) -> str:
+    """One line a person can read at a glance."""
+    left = (train_iters - report.iteration) * report.step_seconds
+    parts = [
+        f"iter {report.iteration:>{len(str(train_iters))}}/{train_iters}",
+        f"loss {report.lm_loss:.4f}",
+        f"lr {report.lr:.3g}",
+        f"grad {report.grad_norm:.3g}",
+        f"{report.tokens_per_second:,.0f} tok/s",
+        f"{report.num_target_tokens / max(1, report.num_tokens):.0%} trained on",
+        f"epoch {report.epoch:.2f}",
+        f"{report.step_seconds:.2f} s/it",
+        f"left {int(left // 3600)}:{int(left // 60 % 60):02d}:{int(left % 60):02d}",
+    ]
+    if report.mfu is not None:
+        parts.insert(5, f"MFU {report.mfu:.1%}")
+    if report.loss_scale != 1.0:
+        parts.append(f"scale {report.loss_scale:g}")
+    if report.skipped:
+        parts.append("SKIPPED: gradients not finite")
+    return " | ".join(parts)
+
+
+class Reporter:
+    """Writes reports to every place that was asked for."""
+
+    def __init__(self, config: TrainConfig, iteration: int) -> None:
+        self.config = config
+        self.path = Path(config.checkpoint.save) / METRICS_FILE if config.checkpoint.save else None
+        self.tensorboard: Any = None
+        self.wandb: Any = None
+        if not is_printing_rank():
+            return
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            cut_back(self.path, iteration)
+        if config.logging.tensorboard_dir:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tensorboard = SummaryWriter(config.logging.tensorboard_dir, purge_step=iteration + 1)  # type: ignore[no-untyped-call]
+        if config.logging.wandb_logger:
+            self.wandb = _start_wandb(config)
+
+    def step(self, report: StepReport) -> None:
+        """Every iteration goes to the files, each `log_interval`-th to the console."""
+        if not is_printing_rank():
+            return
+        self._write(asdict(report))
+        self._scalars(
+            report.iteration,
+            {
+                "lm loss": report.lm_loss,
+                "learning_rate": report.lr,
+                "grad_norm": report.grad_norm,
+                "tokens-per-sec": report.tokens_per_second,
+                "iteration-time": report.step_seconds,
+                "epoch": report.epoch,
+                **({"mfu": report.mfu} if report.mfu is not None else {}),
+                **({"loss_scale": report.loss_scale} if report.loss_scale != 1.0 else {}),
+            },
+        )
+        if report.iteration % self.config.logging.log_interval == 0 or report.skipped or not math.isfinite(report.lm_loss):
+            print(console_line(report, self.config.batch.train_iters), flush=True)
+
+    def evaluation(self, iteration: int, results: dict[str, dict[str, float]], kind: str = "eval") -> None:
+        """`results`: name -> {loss, ppl, token_accuracy, num_target_tokens}."""
+        if not is_printing_rank() or not results:
+            return
+        self._write({"iteration": iteration, kind: results})
+        for name, result in results.items():
+            print(
+                f"{kind} after {iteration} | {name} | loss {result['loss']:.4f} | ppl {result['ppl']:.3f} | "
+                f"token accuracy {result['token_accuracy']:.1%} | {result['num_target_tokens']:,} target tokens",
+                flush=True,
+            )
+            self._scalars(
+                iteration,
+                {
+                    f"lm loss validation {name}": result["loss"],
+                    f"lm loss validation ppl {name}": result["ppl"],
+                    f"{kind}_{name}_accuracy": result["token_accuracy"],
+                },
+            )
+
+    def close(self) -> None:
+        if self.tensorboard:
+            self.tensorboard.close()
+        if self.wandb:
+            self.wandb.finish()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.path:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def _scalars(self, iteration: int, values: dict[str, float]) -> None:
+        if self.tensorboard:
+            for name, value in values.items():
+                self.tensorboard.add_scalar(name, value, iteration)
+        if self.wandb:
+            self.wandb.log(values, step=iteration)
+
+
+def cut_back(path: Path, iteration: int) -> None:
+    """Drops the lines after `iteration`, so that a resumed run does not report an iteration twice; also a torn last line."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["iteration"] <= iteration:
+            kept.append(line)
+    write_text_atomic(path, "".join(line + "\n" for line in kept))
+
+
+def _start_wandb(config: TrainConfig) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        warn("--wandb_logger: the package is not installed (pip install wandb); going on without it")
+        return None
+    if not os.environ.get("WANDB_API_KEY") and os.environ.get("WANDB_MODE") not in {"offline", "disabled"}:
+        warn("--wandb_logger: WANDB_API_KEY is not set; going on without it")
+        return None
+    return wandb.init(project=config.logging.wandb_project, config=asdict(config), dir=config.logging.tensorboard_dir, resume="allow")

@@ -1,0 +1,192 @@
+"""Save, load, publish, retain: megatron-core's torch_dist format in folders as state/checkpoint_folder.py describes them.
+
+A checkpoint knows nothing of the layout that wrote it: any TP, PP, VPP and DP loads it, optimizer state included.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.serialization import get_default_save_sharded_strategy
+from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
+
+from megatron_train.command_line import config_to_yaml
+from megatron_train.config import TrainConfig
+from megatron_train.model_config import ModelConfig
+from megatron_train.optim.optimizer import unwrap
+from megatron_train.parallel.distributed import is_printing_rank, say, warn
+from megatron_train.parallel_layout import ParallelLayout
+from megatron_train.state.checkpoint_folder import (
+    MODEL_CONFIG,
+    TOKENIZER_DIR,
+    TRACKER,
+    TRAIN_CONFIG,
+    TRAIN_STATE,
+    CheckpointError,
+    check_folder,
+    find_checkpoint,
+    folder_name,
+    list_iterations,
+    publish_checkpoint,
+    remove_stale_staging,
+    staging_folder,
+)
+from megatron_train.state.train_state import TrainState, load_rng, save_rng
+
+
+def find_start(config: TrainConfig) -> tuple[Path, bool] | None:
+    """(folder to load, whether to resume from it): the newest checkpoint of this run in `save`, else `load`, else None."""
+    settings = config.checkpoint
+    if settings.save and list_iterations(Path(settings.save)) and settings.load_iters is None and (Path(settings.save) / TRACKER).is_file():
+        return find_checkpoint(settings.save), True
+    if settings.load:
+        folder = find_checkpoint(settings.load, settings.load_iters)
+        return folder, not settings.finetune and (folder / TRAIN_STATE).is_file()
+    return None
+
+
+def load_model_config(config: TrainConfig, start: Path | None) -> ModelConfig:
+    """The architecture: of the checkpoint where there is one, else of --model. A difference between the two is an error."""
+    named = ModelConfig.load(config.model.model) if config.model.model else None
+    if start is None:
+        if named is None:
+            raise CheckpointError("no architecture: give --load CHECKPOINT, or --model configs/model/NAME.yaml for random weights")
+        return named
+    stored = ModelConfig.load(start / MODEL_CONFIG)
+    if named is not None and not config.checkpoint.use_checkpoint_args:
+        different = {key for key in vars(stored) if getattr(stored, key) != getattr(named, key)} - {"vocab_size", "padded_vocab_size", "source_vocab_size"}
+        if different:
+            rows = "; ".join(f"{key}: {getattr(named, key)} in {config.model.model}, {getattr(stored, key)} in {start}" for key in sorted(different))
+            raise CheckpointError(f"--model and the checkpoint disagree: {rows}; leave --model out, or give --use_checkpoint_args")
+    return stored
+
+
+def load_checkpoint(start: tuple[Path, bool] | None, config: TrainConfig, chunks: list[Any], optimizer: Any, layout: ParallelLayout) -> TrainState:
+    """Fills `chunks` (and on resume `optimizer` and the random streams). Raises CheckpointError naming what is damaged or missing."""
+    if start is None:
+        say("starting from random weights")
+        return TrainState()
+    folder, resume = start
+    _check_on_rank_0(folder)
+    settings = config.checkpoint
+    with_optimizer = resume and not settings.no_load_optim
+    if with_optimizer and not (folder / TRAIN_STATE).is_file():
+        raise CheckpointError(f"{folder}: holds weights only; add --finetune or --no_load_optim")
+    load_weights(folder, chunks, optimizer if with_optimizer else None)
+    if not with_optimizer:
+        optimizer.reload_model_params()
+    if not resume:
+        say(f"loaded weights from {folder}")
+        return TrainState()
+    if not settings.no_load_rng and not load_rng(folder, layout):
+        warn(f"{folder} was written in another layout: dropout streams start anew")
+    state = TrainState.load(folder)
+    say(f"resumed from {folder} at iteration {state.iteration}")
+    return state
+
+
+def _check_on_rank_0(folder: Path) -> None:
+    """Checksums and pickles are checked once; every rank hears the verdict."""
+    verdict: list[str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            check_folder(folder)
+        except CheckpointError as error:
+            verdict = [str(error)]
+    dist.broadcast_object_list(verdict, src=0)
+    if verdict[0]:
+        raise CheckpointError(verdict[0])
+
+
+def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None:
+    """Reads model tensors (and `optimizer`'s) of a checked folder into place; shapes must match exactly."""
+    state_dict = _sharded_state_dict(chunks, optimizer, loading=True)
+    try:
+        with torch.no_grad():
+            loaded = dist_checkpointing.load(state_dict, str(folder))
+    except dist_checkpointing.core.CheckpointingException as error:
+        raise CheckpointError(f"{folder}: does not fit this model: {str(error).splitlines()[0]}") from error
+    for key, chunk in zip(_model_keys(chunks), chunks, strict=True):
+        missing = [name for name in _load_chunk(unwrap(chunk), loaded[key]) if not name.endswith("_extra_state")]
+        if missing:
+            raise CheckpointError(f"{folder}: has no {', '.join(missing)}")
+    if optimizer is not None:
+        with torch.no_grad():
+            optimizer.load_state_dict(loaded["optimizer"])
+
+
+def _load_chunk(model: Any, tensors: dict[str, Any]) -> list[str]:
+    return list(model.load_state_dict(tensors, strict=False).missing_keys)
+
+
+def save_checkpoint(
+    config: TrainConfig,
+    model_config: ModelConfig,
+    state: TrainState,
+    chunks: list[Any],
+    optimizer: Any,
+    layout: ParallelLayout,
+    tokenizer_dir: Path | None,
+) -> Path:
+    """Writes iter_<iteration> and moves the tracker; all ranks call it. Nothing is visible under its final name before it is complete."""
+    root = Path(config.checkpoint.save or "")
+    staging = staging_folder(root, state.iteration)
+    if is_printing_rank():
+        root.mkdir(parents=True, exist_ok=True)
+        remove_stale_staging(root)
+        staging.mkdir()
+    dist.barrier()
+    state_dict = _sharded_state_dict(chunks, optimizer, loading=False)
+    strategy = FullyParallelSaveStrategyWrapper(
+        get_default_save_sharded_strategy("torch_dist"), parallel_state.get_data_parallel_group(with_context_parallel=True)
+    )
+    dist_checkpointing.save(state_dict, str(staging), strategy)
+    save_rng(staging, layout)
+    if is_printing_rank():
+        model_config.save(staging / MODEL_CONFIG)
+        (staging / TRAIN_CONFIG).write_text(config_to_yaml(config))
+        state.save(staging)
+        if tokenizer_dir is not None:
+            shutil.copytree(tokenizer_dir, staging / TOKENIZER_DIR)
+        _make_room(root / folder_name(state.iteration))
+        publish_checkpoint(root, state.iteration)
+        _retain(root, config.checkpoint.save_total_limit)
+    dist.barrier()
+    say(f"saved {root / folder_name(state.iteration)}")
+    return root / folder_name(state.iteration)
+
+
+def _make_room(final: Path) -> None:
+    """A checkpoint of the same iteration (an earlier, longer run went back) steps aside just before the new one takes its name."""
+    if final.exists():
+        shutil.rmtree(final)
+
+
+def _retain(root: Path, limit: int | None) -> None:
+    for iteration in list_iterations(root)[: -limit if limit else 0]:
+        shutil.rmtree(root / folder_name(iteration))
+
+
+def _model_keys(chunks: list[Any]) -> list[str]:
+    return ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
+
+
+def _sharded_state_dict(chunks: list[Any], optimizer: Any, loading: bool) -> dict[str, Any]:
+    metadata = {
+        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "chained_optim_avoid_prefix": True,
+    }
+    state_dict: dict[str, Any] = {
+        key: unwrap(chunk).sharded_state_dict(metadata=metadata) for key, chunk in zip(_model_keys(chunks), chunks, strict=True)
+    }
+    if optimizer is not None:
+        state_dict["optimizer"] = optimizer.sharded_state_dict(state_dict, is_loading=loading, metadata=metadata)
+    for key in _model_keys(chunks):
+        state_dict[key] = {name: value for name, value in state_dict[key].items() if not name.endswith("_extra_state")}
+    return state_dict

@@ -1,0 +1,84 @@
+"""How far a run has come, and the random streams of its ranks. JSON and safetensors: nothing here is a pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from megatron.core import tensor_parallel
+from safetensors.torch import load_file, save_file
+
+from megatron_train.parallel_layout import ParallelLayout
+from megatron_train.state.checkpoint_folder import TRAIN_STATE, CheckpointError
+
+RNG_FILE = "rng_state.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Counts since the run began; samples are rows of the training order."""
+
+    iteration: int = 0
+    consumed_train_samples: int = 0
+    skipped_iterations: int = 0
+    """Iterations whose update was not applied (non-finite gradients)."""
+    data_fingerprint: str = ""
+    """Of the training shards' document lengths: a resumed run must find the same."""
+
+    def advance(self, samples: int, applied: bool) -> TrainState:
+        return replace(
+            self,
+            iteration=self.iteration + 1,
+            consumed_train_samples=self.consumed_train_samples + samples,
+            skipped_iterations=self.skipped_iterations + (not applied),
+        )
+
+    def save(self, folder: Path) -> None:
+        (folder / TRAIN_STATE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> TrainState:
+        try:
+            return cls(**json.loads((folder / TRAIN_STATE).read_text()))
+        except (OSError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / TRAIN_STATE}: cannot be read ({error}); load with --finetune to start anew") from error
+
+
+def _layout_name(layout: ParallelLayout) -> str:
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    return f"tp{layout.tp}-pp{layout.pp}-vpp{layout.vpp}-dp{layout.dp}-{kind}"
+
+
+def save_rng(folder: Path, layout: ParallelLayout) -> None:
+    """All ranks call it; rank 0 writes one file with every rank's streams."""
+    own = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        own["cuda"] = torch.cuda.get_rng_state()
+    own |= {f"tracker.{name}": state.clone() for name, state in tensor_parallel.get_cuda_rng_tracker().get_states().items()}
+    everyone: list[dict[str, torch.Tensor] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, own)
+    if dist.get_rank() == 0:
+        tensors = {f"{rank}/{name}": state for rank, states in enumerate(everyone) for name, state in (states or {}).items()}
+        save_file(tensors, folder / RNG_FILE, metadata={"layout": _layout_name(layout)})
+
+
+def load_rng(folder: Path, layout: ParallelLayout) -> bool:
+    """Restores this rank's streams; False when the checkpoint was written in another layout, whose streams have no meaning here."""
+    from safetensors import safe_open
+
+    if not (folder / RNG_FILE).is_file():
+        return False
+    with safe_open(folder / RNG_FILE, framework="pt") as file:
+        if (file.metadata() or {}).get("layout") != _layout_name(layout):
+            return False
+    prefix = f"{dist.get_rank()}/"
+    states = {key[len(prefix) :]: value for key, value in load_file(folder / RNG_FILE).items() if key.startswith(prefix)}
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    tracker = {key.removeprefix("tracker."): value for key, value in states.items() if key.startswith("tracker.")}
+    tensor_parallel.get_cuda_rng_tracker().set_states(tracker)
+    return True

@@ -1,0 +1,240 @@
+"""The training run: build, loop, report. Read this first.
+
+    torchrun --nproc_per_node 2 -m megatron_train --config configs/train/demo_stage1.yaml
+
+The loop reads top to bottom in `train`; everything it calls is named for what it does and lives in the folder of that topic.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+from megatron_train.command_line import CommandLine, config_to_yaml
+from megatron_train.config import TrainConfig
+from megatron_train.data.batch import LossRule
+from megatron_train.data.loader import BatchMaker, DeviceBatch
+from megatron_train.data.sampler import micro_batch_indices
+from megatron_train.data.sft_dataset import Samples, parse_blend, test_sets, training_samples, validation_sets
+from megatron_train.evaluate import evaluate
+from megatron_train.model.build import build_model
+from megatron_train.model_config import ModelConfig
+from megatron_train.optim.loss import loss_factors, masked_loss_sum
+from megatron_train.optim.lr_schedule import learning_rate
+from megatron_train.optim.optimizer import build_optimizer, set_learning_rate, wrap_model
+from megatron_train.parallel.distributed import init_distributed, planned_layout, say, sum_over_ranks, warn, world_size
+from megatron_train.parallel_layout import ParallelLayout
+from megatron_train.report.metrics import Reporter, StepReport, model_flops, peak_flops
+from megatron_train.state.checkpoint import find_start, load_checkpoint, load_model_config, save_checkpoint
+from megatron_train.state.checkpoint_folder import TOKENIZER_DIR
+from megatron_train.state.signals import StopRequest
+from megatron_train.state.train_state import TrainState
+from megatron_train.validate import LOSS_ROLES, describe_batch, global_batch_size, num_microbatches, validate, validate_model
+from pretokenizer.manifest import MANIFEST_NAME, DataManifest
+
+
+def train(command: CommandLine) -> TrainState:
+    """Runs to `train_iters`, or to a request to stop. Raises ValueError kinds for everything a user can mend."""
+    config = command.config
+    validate(command, planned_layout(config.parallel, world_size()))
+    start = find_start(config)
+    model_config = load_model_config(config, start[0] if start else None)
+    manifest, data_folder = load_manifest(config)
+    layout = init_distributed(config.parallel, config.batch.seed)
+    validate_model(command, model_config, layout, manifest.vocab_size if manifest else None)
+    announce(command, model_config, layout)
+
+    samples = training_samples(config.data, config.batch.train_iters * global_batch_size(config, layout), config.batch.seed)
+    describe_data(config, layout, samples)
+    make_batch = BatchMaker(config.data, loss_rule(config), manifest.pad_token_id if manifest else 0)
+    chunks = wrap_model(build_model(model_config, config), config)
+    optimizer = build_optimizer(chunks, config)
+    state = load_checkpoint(start, config, chunks, optimizer, layout)
+    state = check_same_data(state, samples)
+    valid, test = ({}, {}) if config.evaluation.eval_iters == 0 else (validation_sets(config.data, config.batch.seed), test_sets(config.data, config.batch.seed))
+    tokenizer_dir = find_tokenizer(data_folder, start[0] if start else None)
+    reporter, stop = Reporter(config, state.iteration), StopRequest(config.logging)
+    saved_at, evaluated_at = state.iteration if start and start[1] else -1, -1
+
+    while state.iteration < config.batch.train_iters:
+        state, report = train_step(state, config, layout, model_config, chunks, optimizer, samples, make_batch)
+        reporter.step(report)
+        if valid and due(state.iteration, config.evaluation.eval_interval):
+            reporter.evaluation(state.iteration, evaluate(chunks, valid, config, layout, make_batch))
+            evaluated_at = state.iteration
+        if config.checkpoint.save and due(state.iteration, config.checkpoint.save_interval):
+            save_checkpoint(config, model_config, state, chunks, optimizer, layout, tokenizer_dir)
+            saved_at = state.iteration
+        reason = stop.due(state.iteration)
+        if reason:
+            say(f"leaving after iteration {state.iteration}: {reason}")
+            break
+
+    if config.checkpoint.save and saved_at != state.iteration:
+        save_checkpoint(config, model_config, state, chunks, optimizer, layout, tokenizer_dir)
+    if state.iteration >= config.batch.train_iters:
+        if valid and evaluated_at != state.iteration:
+            reporter.evaluation(state.iteration, evaluate(chunks, valid, config, layout, make_batch))
+        reporter.evaluation(state.iteration, evaluate(chunks, test, config, layout, make_batch), kind="test")
+    reporter.close()
+    return state
+
+
+def due(iteration: int, interval: int | None) -> bool:
+    return interval is not None and iteration % interval == 0
+
+
+def train_step(
+    state: TrainState,
+    config: TrainConfig,
+    layout: ParallelLayout,
+    model_config: ModelConfig,
+    chunks: list[Any],
+    optimizer: Any,
+    samples: Samples,
+    make_batch: BatchMaker,
+) -> tuple[TrainState, StepReport]:
+    """One iteration: read the global batch, forward and backward, update, report. The same report on every rank."""
+    started = time.perf_counter()
+    size = global_batch_size(config, layout)
+    lr = learning_rate(config.lr_schedule, state.consumed_train_samples, size, config.batch.train_iters)
+    batches = read_global_batch(state, config, layout, samples, make_batch)
+
+    for chunk in chunks:
+        chunk.zero_grad_buffer()
+    optimizer.zero_grad()
+    outputs = forward_backward(chunks, batches)
+    set_learning_rate(optimizer, lr)
+    applied, grad_norm, _ = optimizer.step()
+
+    state = state.advance(size, bool(applied))
+    loss, targets, tokens, squared = global_sums(outputs, batches, layout)
+    seconds = time.perf_counter() - started
+    peak = peak_flops(config)
+    report = StepReport(
+        iteration=state.iteration,
+        lm_loss=loss,
+        lr=lr,
+        grad_norm=float(grad_norm) if grad_norm is not None else float("nan"),
+        num_target_tokens=round(targets),
+        num_tokens=round(tokens),
+        tokens_per_second=tokens / seconds,
+        mfu=model_flops(model_config, round(tokens), round(squared)) / seconds / (peak * layout.world_size) if peak else None,
+        consumed_train_samples=state.consumed_train_samples,
+        epoch=state.consumed_train_samples / samples.rows_per_epoch,
+        step_seconds=seconds,
+        skipped=not applied,
+        loss_scale=float(optimizer.get_loss_scale()) if config.model.fp16 else 1.0,
+    )
+    return state, report
+
+
+def read_global_batch(
+    state: TrainState, config: TrainConfig, layout: ParallelLayout, samples: Samples, make_batch: BatchMaker
+) -> list[DeviceBatch]:
+    """This rank's micro-batches of the iteration, each with its loss factor."""
+    rows = micro_batch_indices(
+        state.consumed_train_samples,
+        num_microbatches(config, layout),
+        config.batch.micro_batch_size,
+        parallel_state.get_data_parallel_rank(),
+        layout.dp,
+    )
+    batches = [make_batch(samples, row) for row in rows]
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    factors = loss_factors([b.loss_weight for b in batches], config.batch.loss_normalization, layout.dp, group)
+    for batch, factor in zip(batches, factors, strict=True):
+        batch.loss_factor = factor
+    return batches
+
+
+def forward_backward(chunks: list[Any], batches: list[DeviceBatch]) -> list[dict[str, Tensor]]:
+    """megatron-core's schedule for this layout; gradients are reduced when it returns. On the last stage: one dict per micro-batch."""
+    iterators = [iter(batches) for _ in chunks]
+    outputs: list[dict[str, Tensor]] = get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=iterators if len(chunks) > 1 else iterators[0],
+        model=chunks if len(chunks) > 1 else chunks[0],
+        num_microbatches=len(batches),
+        seq_length=batches[0].tokens.shape[1],
+        micro_batch_size=batches[0].tokens.shape[0],
+        forward_only=False,
+    )
+    return outputs
+
+
+def forward_step(data_iterator: Iterator[DeviceBatch], model: Any) -> tuple[Tensor, Any]:
+    batch = next(data_iterator)
+    losses = model(batch.tokens, batch.position_ids, None, labels=batch.labels, packed_seq_params=batch.packed)
+    return losses, partial(scaled_loss, batch)
+
+
+def scaled_loss(batch: DeviceBatch, losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """`losses` [b, s] -> (what is differentiated, a count megatron-core wants, what is reported)."""
+    loss = masked_loss_sum(losses, batch.loss_mask) * batch.loss_factor
+    return loss, torch.tensor(1, dtype=torch.int, device=losses.device), {"loss": loss.detach().double().clone()}
+
+
+def global_sums(outputs: list[dict[str, Tensor]], batches: list[DeviceBatch], layout: ParallelLayout) -> tuple[float, float, float, float]:
+    """(loss, target tokens, document tokens, squared lengths) of the global batch, the same on every rank."""
+    loss = sum(float(output["loss"]) for output in outputs) / layout.tp  # only the last stage has outputs, each tp rank the same
+    copies = layout.tp * layout.pp
+    counts = [sum(float(getattr(b, name)) for b in batches) / copies for name in ("loss_weight", "num_tokens", "squared_lengths")]
+    loss, targets, tokens, squared = sum_over_ranks([loss, *counts])
+    return loss, targets, tokens, squared
+
+
+def loss_rule(config: TrainConfig) -> LossRule:
+    data = config.data
+    roles = tuple(int(LOSS_ROLES[role]) for role in data.loss_roles)
+    return LossRule(roles, data.loss_alignment, data.last_turn_only, data.scalar_loss_mask)
+
+
+def load_manifest(config: TrainConfig) -> tuple[DataManifest | None, Path | None]:
+    """The manifest beside the first training shard; shards of other tools have none."""
+    paths, key = (config.data.train_data_path, "train_data_path") if config.data.train_data_path else (config.data.data_path, "data_path")
+    folder = Path(parse_blend(paths, key)[0][1]).parent
+    if not (folder / MANIFEST_NAME).is_file():
+        warn(f"{folder} has no {MANIFEST_NAME}: the vocabulary is not checked, rows are filled with token 0 (without loss)")
+        return None, None
+    return DataManifest.load(folder), folder
+
+
+def find_tokenizer(data_folder: Path | None, checkpoint: Path | None) -> Path | None:
+    """The tokenizer that goes into checkpoints: the data's, else the loaded checkpoint's."""
+    candidates = [folder / TOKENIZER_DIR for folder in (data_folder, checkpoint) if folder]
+    return next((folder for folder in candidates if folder.is_dir()), None)
+
+
+def check_same_data(state: TrainState, samples: Samples) -> TrainState:
+    """Warns when a resumed run reads other shards: its position in the data then means something else."""
+    found = samples.documents.fingerprint()
+    if state.data_fingerprint and state.data_fingerprint != found:
+        warn("the training shards are not those the checkpoint was trained on; going on at the same sample number of the new order")
+    return TrainState(state.iteration, state.consumed_train_samples, state.skipped_iterations, found)
+
+
+def announce(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -> None:
+    say("settings:\n  " + config_to_yaml(command.config).strip().replace("\n", "\n  "))
+    if command.ignored:
+        say("without effect here: " + "; ".join(f"--{name} ({reason})" for name, reason in command.ignored.items()))
+    say(
+        f"{model.family} with {model.num_parameters():,} parameters ({model.num_layers} layers, hidden {model.hidden_size}, vocabulary "
+        f"{model.vocab_size:,} padded to {model.padded_vocab:,}) on {layout.world_size} processes: TP {layout.tp} x PP {layout.pp} x DP {layout.dp}"
+    )
+
+
+def describe_data(config: TrainConfig, layout: ParallelLayout, samples: Samples) -> None:
+    say(describe_batch(config, layout, samples.documents_per_epoch, samples.rows_per_epoch))
+    if samples.num_overlong:
+        warn(f"{samples.num_overlong:,} of {samples.documents_per_epoch:,} documents exceed seq_length {config.data.seq_length}: --overlong {config.data.overlong}")
+    if config.data.packing:
+        say(f"packing efficiency {samples.num_positions() / (len(samples) * config.data.seq_length):.2%}")
