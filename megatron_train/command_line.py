@@ -46,7 +46,12 @@ NO_EFFECT: dict[str, tuple[int, str]] = {
 ARCHITECTURE: dict[str, tuple[int, Callable[[Any, Any], bool]]] = {
     "use_rms_norm": (0, lambda model, _: model.normalization == "RMSNorm"),
     "no_tie_embed_logits": (0, lambda model, _: not model.share_embeddings_and_output_weights),
-    "glu_activation": (1, lambda model, value: model.gated_linear_unit and {"silu": "swiglu", "gelu": "geglu"}.get(model.activation) == value),
+    "glu_activation": (
+        1,
+        lambda model, value: (
+            model.gated_linear_unit and {"silu": "swiglu", "gelu": "geglu"}.get(model.activation) == value
+        ),
+    ),
     "position_embedding_type": (1, lambda model, value: value == "rotary"),
     "layernorm_epsilon": (1, lambda model, value: model.layernorm_epsilon == float(value)),
     "rope_theta": (1, lambda model, value: model.rotary_base == float(value)),
@@ -82,19 +87,44 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """One flag per field of TrainConfig, grouped, with its docstring and default as help."""
-    parser = _Parser(prog="megatron_train", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, description=_DESCRIPTION)
-    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML file of the settings below; repeatable, later ones win")
+    parser = _Parser(
+        prog="megatron_train",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=_DESCRIPTION,
+    )
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML file of the settings below; repeatable, later ones win",
+    )
     for group, cls in GROUPS.items():
         section = parser.add_argument_group(group, (cls.__doc__ or "").strip())
         documented, hints = field_docs(cls), typing.get_type_hints(cls)
         for field in fields(cls):
             options = _flag_options(hints[field.name])
             default = field.default if field.default is not dataclasses.MISSING else None
-            shown = "" if default in (None, ()) else f" [{' '.join(map(str, default)) if isinstance(default, tuple) else default}]"
-            section.add_argument(f"--{field.name}", default=argparse.SUPPRESS, help=(documented[field.name] + shown).replace("%", "%%"), **options)
+            shown = (
+                ""
+                if default in (None, ())
+                else f" [{' '.join(map(str, default)) if isinstance(default, tuple) else default}]"
+            )
+            section.add_argument(
+                f"--{field.name}",
+                default=argparse.SUPPRESS,
+                help=(documented[field.name] + shown).replace("%", "%%"),
+                **options,
+            )
     legacy = parser.add_argument_group("Megatron-LLM's flags without effect, or compared with the model")
     for name, (values, _) in {**NO_EFFECT, **ARCHITECTURE}.items():
-        legacy.add_argument(f"--{name}", default=argparse.SUPPRESS, help=argparse.SUPPRESS, **({"metavar": "X"} if values else {"action": "store_const", "const": None}))
+        legacy.add_argument(
+            f"--{name}",
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+            **({"metavar": "X"} if values else {"action": "store_const", "const": None}),
+        )
     return parser
 
 
@@ -129,7 +159,9 @@ def config_from_settings(settings: dict[str, Any], source: str) -> TrainConfig:
     for group, cls in GROUPS.items():
         own = {name: value for name, value in settings.items() if OWNER[name] == group}
         try:
-            groups[group] = from_mapping(cls, {name: _as_tuple(cls, name, value) for name, value in own.items()}, source)
+            groups[group] = from_mapping(
+                cls, {name: _as_tuple(cls, name, value) for name, value in own.items()}, source
+            )
         except ConfigError as error:
             problems.append(str(error))
     if problems:
@@ -139,8 +171,14 @@ def config_from_settings(settings: dict[str, Any], source: str) -> TrainConfig:
 
 def config_to_yaml(config: TrainConfig) -> str:
     """The flat YAML that gives `config` again; written beside every checkpoint."""
-    flat = {field.name: getattr(getattr(config, group), field.name) for group, cls in GROUPS.items() for field in fields(cls)}
-    return yaml.safe_dump({name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}, sort_keys=False)
+    flat = {
+        field.name: getattr(getattr(config, group), field.name)
+        for group, cls in GROUPS.items()
+        for field in fields(cls)
+    }
+    return yaml.safe_dump(
+        {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}, sort_keys=False
+    )
 
 
 def field_docs(cls: type[Any]) -> dict[str, str]:
@@ -148,7 +186,11 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
     body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]).body
     docs = {}
     for statement, following in zip(body, body[1:], strict=False):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and isinstance(following, ast.Expr):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(following, ast.Expr)
+        ):
             docs[statement.target.id] = " ".join(str(typing.cast(ast.Constant, following.value).value).split())
     return docs
 

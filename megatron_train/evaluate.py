@@ -68,7 +68,9 @@ def _evaluate_set(
     }
 
 
-def _calls(samples: Samples, config: TrainConfig, layout: ParallelLayout, make_batch: BatchMaker) -> Iterator[list[DeviceBatch]]:
+def _calls(
+    samples: Samples, config: TrainConfig, layout: ParallelLayout, make_batch: BatchMaker
+) -> Iterator[list[DeviceBatch]]:
     """Lists of micro-batches of this rank, equally many on every rank; rows beyond the end are padding without loss."""
     width = config.batch.micro_batch_size * layout.dp
     rows, per_call = len(samples), MICROBATCHES_PER_CALL
@@ -103,7 +105,9 @@ def _sums(batch: DeviceBatch, logits: Tensor) -> tuple[Tensor, Tensor, dict[str,
     if dist.get_world_size(group) > 1:
         dist.all_reduce(label_logit, dist.ReduceOp.MAX, group=group)
         dist.all_reduce(best, dist.ReduceOp.MAX, group=group)
-    losses = vocab_parallel_cross_entropy(logits.float().transpose(0, 1).contiguous(), batch.labels.transpose(0, 1).contiguous())
+    losses = vocab_parallel_cross_entropy(
+        logits.float().transpose(0, 1).contiguous(), batch.labels.transpose(0, 1).contiguous()
+    )
     mask = batch.loss_mask.double()
     loss_sum = torch.where(mask > 0, losses.transpose(0, 1).double() * mask, 0.0).sum()
     correct = ((label_logit >= best).double() * mask).sum()

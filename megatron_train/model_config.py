@@ -71,7 +71,9 @@ class ModelConfig:
         if self.kv_channels is None and self.num_attention_heads > 0:
             object.__setattr__(self, "kv_channels", self.hidden_size // self.num_attention_heads)
         if self.padded_vocab_size is None:
-            object.__setattr__(self, "padded_vocab_size", pad_vocab_size(self.vocab_size, self.make_vocab_size_divisible_by))
+            object.__setattr__(
+                self, "padded_vocab_size", pad_vocab_size(self.vocab_size, self.make_vocab_size_divisible_by)
+            )
 
     @property
     def query_groups(self) -> int:
@@ -103,13 +105,22 @@ class ModelConfig:
     def problems(self) -> list[str]:
         """What makes this architecture impossible, each with its remedy."""
         found = []
-        for name in ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings"):
+        for name in (
+            "num_layers",
+            "hidden_size",
+            "ffn_hidden_size",
+            "num_attention_heads",
+            "vocab_size",
+            "max_position_embeddings",
+        ):
             if getattr(self, name) < 1:
                 found.append(f"{name} is {getattr(self, name)}; it must be at least 1")
         if found:
             return found
         if self.num_attention_heads % self.query_groups:
-            found.append(f"num_query_groups {self.query_groups} does not divide num_attention_heads {self.num_attention_heads}")
+            found.append(
+                f"num_query_groups {self.query_groups} does not divide num_attention_heads {self.num_attention_heads}"
+            )
         if not 0 < self.rotary_percent <= 1:
             found.append(f"rotary_percent is {self.rotary_percent}; it must be above 0 and at most 1")
         if self.shared_norm and not self.parallel_residual:
@@ -130,7 +141,11 @@ class ModelConfig:
         queries, groups = self.num_attention_heads * self.head_dim, self.query_groups * self.head_dim
         qkv, fc1 = queries + 2 * groups, self.ffn_hidden_size * (2 if self.gated_linear_unit else 1)
         weights = self.hidden_size * (qkv + queries + fc1 + self.ffn_hidden_size)
-        biases = (qkv + self.hidden_size + fc1 + self.hidden_size) if self.add_bias_linear else (qkv if self.add_qkv_bias else 0)
+        biases = (
+            (qkv + self.hidden_size + fc1 + self.hidden_size)
+            if self.add_bias_linear
+            else (qkv if self.add_qkv_bias else 0)
+        )
         return weights + biases + self._norm_parameters() * (1 if self.shared_norm else 2)
 
     def _norm_parameters(self) -> int:

@@ -38,14 +38,20 @@ class ParallelLayout:
     def problems(self) -> list[str]:
         """What makes this layout impossible, each with its remedy; empty when it is sound."""
         found = []
-        for name, size in (("tensor", self.tp), ("pipeline", self.pp), ("context", self.cp), ("virtual pipeline", self.vpp)):
+        for name, size in (
+            ("tensor", self.tp),
+            ("pipeline", self.pp),
+            ("context", self.cp),
+            ("virtual pipeline", self.vpp),
+        ):
             if size < 1:
                 found.append(f"{name} parallel size is {size}; it must be at least 1")
         model = self.tp * self.pp * self.cp
         if not found and self.world_size % model:
             found.append(
                 f"world size {self.world_size} is not a multiple of tensor_model_parallel_size {self.tp} x "
-                f"pipeline_model_parallel_size {self.pp}" + (f" x context_parallel_size {self.cp}" if self.cp > 1 else "")
+                f"pipeline_model_parallel_size {self.pp}"
+                + (f" x context_parallel_size {self.cp}" if self.cp > 1 else "")
                 + f" = {model}; launch with --nproc_per_node x nodes = {model}, {2 * model}, ..."
             )
         if self.vpp > 1 and self.pp < 2:

@@ -37,7 +37,14 @@ from megatron_train.state.checkpoint import find_start, load_checkpoint, load_mo
 from megatron_train.state.checkpoint_folder import TOKENIZER_DIR
 from megatron_train.state.signals import StopRequest
 from megatron_train.state.train_state import TrainState
-from megatron_train.validate import LOSS_ROLES, describe_batch, global_batch_size, num_microbatches, validate, validate_model
+from megatron_train.validate import (
+    LOSS_ROLES,
+    describe_batch,
+    global_batch_size,
+    num_microbatches,
+    validate,
+    validate_model,
+)
 from pretokenizer.manifest import MANIFEST_NAME, DataManifest
 
 
@@ -52,14 +59,20 @@ def train(command: CommandLine) -> TrainState:
     validate_model(command, model_config, layout, manifest.vocab_size if manifest else None)
     announce(command, model_config, layout)
 
-    samples = training_samples(config.data, config.batch.train_iters * global_batch_size(config, layout), config.batch.seed)
+    samples = training_samples(
+        config.data, config.batch.train_iters * global_batch_size(config, layout), config.batch.seed
+    )
     describe_data(config, layout, samples)
     make_batch = BatchMaker(config.data, loss_rule(config), manifest.pad_token_id if manifest else 0)
     chunks = wrap_model(build_model(model_config, config), config)
     optimizer = build_optimizer(chunks, config)
     state = load_checkpoint(start, config, chunks, optimizer, layout)
     state = check_same_data(state, samples)
-    valid, test = ({}, {}) if config.evaluation.eval_iters == 0 else (validation_sets(config.data, config.batch.seed), test_sets(config.data, config.batch.seed))
+    valid, test = (
+        ({}, {})
+        if config.evaluation.eval_iters == 0
+        else (validation_sets(config.data, config.batch.seed), test_sets(config.data, config.batch.seed))
+    )
     tokenizer_dir = find_tokenizer(data_folder, start[0] if start else None)
     reporter, stop = Reporter(config, state.iteration), StopRequest(config.logging)
     saved_at, evaluated_at = state.iteration if start and start[1] else -1, -1
@@ -127,7 +140,9 @@ def train_step(
         num_target_tokens=round(targets),
         num_tokens=round(tokens),
         tokens_per_second=tokens / seconds,
-        mfu=model_flops(model_config, round(tokens), round(squared)) / seconds / (peak * layout.world_size) if peak else None,
+        mfu=model_flops(model_config, round(tokens), round(squared)) / seconds / (peak * layout.world_size)
+        if peak
+        else None,
         consumed_train_samples=state.consumed_train_samples,
         epoch=state.consumed_train_samples / samples.rows_per_epoch,
         step_seconds=seconds,
@@ -183,11 +198,18 @@ def scaled_loss(batch: DeviceBatch, losses: Tensor) -> tuple[Tensor, Tensor, dic
     return loss, torch.tensor(1, dtype=torch.int, device=losses.device), {"loss": loss.detach().double().clone()}
 
 
-def global_sums(outputs: list[dict[str, Tensor]], batches: list[DeviceBatch], layout: ParallelLayout) -> tuple[float, float, float, float]:
+def global_sums(
+    outputs: list[dict[str, Tensor]], batches: list[DeviceBatch], layout: ParallelLayout
+) -> tuple[float, float, float, float]:
     """(loss, target tokens, document tokens, squared lengths) of the global batch, the same on every rank."""
-    loss = sum(float(output["loss"]) for output in outputs) / layout.tp  # only the last stage has outputs, each tp rank the same
+    loss = (
+        sum(float(output["loss"]) for output in outputs) / layout.tp
+    )  # only the last stage has outputs, each tp rank the same
     copies = layout.tp * layout.pp
-    counts = [sum(float(getattr(b, name)) for b in batches) / copies for name in ("loss_weight", "num_tokens", "squared_lengths")]
+    counts = [
+        sum(float(getattr(b, name)) for b in batches) / copies
+        for name in ("loss_weight", "num_tokens", "squared_lengths")
+    ]
     loss, targets, tokens, squared = sum_over_ranks([loss, *counts])
     return loss, targets, tokens, squared
 
@@ -200,10 +222,16 @@ def loss_rule(config: TrainConfig) -> LossRule:
 
 def load_manifest(config: TrainConfig) -> tuple[DataManifest | None, Path | None]:
     """The manifest beside the first training shard; shards of other tools have none."""
-    paths, key = (config.data.train_data_path, "train_data_path") if config.data.train_data_path else (config.data.data_path, "data_path")
+    paths, key = (
+        (config.data.train_data_path, "train_data_path")
+        if config.data.train_data_path
+        else (config.data.data_path, "data_path")
+    )
     folder = Path(parse_blend(paths, key)[0][1]).parent
     if not (folder / MANIFEST_NAME).is_file():
-        warn(f"{folder} has no {MANIFEST_NAME}: the vocabulary is not checked, rows are filled with token 0 (without loss)")
+        warn(
+            f"{folder} has no {MANIFEST_NAME}: the vocabulary is not checked, rows are filled with token 0 (without loss)"
+        )
         return None, None
     return DataManifest.load(folder), folder
 
@@ -218,7 +246,9 @@ def check_same_data(state: TrainState, samples: Samples) -> TrainState:
     """Warns when a resumed run reads other shards: its position in the data then means something else."""
     found = samples.documents.fingerprint()
     if state.data_fingerprint and state.data_fingerprint != found:
-        warn("the training shards are not those the checkpoint was trained on; going on at the same sample number of the new order")
+        warn(
+            "the training shards are not those the checkpoint was trained on; going on at the same sample number of the new order"
+        )
     return TrainState(state.iteration, state.consumed_train_samples, state.skipped_iterations, found)
 
 
@@ -235,6 +265,8 @@ def announce(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -
 def describe_data(config: TrainConfig, layout: ParallelLayout, samples: Samples) -> None:
     say(describe_batch(config, layout, samples.documents_per_epoch, samples.rows_per_epoch))
     if samples.num_overlong:
-        warn(f"{samples.num_overlong:,} of {samples.documents_per_epoch:,} documents exceed seq_length {config.data.seq_length}: --overlong {config.data.overlong}")
+        warn(
+            f"{samples.num_overlong:,} of {samples.documents_per_epoch:,} documents exceed seq_length {config.data.seq_length}: --overlong {config.data.overlong}"
+        )
     if config.data.packing:
         say(f"packing efficiency {samples.num_positions() / (len(samples) * config.data.seq_length):.2%}")

@@ -16,31 +16,51 @@ def validate(command: CommandLine, layout: ParallelLayout) -> None:
     """Raises ConfigError with all problems of the settings among themselves and with the world size, one a line."""
     problems = layout.problems()
     if not problems:
-        problems = [*_batch_problems(command.config, layout), *_data_problems(command.config), *_setting_problems(command.config)]
+        problems = [
+            *_batch_problems(command.config, layout),
+            *_data_problems(command.config),
+            *_setting_problems(command.config),
+        ]
     if problems:
         raise ConfigError("\n".join(problems))
 
 
-def validate_model(command: CommandLine, model: ModelConfig, layout: ParallelLayout, data_vocab_size: int | None) -> None:
+def validate_model(
+    command: CommandLine, model: ModelConfig, layout: ParallelLayout, data_vocab_size: int | None
+) -> None:
     """Raises ConfigError when the model cannot be split as asked, or does not fit the flags or the data."""
     problems = []
-    for name, size in (("num_attention_heads", model.num_attention_heads), ("ffn_hidden_size", model.ffn_hidden_size), ("padded_vocab_size", model.padded_vocab)):
+    for name, size in (
+        ("num_attention_heads", model.num_attention_heads),
+        ("ffn_hidden_size", model.ffn_hidden_size),
+        ("padded_vocab_size", model.padded_vocab),
+    ):
         if size % layout.tp:
-            problems.append(f"tensor_model_parallel_size {layout.tp} does not divide {name} {size}; {_divisors(size, layout.world_size)}")
+            problems.append(
+                f"tensor_model_parallel_size {layout.tp} does not divide {name} {size}; {_divisors(size, layout.world_size)}"
+            )
     if model.query_groups % layout.tp and layout.tp % model.query_groups:
-        problems.append(f"tensor_model_parallel_size {layout.tp} and num_query_groups {model.query_groups}: one must divide the other")
+        problems.append(
+            f"tensor_model_parallel_size {layout.tp} and num_query_groups {model.query_groups}: one must divide the other"
+        )
     if model.num_layers % (layout.pp * layout.vpp):
-        problems.append(f"num_layers {model.num_layers} is not a multiple of pipeline stages {layout.pp} x chunks {layout.vpp}")
+        problems.append(
+            f"num_layers {model.num_layers} is not a multiple of pipeline stages {layout.pp} x chunks {layout.vpp}"
+        )
     if data_vocab_size is not None and data_vocab_size > model.padded_vocab:
         problems.append(
             f"the data has a vocabulary of {data_vocab_size} ids, the model {model.padded_vocab} rows; convert the checkpoint "
             "with the data's extra tokens (from-hf --vocab_extra_ids_list), or pretokenize with the checkpoint's tokenizer"
         )
     if command.config.data.seq_length > model.max_position_embeddings:
-        problems.append(f"seq_length {command.config.data.seq_length} exceeds the model's max_position_embeddings {model.max_position_embeddings}")
+        problems.append(
+            f"seq_length {command.config.data.seq_length} exceeds the model's max_position_embeddings {model.max_position_embeddings}"
+        )
     for name, value in command.claims.items():
         if not ARCHITECTURE[name][1](model, value):
-            problems.append(f"--{name}{'' if value is None else ' ' + value} does not describe the model that is loaded ({model.family}, {model.num_layers} layers)")
+            problems.append(
+                f"--{name}{'' if value is None else ' ' + value} does not describe the model that is loaded ({model.family}, {model.num_layers} layers)"
+            )
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -60,13 +80,19 @@ def num_microbatches(config: TrainConfig, layout: ParallelLayout) -> int:
 def _batch_problems(config: TrainConfig, layout: ParallelLayout) -> list[str]:
     batch, found = config.batch, []
     if batch.micro_batch_size < 1 or batch.train_iters < 1:
-        found.append(f"micro_batch_size {batch.micro_batch_size} and train_iters {batch.train_iters} must be at least 1 (--train_iters N)")
+        found.append(
+            f"micro_batch_size {batch.micro_batch_size} and train_iters {batch.train_iters} must be at least 1 (--train_iters N)"
+        )
         return found
     size, step = global_batch_size(config, layout), batch.micro_batch_size * layout.dp
     if size % step or size < 1:
-        found.append(f"global_batch_size {size} is not a multiple of micro_batch_size {batch.micro_batch_size} x data-parallel size {layout.dp} = {step}")
+        found.append(
+            f"global_batch_size {size} is not a multiple of micro_batch_size {batch.micro_batch_size} x data-parallel size {layout.dp} = {step}"
+        )
     elif layout.vpp > 1 and (size // step) % layout.pp:
-        found.append(f"virtual pipeline stages need micro-batches ({size // step}) divisible by pipeline_model_parallel_size {layout.pp}")
+        found.append(
+            f"virtual pipeline stages need micro-batches ({size // step}) divisible by pipeline_model_parallel_size {layout.pp}"
+        )
     return found
 
 
@@ -86,9 +112,13 @@ def _data_problems(config: TrainConfig) -> list[str]:
     tp = config.parallel.tensor_model_parallel_size
     if config.parallel.sequence_parallel and tp > 1:
         if data.seq_length % tp:
-            found.append(f"sequence_parallel needs seq_length {data.seq_length} divisible by tensor_model_parallel_size {tp}")
+            found.append(
+                f"sequence_parallel needs seq_length {data.seq_length} divisible by tensor_model_parallel_size {tp}"
+            )
         if not data.packing and data.pad_to_multiple % tp:
-            found.append(f"sequence_parallel needs pad_to_multiple {data.pad_to_multiple} divisible by tensor_model_parallel_size {tp}")
+            found.append(
+                f"sequence_parallel needs pad_to_multiple {data.pad_to_multiple} divisible by tensor_model_parallel_size {tp}"
+            )
     return found
 
 
@@ -126,7 +156,7 @@ def _setting_problems(config: TrainConfig) -> list[str]:
 
 
 def describe_batch(config: TrainConfig, layout: ParallelLayout, documents: int, rows_per_epoch: float) -> str:
-    """"64 samples = 2 per micro-batch x 16 micro-batches x 2 data-parallel ranks; 12,000 iterations = 0.999 epochs of 768,968 documents"."""
+    """ "64 samples = 2 per micro-batch x 16 micro-batches x 2 data-parallel ranks; 12,000 iterations = 0.999 epochs of 768,968 documents"."""
     size = global_batch_size(config, layout)
     epochs = config.batch.train_iters * size / rows_per_epoch
     return (

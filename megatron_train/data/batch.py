@@ -113,10 +113,18 @@ def packed_batch(rows: Sequence[Sequence[Document]], seq_length: int, pad_id: in
             at = end
         row_end = (row + 1) * seq_length
         if at > row_end:
-            raise ValueError(f"packed row {row} holds {at - row * seq_length} positions, more than seq_length {seq_length}")
+            raise ValueError(
+                f"packed row {row} holds {at - row * seq_length} positions, more than seq_length {seq_length}"
+            )
         if at < row_end:
             position_ids[at:row_end] = np.arange(row_end - at)
             bounds.append(row_end)
     return Batch(
-        tokens[None], labels[None], loss_mask[None], position_ids[None], num_tokens, squared, np.asarray(bounds, dtype=np.int32)
+        tokens[None],
+        labels[None],
+        loss_mask[None],
+        position_ids[None],
+        num_tokens,
+        squared,
+        np.asarray(bounds, dtype=np.int32),
     )

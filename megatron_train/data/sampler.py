@@ -10,7 +10,9 @@ them, of which data-parallel rank r reads the r-th run of micro_batch_size:
 from __future__ import annotations
 
 
-def micro_batch_indices(consumed_samples: int, num_microbatches: int, micro_batch_size: int, dp_rank: int, dp_size: int) -> list[range]:
+def micro_batch_indices(
+    consumed_samples: int, num_microbatches: int, micro_batch_size: int, dp_rank: int, dp_size: int
+) -> list[range]:
     """One range of sample indices per micro-batch of this rank."""
     width = micro_batch_size * dp_size
     starts = (consumed_samples + m * width + dp_rank * micro_batch_size for m in range(num_microbatches))

@@ -64,8 +64,12 @@ def _open_pair(prefix: str) -> tuple[ShardReader, ShardReader]:
 
 def _prefixes_near(prefix: str) -> str:
     folders = [Path(prefix).parent, *sorted(Path("output").glob("*"))]
-    found = sorted({str(p)[: -len("-text.idx")] for folder in folders if folder.is_dir() for p in folder.glob("*-text.idx")})
-    return f"prefixes found: {', '.join(found)}" if found else "no prefix found there or under output/: pretokenize first"
+    found = sorted(
+        {str(p)[: -len("-text.idx")] for folder in folders if folder.is_dir() for p in folder.glob("*-text.idx")}
+    )
+    return (
+        f"prefixes found: {', '.join(found)}" if found else "no prefix found there or under output/: pretokenize first"
+    )
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,9 @@ def parse_blend(paths: Sequence[str], key: str) -> list[tuple[float, str]]:
     try:
         pairs = [(float(weight), prefix) for weight, prefix in zip(paths[::2], paths[1::2], strict=True)]
     except ValueError:
-        raise ConfigError(f"{key}: {' '.join(paths)!r} is neither one prefix nor pairs `weight prefix weight prefix`") from None
+        raise ConfigError(
+            f"{key}: {' '.join(paths)!r} is neither one prefix nor pairs `weight prefix weight prefix`"
+        ) from None
     if min(weight for weight, _ in pairs) <= 0:
         raise ConfigError(f"{key}: weights must be above 0")
     return pairs
@@ -151,7 +157,9 @@ def training_samples(data: Data, num_samples: int, seed: int) -> Samples:
     documents = DocumentSet([prefix for _, prefix in blend])
     if not len(documents):
         raise ConfigError(f"{key}: {' '.join(paths)} holds no documents")
-    builder = _OrderBuilder(documents, [weight for weight, _ in blend], None if data.train_data_path else data.split, seed)
+    builder = _OrderBuilder(
+        documents, [weight for weight, _ in blend], None if data.train_data_path else data.split, seed
+    )
     if data.packing:
         return _packed_training_samples(data, documents, builder, num_samples, seed)
     order = builder.order(num_samples)
@@ -207,7 +215,9 @@ class _OrderBuilder:
         return out
 
 
-def _packed_training_samples(data: Data, documents: DocumentSet, builder: _OrderBuilder, num_samples: int, seed: int) -> Samples:
+def _packed_training_samples(
+    data: Data, documents: DocumentSet, builder: _OrderBuilder, num_samples: int, seed: int
+) -> Samples:
     """Packs epoch by epoch, so that each epoch holds every document exactly once, until there are `num_samples` rows."""
     columns: list[tuple[Indices, Indices, Indices]] = []
     rows_done, sizes, epoch_rows = 0, [np.zeros(1, dtype=np.int64)], []
@@ -297,5 +307,7 @@ def _split_part(data: Data, seed: int, part: int, name: str) -> dict[str, Sample
         documents = DocumentSet([prefix])
         subset = split_documents(len(documents), data.split, np.random.RandomState(seed))[part]
         if len(subset):
-            sets[name if len(blend) == 1 else f"{name}:{Path(prefix).name}"] = evaluation_samples(documents, subset, data)
+            sets[name if len(blend) == 1 else f"{name}:{Path(prefix).name}"] = evaluation_samples(
+                documents, subset, data
+            )
     return sets

@@ -1,6 +1,6 @@
 """ModelConfig + training settings -> GPTModel. The only place that makes a TransformerConfig.
 
-    chunks = build_model(model_config, config, layout)      # one GPTModel per virtual pipeline stage; usually one
+chunks = build_model(model_config, config, layout)      # one GPTModel per virtual pipeline stage; usually one
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def build_model(model: ModelConfig, config: TrainConfig) -> list[GPTModel]:
     return [_build_chunk(model, config, core_config, vp_stage) for vp_stage in (range(chunks) if chunks else [None])]
 
 
-def _build_chunk(model: ModelConfig, config: TrainConfig, core_config: TransformerConfig, vp_stage: int | None) -> GPTModel:
+def _build_chunk(
+    model: ModelConfig, config: TrainConfig, core_config: TransformerConfig, vp_stage: int | None
+) -> GPTModel:
     spec = TransformerBlockSubmodules(
         layer_specs=[layer_spec(model)] * get_num_layers_to_build(core_config, vp_stage=vp_stage), layer_norm=Norm
     )

@@ -17,7 +17,9 @@ class Norm:
 
     def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> Any:
         kind = nn.RMSNorm if config.normalization == "RMSNorm" else nn.LayerNorm
-        norm = kind(hidden_size, eps=eps, dtype=config.params_dtype, device=None if config.use_cpu_initialization else "cuda")
+        norm = kind(
+            hidden_size, eps=eps, dtype=config.params_dtype, device=None if config.use_cpu_initialization else "cuda"
+        )
         for parameter in norm.parameters():
             parameter.sequence_parallel = config.sequence_parallel
         return norm

@@ -47,7 +47,9 @@ class ParallelResidualLayer(TransformerLayer):  # type: ignore[misc]
         mlp, mlp_bias = self.mlp(mlp_input)
         add = self.mlp_bda(self.training, self.config.bias_dropout_fusion)
         if self.dropout_on_sum:
-            return add((attention + mlp, _sum(attention_bias_out, mlp_bias)), hidden_states, self.hidden_dropout), context
+            return add(
+                (attention + mlp, _sum(attention_bias_out, mlp_bias)), hidden_states, self.hidden_dropout
+            ), context
         hidden_states = add((attention, attention_bias_out), hidden_states, self.hidden_dropout)
         return add((mlp, mlp_bias), hidden_states, self.hidden_dropout), context
 

@@ -22,7 +22,10 @@ def masked_loss_sum(losses: Tensor, loss_mask: Tensor) -> Tensor:
 
 
 def loss_factors(
-    weights: Sequence[float], normalization: Literal["token", "micro_batch"], data_parallel_size: int, group: object | None
+    weights: Sequence[float],
+    normalization: Literal["token", "micro_batch"],
+    data_parallel_size: int,
+    group: object | None,
 ) -> list[float]:
     """The factor each micro-batch's loss_sum is multiplied by. `weights`: sum of each micro-batch's loss_mask on this rank.
 

@@ -36,4 +36,4 @@ def _warmup_share(style: str, consumed_samples: int, warmup: int, global_batch_s
     if style == "linear":
         return consumed_samples / warmup
     iterations, warmup_iters = consumed_samples / global_batch_size, warmup / global_batch_size
-    return math.log(iterations + 1) / math.log(max(2.0, warmup_iters))  if iterations + 1 < warmup_iters else 1.0
+    return math.log(iterations + 1) / math.log(max(2.0, warmup_iters)) if iterations + 1 < warmup_iters else 1.0

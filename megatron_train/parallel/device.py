@@ -59,7 +59,9 @@ def install() -> None:
     global _mode
     found = importlib.metadata.version("megatron-core")
     if found != MEGATRON_CORE_VERSION:
-        raise RuntimeError(f"megatron-core {found} is installed; this module adapts {MEGATRON_CORE_VERSION}: pip install megatron-core=={MEGATRON_CORE_VERSION}")
+        raise RuntimeError(
+            f"megatron-core {found} is installed; this module adapts {MEGATRON_CORE_VERSION}: pip install megatron-core=={MEGATRON_CORE_VERSION}"
+        )
     importlib.metadata.version("psutil")  # without it megatron-core's checkpoint writer hangs for ever
     quiet_known_warnings()
     if _mode is None and not torch.cuda.is_available():

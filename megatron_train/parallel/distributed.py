@@ -35,7 +35,7 @@ def planned_layout(parallel: Parallel, world: int) -> ParallelLayout:
 
 def init_distributed(parallel: Parallel, seed: int) -> ParallelLayout:
     """Starts the process groups of this rank and seeds it. Call parallel.device.install() first."""
-    from megatron.core import parallel_state, tensor_parallel
+    from megatron.core import parallel_state
 
     layout = planned_layout(parallel, world_size())
     if not dist.is_initialized():

@@ -129,7 +129,11 @@ class Reporter:
                 **({"loss_scale": report.loss_scale} if report.loss_scale != 1.0 else {}),
             },
         )
-        if report.iteration % self.config.logging.log_interval == 0 or report.skipped or not math.isfinite(report.lm_loss):
+        if (
+            report.iteration % self.config.logging.log_interval == 0
+            or report.skipped
+            or not math.isfinite(report.lm_loss)
+        ):
             print(console_line(report, self.config.batch.train_iters), flush=True)
 
     def evaluation(self, iteration: int, results: dict[str, dict[str, float]], kind: str = "eval") -> None:
@@ -195,4 +199,6 @@ def _start_wandb(config: TrainConfig) -> Any:
     if not os.environ.get("WANDB_API_KEY") and os.environ.get("WANDB_MODE") not in {"offline", "disabled"}:
         warn("--wandb_logger: WANDB_API_KEY is not set; going on without it")
         return None
-    return wandb.init(project=config.logging.wandb_project, config=asdict(config), dir=config.logging.tensorboard_dir, resume="allow")
+    return wandb.init(
+        project=config.logging.wandb_project, config=asdict(config), dir=config.logging.tensorboard_dir, resume="allow"
+    )

@@ -42,7 +42,12 @@ from megatron_train.state.train_state import TrainState, load_rng, save_rng
 def find_start(config: TrainConfig) -> tuple[Path, bool] | None:
     """(folder to load, whether to resume from it): the newest checkpoint of this run in `save`, else `load`, else None."""
     settings = config.checkpoint
-    if settings.save and list_iterations(Path(settings.save)) and settings.load_iters is None and (Path(settings.save) / TRACKER).is_file():
+    if (
+        settings.save
+        and list_iterations(Path(settings.save))
+        and settings.load_iters is None
+        and (Path(settings.save) / TRACKER).is_file()
+    ):
         return find_checkpoint(settings.save), True
     if settings.load:
         folder = find_checkpoint(settings.load, settings.load_iters)
@@ -55,18 +60,31 @@ def load_model_config(config: TrainConfig, start: Path | None) -> ModelConfig:
     named = ModelConfig.load(config.model.model) if config.model.model else None
     if start is None:
         if named is None:
-            raise CheckpointError("no architecture: give --load CHECKPOINT, or --model configs/model/NAME.yaml for random weights")
+            raise CheckpointError(
+                "no architecture: give --load CHECKPOINT, or --model configs/model/NAME.yaml for random weights"
+            )
         return named
     stored = ModelConfig.load(start / MODEL_CONFIG)
     if named is not None and not config.checkpoint.use_checkpoint_args:
-        different = {key for key in vars(stored) if getattr(stored, key) != getattr(named, key)} - {"vocab_size", "padded_vocab_size", "source_vocab_size"}
+        different = {key for key in vars(stored) if getattr(stored, key) != getattr(named, key)} - {
+            "vocab_size",
+            "padded_vocab_size",
+            "source_vocab_size",
+        }
         if different:
-            rows = "; ".join(f"{key}: {getattr(named, key)} in {config.model.model}, {getattr(stored, key)} in {start}" for key in sorted(different))
-            raise CheckpointError(f"--model and the checkpoint disagree: {rows}; leave --model out, or give --use_checkpoint_args")
+            rows = "; ".join(
+                f"{key}: {getattr(named, key)} in {config.model.model}, {getattr(stored, key)} in {start}"
+                for key in sorted(different)
+            )
+            raise CheckpointError(
+                f"--model and the checkpoint disagree: {rows}; leave --model out, or give --use_checkpoint_args"
+            )
     return stored
 
 
-def load_checkpoint(start: tuple[Path, bool] | None, config: TrainConfig, chunks: list[Any], optimizer: Any, layout: ParallelLayout) -> TrainState:
+def load_checkpoint(
+    start: tuple[Path, bool] | None, config: TrainConfig, chunks: list[Any], optimizer: Any, layout: ParallelLayout
+) -> TrainState:
     """Fills `chunks` (and on resume `optimizer` and the random streams). Raises CheckpointError naming what is damaged or missing."""
     if start is None:
         say("starting from random weights")
@@ -143,7 +161,8 @@ def save_checkpoint(
     dist.barrier()
     state_dict = _sharded_state_dict(chunks, optimizer, loading=False)
     strategy = FullyParallelSaveStrategyWrapper(
-        get_default_save_sharded_strategy("torch_dist"), parallel_state.get_data_parallel_group(with_context_parallel=True)
+        get_default_save_sharded_strategy("torch_dist"),
+        parallel_state.get_data_parallel_group(with_context_parallel=True),
     )
     dist_checkpointing.save(state_dict, str(staging), strategy)
     save_rng(staging, layout)
@@ -183,7 +202,8 @@ def _sharded_state_dict(chunks: list[Any], optimizer: Any, loading: bool) -> dic
         "chained_optim_avoid_prefix": True,
     }
     state_dict: dict[str, Any] = {
-        key: unwrap(chunk).sharded_state_dict(metadata=metadata) for key, chunk in zip(_model_keys(chunks), chunks, strict=True)
+        key: unwrap(chunk).sharded_state_dict(metadata=metadata)
+        for key, chunk in zip(_model_keys(chunks), chunks, strict=True)
     }
     if optimizer is not None:
         state_dict["optimizer"] = optimizer.sharded_state_dict(state_dict, is_loading=loading, metadata=metadata)

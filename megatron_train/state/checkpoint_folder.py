@@ -77,7 +77,9 @@ def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) ->
             raise CheckpointError(f"{root / TRACKER}: holds {text!r}; expected an iteration number or 'release'")
         wanted = RELEASE if text == RELEASE else folder_name(int(text))
     else:
-        raise CheckpointError(f"{root}: no {TRACKER} in it, so no checkpoint was published there; found {present or 'nothing'}")
+        raise CheckpointError(
+            f"{root}: no {TRACKER} in it, so no checkpoint was published there; found {present or 'nothing'}"
+        )
     if not (root / wanted).is_dir():
         raise CheckpointError(f"{root}: {wanted} is not there; found {', '.join(present) or 'nothing'}")
     return root / wanted

@@ -19,9 +19,7 @@ _TORCH_NAMES = (
     "Size device ByteStorage FloatStorage BFloat16Storage HalfStorage LongStorage IntStorage ShortStorage CharStorage DoubleStorage "
     "BoolStorage contiguous_format preserve_format strided float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool"
 )
-_METADATA_NAMES = (
-    "Metadata MetadataIndex TensorStorageMetadata BytesStorageMetadata ChunkStorageMetadata TensorProperties StorageMeta _MEM_FORMAT_ENCODING"
-)
+_METADATA_NAMES = "Metadata MetadataIndex TensorStorageMetadata BytesStorageMetadata ChunkStorageMetadata TensorProperties StorageMeta _MEM_FORMAT_ENCODING"
 ALLOWED_GLOBALS = frozenset(
     {("torch", name) for name in _TORCH_NAMES.split()}
     | {("torch.distributed.checkpoint.metadata", name) for name in _METADATA_NAMES.split()}
@@ -91,7 +89,9 @@ def inert_load(blob: bytes, name: str, allowed: frozenset[tuple[str, str]] = ALL
     except UnsafePickleError:
         raise
     except (Exception, RecursionError) as error:  # a damaged pickle raises almost anything
-        raise UnsafePickleError(f"{name}: not a readable pickle ({type(error).__name__}: {error}); the file is damaged") from error
+        raise UnsafePickleError(
+            f"{name}: not a readable pickle ({type(error).__name__}: {error}); the file is damaged"
+        ) from error
 
 
 def scan_archive(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]] = ALLOWED_GLOBALS) -> None:

@@ -1,8 +1,8 @@
 """Reasons to save and leave before the last iteration: SIGTERM, SIGUSR1, --exit_duration_in_mins, --exit_interval.
 
-    stop = StopRequest(config.logging)
-    ...
-    if stop.due(iteration): save; leave          # the same answer on every rank
+stop = StopRequest(config.logging)
+...
+if stop.due(iteration): save; leave          # the same answer on every rank
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class StopRequest:
         """Why to stop after `iteration`, or None."""
         minutes = (time.monotonic() - self._started) / 60
         limit = self._logging.exit_duration_in_mins
-        signalled, out_of_time = sum_over_ranks([float(self._signal or 0), float(limit is not None and minutes >= limit)])
+        signalled, out_of_time = sum_over_ranks(
+            [float(self._signal or 0), float(limit is not None and minutes >= limit)]
+        )
         if signalled:
             return "signal received"
         if out_of_time:

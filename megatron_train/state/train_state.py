@@ -44,7 +44,9 @@ class TrainState:
         try:
             return cls(**json.loads((folder / TRAIN_STATE).read_text()))
         except (OSError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder / TRAIN_STATE}: cannot be read ({error}); load with --finetune to start anew") from error
+            raise CheckpointError(
+                f"{folder / TRAIN_STATE}: cannot be read ({error}); load with --finetune to start anew"
+            ) from error
 
 
 def _layout_name(layout: ParallelLayout) -> str:
@@ -57,11 +59,15 @@ def save_rng(folder: Path, layout: ParallelLayout) -> None:
     own = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
-    own |= {f"tracker.{name}": state.clone() for name, state in tensor_parallel.get_cuda_rng_tracker().get_states().items()}
+    own |= {
+        f"tracker.{name}": state.clone() for name, state in tensor_parallel.get_cuda_rng_tracker().get_states().items()
+    }
     everyone: list[dict[str, torch.Tensor] | None] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, own)
     if dist.get_rank() == 0:
-        tensors = {f"{rank}/{name}": state for rank, states in enumerate(everyone) for name, state in (states or {}).items()}
+        tensors = {
+            f"{rank}/{name}": state for rank, states in enumerate(everyone) for name, state in (states or {}).items()
+        }
         save_file(tensors, folder / RNG_FILE, metadata={"layout": _layout_name(layout)})
 
 
@@ -75,7 +81,9 @@ def load_rng(folder: Path, layout: ParallelLayout) -> bool:
         if (file.metadata() or {}).get("layout") != _layout_name(layout):
             return False
     prefix = f"{dist.get_rank()}/"
-    states = {key[len(prefix) :]: value for key, value in load_file(folder / RNG_FILE).items() if key.startswith(prefix)}
+    states = {
+        key[len(prefix) :]: value for key, value in load_file(folder / RNG_FILE).items() if key.startswith(prefix)
+    }
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
