@@ -11,6 +11,7 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import itertools
 import textwrap
 import types
 import typing
@@ -135,7 +136,7 @@ _DESCRIPTION = """Supervised fine-tuning on pretokenized shards.
 
 
 def parse(arguments: Sequence[str]) -> CommandLine:
-    """Raises ConfigError with every problem of names and types; values are checked against each other in validate.py."""
+    """Raises ConfigError with every problem of names and types; validate.py checks values against each other."""
     parser = build_parser()
     known = {action.dest for action in parser._actions}
     for word in arguments:
@@ -185,7 +186,7 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
     """Field -> the docstring under it."""
     body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]).body
     docs = {}
-    for statement, following in zip(body, body[1:], strict=False):
+    for statement, following in itertools.pairwise(body):
         if (
             isinstance(statement, ast.AnnAssign)
             and isinstance(statement.target, ast.Name)

@@ -1,9 +1,10 @@
-"""TrainConfig: every setting of a training run, frozen, in groups. Each field is a YAML key and a flag of the same name.
+"""TrainConfig: every setting of a training run, frozen, in groups. Each field is a YAML key and a flag of the same
+name.
 
     python -m megatron_train --help          prints each field with its unit and default, from the docstrings below
 
-Names and meanings are Megatron-LLM's where it has them. What is derived (number of micro-batches, data-parallel size) is a
-property or is printed; nothing is changed after loading.
+Names and meanings are Megatron-LLM's where it has them. What is derived (number of micro-batches, data-parallel size)
+is a property or is printed; nothing is changed after loading.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""One clean pass over each validation set: loss, perplexity, token accuracy over its target tokens, exact in any layout.
+"""One clean pass over each validation set: loss, perplexity, token accuracy over its target tokens, exact in any
+layout.
 
-Sums are kept in fp64 and divided once, so the result does not depend on micro-batch size, packing or the number of ranks.
+Sums are kept in fp64 and divided once, so the result does not depend on micro-batch size, packing or the number of
+ranks.
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ class ModelConfig:
     init_method_std: float = 0.02
     make_vocab_size_divisible_by: int = 128
     padded_vocab_size: int | None = None
-    """Rows allocated. None = `vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`; never depends on a run's layout."""
+    """Rows allocated. None = `vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`; never depends on
+    a run's layout.
+    """
     source_vocab_size: int | None = None
     """Rows of the Hugging Face checkpoint this model came from, where it came from one."""
 
@@ -132,7 +134,9 @@ class ModelConfig:
         return found
 
     def num_parameters(self, vocab_rows: int | None = None) -> int:
-        """Parameters of the model with `vocab_rows` embedding rows (default `vocab_size`; pass `padded_vocab` for what is allocated)."""
+        """Parameters of the model with `vocab_rows` embedding rows (default `vocab_size`; pass `padded_vocab` for what
+        is allocated).
+        """
         rows = self.vocab_size if vocab_rows is None else vocab_rows
         embeddings = rows * self.hidden_size * (1 if self.share_embeddings_and_output_weights else 2)
         return embeddings + self.num_layers * self.parameters_per_layer() + self._norm_parameters()

@@ -1,7 +1,8 @@
-"""SHARED, torch-free: which rank holds which part of the model. Pure arithmetic over arguments; nothing is read from the process.
+"""SHARED, torch-free: which rank holds which part of the model. Pure arithmetic over arguments; nothing is read from
+the process.
 
-Ranks are laid out as megatron-core does by default ("tp-cp-ep-dp-pp"): tensor-parallel ranks are neighbours, then data-parallel
-ones, and pipeline stages are furthest apart:
+Ranks are laid out as megatron-core does by default ("tp-cp-ep-dp-pp"): tensor-parallel ranks are neighbours, then
+data-parallel ones, and pipeline stages are furthest apart:
 
     >>> ParallelLayout(world_size=8, tp=2, pp=2).coordinates(5)
     Coordinates(tp=1, dp=0, pp=1)

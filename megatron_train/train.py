@@ -2,7 +2,8 @@
 
     torchrun --nproc_per_node 2 -m megatron_train --config configs/train/demo_stage1.yaml
 
-The loop reads top to bottom in `train`; everything it calls is named for what it does and lives in the folder of that topic.
+The loop reads top to bottom in `train`; everything it calls is named for what it does and lives in the folder of that
+topic.
 """
 
 from __future__ import annotations
@@ -172,7 +173,9 @@ def read_global_batch(
 
 
 def forward_backward(chunks: list[Any], batches: list[DeviceBatch]) -> list[dict[str, Tensor]]:
-    """megatron-core's schedule for this layout; gradients are reduced when it returns. On the last stage: one dict per micro-batch."""
+    """megatron-core's schedule for this layout; gradients are reduced when it returns. On the last stage: one dict per
+    micro-batch.
+    """
     iterators = [iter(batches) for _ in chunks]
     outputs: list[dict[str, Tensor]] = get_forward_backward_func()(
         forward_step_func=forward_step,
@@ -230,7 +233,8 @@ def load_manifest(config: TrainConfig) -> tuple[DataManifest | None, Path | None
     folder = Path(parse_blend(paths, key)[0][1]).parent
     if not (folder / MANIFEST_NAME).is_file():
         warn(
-            f"{folder} has no {MANIFEST_NAME}: the vocabulary is not checked, rows are filled with token 0 (without loss)"
+            f"{folder} has no {MANIFEST_NAME}: the vocabulary is not checked, rows are filled with token 0 (without "
+            f"loss)"
         )
         return None, None
     return DataManifest.load(folder), folder
@@ -247,7 +251,8 @@ def check_same_data(state: TrainState, samples: Samples) -> TrainState:
     found = samples.documents.fingerprint()
     if state.data_fingerprint and state.data_fingerprint != found:
         warn(
-            "the training shards are not those the checkpoint was trained on; going on at the same sample number of the new order"
+            "the training shards are not those the checkpoint was trained on; going on at the same sample number of "
+            "the new order"
         )
     return TrainState(state.iteration, state.consumed_train_samples, state.skipped_iterations, found)
 
@@ -257,8 +262,10 @@ def announce(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -
     if command.ignored:
         say("without effect here: " + "; ".join(f"--{name} ({reason})" for name, reason in command.ignored.items()))
     say(
-        f"{model.family} with {model.num_parameters():,} parameters ({model.num_layers} layers, hidden {model.hidden_size}, vocabulary "
-        f"{model.vocab_size:,} padded to {model.padded_vocab:,}) on {layout.world_size} processes: TP {layout.tp} x PP {layout.pp} x DP {layout.dp}"
+        f"{model.family} with {model.num_parameters():,} parameters ({model.num_layers} layers, hidden "
+        f"{model.hidden_size}, vocabulary "
+        f"{model.vocab_size:,} padded to {model.padded_vocab:,}) on {layout.world_size} processes: TP {layout.tp} x "
+        f"PP {layout.pp} x DP {layout.dp}"
     )
 
 
@@ -266,7 +273,8 @@ def describe_data(config: TrainConfig, layout: ParallelLayout, samples: Samples)
     say(describe_batch(config, layout, samples.documents_per_epoch, samples.rows_per_epoch))
     if samples.num_overlong:
         warn(
-            f"{samples.num_overlong:,} of {samples.documents_per_epoch:,} documents exceed seq_length {config.data.seq_length}: --overlong {config.data.overlong}"
+            f"{samples.num_overlong:,} of {samples.documents_per_epoch:,} documents exceed seq_length "
+            f"{config.data.seq_length}: --overlong {config.data.overlong}"
         )
     if config.data.packing:
         say(f"packing efficiency {samples.num_positions() / (len(samples) * config.data.seq_length):.2%}")

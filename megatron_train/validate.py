@@ -1,4 +1,6 @@
-"""Everything that can be wrong with a run before it is launched, collected and raised once; and what the numbers mean, in sentences."""
+"""Everything that can be wrong with a run before it is launched, collected and raised once; and what the numbers mean,
+in sentences.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,13 @@ def validate_model(
     ):
         if size % layout.tp:
             problems.append(
-                f"tensor_model_parallel_size {layout.tp} does not divide {name} {size}; {_divisors(size, layout.world_size)}"
+                f"tensor_model_parallel_size {layout.tp} does not divide {name} {size}; "
+                f"{_divisors(size, layout.world_size)}"
             )
     if model.query_groups % layout.tp and layout.tp % model.query_groups:
         problems.append(
-            f"tensor_model_parallel_size {layout.tp} and num_query_groups {model.query_groups}: one must divide the other"
+            f"tensor_model_parallel_size {layout.tp} and num_query_groups {model.query_groups}: one must divide the "
+            f"other"
         )
     if model.num_layers % (layout.pp * layout.vpp):
         problems.append(
@@ -49,17 +53,21 @@ def validate_model(
         )
     if data_vocab_size is not None and data_vocab_size > model.padded_vocab:
         problems.append(
-            f"the data has a vocabulary of {data_vocab_size} ids, the model {model.padded_vocab} rows; convert the checkpoint "
-            "with the data's extra tokens (from-hf --vocab_extra_ids_list), or pretokenize with the checkpoint's tokenizer"
+            f"the data has a vocabulary of {data_vocab_size} ids, the model {model.padded_vocab} rows; convert the "
+            f"checkpoint "
+            "with the data's extra tokens (from-hf --vocab_extra_ids_list), or pretokenize with the checkpoint's "
+            "tokenizer"
         )
     if command.config.data.seq_length > model.max_position_embeddings:
         problems.append(
-            f"seq_length {command.config.data.seq_length} exceeds the model's max_position_embeddings {model.max_position_embeddings}"
+            f"seq_length {command.config.data.seq_length} exceeds the model's max_position_embeddings "
+            f"{model.max_position_embeddings}"
         )
     for name, value in command.claims.items():
         if not ARCHITECTURE[name][1](model, value):
             problems.append(
-                f"--{name}{'' if value is None else ' ' + value} does not describe the model that is loaded ({model.family}, {model.num_layers} layers)"
+                f"--{name}{'' if value is None else ' ' + value} does not describe the model that is loaded "
+                f"({model.family}, {model.num_layers} layers)"
             )
     if problems:
         raise ConfigError("\n".join(problems))
@@ -81,17 +89,20 @@ def _batch_problems(config: TrainConfig, layout: ParallelLayout) -> list[str]:
     batch, found = config.batch, []
     if batch.micro_batch_size < 1 or batch.train_iters < 1:
         found.append(
-            f"micro_batch_size {batch.micro_batch_size} and train_iters {batch.train_iters} must be at least 1 (--train_iters N)"
+            f"micro_batch_size {batch.micro_batch_size} and train_iters {batch.train_iters} must be at least 1 "
+            f"(--train_iters N)"
         )
         return found
     size, step = global_batch_size(config, layout), batch.micro_batch_size * layout.dp
     if size % step or size < 1:
         found.append(
-            f"global_batch_size {size} is not a multiple of micro_batch_size {batch.micro_batch_size} x data-parallel size {layout.dp} = {step}"
+            f"global_batch_size {size} is not a multiple of micro_batch_size {batch.micro_batch_size} x "
+            f"data-parallel size {layout.dp} = {step}"
         )
     elif layout.vpp > 1 and (size // step) % layout.pp:
         found.append(
-            f"virtual pipeline stages need micro-batches ({size // step}) divisible by pipeline_model_parallel_size {layout.pp}"
+            f"virtual pipeline stages need micro-batches ({size // step}) divisible by pipeline_model_parallel_size "
+            f"{layout.pp}"
         )
     return found
 
@@ -117,7 +128,8 @@ def _data_problems(config: TrainConfig) -> list[str]:
             )
         if not data.packing and data.pad_to_multiple % tp:
             found.append(
-                f"sequence_parallel needs pad_to_multiple {data.pad_to_multiple} divisible by tensor_model_parallel_size {tp}"
+                f"sequence_parallel needs pad_to_multiple {data.pad_to_multiple} divisible by "
+                f"tensor_model_parallel_size {tp}"
             )
     return found
 
@@ -156,11 +168,14 @@ def _setting_problems(config: TrainConfig) -> list[str]:
 
 
 def describe_batch(config: TrainConfig, layout: ParallelLayout, documents: int, rows_per_epoch: float) -> str:
-    """ "64 samples = 2 per micro-batch x 16 micro-batches x 2 data-parallel ranks; 12,000 iterations = 0.999 epochs of 768,968 documents"."""
+    """ "64 samples = 2 per micro-batch x 16 micro-batches x 2 data-parallel ranks; 12,000 iterations = 0.999 epochs of
+    768,968 documents".
+    """
     size = global_batch_size(config, layout)
     epochs = config.batch.train_iters * size / rows_per_epoch
     return (
-        f"{size} samples = {config.batch.micro_batch_size} per micro-batch x {num_microbatches(config, layout)} micro-batches x "
-        f"{layout.dp} data-parallel ranks; {config.batch.train_iters:,} iterations = {epochs:.3f} epochs of {documents:,} documents"
-        + (f" in {rows_per_epoch:,.0f} packed rows" if config.data.packing else "")
+        f"{size} samples = {config.batch.micro_batch_size} per micro-batch x {num_microbatches(config, layout)} "
+        f"micro-batches x "
+        f"{layout.dp} data-parallel ranks; {config.batch.train_iters:,} iterations = {epochs:.3f} epochs of "
+        f"{documents:,} documents" + (f" in {rows_per_epoch:,.0f} packed rows" if config.data.packing else "")
     )

@@ -5,7 +5,8 @@ A document of n tokens fills n - 1 positions: tokens = document[:-1], labels = d
 Padded, two documents [5 6 7 8] (roles 1 1 2 2) and [5 9] (roles 1 2), pad id 0, rows rounded up to 4:
     tokens       [[5 6 7 0]   labels [[6 7 8 0]   loss_mask [[0 1 1 0]   position_ids [[0 1 2 3]
                   [5 0 0 0]]          [9 0 0 0]]             [1 0 0 0]]                [0 1 2 3]]
-Packed, the same two in one row of 6: documents do not see each other, positions restart, the filling is a document of its own:
+Packed, the same two in one row of 6: documents do not see each other, positions restart, the filling is a document of
+its own:
     tokens  [[5 6 7 5 0 0]]   labels [[6 7 8 9 0 0]]   loss_mask [[0 1 1 1 0 0]]   position_ids [[0 1 2 0 0 1]]   cu_seqlens [0 3 4 6]
 """
 
@@ -96,7 +97,9 @@ def padded_width(documents: Sequence[Document], seq_length: int, multiple: int) 
 
 
 def packed_batch(rows: Sequence[Sequence[Document]], seq_length: int, pad_id: int, rule: LossRule) -> Batch:
-    """`rows` of documents, each filled up to `seq_length` positions, laid end to end in one row of len(rows) * seq_length."""
+    """`rows` of documents, each filled up to `seq_length` positions, laid end to end in one row of len(rows) *
+    seq_length.
+    """
     width = len(rows) * seq_length
     tokens, labels = np.full(width, pad_id, dtype=np.int64), np.full(width, pad_id, dtype=np.int64)
     loss_mask, position_ids = np.zeros(width, dtype=np.float32), np.zeros(width, dtype=np.int64)

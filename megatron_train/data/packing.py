@@ -1,7 +1,7 @@
 """Which documents share a row of `seq_length` positions: index only, deterministic, every document exactly once.
 
-Best fit, longest first, within windows of an order that is already shuffled; then the rows of a window are shuffled, so that long
-documents do not come first.
+Best fit, longest first, within windows of an order that is already shuffled; then the rows of a window are shuffled, so
+that long documents do not come first.
 
     >>> rows = pack_rows(np.array([3, 5, 2, 4]), capacity=6, window=4, seed=0)
     >>> sorted(sorted(row.tolist()) for row in rows)
@@ -31,7 +31,9 @@ def pack_rows(lengths: NDArray[np.integer], capacity: int, window: int, seed: in
 
 
 def _best_fit(lengths: NDArray[np.integer], capacity: int) -> list[list[int]]:
-    """Best fit decreasing. `open_space` has bit r set when some row has r positions left, so the tightest fit is one bit scan."""
+    """Best fit decreasing. `open_space` has bit r set when some row has r positions left, so the tightest fit is one
+    bit scan.
+    """
     rows: list[list[int]] = []
     rows_with_space: list[list[int]] = [[] for _ in range(capacity + 1)]
     open_space = 0

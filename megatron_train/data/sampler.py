@@ -1,7 +1,7 @@
 """Which samples a rank reads in an iteration: a pure function, so that resuming and changing the layout need no state.
 
-A global batch is `global_batch_size` consecutive samples whatever the layout; micro-batch m takes the next micro_batch_size x dp of
-them, of which data-parallel rank r reads the r-th run of micro_batch_size:
+A global batch is `global_batch_size` consecutive samples whatever the layout; micro-batch m takes the next
+micro_batch_size x dp of them, of which data-parallel rank r reads the r-th run of micro_batch_size:
 
     >>> micro_batch_indices(consumed_samples=8, num_microbatches=2, micro_batch_size=2, dp_rank=1, dp_size=2)
     [range(10, 12), range(14, 16)]

@@ -1,9 +1,12 @@
-"""Shards -> samples in training order: split, epochs, blends, over-long documents, packing. Index arithmetic only; pure of ranks.
+"""Shards -> samples in training order: split, epochs, blends, over-long documents, packing. Index arithmetic only; pure
+of ranks.
 
-A *piece* is (document, start, length): the tokens of a document that one position run is made of. A *sample* is a row of pieces:
-one when rows are padded, several when they are packed. Everything follows from the shards' sizes and the seed.
+A *piece* is (document, start, length): the tokens of a document that one position run is made of. A *sample* is a row
+of pieces: one when rows are padded, several when they are packed. Everything follows from the shards' sizes and the
+seed.
 
-The order is Megatron-LLM's: the documents of a prefix are permuted and cut by `split`, then each epoch is a fresh permutation:
+The order is Megatron-LLM's: the documents of a prefix are permuted and cut by `split`, then each epoch is a fresh
+permutation:
 
     >>> train, valid, test = split_documents(10, "8,1,1", np.random.RandomState(1234))
     >>> train.tolist(), valid.tolist(), test.tolist()
@@ -101,7 +104,7 @@ class Samples:
 def split_documents(num_documents: int, split: str, rng: np.random.RandomState) -> tuple[Indices, Indices, Indices]:
     """Document numbers of train, validation and test: one permutation, cut at rounded shares."""
     shares = [float(part) for part in split.replace("/", ",").split(",") if part.strip()]
-    shares = (shares + [0.0, 0.0, 0.0])[:3]
+    shares = [*shares, 0.0, 0.0, 0.0][:3]
     if sum(shares) <= 0 or min(shares) < 0:
         raise ConfigError(f"split: {split!r} has no positive sum; give three shares such as 969,30,1")
     bounds = [0]
@@ -185,7 +188,9 @@ def _epoch_facts(documents: DocumentSet, subset: Indices, data: Data) -> tuple[i
 
 
 class _OrderBuilder:
-    """Document order of a blend. Without blending the order is prefix-stable: asking for more leaves the beginning as it was."""
+    """Document order of a blend. Without blending the order is prefix-stable: asking for more leaves the beginning as
+    it was.
+    """
 
     def __init__(self, documents: DocumentSet, weights: Sequence[float], split: str | None, seed: int) -> None:
         self.weights, self.seed, self.split = list(weights), seed, split
@@ -240,7 +245,9 @@ def _packed_training_samples(
 
 
 def _pieces(lengths: Indices, order: Indices, data: Data, seed: int) -> tuple[Indices, Indices, Indices]:
-    """(document, start, length) of what is trained on, in `order`; documents of fewer than two tokens have no label and go."""
+    """(document, start, length) of what is trained on, in `order`; documents of fewer than two tokens have no label and
+    go.
+    """
     size, limit = lengths[order], data.seq_length + 1
     start, overlong = np.zeros_like(size), size > limit
     if data.overlong == "split":
@@ -264,7 +271,9 @@ def _split_pieces(order: Indices, size: Indices, seq_length: int) -> tuple[Indic
 
 
 def evaluation_samples(documents: DocumentSet, subset: Indices | None, data: Data) -> Samples:
-    """One clean pass: every document once, in order, padded or packed as in training; over-long ones as `overlong` says."""
+    """One clean pass: every document once, in order, padded or packed as in training; over-long ones as `overlong`
+    says.
+    """
     order = np.arange(len(documents), dtype=np.int64) if subset is None else np.sort(subset)
     document, start, length = _pieces(documents.lengths, order, data, seed=0)
     facts = _epoch_facts(documents, order, data)

@@ -1,6 +1,8 @@
-"""Core attention on torch alone: causal, grouped queries, sliding window, and packed documents that never see one another.
+"""Core attention on torch alone: causal, grouped queries, sliding window, and packed documents that never see one
+another.
 
-Shapes, in megatron-core's order (s = sequence, b = batch, h = query heads, g = key/value heads, d = head size, t = packed tokens):
+Shapes, in megatron-core's order (s = sequence, b = batch, h = query heads, g = key/value heads, d = head size, t =
+packed tokens):
     padded rows   query [s, b, h, d], key and value [s, b, g, d] -> [s, b, h * d]; right padding needs no mask, as attention is causal
     packed rows   query [t, h, d], key and value [t, g, d], cu_seqlens [documents + 1] -> [t, h * d]
 """
@@ -20,7 +22,9 @@ from torch import Tensor
 
 
 class TorchAttention(MegatronModule):
-    """scaled_dot_product_attention for rows; for packed rows varlen attention on CUDA, one call per document on the CPU."""
+    """scaled_dot_product_attention for rows; for packed rows varlen attention on CUDA, one call per document on the
+    CPU.
+    """
 
     def __init__(
         self,

@@ -72,13 +72,15 @@ def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerCo
         autocast_dtype=dtype,
         bf16=settings.bf16,
         fp16=settings.fp16,
-        # Padded rows have the length of their own micro-batch; megatron-core allows that under this dispatcher name only.
+        # Padded rows have the length of their own micro-batch; megatron-core allows that under this dispatcher name
+        # only.
         variable_seq_lengths=not config.data.packing and parallel.pipeline_model_parallel_size > 1,
         moe_token_dispatcher_type="alltoall",
         # With interleaving, batched p2p without overlap gives silently wrong gradients in megatron-core 0.16.1.
         overlap_p2p_comm=bool(vpp),
         batch_p2p_comm=not vpp,
-        # Losses are scaled by our own factors (optim/loss.py): no division by micro-batches or ranks inside megatron-core.
+        # Losses are scaled by our own factors (optim/loss.py): no division by micro-batches or ranks inside
+        # megatron-core.
         calculate_per_token_loss=True,
         use_cpu_initialization=on_cpu,
         perform_initialization=True,
@@ -158,7 +160,8 @@ def _build_chunk(
 
 
 def single_process_logits(checkpoint_folder: Path, token_ids: list[list[int]]) -> torch.Tensor:
-    """fp32 logits [b, s, vocab rows] of a checkpoint folder (iter_* or release) for rows of equal length, in this process alone.
+    """fp32 logits [b, s, vocab rows] of a checkpoint folder (iter_* or release) for rows of equal length, in this
+    process alone.
 
     Starts a process group of one rank and ends it again. For verification; the model must fit into memory.
     """

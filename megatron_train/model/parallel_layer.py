@@ -1,7 +1,8 @@
 """Parallel residual layer of GPT-NeoX and Falcon: x + attention(norm1(x)) + mlp(norm2(x)), which megatron-core lacks.
 
-With IdentityOp as pre_mlp_layernorm both branches read norm1(x) (Falcon-7B). Residual dropout is applied to each branch on its own
-(`parallel_residual_dropout: separate`, as the Hugging Face patch of Open-Assistant) or once to their sum (`sum`, as Megatron-LLM).
+With IdentityOp as pre_mlp_layernorm both branches read norm1(x) (Falcon-7B). Residual dropout is applied to each branch
+on its own (`parallel_residual_dropout: separate`, as the Hugging Face patch of Open-Assistant) or once to their sum
+(`sum`, as Megatron-LLM).
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""AdamW with the state layout of Transformer Engine's and Apex's FusedAdam: `step` lives in the parameter group, not per tensor.
+"""AdamW with the state layout of Transformer Engine's and Apex's FusedAdam: `step` lives in the parameter group, not
+per tensor.
 
-megatron-core's distributed optimizer saves and loads that layout, so checkpoints move between machines with and without them.
+megatron-core's distributed optimizer saves and loads that layout, so checkpoints move between machines with and without
+them.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     token        every target token of the global batch weighs the same: loss_sum / sum of loss_mask over micro-batches and ranks
     micro_batch  mean of the micro-batches' means, as Megatron-LLM: each weighs 1 / (num_microbatches * data_parallel_size)
 
-Both are one factor per micro-batch, known before the forward pass because every rank reads its own data. A micro-batch without
-target tokens has factor 0 and contributes nothing, never NaN.
+Both are one factor per micro-batch, known before the forward pass because every rank reads its own data. A micro-batch
+without target tokens has factor 0 and contributes nothing, never NaN.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def loss_factors(
     data_parallel_size: int,
     group: object | None,
 ) -> list[float]:
-    """The factor each micro-batch's loss_sum is multiplied by. `weights`: sum of each micro-batch's loss_mask on this rank.
+    """The factor each micro-batch's loss_sum is multiplied by. `weights`: sum of each micro-batch's loss_mask on this
+    rank.
 
     `group` is the data-parallel process group (None: no other ranks).
     """

@@ -13,7 +13,9 @@ from megatron_train.model.build import training_dtype
 
 
 def wrap_model(chunks: list[Any], config: TrainConfig) -> list[Any]:
-    """Data-parallel wrappers with fp32 gradient buffers around the chunks; 16-bit models get their casting wrapper first."""
+    """Data-parallel wrappers with fp32 gradient buffers around the chunks; 16-bit models get their casting wrapper
+    first.
+    """
     core_config, parallel = chunks[0].config, config.parallel
     if config.model.bf16 or config.model.fp16:
         chunks = [Float16Module(core_config, chunk) for chunk in chunks]
@@ -32,7 +34,9 @@ def wrap_model(chunks: list[Any], config: TrainConfig) -> list[Any]:
 
 
 def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer:
-    """AdamW over wrapped `chunks`; also connects the loss scale and the gradient reduction to megatron-core's schedules."""
+    """AdamW over wrapped `chunks`; also connects the loss scale and the gradient reduction to megatron-core's
+    schedules.
+    """
     settings = config.optimizer
     optimizer = get_megatron_optimizer(
         OptimizerConfig(

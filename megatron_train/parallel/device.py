@@ -1,10 +1,12 @@
-"""megatron-core 0.16.1 on CPU + gloo, and its Adam without Transformer Engine or Apex. The only file that patches anything.
+"""megatron-core 0.16.1 on CPU + gloo, and its Adam without Transformer Engine or Apex. The only file that patches
+anything.
 
     from megatron_train.parallel.device import install
     install()          # before any model, optimizer or process group is built
 
-On CUDA only the Adam class is replaced, and only when neither Transformer Engine nor Apex is there. On the CPU, megatron-core's
-literal `device="cuda"`, `torch.cuda.*` getters and RNG tracker are pointed at the CPU. Nothing of megatron-core is copied.
+On CUDA only the Adam class is replaced, and only when neither Transformer Engine nor Apex is there. On the CPU,
+megatron-core's literal `device="cuda"`, `torch.cuda.*` getters and RNG tracker are pointed at the CPU. Nothing of
+megatron-core is copied.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ _NOISE = (
 
 
 class CudaAsCpu(TorchFunctionMode):
-    """Rewrites device="cuda" to the CPU, Tensor.cuda() to the tensor itself, Tensor.type() to the name megatron-core compares with."""
+    """Rewrites device="cuda" to the CPU, Tensor.cuda() to the tensor itself, Tensor.type() to the name megatron-core
+    compares with.
+    """
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if kwargs:
@@ -55,12 +59,15 @@ class CudaAsCpu(TorchFunctionMode):
 
 
 def install() -> None:
-    """Makes megatron-core usable on this machine; safe to call again. Raises RuntimeError on another megatron-core version."""
+    """Makes megatron-core usable on this machine; safe to call again. Raises RuntimeError on another megatron-core
+    version.
+    """
     global _mode
     found = importlib.metadata.version("megatron-core")
     if found != MEGATRON_CORE_VERSION:
         raise RuntimeError(
-            f"megatron-core {found} is installed; this module adapts {MEGATRON_CORE_VERSION}: pip install megatron-core=={MEGATRON_CORE_VERSION}"
+            f"megatron-core {found} is installed; this module adapts {MEGATRON_CORE_VERSION}: pip install "
+            f"megatron-core=={MEGATRON_CORE_VERSION}"
         )
     importlib.metadata.version("psutil")  # without it megatron-core's checkpoint writer hangs for ever
     quiet_known_warnings()
@@ -123,7 +130,9 @@ def _use_cpu_rng() -> None:
 
 
 def _use_own_adam() -> None:
-    """torch's AdamW keeps `step` per tensor, which megatron-core's distributed optimizer cannot load (assert and KeyError)."""
+    """torch's AdamW keeps `step` per tensor, which megatron-core's distributed optimizer cannot load (assert and
+    KeyError).
+    """
     import megatron.core.optimizer as optimizer
     from megatron.core.optimizer import distrib_optimizer
 
@@ -136,7 +145,9 @@ def _use_own_adam() -> None:
 
 
 def _write_checkpoints_without_manager() -> None:
-    """A synchronous save passes its results within the process; the stock multiprocessing manager costs 3 to 8 s at the first save."""
+    """A synchronous save passes its results within the process; the stock multiprocessing manager costs 3 to 8 s at the
+    first save.
+    """
     from megatron.core.dist_checkpointing.strategies import filesystem_async
 
     filesystem_async._results_queue = queue.Queue()

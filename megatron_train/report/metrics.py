@@ -49,9 +49,11 @@ class StepReport:
 
 
 def model_flops(model: ModelConfig, num_tokens: int, squared_lengths: int) -> float:
-    """FLOPs of a forward and backward pass over `num_tokens` positions: 6 per weight and token, and causal attention by sum of len^2.
+    """FLOPs of a forward and backward pass over `num_tokens` positions: 6 per weight and token, and causal attention by
+    sum of len^2.
 
-    Embedding look-ups cost nothing and are left out; the output layer is in. Recomputation is not useful work and is not counted.
+    Embedding look-ups cost nothing and are left out; the output layer is in. Recomputation is not useful work and is
+    not counted.
     """
     weights = model.num_layers * model.parameters_per_layer() + model.padded_vocab * model.hidden_size
     attention = 6 * model.num_layers * model.num_attention_heads * model.head_dim * squared_lengths
@@ -176,7 +178,9 @@ class Reporter:
 
 
 def cut_back(path: Path, iteration: int) -> None:
-    """Drops the lines after `iteration`, so that a resumed run does not report an iteration twice; also a torn last line."""
+    """Drops the lines after `iteration`, so that a resumed run does not report an iteration twice; also a torn last
+    line.
+    """
     if not path.is_file():
         return
     kept = []

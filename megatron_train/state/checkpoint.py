@@ -1,4 +1,5 @@
-"""Save, load, publish, retain: megatron-core's torch_dist format in folders as state/checkpoint_folder.py describes them.
+"""Save, load, publish, retain: megatron-core's torch_dist format in folders as state/checkpoint_folder.py describes
+them.
 
 A checkpoint knows nothing of the layout that wrote it: any TP, PP, VPP and DP loads it, optimizer state included.
 """
@@ -56,7 +57,9 @@ def find_start(config: TrainConfig) -> tuple[Path, bool] | None:
 
 
 def load_model_config(config: TrainConfig, start: Path | None) -> ModelConfig:
-    """The architecture: of the checkpoint where there is one, else of --model. A difference between the two is an error."""
+    """The architecture: of the checkpoint where there is one, else of --model. A difference between the two is an
+    error.
+    """
     named = ModelConfig.load(config.model.model) if config.model.model else None
     if start is None:
         if named is None:
@@ -85,7 +88,9 @@ def load_model_config(config: TrainConfig, start: Path | None) -> ModelConfig:
 def load_checkpoint(
     start: tuple[Path, bool] | None, config: TrainConfig, chunks: list[Any], optimizer: Any, layout: ParallelLayout
 ) -> TrainState:
-    """Fills `chunks` (and on resume `optimizer` and the random streams). Raises CheckpointError naming what is damaged or missing."""
+    """Fills `chunks` (and on resume `optimizer` and the random streams). Raises CheckpointError naming what is damaged
+    or missing.
+    """
     if start is None:
         say("starting from random weights")
         return TrainState()
@@ -151,7 +156,9 @@ def save_checkpoint(
     layout: ParallelLayout,
     tokenizer_dir: Path | None,
 ) -> Path:
-    """Writes iter_<iteration> and moves the tracker; all ranks call it. Nothing is visible under its final name before it is complete."""
+    """Writes iter_<iteration> and moves the tracker; all ranks call it. Nothing is visible under its final name before
+    it is complete.
+    """
     root = Path(config.checkpoint.save or "")
     staging = staging_folder(root, state.iteration)
     if is_printing_rank():
@@ -181,7 +188,9 @@ def save_checkpoint(
 
 
 def _make_room(final: Path) -> None:
-    """A checkpoint of the same iteration (an earlier, longer run went back) steps aside just before the new one takes its name."""
+    """A checkpoint of the same iteration (an earlier, longer run went back) steps aside just before the new one takes
+    its name.
+    """
     if final.exists():
         shutil.rmtree(final)
 

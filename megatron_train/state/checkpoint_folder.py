@@ -44,7 +44,9 @@ def staging_folder(checkpoint_dir: Path, iteration: int | None) -> Path:
 
 
 def publish_checkpoint(checkpoint_dir: Path, iteration: int | None) -> Path:
-    """Writes SHA256SUMS into the staging folder, renames it to its final name, then moves the tracker. Returns the final folder."""
+    """Writes SHA256SUMS into the staging folder, renames it to its final name, then moves the tracker. Returns the
+    final folder.
+    """
     staging, final = staging_folder(checkpoint_dir, iteration), checkpoint_dir / folder_name(iteration)
     write_sha256sums(staging)
     publish_folder(staging, final)

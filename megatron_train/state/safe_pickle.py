@@ -1,8 +1,9 @@
-"""SHARED, torch-free: checks every pickle of a checkpoint folder against an allow-list of importable names, running none of them.
+"""SHARED, torch-free: checks every pickle of a checkpoint folder against an allow-list of names, running none of them.
 
-A pickle is replayed by Python's own unpickler, but each name it imports is looked up in ALLOWED_GLOBALS and replaced by an inert
-stand-in, so even an allowed class is never called. The stand-ins keep what they were given, which is how the entries inside the
-`.distcp` files are found: `.metadata` lists (file, offset, length) of every blob, and each blob is a torch.save archive of its own.
+A pickle is replayed by Python's own unpickler, but each name it imports is looked up in ALLOWED_GLOBALS and replaced by
+an inert stand-in, so even an allowed class is never called. The stand-ins keep what they were given, which is how the
+entries inside the `.distcp` files are found: `.metadata` lists (file, offset, length) of every blob, and each blob is a
+torch.save archive of its own.
 
     python -c "from megatron_train.state.safe_pickle import scan_pickles; scan_pickles('checkpoints/x/iter_0000500')"
 """
@@ -16,13 +17,19 @@ from pathlib import Path
 from typing import IO, Any
 
 _TORCH_NAMES = (
-    "Size device ByteStorage FloatStorage BFloat16Storage HalfStorage LongStorage IntStorage ShortStorage CharStorage DoubleStorage "
-    "BoolStorage contiguous_format preserve_format strided float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool"
+    "Size device ByteStorage FloatStorage BFloat16Storage HalfStorage LongStorage IntStorage ShortStorage CharStorage "
+    "DoubleStorage BoolStorage contiguous_format preserve_format strided "
+    "float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool"
 )
-_METADATA_NAMES = "Metadata MetadataIndex TensorStorageMetadata BytesStorageMetadata ChunkStorageMetadata TensorProperties StorageMeta _MEM_FORMAT_ENCODING"
+_METADATA_NAMES = (
+    "Metadata MetadataIndex TensorStorageMetadata BytesStorageMetadata ChunkStorageMetadata TensorProperties StorageMeta "
+    "_MEM_FORMAT_ENCODING"
+)
+_PLANNER_NAMES = "SavePlan WriteItem WriteItemType TensorWriteData BytesIOWriteData"
 ALLOWED_GLOBALS = frozenset(
     {("torch", name) for name in _TORCH_NAMES.split()}
     | {("torch.distributed.checkpoint.metadata", name) for name in _METADATA_NAMES.split()}
+    | {("torch.distributed.checkpoint.planner", name) for name in _PLANNER_NAMES.split()}
     | {
         ("collections", "OrderedDict"),
         ("builtins", "set"),
@@ -33,7 +40,7 @@ ALLOWED_GLOBALS = frozenset(
         ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
     }
 )
-"""(module, name) pairs that a checkpoint of ours may import: containers, tensors and the checkpoint's own metadata classes."""
+"""(module, name) pairs that a checkpoint of ours may import: containers, tensors and its own metadata classes."""
 
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".metadata"})
 
@@ -74,7 +81,8 @@ class _InertUnpickler(pickle.Unpickler):
     def find_class(self, module: str, attribute: str) -> Any:
         if (module, attribute) not in self.allowed:
             raise UnsafePickleError(
-                f"{self.name}: refused: it would import {module}.{attribute}, which such a file has no need of; do not use this file"
+                f"{self.name}: refused: it would import {module}.{attribute}, which such a file has no need of; "
+                "do not use this file"
             )
         return Inert
 
@@ -83,7 +91,7 @@ class _InertUnpickler(pickle.Unpickler):
 
 
 def inert_load(blob: bytes, name: str, allowed: frozenset[tuple[str, str]] = ALLOWED_GLOBALS) -> Any:
-    """The object of one pickle with every import replaced by Inert. `name` is for messages. Raises UnsafePickleError."""
+    """The object of one pickle, every import replaced by Inert. `name` is for messages. Raises UnsafePickleError."""
     try:
         return _InertUnpickler(io.BytesIO(blob), name, allowed).load()
     except UnsafePickleError:
@@ -108,7 +116,7 @@ def scan_archive(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]]
 
 
 def scan_pickles(folder: str | Path) -> None:
-    """Checks every pickle in `folder`, those inside `.distcp` files included. Raises UnsafePickleError naming the first bad one."""
+    """Checks every pickle in `folder`, those inside `.distcp` files too; UnsafePickleError names the first bad one."""
     root = Path(folder)
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         if path.name == ".metadata":
@@ -129,7 +137,7 @@ def _scan_distributed_files(metadata_path: Path) -> None:
 
 
 class _Slice(io.RawIOBase):
-    """Read-only view of `length` bytes of a file from `offset` on, so that a blob's archive is read without copying its tensor."""
+    """Read-only view of `length` bytes of a file from `offset` on: a blob's archive is read without copying its tensor."""
 
     def __init__(self, file: IO[bytes], offset: int, length: int) -> None:
         self.file, self.offset, self.length, self.position = file, offset, length, 0

@@ -72,7 +72,9 @@ def save_rng(folder: Path, layout: ParallelLayout) -> None:
 
 
 def load_rng(folder: Path, layout: ParallelLayout) -> bool:
-    """Restores this rank's streams; False when the checkpoint was written in another layout, whose streams have no meaning here."""
+    """Restores this rank's streams; False when the checkpoint was written in another layout, whose streams have no
+    meaning here.
+    """
     from safetensors import safe_open
 
     if not (folder / RNG_FILE).is_file():
