@@ -86,7 +86,7 @@ def _calls(
     for first in range(0, num_microbatches, per_call):
         numbers = range(first, min(first + per_call, num_microbatches))
         starts = [number * width + own for number in numbers]
-        yield [make_batch(samples, [i for i in range(s, s + config.batch.micro_batch_size)], rows) for s in starts]
+        yield [make_batch(samples, range(s, s + config.batch.micro_batch_size), rows) for s in starts]
 
 
 def _forward_step(data_iterator: Iterator[DeviceBatch], model: Any) -> tuple[Tensor, Any]:

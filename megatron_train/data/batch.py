@@ -7,7 +7,8 @@ Padded, two documents [5 6 7 8] (roles 1 1 2 2) and [5 9] (roles 1 2), pad id 0,
                   [5 0 0 0]]          [9 0 0 0]]             [1 0 0 0]]                [0 1 2 3]]
 Packed, the same two in one row of 6: documents do not see each other, positions restart, the filling is a document of
 its own:
-    tokens  [[5 6 7 5 0 0]]   labels [[6 7 8 9 0 0]]   loss_mask [[0 1 1 1 0 0]]   position_ids [[0 1 2 0 0 1]]   cu_seqlens [0 3 4 6]
+    tokens       [[5 6 7 5 0 0]]   labels     [[6 7 8 9 0 0]]   loss_mask [[0 1 1 1 0 0]]
+    position_ids [[0 1 2 0 0 1]]   cu_seqlens [0 3 4 6]
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def epoch_order(subset: Indices, target: int, rng: np.random.RandomState) -> Ind
 
 
 def blend_order(weights: Sequence[float], num_samples: int) -> NDArray[np.int32]:
-    """Which component each of `num_samples` comes from: always the one furthest behind its share; the first wins ties."""
+    """Which component each of `num_samples` comes from: the one furthest behind its share; the first wins ties."""
     shares = np.asarray(weights, dtype=np.float64) / sum(weights)
     taken = np.zeros(len(shares))
     order = np.empty(num_samples, dtype=np.int32)
@@ -223,7 +223,7 @@ class _OrderBuilder:
 def _packed_training_samples(
     data: Data, documents: DocumentSet, builder: _OrderBuilder, num_samples: int, seed: int
 ) -> Samples:
-    """Packs epoch by epoch, so that each epoch holds every document exactly once, until there are `num_samples` rows."""
+    """Packs epoch by epoch, so that each epoch holds every document once, until there are `num_samples` rows."""
     columns: list[tuple[Indices, Indices, Indices]] = []
     rows_done, sizes, epoch_rows = 0, [np.zeros(1, dtype=np.int64)], []
     epoch, order = 0, builder.order(len(builder.subset))

@@ -1,15 +1,16 @@
-"""Core attention on torch alone: causal, grouped queries, sliding window, and packed documents that never see one
-another.
+"""Core attention on torch alone: causal, grouped queries, sliding window, and packed documents kept apart.
 
-Shapes, in megatron-core's order (s = sequence, b = batch, h = query heads, g = key/value heads, d = head size, t =
-packed tokens):
-    padded rows   query [s, b, h, d], key and value [s, b, g, d] -> [s, b, h * d]; right padding needs no mask, as attention is causal
+Shapes, in megatron-core's order (s = sequence, b = batch, h = query heads, g = key/value heads, d = head size,
+t = packed tokens):
+    padded rows   query [s, b, h, d], key and value [s, b, g, d] -> [s, b, h * d]; padding is on the right,
+                  where causal attention needs no mask for it
     packed rows   query [t, h, d], key and value [t, g, d], cu_seqlens [documents + 1] -> [t, h * d]
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ class TorchAttention(MegatronModule):
             return self._packed_varlen(query, key, value, packed)
         out = []
         bounds = packed.cu_seqlens_q.tolist()
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, end in itertools.pairwise(bounds):
             q, k, v = (x[start:end].transpose(0, 1).unsqueeze(0) for x in (query, key, value))
             out.append(self._attend(q, k, v)[0].transpose(0, 1))
         return torch.cat(out).reshape(query.shape[0], -1)

@@ -14,7 +14,7 @@ import torch
 
 
 class FusedLayoutAdam(torch.optim.Optimizer):
-    """Decoupled weight decay when `adam_w_mode`, bias-corrected; any device. Equals torch.optim.AdamW to fp32 rounding."""
+    """Decoupled weight decay when `adam_w_mode`, bias-corrected; any device. torch.optim.AdamW to fp32 rounding."""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
 """Masked cross-entropy and what it is divided by.
 
-    token        every target token of the global batch weighs the same: loss_sum / sum of loss_mask over micro-batches and ranks
-    micro_batch  mean of the micro-batches' means, as Megatron-LLM: each weighs 1 / (num_microbatches * data_parallel_size)
+    token        every target token of the global batch weighs the same: loss_sum / sum of loss_mask over micro-batches
+                 and ranks
+    micro_batch  mean of the micro-batches' means, as Megatron-LLM: each weighs 1 / (num_microbatches * dp)
 
 Both are one factor per micro-batch, known before the forward pass because every rank reads its own data. A micro-batch
 without target tokens has factor 0 and contributes nothing, never NaN.

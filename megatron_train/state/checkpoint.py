@@ -41,7 +41,7 @@ from megatron_train.state.train_state import TrainState, load_rng, save_rng
 
 
 def find_start(config: TrainConfig) -> tuple[Path, bool] | None:
-    """(folder to load, whether to resume from it): the newest checkpoint of this run in `save`, else `load`, else None."""
+    """(folder to load, whether to resume): the newest checkpoint of this run in `save`, else `load`, else None."""
     settings = config.checkpoint
     if (
         settings.save

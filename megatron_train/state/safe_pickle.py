@@ -22,8 +22,8 @@ _TORCH_NAMES = (
     "float32 float64 float16 bfloat16 int64 int32 int16 int8 uint8 bool"
 )
 _METADATA_NAMES = (
-    "Metadata MetadataIndex TensorStorageMetadata BytesStorageMetadata ChunkStorageMetadata TensorProperties StorageMeta "
-    "_MEM_FORMAT_ENCODING"
+    "Metadata MetadataIndex TensorStorageMetadata BytesStorageMetadata ChunkStorageMetadata TensorProperties "
+    "StorageMeta _MEM_FORMAT_ENCODING"
 )
 _PLANNER_NAMES = "SavePlan WriteItem WriteItemType TensorWriteData BytesIOWriteData"
 ALLOWED_GLOBALS = frozenset(
@@ -137,7 +137,7 @@ def _scan_distributed_files(metadata_path: Path) -> None:
 
 
 class _Slice(io.RawIOBase):
-    """Read-only view of `length` bytes of a file from `offset` on: a blob's archive is read without copying its tensor."""
+    """Read-only view of `length` bytes of a file from `offset` on: an archive is read without copying its tensor."""
 
     def __init__(self, file: IO[bytes], offset: int, length: int) -> None:
         self.file, self.offset, self.length, self.position = file, offset, length, 0
