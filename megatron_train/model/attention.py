@@ -62,7 +62,7 @@ class TorchAttention(MegatronModule):
     def _dropout_stream(self) -> contextlib.AbstractContextManager[None]:
         # Under sequence parallelism the block has already forked the tracker; forking again would break recomputation.
         if self.training and self.dropout and not self.config.sequence_parallel:
-            return tensor_parallel.get_cuda_rng_tracker().fork()  # type: ignore[no-any-return]
+            return tensor_parallel.get_cuda_rng_tracker().fork()
         return contextlib.nullcontext()
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class TorchAttention(MegatronModule):
     def _packed_varlen(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSeqParams) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
-        out = varlen_attn(
+        out: Any = varlen_attn(
             query,
             key,
             value,

@@ -23,5 +23,5 @@ class Norm:
             hidden_size, eps=eps, dtype=config.params_dtype, device=None if config.use_cpu_initialization else "cuda"
         )
         for parameter in norm.parameters():
-            parameter.sequence_parallel = config.sequence_parallel
+            setattr(parameter, "sequence_parallel", config.sequence_parallel)  # noqa: B010
         return norm

@@ -14,7 +14,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
 
-class ParallelResidualLayer(TransformerLayer):  # type: ignore[misc]
+class ParallelResidualLayer(TransformerLayer):
     """Drop-in for TransformerLayer; hidden_states [s, b, h] (or [t, 1, h] packed) in and out."""
 
     dropout_on_sum = False

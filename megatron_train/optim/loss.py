@@ -39,6 +39,6 @@ def loss_factors(
     total = torch.tensor(float(sum(weights)), dtype=torch.float64)
     if group is not None and data_parallel_size > 1:
         total = total.to("cuda" if torch.cuda.is_available() else "cpu")
-        torch.distributed.all_reduce(total, group=group)  # type: ignore[arg-type]
+        torch.distributed.all_reduce(total, group=group)
     factor = 1.0 / total.item() if total.item() > 0 else 0.0
     return [factor] * len(weights)

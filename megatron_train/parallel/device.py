@@ -107,8 +107,10 @@ def _use_cpu_rng() -> None:
     random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
 
-    class CpuRngStatesTracker(random.CudaRNGStatesTracker):  # type: ignore[misc]
+    class CpuRngStatesTracker(random.CudaRNGStatesTracker):
         """The stock tracker over the CPU generator, without its warning that the CPU state changed."""
+
+        _current_state_name: str
 
         @contextlib.contextmanager
         def fork(self, name: str = random._MODEL_PARALLEL_RNG_TRACKER_NAME) -> Iterator[None]:

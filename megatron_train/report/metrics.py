@@ -109,7 +109,7 @@ class Reporter:
         if config.logging.tensorboard_dir:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.tensorboard = SummaryWriter(config.logging.tensorboard_dir, purge_step=iteration + 1)  # type: ignore[no-untyped-call]
+            self.tensorboard = SummaryWriter(config.logging.tensorboard_dir, purge_step=iteration + 1)
         if config.logging.wandb_logger:
             self.wandb = _start_wandb(config)
 
