@@ -1,0 +1,211 @@
+"""Checkpoints between Hugging Face, Meta, Megatron-LLM and this project's own layout-free checkpoints.
+
+    python -m checkpoint_convert from-hf HF_DIR CKPT_DIR --vocab_extra_ids_list "<|im_start|>,<|im_end|>"
+    python -m checkpoint_convert to-hf CKPT_DIR HF_DIR --max_shard_size 2GB
+    python -m checkpoint_convert verify HF_DIR CKPT_DIR
+
+One process, CPU only, one tensor at a time. Exit code 0 = done, 1 = the data cannot be converted or differs, 2 =
+wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from checkpoint_convert.tensors import DTYPES
+
+UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `checkpoint-convert`."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}; nothing was published", file=sys.stderr)
+    return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="checkpoint_convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_from_hf(commands)
+    _add_to_hf(commands)
+    verify = commands.add_parser(
+        "verify",
+        help="compare a Hugging Face folder with a checkpoint: weights bitwise, logits in fp32",
+        allow_abbrev=False,
+    )
+    verify.add_argument("hf_dir", type=Path, metavar="HF_DIR")
+    verify.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    verify.add_argument(
+        "--iteration", type=int, help="which checkpoint of CKPT_DIR (default: the one its tracker names)"
+    )
+    verify.set_defaults(run=run_verify)
+    return parser
+
+
+def _add_from_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("from-hf", help="Hugging Face folder -> CKPT_DIR/release", allow_abbrev=False)
+    command.add_argument("hf_dir", type=Path, metavar="HF_DIR")
+    command.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    _add_import_flags(command)
+    command.set_defaults(run=run_from_hf)
+
+
+def _add_import_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--vocab_extra_ids_list",
+        type=token_list,
+        default=(),
+        metavar="TOKENS",
+        help='comma list, e.g. "<|im_start|>,<|im_end|>"',
+    )
+    command.add_argument(
+        "--no_new_tokens",
+        action="store_true",
+        help="do not append <CLS> <SEP> <EOD> <MASK> <PAD> before the extra tokens",
+    )
+    command.add_argument("--dtype", choices=sorted(DTYPES), help="default: the source's")
+    command.add_argument("--make_vocab_size_divisible_by", type=positive_int, default=128, metavar="N")
+    command.add_argument(
+        "--new_token_init",
+        choices=("mean", "last_row", "normal"),
+        default="mean",
+        help="how rows for new tokens start (default: mean)",
+    )
+    command.add_argument("--seed", type=int, default=1234, help="of --new_token_init normal")
+    command.add_argument("--no_verify", action="store_true", help="do not compare source and result afterwards")
+
+
+def _add_to_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("to-hf", help="a checkpoint of any layout -> Hugging Face folder", allow_abbrev=False)
+    command.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    command.add_argument("hf_dir", type=Path, metavar="HF_DIR")
+    command.add_argument("--dtype", choices=sorted(DTYPES), help="default: the checkpoint's")
+    command.add_argument(
+        "--max_shard_size",
+        type=byte_size,
+        default=byte_size("2GB"),
+        metavar="SIZE",
+        help="e.g. 500MB, 2GB, 5GiB (default: 2GB)",
+    )
+    command.add_argument(
+        "--iteration", type=int, help="which checkpoint of CKPT_DIR (default: the one its tracker names)"
+    )
+    command.add_argument(
+        "--vocab_size",
+        type=row_choice,
+        default="auto",
+        metavar="{source,tokenizer,N}",
+        help="default: the larger of the two",
+    )
+    command.add_argument("--no_verify", action="store_true", help="do not compare checkpoint and result afterwards")
+    command.set_defaults(run=run_to_hf)
+
+
+def run_from_hf(options: argparse.Namespace) -> int:
+    from checkpoint_convert.convert import from_hf
+
+    report = from_hf(options.hf_dir, options.checkpoint_dir, import_options(options))
+    return finish(report.lines(), options.hf_dir, options.checkpoint_dir, None, options.no_verify)
+
+
+def run_to_hf(options: argparse.Namespace) -> int:
+    from checkpoint_convert.convert import to_hf
+    from checkpoint_convert.plan import ExportOptions
+
+    dtype = DTYPES[options.dtype] if options.dtype else None
+    export = ExportOptions(dtype, options.max_shard_size, options.iteration, options.vocab_size)
+    report = to_hf(options.checkpoint_dir, options.hf_dir, export)
+    return finish(report.lines(), options.hf_dir, options.checkpoint_dir, options.iteration, options.no_verify)
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    from checkpoint_convert.verify import verify
+
+    outcome = verify(options.hf_dir, options.checkpoint_dir, options.iteration)
+    print("\n".join(outcome.lines()))
+    return 0 if outcome.is_equal else 1
+
+
+def finish(lines: list[str], hf_dir: Path, checkpoint_dir: Path, iteration: int | None, no_verify: bool) -> int:
+    """The closing lines, then the comparison of both sides unless it is switched off."""
+    print("\n".join(lines))
+    if no_verify:
+        print("not verified (--no_verify)")
+        return 0
+    from checkpoint_convert.verify import verify
+
+    outcome = verify(hf_dir, checkpoint_dir, iteration)
+    print("\n".join(outcome.lines()))
+    return 0 if outcome.is_equal else 1
+
+
+def import_options(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from checkpoint_convert.plan import ImportOptions
+
+    return ImportOptions(
+        extra_special_tokens=options.vocab_extra_ids_list,
+        new_tokens=not options.no_new_tokens,
+        dtype=DTYPES[options.dtype] if options.dtype else None,
+        make_vocab_size_divisible_by=options.make_vocab_size_divisible_by,
+        new_token_init=options.new_token_init,
+        seed=options.seed,
+    )
+
+
+def token_list(text: str) -> tuple[str, ...]:
+    """A comma list; quotes that a shell left around it are taken off, as the card's launch script has them."""
+    tokens = tuple(token for token in text.strip().strip("\"'").split(",") if token)
+    if len(set(tokens)) != len(tokens):
+        raise argparse.ArgumentTypeError(f"{text!r} names a token twice")
+    return tokens
+
+
+def byte_size(text: str) -> int:
+    """`2GB` -> 2,000,000,000; `1GiB` -> 1,073,741,824."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match.group(2).upper() not in UNITS or float(match.group(1)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB, 2GB or 5GiB")
+    return int(float(match.group(1)) * UNITS[match.group(2).upper()])
+
+
+def positive_int(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def row_choice(text: str) -> str:
+    if text not in ("auto", "source", "tokenizer") and not (text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither source, tokenizer nor a number of rows")
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

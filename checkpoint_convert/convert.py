@@ -1,0 +1,188 @@
+"""The conversions, each from top to bottom: read the config, plan, stream one tensor at a time, account, publish.
+
+    report = from_hf(Path("HF_DIR"), Path("CKPT_DIR"), ImportOptions(extra_special_tokens=("<|im_start|>", "<|im_end|>")))
+    report = to_hf(Path("CKPT_DIR"), Path("HF_DIR"), ExportOptions())
+
+Every tensor of the source is used once and every tensor of the target written once, or the conversion stops and names
+them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+
+from checkpoint_convert.families import FAMILIES
+from checkpoint_convert.families.family import HfConfig, model_config_of, read_hf_config
+from checkpoint_convert.hf_io import HfWeights, SafetensorsWriter
+from checkpoint_convert.hf_tokenizer import (
+    SpecialIds,
+    chat_format_of,
+    source_tokenizer,
+    special_ids,
+    write_generation_config,
+    write_tokenizer_files,
+)
+from checkpoint_convert.mapping import expand
+from checkpoint_convert.megatron_io import CheckpointReader, CheckpointWriter
+from checkpoint_convert.model_card import write_model_card
+from checkpoint_convert.plan import (
+    ExportOptions,
+    ImportOptions,
+    check_names,
+    plan_rows,
+    rows_to_write,
+    target_infos,
+    tied_copy_to_drop,
+)
+from checkpoint_convert.report import Report, progress, warn, warn_of_not_finite
+from checkpoint_convert.staging import check_target, hf_staging, release_staging
+from checkpoint_convert.tensors import TensorSource, dtype_name, main_dtype
+from checkpoint_convert.vocabulary import grow, shrink
+from megatron_train.model_config import ModelConfig
+from megatron_train.state.checkpoint_folder import (
+    MODEL_CONFIG,
+    TOKENIZER_DIR,
+    check_folder,
+    find_checkpoint,
+    folder_name,
+    publish_checkpoint,
+)
+from pretokenizer.chat_format import CHAT_FORMATS, ChatFormat
+from pretokenizer.publish import publish_folder, write_sha256sums
+from pretokenizer.tokenizer import Tokenizer, load_tokenizer_folder, read_tokenizer_spec
+
+
+def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Report:
+    """A Hugging Face folder -> CKPT_DIR/release. Raises ConvertError, TokenizerError or CheckpointError."""
+    config = read_hf_config(hf_dir / "config.json")
+    model = model_config_of(config, FAMILIES, hf_dir / "config.json")
+    source = HfWeights(hf_dir)
+    tokenizer = source_tokenizer(hf_dir, options.extra_special_tokens, options.new_tokens)
+    if tokenizer is None:
+        warn(f"{hf_dir} has no tokenizer file, so the checkpoint gets none")
+    else:
+        warn_of_other_ids(config, tokenizer, hf_dir)
+    return import_weights(source, model, tokenizer, hf_dir, checkpoint_dir, options)
+
+
+def import_weights(
+    source: TensorSource,
+    model: ModelConfig,
+    tokenizer: Tokenizer | None,
+    origin: Path,
+    checkpoint_dir: Path,
+    options: ImportOptions,
+) -> Report:
+    """Weights under Hugging Face names -> CKPT_DIR/release, with the tokenizer's rows added and padded."""
+    family = FAMILIES[model.family]
+    dropped = tied_copy_to_drop(source, model, family, origin)
+    rules = expand(family.weights(model), model.num_layers)
+    dropped += check_names((name for rule in rules for name in rule.others), source.infos, family, origin, dropped)
+    plan = plan_rows(model, tokenizer, options)
+    model = dataclasses.replace(
+        model,
+        vocab_size=plan.used_rows,
+        padded_vocab_size=plan.padded_rows,
+        make_vocab_size_divisible_by=options.make_vocab_size_divisible_by,
+    )
+    dtype = options.dtype or main_dtype(source.infos[name] for rule in rules for name in rule.others)
+    report = Report(checkpoint_dir / folder_name(None), dtype=dtype, vocabulary=plan.describe(), dropped=dropped)
+    with release_staging(checkpoint_dir) as staging:
+        writer = CheckpointWriter(staging)
+        try:
+            with progress(source.infos, "from-hf") as bar:
+                for rule in rules:
+                    tensor = rule.to_megatron([source.read(name) for name in rule.others], model)
+                    tensor = grow(tensor, plan, rule.others[0]) if rule.is_vocabulary else tensor
+                    report.write(writer, rule.megatron, tensor.to(dtype))
+                    bar.update(sum(source.infos[name].num_bytes for name in rule.others))
+            writer.close({"iteration": 0})
+        finally:
+            writer.abandon()
+        model.save(staging / MODEL_CONFIG)
+        if tokenizer is not None:
+            chat_format = chat_format_of(tokenizer)
+            tokenizer.save(staging / TOKENIZER_DIR, chat_format.name if chat_format else None)
+        publish_checkpoint(checkpoint_dir, None)
+    warn_of_not_finite(report)
+    return report
+
+
+def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
+    """A checkpoint of any layout -> a Hugging Face folder. Raises ConvertError, TokenizerError or CheckpointError."""
+    folder = find_checkpoint(checkpoint_dir, options.iteration)
+    check_target(hf_dir)
+    check_folder(folder)
+    model = ModelConfig.load(folder / MODEL_CONFIG)
+    family = FAMILIES[model.family]
+    reader = CheckpointReader(folder)
+    rules = expand(family.weights(model), model.num_layers)
+    check_names((rule.megatron for rule in rules), reader.infos, family, folder, [])
+    tokenizer, chat_format = checkpoint_tokenizer(folder)
+    rows = rows_to_write(model, tokenizer, options.vocab_size)
+    dtype = options.dtype or main_dtype(reader.infos.values())
+    targets = target_infos(rules, reader.infos, model, rows, dtype)
+    report = Report(
+        hf_dir, dtype=dtype, vocabulary=f"{rows:,} rows written of {model.padded_vocab:,} ({model.vocab_size:,} in use)"
+    )
+    with hf_staging(hf_dir) as staging:
+        writer = SafetensorsWriter(staging, targets, options.max_shard_bytes)
+        try:
+            with progress(reader.infos, "to-hf") as bar:
+                for rule in rules:
+                    tensor = reader.read(rule.megatron)
+                    tensor = shrink(tensor, rows) if rule.is_vocabulary else tensor
+                    for name, part in zip(rule.others, rule.to_other(tensor, model), strict=True):
+                        report.write(writer, name, part.to(dtype))
+                    bar.update(reader.infos[rule.megatron].num_bytes)
+            writer.close()
+        finally:
+            writer.abandon()
+        ids = special_ids(tokenizer, chat_format) if tokenizer else None
+        write_hf_config(family.to_hf_config(model), rows, ids, dtype, staging)
+        if tokenizer is not None and ids is not None:
+            write_tokenizer_files(tokenizer, chat_format, staging, model.max_position_embeddings)
+            write_generation_config(ids, staging)
+        write_model_card(staging / "README.md", hf_dir.name, model, folder, tokenizer, chat_format)
+        write_sha256sums(staging)
+        publish_folder(staging, hf_dir)
+    warn_of_not_finite(report)
+    return report
+
+
+def checkpoint_tokenizer(folder: Path) -> tuple[Tokenizer | None, ChatFormat | None]:
+    """The tokenizer that travelled with the checkpoint, and the chat format it was recorded with."""
+    if not (folder / TOKENIZER_DIR).is_dir():
+        warn(f"{folder} has no {TOKENIZER_DIR}/ folder: only weights and config are written, no tokenizer files")
+        return None, None
+    tokenizer = load_tokenizer_folder(folder / TOKENIZER_DIR)
+    name = read_tokenizer_spec(folder / TOKENIZER_DIR).get("chat_format")
+    if name is not None and name not in CHAT_FORMATS:
+        warn(f"{folder / TOKENIZER_DIR}: chat format {name!r} is not known, so no chat template is written")
+    return tokenizer, CHAT_FORMATS.get(name or "")
+
+
+def write_hf_config(config: HfConfig, rows: int, ids: SpecialIds | None, dtype: torch.dtype, folder: Path) -> None:
+    """config.json; `dtype` is what transformers 5 reads, `torch_dtype` what older readers do."""
+    tokens = {} if ids is None else {"bos_token_id": ids.bos, "eos_token_id": ids.end_of_turn, "pad_token_id": ids.pad}
+    text = {
+        **config,
+        "vocab_size": rows,
+        **tokens,
+        "use_cache": True,
+        "dtype": dtype_name(dtype),
+        "torch_dtype": dtype_name(dtype),
+    }
+    (folder / "config.json").write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
+
+
+def warn_of_other_ids(config: HfConfig, tokenizer: Tokenizer, folder: Path) -> None:
+    """Special ids of config.json that the tokenizer does not share."""
+    for key, own in (("bos_token_id", tokenizer.bos_token_id), ("eos_token_id", tokenizer.eos_token_id)):
+        given = config.get(key)
+        if given is not None and own is not None and own not in (given if isinstance(given, list) else [given]):
+            warn(f"{folder}/config.json: {key} is {given}, the tokenizer says {own}; the tokenizer's is used")

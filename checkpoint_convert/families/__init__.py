@@ -1,0 +1,8 @@
+"""The model families, by megatron_train.model_config.ModelConfig.family. A new one is a file here and a line below."""
+
+from checkpoint_convert.families.falcon import FALCON
+from checkpoint_convert.families.family import Family
+from checkpoint_convert.families.gpt_neox import GPT_NEOX
+from checkpoint_convert.families.llama import LLAMA
+
+FAMILIES: dict[str, Family] = {"llama": LLAMA, "gpt_neox": GPT_NEOX, "falcon": FALCON}

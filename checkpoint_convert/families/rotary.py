@@ -1,0 +1,61 @@
+"""Rotary position fields of config.json, old spelling and new, <-> ModelConfig.
+
+transformers 4   rope_theta: 10000.0, rope_scaling: {"type": "linear", "factor": 2.0}
+transformers 5   rope_parameters: {"rope_theta": 10000.0, "rope_type": "linear", "factor": 2.0}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from checkpoint_convert.tensors import ConvertError
+from megatron_train.model_config import ModelConfig
+
+ROPE_FIELDS = frozenset(
+    {"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "rotary_pct", "rotary_emb_base"}
+)
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""The only frequency rule of type llama3 in use (Llama 3.1 to 3.3); megatron-core has it built in."""
+
+
+def rope_to_model(config: dict[str, Any], default_percent: float = 1.0) -> dict[str, Any]:
+    """rotary_base, rotary_percent, rope_scaling_type and rope_scaling_factor. Raises ConvertError for any other rule."""
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    base = rope.pop("rope_theta", config.get("rope_theta", config.get("rotary_emb_base", 10000.0)))
+    old_percent = config.get("rotary_pct", config.get("partial_rotary_factor", default_percent))
+    percent = rope.pop("partial_rotary_factor", old_percent)
+    older, newer = rope.pop("type", None), rope.pop("rope_type", None)
+    kind = newer or older or "default"
+    scaling: dict[str, Any] = {}
+    if kind == "linear":
+        scaling = {"rope_scaling_type": "linear", "rope_scaling_factor": float(rope.pop("factor", 1.0))}
+    elif kind == "llama3":
+        scaling = {"rope_scaling_type": "llama3", "rope_scaling_factor": float(rope.pop("factor", 8.0))}
+        for key, value in LLAMA3.items():
+            if rope.pop(key, value) != value:
+                raise ConvertError(f"rope_parameters.{key} is not {value}: only the rule of Llama 3.1 is supported")
+    elif kind != "default":
+        raise ConvertError(f"rope type {kind!r} is not supported (only default, linear, llama3)")
+    rest = {
+        key: value for key, value in rope.items() if value is not None and key != "original_max_position_embeddings"
+    }
+    if rest and rest != {"factor": 1.0}:
+        raise ConvertError(f"no place for {rest} of the rotary settings")
+    return {"rotary_base": float(base), "rotary_percent": float(percent), **scaling}
+
+
+def rope_to_hf(model: ModelConfig) -> dict[str, Any]:
+    """Both spellings, so that readers of either age find theirs."""
+    scaling: dict[str, Any] = {}
+    if model.rope_scaling_type == "linear":
+        scaling = {"rope_type": "linear", "factor": model.rope_scaling_factor}
+    elif model.rope_scaling_type == "llama3":
+        scaling = {"rope_type": "llama3", "factor": model.rope_scaling_factor, **LLAMA3}
+    parameters = {"rope_type": "default", **scaling, "rope_theta": model.rotary_base}
+    if model.rotary_percent != 1.0 or model.family == "gpt_neox":
+        parameters["partial_rotary_factor"] = model.rotary_percent
+    old = {
+        "rope_theta": model.rotary_base,
+        "rope_scaling": {**scaling, "type": scaling["rope_type"]} if scaling else None,
+    }
+    return {**old, "rope_parameters": parameters}

@@ -1,0 +1,195 @@
+"""The weights of a Hugging Face folder: safetensors or pytorch_model*.bin in, safetensors shards and index out.
+
+    source = HfWeights(Path("HF_DIR"));  source.read("model.norm.weight")
+    sink = SafetensorsWriter(folder, infos, max_shard_bytes=2_000_000_000);  sink.write(name, tensor);  sink.close()
+
+Tensors are mapped from their files. The writer knows all names and shapes beforehand, so each tensor goes straight to
+its place and no shard is ever held in memory. Format of a shard: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from checkpoint_convert.tensors import ConvertError, TensorInfo, raw_bytes
+from checkpoint_convert.torch_archive import MappedFile, read_archive
+
+_NAMES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32,
+          "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}  # fmt: skip
+_WORDS = {dtype: word for word, dtype in _NAMES.items()}
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLE = ("model.safetensors", "pytorch_model.bin")
+WRITE_BYTES = 1 << 26
+
+
+class HfWeights:
+    """Named tensors of a folder; safetensors is preferred to pickles where both are there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.infos: dict[str, TensorInfo] = {}
+        self._files: dict[str, Any] = {}
+        self.file_of, files = _weight_files(folder)
+        for file in files:
+            self._open(file)
+        missing = [name for name in self.file_of if name not in self.infos]
+        if missing:
+            raise ConvertError(
+                f"{folder}: {self.file_of[missing[0]]} lacks {', '.join(missing[:5])}, which the index places in it"
+            )
+
+    def read(self, name: str) -> Tensor:
+        """A tensor over the file's own bytes."""
+        file = self._files[self.file_of[name]]
+        try:
+            return file[name] if isinstance(file, dict) else file.get_tensor(name)
+        except SafetensorError as error:
+            raise ConvertError(f"{self.folder / self.file_of[name]}: cannot read {name}: {error}") from None
+
+    def _open(self, file: str) -> None:
+        path = self.folder / file
+        if not path.is_file():
+            raise ConvertError(f"{path}: missing, though the index names it; fetch it")
+        tensors = _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
+        self._files[file] = tensors[0]
+        for name, info in tensors[1].items():
+            if self.file_of.setdefault(name, file) != file:
+                raise ConvertError(
+                    f"{path}: holds {name}, which the index places in {self.file_of[name]}; the index is wrong"
+                )
+            self.infos[name] = info
+
+
+def _open_safetensors(path: Path) -> tuple[Any, dict[str, TensorInfo]]:
+    try:
+        file = safe_open(path, framework="pt")
+        infos = {}
+        for name in file.keys():  # noqa: SIM118 - not a dict
+            part = file.get_slice(name)
+            if part.get_dtype() not in _NAMES:
+                raise ConvertError(
+                    f"{path}: {name} is of type {part.get_dtype()}, which cannot be converted (quantized?)"
+                )
+            infos[name] = TensorInfo(tuple(part.get_shape()), _NAMES[part.get_dtype()])
+    except (SafetensorError, OSError) as error:
+        raise ConvertError(f"{path}: not a complete safetensors file ({error}); fetch it again") from None
+    return file, infos
+
+
+def _open_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, TensorInfo]]:
+    state = read_archive(MappedFile(path))
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConvertError(f"{path}: expected a dict of tensors")
+    return dict(state), {name: TensorInfo(tuple(value.shape), value.dtype) for name, value in state.items()}
+
+
+def _weight_files(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """(name -> file, files); for a single file the names come when it is opened."""
+    if not folder.is_dir():
+        raise ConvertError(f"{folder}: no such folder")
+    for index, single in zip(INDEXES, SINGLE, strict=True):
+        if (folder / index).is_file():
+            weight_map = _read_index(folder / index)
+            return weight_map, list(dict.fromkeys(weight_map.values()))
+        if (folder / single).is_file():
+            return {}, [single]
+    raise ConvertError(f"{folder}: no weights in it: expected model.safetensors, pytorch_model.bin or their index")
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        items = list(weight_map.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConvertError(f"{path}: not an index of weights ({error!r})") from None
+    for name, file in items:
+        if not isinstance(file, str) or Path(file).name != file or Path(file).suffix not in (".safetensors", ".bin"):
+            raise ConvertError(f"{path}: places {name} in {file!r}; only names of weight files beside it are accepted")
+    return dict(items)
+
+
+class SafetensorsWriter:
+    """Shards of at most `max_shard_bytes` (a larger tensor gets one of its own), complete after `close`."""
+
+    def __init__(self, folder: Path, infos: Mapping[str, TensorInfo], max_shard_bytes: int) -> None:
+        self.folder, self.infos = folder, dict(infos)
+        self._places: dict[str, tuple[int, int]] = {}
+        self._written: set[str] = set()
+        self._files: list[int] = []
+        shards = plan_shards(self.infos, max_shard_bytes)
+        self.file_names = shard_names(len(shards))
+        for file_name, names in zip(self.file_names, shards, strict=True):
+            self._files.append(os.open(folder / file_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            self._place(names)
+        if len(shards) > 1:
+            self._write_index(shards)
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Writes a tensor to its place. Raises ConvertError when it is not the one that was announced."""
+        if name not in self.infos or name in self._written or self.infos[name] != (tuple(tensor.shape), tensor.dtype):
+            raise ConvertError(f"{name}: {tuple(tensor.shape)} {tensor.dtype} was not expected")
+        file, offset = self._places[name]
+        data = raw_bytes(tensor)
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._files[file], data[done : done + WRITE_BYTES], offset + done)
+        self._written.add(name)
+
+    def close(self) -> None:
+        """Flushes all shards. Raises ConvertError naming tensors that never came."""
+        missing = self.infos.keys() - self._written
+        for file in self._files:
+            os.fsync(file)
+        self.abandon()
+        if missing:
+            raise ConvertError(f"never written: {', '.join(sorted(missing)[:5])}")
+
+    def abandon(self) -> None:
+        """Closes the files; the folder is incomplete and to be removed."""
+        while self._files:
+            os.close(self._files.pop())
+
+    def _place(self, names: list[str]) -> None:
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name in names:
+            info = self.infos[name]
+            start, end = end, end + info.num_bytes
+            header[name] = {"dtype": _WORDS[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        os.pwrite(self._files[-1], len(text).to_bytes(8, "little") + text, 0)
+        for name in names:
+            self._places[name] = (len(self._files) - 1, 8 + len(text) + header[name]["data_offsets"][0])
+
+    def _write_index(self, shards: list[list[str]]) -> None:
+        weight_map = {name: file for file, names in zip(self.file_names, shards, strict=True) for name in names}
+        total = sum(info.num_bytes for info in self.infos.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (self.folder / INDEXES[0]).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def plan_shards(infos: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[list[str]]:
+    """Names in order, a new shard where the next tensor would not fit."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, info in infos.items():
+        if shards[-1] and size + info.num_bytes > max_shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += info.num_bytes
+    return shards
+
+
+def shard_names(count: int) -> list[str]:
+    """`model.safetensors`, or `model-00001-of-00003.safetensors` and so on."""
+    return [SINGLE[0]] if count == 1 else [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]

@@ -1,0 +1,150 @@
+"""Tokenizers between the two kinds of folder: which one a Hugging Face folder has, and the files that an exported one needs.
+
+    tokenizer = source_tokenizer(Path("HF_DIR"), ("<|im_start|>", "<|im_end|>"), new_tokens=True)
+    write_tokenizer_files(tokenizer, CHAT_FORMATS["chatml"], Path("OUT"), max_length=4096)
+
+Written: tokenizer.json, tokenizer.model where there is one, tokenizer_config.json, chat_template.jinja,
+generation_config.json. `tokenizer_class` is PreTrainedTokenizerFast so that every version of transformers takes
+tokenizer.json as it stands.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from checkpoint_convert.spm_tokenizer import tokenizers_backend
+from checkpoint_convert.tensors import ConvertError
+from pretokenizer.chat_format import CHAT_FORMATS, ChatFormat
+from pretokenizer.tokenizer import JsonTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
+
+WRAPPER = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids as config.json and generation_config.json state them. `end_of_turn` is where a reply stops."""
+
+    bos: int | None
+    eos: int
+    pad: int
+    end_of_turn: int
+
+    @property
+    def stops(self) -> list[int]:
+        return list(dict.fromkeys([self.eos, self.end_of_turn]))
+
+
+def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_tokens: bool) -> Tokenizer | None:
+    """The tokenizer of a Hugging Face folder with tokens added, or None when it has no tokenizer file.
+
+    Without tokens to add, a folder whose tokenizer.json knows more tokens than its tokenizer.model keeps those.
+    Raises TokenizerError or ConvertError naming the file.
+    """
+    model, as_json = folder / "tokenizer.model", folder / "tokenizer.json"
+    if not model.is_file() and not as_json.is_file():
+        if extra_special_tokens:
+            raise ConvertError(
+                f"{folder}: has neither tokenizer.model nor tokenizer.json, so no tokens can be added to it; put one there"
+            )
+        return None
+    if not model.is_file():
+        return load_tokenizer(as_json, extra_special_tokens)
+    kept, kept_wrapper = _added_in_json(model, as_json)
+    extra = [*kept, *(token for token in extra_special_tokens if token not in kept)]
+    return load_tokenizer(model, extra, new_tokens=kept_wrapper or (new_tokens and bool(extra_special_tokens)))
+
+
+def _added_in_json(model: Path, as_json: Path) -> tuple[list[str], bool]:
+    """(tokens that tokenizer.json appends to the pieces of tokenizer.model, whether Megatron's wrapper tokens are the first)."""
+    if not as_json.is_file():
+        return [], False
+    try:
+        entries = json.loads(as_json.read_text(encoding="utf-8")).get("added_tokens", [])
+        added = sorted((int(entry["id"]), str(entry["content"])) for entry in entries)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConvertError(f"{as_json}: not a tokenizer.json ({error!r})") from None
+    pieces = load_tokenizer(model, new_tokens=False).vocab_size
+    tokens = [token for token_id, token in added if token_id >= pieces]
+    if tuple(tokens[: len(WRAPPER)]) != WRAPPER:
+        return tokens, False
+    wrapped = load_tokenizer(model, new_tokens=True)
+    return [token for token in tokens if wrapped.token_to_id(token) is None], True
+
+
+def chat_format_of(tokenizer: Tokenizer) -> ChatFormat | None:
+    """The chat format whose control tokens the vocabulary has, or None."""
+    for chat_format in CHAT_FORMATS.values():
+        if all(token in tokenizer.special_tokens for token in chat_format.special_tokens if token != "<|endoftext|>"):
+            return chat_format
+    return None
+
+
+def special_ids(tokenizer: Tokenizer, chat_format: ChatFormat | None) -> SpecialIds:
+    """Ids for the configs. Raises ConvertError when the vocabulary lacks the format's end of turn."""
+    end_of_turn = tokenizer.eos_token_id
+    if chat_format is not None:
+        found = tokenizer.token_to_id(chat_format.end_of_turn)
+        if found is None:
+            raise ConvertError(
+                f"{tokenizer.path}: has no {chat_format.end_of_turn}, which chat format {chat_format.name} ends a turn with"
+            )
+        end_of_turn = found
+    return SpecialIds(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, end_of_turn)
+
+
+def write_tokenizer_files(tokenizer: Tokenizer, chat_format: ChatFormat | None, folder: Path, max_length: int) -> None:
+    """Everything AutoTokenizer and the other readers of such a folder look for."""
+    backend = _backend(tokenizer)
+    backend.save(str(folder / "tokenizer.json"))
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        shutil.copyfile(tokenizer.path, folder / "tokenizer.model")
+    ids = special_ids(tokenizer, chat_format)
+    own = {
+        name: tokenizer.id_to_token(i)
+        for name, i in (("bos_token", ids.bos), ("eos_token", ids.end_of_turn), ("pad_token", ids.pad))
+        if i is not None
+    }
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **own,
+        "model_max_length": max_length,
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "left",
+        "model_input_names": ["input_ids", "attention_mask"],
+        "added_tokens_decoder": _added_tokens(backend),
+    }
+    _write_json(folder / "tokenizer_config.json", config)
+    _write_json(folder / "special_tokens_map.json", own)
+    if chat_format is not None:
+        (folder / "chat_template.jinja").write_text(chat_format.hf_chat_template, encoding="utf-8")
+
+
+def write_generation_config(ids: SpecialIds, folder: Path) -> None:
+    """Greedy unless asked otherwise; a reply ends at the model's end of text or the format's end of turn."""
+    bos = {} if ids.bos is None else {"bos_token_id": ids.bos}
+    _write_json(folder / "generation_config.json", {**bos, "eos_token_id": ids.stops, "pad_token_id": ids.pad})
+
+
+def _backend(tokenizer: Tokenizer) -> Any:
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return tokenizers_backend(tokenizer)
+    assert isinstance(tokenizer, JsonTokenizer)
+    return tokenizer.backend
+
+
+def _added_tokens(backend: Any) -> dict[str, dict[str, Any]]:
+    flags = ("lstrip", "normalized", "rstrip", "single_word", "special")
+    tokens = backend.get_added_tokens_decoder()
+    return {
+        str(i): {"content": tokens[i].content, **{flag: getattr(tokens[i], flag) for flag in flags}}
+        for i in sorted(tokens)
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

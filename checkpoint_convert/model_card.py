@@ -1,0 +1,116 @@
+"""README.md of an exported folder: base model, data and its statistics, training arguments, prompt format, how to use it.
+
+What the checkpoint knows is stated; what it does not know is left out, never guessed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from megatron_train.model_config import ModelConfig
+from megatron_train.state.checkpoint_folder import TRAIN_CONFIG
+from pretokenizer.chat_format import ChatFormat
+from pretokenizer.conversation import Message
+from pretokenizer.roles import Role
+from pretokenizer.tokenizer import Tokenizer
+
+EXAMPLE = (Message(Role.SYSTEM, "{system message}"), Message(Role.USER, "{prompt}"), Message(Role.ASSISTANT, "{reply}"))
+USE = """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForCausalLM.from_pretrained("{name}")
+messages = [{{"role": "user", "content": "What is the capital of France?"}}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+reply = model.generate(**inputs, max_new_tokens=256)
+print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+```
+"""
+
+
+def write_model_card(
+    path: Path,
+    name: str,
+    model: ModelConfig,
+    checkpoint: Path,
+    tokenizer: Tokenizer | None,
+    chat_format: ChatFormat | None,
+) -> None:
+    """Writes the card beside the weights."""
+    training = _training(checkpoint)
+    parts = [
+        "---\npipeline_tag: text-generation\nlibrary_name: transformers\n---\n",
+        f"# {name}\n",
+        _model_table(model, checkpoint),
+    ]
+    if chat_format is not None and tokenizer is not None:
+        parts += ["## Prompt format\n", _prompt_format(chat_format, tokenizer), "## Use\n", USE.format(name=name)]
+    if training:
+        parts += [
+            "## Data\n",
+            _data(training),
+            "## Training arguments\n",
+            f"```yaml\n{yaml.safe_dump(training, sort_keys=False)}```\n",
+        ]
+    path.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+
+
+def _model_table(model: ModelConfig, checkpoint: Path) -> str:
+    rows = {
+        "architecture": model.family,
+        "parameters": f"{model.num_parameters():,}",
+        "layers x hidden size": f"{model.num_layers} x {model.hidden_size:,}",
+        "attention heads (key/value)": f"{model.num_attention_heads} ({model.query_groups})",
+        "context length": f"{model.max_position_embeddings:,} tokens",
+        "converted from": f"`{checkpoint.name}`",
+    }
+    return "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows.items())
+
+
+def _prompt_format(chat_format: ChatFormat, tokenizer: Tokenizer) -> str:
+    text = "".join(prefix + content + suffix for prefix, content, suffix, _ in chat_format.turns(EXAMPLE))
+    ids = {token: tokenizer.token_to_id(token) for token in chat_format.special_tokens}
+    tokens = ", ".join(f"`{token}` = {token_id}" for token, token_id in ids.items())
+    return f"{chat_format.name}:\n\n```\n{text.rstrip()}\n```\n\nA reply ends at `{chat_format.end_of_turn}`. Special tokens: {tokens}.\n"
+
+
+def _training(checkpoint: Path) -> dict[str, Any]:
+    path = checkpoint / TRAIN_CONFIG
+    loaded = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _data(training: dict[str, Any]) -> str:
+    """The prefixes that training read, each with the statistics report beside it where that is still there."""
+    words = [word for key in ("data_path", "train_data_path") for word in _words(_find(training, key))]
+    parts = []
+    for prefix in dict.fromkeys(word for word in words if not _is_number(word)):
+        stats = Path(f"{prefix}_stats.txt")
+        parts.append(
+            f"`{Path(prefix).name}`"
+            + (f"\n\n```\n{stats.read_text(encoding='utf-8').strip()}\n```" if stats.is_file() else "")
+        )
+    return "\n\n".join(parts) + "\n" if parts else ""
+
+
+def _find(mapping: dict[str, Any], key: str) -> Any:
+    """A field of the configuration, whichever of its groups it is in."""
+    if key in mapping:
+        return mapping[key]
+    return next((group[key] for group in mapping.values() if isinstance(group, dict) and key in group), None)
+
+
+def _words(value: Any) -> list[str]:
+    return [str(word) for word in value] if isinstance(value, list) else [str(value)] if value else []
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

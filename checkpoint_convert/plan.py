@@ -1,0 +1,117 @@
+"""What will be read and written, settled before the first byte: names, rows of the vocabulary, shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from checkpoint_convert.families.family import Family
+from checkpoint_convert.mapping import Rule
+from checkpoint_convert.report import named, warn
+from checkpoint_convert.tensors import ConvertError, TensorInfo, TensorSource, same_bits
+from checkpoint_convert.vocabulary import NewTokenInit, RowPlan, shrink
+from megatron_train.model_config import ModelConfig, pad_vocab_size
+from megatron_train.state.checkpoint_folder import MODEL_CONFIG
+from pretokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What from-hf and its siblings take."""
+
+    extra_special_tokens: tuple[str, ...] = ()
+    new_tokens: bool = True
+    """With extra tokens on a SentencePiece vocabulary: append Megatron's <CLS> <SEP> <EOD> <MASK> <PAD> first."""
+    dtype: torch.dtype | None = None
+    """None = the source's."""
+    make_vocab_size_divisible_by: int = 128
+    new_token_init: NewTokenInit = "mean"
+    seed: int = 1234
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to-hf takes."""
+
+    dtype: torch.dtype | None = None
+    max_shard_bytes: int = 2_000_000_000
+    iteration: int | None = None
+    vocab_size: str = "auto"
+    """auto = max(rows of the source, length of the tokenizer); source; tokenizer; or a number."""
+
+
+def tied_copy_to_drop(source: TensorSource, model: ModelConfig, family: Family, origin: Path) -> list[str]:
+    """The output layer, when a tied model's file repeats the embedding there. Raises ConvertError when it is no copy."""
+    name = family.tied_copy
+    if not model.share_embeddings_and_output_weights or name not in source.infos:
+        return []
+    embedding = next(rule.other for rule in family.weights(model) if rule.is_vocabulary)
+    if embedding in source.infos and not same_bits(source.read(name), source.read(embedding)):
+        raise ConvertError(
+            f"{origin}: {name} differs from {embedding}, but config.json says tie_word_embeddings; set it to false"
+        )
+    return [name]
+
+
+def check_names(
+    wanted: Iterable[str], present: Mapping[str, TensorInfo], family: Family, origin: Path, used: Sequence[str]
+) -> list[str]:
+    """Names that are buffers of old files. Raises ConvertError naming every tensor that is missing or has no place."""
+    expected = set(wanted)
+    missing = sorted(expected - present.keys())
+    left = sorted(present.keys() - expected - set(used))
+    buffers = [name for name in left if name.endswith(family.buffers)] if family.buffers else []
+    unknown = [name for name in left if name not in buffers]
+    if missing:
+        raise ConvertError(f"{origin}: lacks {len(missing)} tensors that its config calls for: {named(missing)}")
+    if unknown:
+        raise ConvertError(
+            f"{origin}: holds {len(unknown)} tensors that a {family.name} model has no place for: {named(unknown)}"
+        )
+    return buffers
+
+
+def plan_rows(model: ModelConfig, tokenizer: Tokenizer | None, options: ImportOptions) -> RowPlan:
+    """Rows in use = max(rows of the source, length of the tokenizer)."""
+    used = max(model.vocab_size, tokenizer.vocab_size if tokenizer else 0)
+    padded = pad_vocab_size(used, options.make_vocab_size_divisible_by)
+    return RowPlan(model.vocab_size, used, padded, options.new_token_init, model.init_method_std, options.seed)
+
+
+def rows_to_write(model: ModelConfig, tokenizer: Tokenizer | None, choice: str) -> int:
+    """Rows of the exported embedding. Raises ConvertError when they are not there, warns when the tokenizer needs more."""
+    length = tokenizer.vocab_size if tokenizer else 0
+    if length > model.vocab_size:
+        raise ConvertError(
+            f"the tokenizer has {length:,} tokens but the checkpoint only {model.vocab_size:,} rows: they do not belong together"
+        )
+    if choice == "tokenizer" and not length:
+        raise ConvertError("--vocab_size tokenizer: the checkpoint has no tokenizer folder")
+    source_rows = model.source_vocab_size or model.vocab_size
+    choices = {"auto": max(source_rows, length), "source": source_rows, "tokenizer": length}
+    rows = choices[choice] if choice in choices else int(choice)
+    if not 1 <= rows <= model.padded_vocab:
+        raise ConvertError(f"--vocab_size {rows}: the checkpoint has {model.padded_vocab:,} rows")
+    if rows < length:
+        warn(f"{rows:,} rows are written but the tokenizer has {length:,} tokens: the last ones have no embedding")
+    return rows
+
+
+def target_infos(
+    rules: Sequence[Rule], infos: Mapping[str, TensorInfo], model: ModelConfig, rows: int, dtype: torch.dtype
+) -> dict[str, TensorInfo]:
+    """Shapes of everything to be written, from the same functions on the meta device. Raises ConvertError for a wrong shape."""
+    found: dict[str, TensorInfo] = {}
+    for rule in rules:
+        tensor = torch.empty(infos[rule.megatron].shape, device="meta")
+        if rule.is_vocabulary and tensor.shape[0] != model.padded_vocab:
+            raise ConvertError(
+                f"{rule.megatron}: has {tensor.shape[0]:,} rows, {MODEL_CONFIG} says {model.padded_vocab:,}"
+            )
+        tensor = shrink(tensor, rows) if rule.is_vocabulary else tensor
+        for name, part in zip(rule.others, rule.to_other(tensor, model), strict=True):
+            found[name] = TensorInfo(tuple(part.shape), dtype)
+    return found

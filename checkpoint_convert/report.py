@@ -1,0 +1,71 @@
+"""What a conversion tells: the progress bar in bytes, warnings, and the closing lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from checkpoint_convert.tensors import TensorInfo, TensorSink, dtype_name, human_bytes, is_finite
+
+MAX_NAMED = 8
+
+
+@dataclass
+class Report:
+    """What was done, for the closing lines and the tests."""
+
+    folder: Path
+    num_tensors: int = 0
+    num_bytes: int = 0
+    dtype: torch.dtype = torch.float32
+    vocabulary: str = ""
+    dropped: list[str] = field(default_factory=list)
+    """Source tensors that are no weights (rotary tables, masks, the copy of a tied head)."""
+    not_finite: list[str] = field(default_factory=list)
+
+    def write(self, sink: TensorSink, name: str, tensor: torch.Tensor) -> None:
+        """Passes one tensor on and counts it; NaN and infinity are noted, not repaired."""
+        sink.write(name, tensor)
+        self.num_tensors += 1
+        self.num_bytes += tensor.nbytes
+        if not is_finite(tensor):
+            self.not_finite.append(name)
+
+    def lines(self) -> list[str]:
+        """The closing lines, for people."""
+        found = [
+            f"wrote {self.folder}",
+            f"  {self.num_tensors:,} tensors, {human_bytes(self.num_bytes)} in {dtype_name(self.dtype)}",
+            f"  vocabulary: {self.vocabulary}",
+        ]
+        if self.dropped:
+            found.append(f"  left out, as they are no weights: {named(self.dropped)}")
+        return found
+
+
+def progress(infos: Mapping[str, TensorInfo], title: str) -> tqdm:
+    """A bar in bytes on stderr, only at a terminal."""
+    total = sum(info.num_bytes for info in infos.values())
+    return tqdm(total=total, unit="B", unit_scale=True, desc=title, disable=not sys.stderr.isatty())
+
+
+def warn(message: str) -> None:
+    """One line on stderr."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def warn_of_not_finite(report: Report) -> None:
+    """Names the tensors written with NaN or infinity in them."""
+    if report.not_finite:
+        warn(f"{len(report.not_finite)} tensors hold NaN or infinity: {named(report.not_finite)}")
+
+
+def named(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more

@@ -1,0 +1,58 @@
+"""Folders that are built under a hidden name and renamed when complete; whatever goes wrong, nothing is left of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from checkpoint_convert.tensors import ConvertError
+from megatron_train.state.checkpoint_folder import TRACKER, folder_name, remove_stale_staging, staging_folder
+
+
+@contextmanager
+def release_staging(checkpoint_dir: Path) -> Iterator[Path]:
+    """The folder in which CKPT_DIR/release is built; removed when anything goes wrong."""
+    release, tracker = checkpoint_dir / folder_name(None), checkpoint_dir / TRACKER
+    if release.exists():
+        raise ConvertError(f"{release}: exists already; remove it or choose another folder")
+    if tracker.is_file():
+        raise ConvertError(
+            f"{tracker}: names checkpoint {tracker.read_text().strip()!r}; converted weights need a folder of their own"
+        )
+    is_new = not checkpoint_dir.exists()
+    checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    remove_stale_staging(checkpoint_dir)
+    staging = staging_folder(checkpoint_dir, None)
+    staging.mkdir()
+    try:
+        yield staging
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        if is_new and not any(checkpoint_dir.iterdir()):
+            checkpoint_dir.rmdir()
+        raise
+
+
+@contextmanager
+def hf_staging(hf_dir: Path) -> Iterator[Path]:
+    """The hidden folder beside HF_DIR in which it is built; removed when anything goes wrong."""
+    staging = hf_dir.parent / f".{hf_dir.name}.staging"
+    hf_dir.parent.mkdir(parents=True, exist_ok=True)
+    if staging.is_dir():
+        shutil.rmtree(staging)
+    staging.mkdir()
+    try:
+        yield staging
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def check_target(folder: Path) -> None:
+    """Raises ConvertError when something is there already; an empty folder gives way."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    if folder.exists():
+        raise ConvertError(f"{folder}: exists already; remove it or choose another folder")

@@ -1,0 +1,93 @@
+"""What every reader and writer of weights offers: named tensors, one at a time.
+
+A source knows names, shapes and dtypes before any byte is read, and gives tensors that are mapped from their file
+where the format allows it; a sink takes each name once. `convert.py` streams from one to the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The spellings of --dtype."""
+
+
+class ConvertError(ValueError):
+    """Something that cannot be converted; the message names the file and what to do."""
+
+
+class TensorInfo(NamedTuple):
+    """Shape and element type of a tensor that has not been read."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+class TensorSource(Protocol):
+    """Readable named tensors."""
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        """Name -> shape and dtype of everything there is."""
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, not to be written to. Raises ConvertError naming the file when it cannot be read."""
+
+
+class TensorSink(Protocol):
+    """Where named tensors go, each once."""
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Takes one tensor; it may be dropped afterwards."""
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`bfloat16`, as Hugging Face's config.json spells it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def main_dtype(infos: Iterable[TensorInfo]) -> torch.dtype:
+    """The dtype that most bytes are in."""
+    totals: dict[torch.dtype, int] = {}
+    for info in infos:
+        totals[info.dtype] = totals.get(info.dtype, 0) + info.num_bytes
+    return max(totals, key=lambda dtype: totals[dtype])
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The tensor's bytes in C order, without a copy when it is contiguous."""
+    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def same_bits(first: Tensor, second: Tensor) -> bool:
+    """Equal in shape, dtype and every bit (NaN included)."""
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[first.dtype.itemsize]
+    return torch.equal(first.contiguous().view(integers), second.contiguous().view(integers))
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """No NaN and no infinity: one pass, nothing allocated."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    low, high = torch.aminmax(tensor)
+    return bool(torch.isfinite(low)) and bool(torch.isfinite(high))
+
+
+def human_bytes(count: int) -> str:
+    """`60.8 MB`; powers of ten."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} TB"

@@ -1,0 +1,196 @@
+"""Reads what torch.save wrote without running anything: containers and numbers as they are, tensors mapped from the file.
+
+    state = read_archive(MappedFile(Path("pytorch_model-00001-of-00002.bin")))
+    state["model.norm.weight"]           # a tensor over the file's own bytes
+
+A pickle in such a file may import only the names below; of them none is called but the few functions here. Names of
+`opaque` (a trainer's own classes) become an Opaque that keeps its attributes. Any other import is refused with the
+file's name.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from checkpoint_convert.tensors import ConvertError
+
+_STORAGES = {
+    "FloatStorage": torch.float32,
+    "BFloat16Storage": torch.bfloat16,
+    "HalfStorage": torch.float16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _STORAGES.values()}
+
+
+class MappedFile:
+    """A file mapped into memory, private and copy on write: pages that are read stay the file's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError) as error:
+            raise ConvertError(f"{path}: cannot read: {error}") from None
+
+    def tensor(self, offset: int, num_bytes: int, dtype: torch.dtype) -> Tensor:
+        """`num_bytes` of the file as a flat tensor; copied only when the offset is not aligned for the dtype."""
+        if offset < 0 or offset + num_bytes > len(self.bytes):
+            raise ConvertError(f"{self.path}: truncated: bytes {offset} to {offset + num_bytes} are beyond its end")
+        if num_bytes == 0:
+            return torch.empty(0, dtype=dtype)
+        raw = torch.frombuffer(self.bytes, dtype=torch.uint8, count=num_bytes, offset=offset)
+        return (raw if offset % dtype.itemsize == 0 else raw.clone()).view(dtype)
+
+
+class Opaque:
+    """An instance of a class that is not loaded: only its attributes and arguments are kept."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.arguments = args
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: torch.dtype
+    num_elements: int
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, pickled: bytes, archive: _Archive, opaque: Sequence[tuple[str, str]]) -> None:
+        super().__init__(io.BytesIO(pickled))
+        self.archive, self.opaque = archive, frozenset(opaque)
+
+    def find_class(self, module: str, name: str) -> Any:
+        functions = {"_rebuild_tensor_v2": self.archive.rebuild, "_rebuild_parameter": _parameter_data}
+        if module == "torch._utils" and name in functions:
+            return functions[name]
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        if (module, name) == ("torch", "Size"):
+            return tuple
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) in self.opaque:
+            return Opaque
+        raise ConvertError(
+            f"{self.archive.name}: refused: it would import {module}.{name}, which weights have no need of"
+        )
+
+    def persistent_load(self, identifier: Any) -> Any:
+        try:
+            kind, dtype, key, _, num_elements = identifier
+            if kind != "storage" or not isinstance(dtype, torch.dtype):
+                raise ValueError(identifier)
+            return _Storage(str(key), dtype, int(num_elements))
+        except (TypeError, ValueError):
+            raise ConvertError(f"{self.archive.name}: refers to {identifier!r}, which is no tensor storage") from None
+
+
+class _Archive:
+    """One torch.save zip, from `offset` of a mapped file on."""
+
+    def __init__(self, mapped: MappedFile, offset: int, length: int) -> None:
+        self.mapped, self.offset = mapped, offset
+        self.name = str(mapped.path) if offset == 0 else f"{mapped.path} (at byte {offset})"
+        try:
+            with zipfile.ZipFile(_Window(mapped.bytes, offset, length)) as archive:
+                self.entries = {"/".join(e.filename.split("/")[1:]): e for e in archive.infolist()}
+                self.pickled = archive.read(self.entries["data.pkl"])
+                order = archive.read(self.entries["byteorder"]) if "byteorder" in self.entries else b"little"
+        except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError, NotImplementedError) as error:
+            raise ConvertError(
+                f"{self.name}: not a complete torch.save archive ({error}); fetch the file again"
+            ) from None
+        if order != b"little":
+            raise ConvertError(
+                f"{self.name}: its numbers are {order.decode(errors='replace')}-endian, which is not supported"
+            )
+
+    def rebuild(self, storage: Any, start: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+        if not isinstance(storage, _Storage) or f"data/{storage.key}" not in self.entries:
+            raise ConvertError(f"{self.name}: a tensor's storage is not in the archive; fetch the file again")
+        entry = self.entries[f"data/{storage.key}"]
+        header = self.offset + entry.header_offset
+        names = self.mapped.bytes[header + 26 : header + 30]
+        first = header + 30 + int.from_bytes(names[:2], "little") + int.from_bytes(names[2:], "little")
+        size, stride = tuple(size), tuple(stride)
+        last = start + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if 0 not in size else start - 1
+        num_bytes = storage.num_elements * storage.dtype.itemsize
+        if (
+            entry.compress_type != zipfile.ZIP_STORED
+            or num_bytes > entry.file_size
+            or not 0 <= last + 1 <= storage.num_elements
+        ):
+            raise ConvertError(f"{self.name}: a tensor does not fit its storage; fetch the file again")
+        return self.mapped.tensor(first, num_bytes, storage.dtype).as_strided(size, stride, start)
+
+
+class _Window(io.RawIOBase):
+    """Read-only view of a part of a mapped file."""
+
+    def __init__(self, mapped: mmap.mmap, offset: int, length: int) -> None:
+        self.view, self.position = memoryview(mapped)[offset : offset + length], 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.position = max(
+            0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: len(self.view)}[whence]
+        )
+        return self.position
+
+    def read(self, size: int = -1) -> bytes:
+        end = len(self.view) if size is None or size < 0 else self.position + size
+        data = bytes(self.view[self.position : end])
+        self.position += len(data)
+        return data
+
+
+def read_archive(
+    mapped: MappedFile, offset: int = 0, length: int | None = None, opaque: Sequence[tuple[str, str]] = ()
+) -> Any:
+    """The object that torch.save wrote there. Raises ConvertError naming the file."""
+    archive = _Archive(mapped, offset, len(mapped.bytes) - offset if length is None else length)
+    try:
+        return _Unpickler(archive.pickled, archive, opaque).load()
+    except ConvertError:
+        raise
+    except (Exception, RecursionError) as error:  # a damaged pickle raises almost anything
+        raise ConvertError(
+            f"{archive.name}: not a readable pickle ({type(error).__name__}: {error}); fetch the file again"
+        ) from None
+
+
+def _parameter_data(data: Tensor, *_: Any) -> Tensor:
+    return data

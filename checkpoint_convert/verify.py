@@ -1,0 +1,113 @@
+"""Does a Hugging Face folder hold the same model as a checkpoint? Weights bit by bit, then logits where the model fits.
+
+    outcome = verify(Path("HF_DIR"), Path("CKPT_DIR"));  print("\\n".join(outcome.lines()));  outcome.is_equal
+
+Weights: each tensor of the checkpoint goes through the family's table and is compared with the folder's, as integers.
+Rows that only one side has (new tokens, padding) are left out. Where the sides differ in dtype, the wider one is
+rounded as the conversion does it. Logits: transformers' model of the folder against megatron-core's of the
+checkpoint, both in fp32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from checkpoint_convert.families import FAMILIES
+from checkpoint_convert.families.family import model_config_of, read_hf_config
+from checkpoint_convert.hf_io import HfWeights
+from checkpoint_convert.logits import LogitDifference, compare_logits
+from checkpoint_convert.mapping import expand
+from checkpoint_convert.megatron_io import CheckpointReader
+from checkpoint_convert.plan import check_names
+from checkpoint_convert.report import named, progress
+from checkpoint_convert.tensors import ConvertError, same_bits
+from checkpoint_convert.vocabulary import shrink
+from megatron_train.model_config import ModelConfig
+from megatron_train.state.checkpoint_folder import MODEL_CONFIG, find_checkpoint
+
+ARCHITECTURE_APART = frozenset({"vocab_size", "padded_vocab_size", "make_vocab_size_divisible_by", "source_vocab_size"})
+
+
+@dataclass
+class Outcome:
+    """What was compared and what differs."""
+
+    num_tensors: int = 0
+    rows: int = 0
+    different: list[str] = field(default_factory=list)
+    logits: LogitDifference | None = None
+    no_logits: str = ""
+    """Why logits were not compared."""
+
+    @property
+    def is_equal(self) -> bool:
+        return not self.different and (self.logits is None or self.logits.is_close)
+
+    def lines(self) -> list[str]:
+        """The result, for people."""
+        if self.different:
+            found = [f"verify: {len(self.different)} of {self.num_tensors} tensors DIFFER: {named(self.different)}"]
+        else:
+            found = [
+                f"verify: all {self.num_tensors} tensors are bitwise equal ({self.rows:,} vocabulary rows compared)"
+            ]
+        found.append(
+            f"verify: {self.logits.describe()}" if self.logits else f"verify: logits not compared: {self.no_logits}"
+        )
+        return found
+
+
+def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None) -> Outcome:
+    """Compares both sides. Raises ConvertError when they are not the same architecture or a file is missing."""
+    folder = find_checkpoint(checkpoint_dir, iteration)
+    model = ModelConfig.load(folder / MODEL_CONFIG)
+    check_architecture(
+        model, model_config_of(read_hf_config(hf_dir / "config.json"), FAMILIES, hf_dir / "config.json"), hf_dir
+    )
+    outcome = compare_weights(HfWeights(hf_dir), CheckpointReader(folder), model, hf_dir)
+    if not outcome.different:
+        outcome.logits, outcome.no_logits = compare_logits(hf_dir, folder, model)
+    return outcome
+
+
+def check_architecture(ours: ModelConfig, theirs: ModelConfig, hf_dir: Path) -> None:
+    """Raises ConvertError naming every field of the architecture in which the two configs differ."""
+    names = [
+        name for name in vars(ours) if name not in ARCHITECTURE_APART and getattr(ours, name) != getattr(theirs, name)
+    ]
+    if names:
+        differences = ", ".join(f"{name} ({getattr(ours, name)} here, {getattr(theirs, name)} there)" for name in names)
+        raise ConvertError(f"{hf_dir / 'config.json'}: another architecture than the checkpoint's: {differences}")
+
+
+def compare_weights(source: HfWeights, reader: CheckpointReader, model: ModelConfig, hf_dir: Path) -> Outcome:
+    """Every tensor of one side against the other's."""
+    family = FAMILIES[model.family]
+    rules = expand(family.weights(model), model.num_layers)
+    tied = [family.tied_copy] if model.share_embeddings_and_output_weights else []
+    check_names((name for rule in rules for name in rule.others), source.infos, family, hf_dir, tied)
+    check_names((rule.megatron for rule in rules), reader.infos, family, reader.folder, [])
+    outcome = Outcome()
+    with progress(reader.infos, "verify") as bar:
+        for rule in rules:
+            tensor = reader.read(rule.megatron)
+            if rule.is_vocabulary:
+                outcome.rows = min(source.infos[rule.other].shape[0], tensor.shape[0])
+                tensor = shrink(tensor, outcome.rows)
+            for name, ours in zip(rule.others, rule.to_other(tensor, model), strict=True):
+                theirs = source.read(name)
+                outcome.num_tensors += 1
+                if not equal_after_rounding(ours, shrink(theirs, outcome.rows) if rule.is_vocabulary else theirs):
+                    outcome.different.append(name)
+            bar.update(reader.infos[rule.megatron].num_bytes)
+    return outcome
+
+
+def equal_after_rounding(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Bitwise, once the wider of the two has the narrower's dtype."""
+    if ours.dtype.itemsize >= theirs.dtype.itemsize:
+        return same_bits(ours.to(theirs.dtype), theirs)
+    return same_bits(ours, theirs.to(ours.dtype))
