@@ -40,6 +40,7 @@ NO_EFFECT: dict[str, tuple[int, str]] = {
     "vocab_extra_ids_list": (1, "as --tokenizer_type"),
     "model_name": (1, "the architecture comes from the checkpoint or --model"),
     "num_workers": (1, "rows are read from memory-mapped files in the training process"),
+    "use_distributed_optimizer": (0, "always on: fp32 weights and Adam moments are spread over the data-parallel ranks"),
     "DDP_impl": (1, "there is one implementation"),
 }
 """Flags of Megatron-LLM that are accepted and change nothing: name -> (number of values, reason)."""

@@ -25,12 +25,10 @@ class Parallel:
     """Model chunks per stage (interleaved schedule); needs micro-batches divisible by the pipeline size."""
     sequence_parallel: bool = False
     """Split activations of norms and residuals along the sequence over the tensor-parallel ranks."""
-    use_distributed_optimizer: bool = False
-    """Spread fp32 weights and Adam moments over the data-parallel ranks."""
     overlap_grad_reduce: bool = False
     """Reduce gradients while the backward pass still runs."""
     overlap_param_gather: bool = False
-    """Gather updated weights while the forward pass already runs (with use_distributed_optimizer)."""
+    """Gather updated weights while the forward pass already runs (needs overlap_grad_reduce)."""
     distributed_timeout_minutes: float = 10.0
     """Minutes after which a rank that waits for another gives up."""
 

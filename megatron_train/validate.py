@@ -149,8 +149,8 @@ def _setting_problems(config: TrainConfig) -> list[str]:
         found.append("recompute_method and recompute_num_layers go with recompute_granularity full")
     if schedule.lr < 0 or schedule.min_lr > schedule.lr:
         found.append(f"lr {schedule.lr} must be at least min_lr {schedule.min_lr}, and that at least 0")
-    if config.parallel.overlap_param_gather and not config.parallel.use_distributed_optimizer:
-        found.append("overlap_param_gather needs use_distributed_optimizer")
+    if config.parallel.overlap_param_gather and not config.parallel.overlap_grad_reduce:
+        found.append("overlap_param_gather needs overlap_grad_reduce")
     if config.checkpoint.save_interval is not None and config.checkpoint.save is None:
         found.append("save_interval needs --save DIR")
     if config.checkpoint.use_checkpoint_args and not config.checkpoint.load:

@@ -1,4 +1,7 @@
-"""megatron-core's mixed-precision AdamW around the model: data-parallel wrapper, main weights, clipping, loss scale."""
+"""megatron-core's mixed-precision AdamW around the model: data-parallel wrapper, main weights, clipping, loss scale.
+
+The distributed optimizer is the only one: with one data-parallel rank it costs nothing, and every checkpoint has one format.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def wrap_model(chunks: list[Any], config: TrainConfig) -> list[Any]:
         grad_reduce_in_fp32=True,
         overlap_grad_reduce=parallel.overlap_grad_reduce,
         overlap_param_gather=parallel.overlap_param_gather,
-        use_distributed_optimizer=parallel.use_distributed_optimizer,
+        use_distributed_optimizer=True,
         check_for_nan_in_grad=False,  # a non-finite gradient skips the step instead of ending the run
     )
     overlap = parallel.overlap_param_gather
@@ -55,7 +58,7 @@ def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer
             loss_scale_window=settings.loss_scale_window,
             hysteresis=settings.hysteresis,
             min_loss_scale=settings.min_loss_scale,
-            use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+            use_distributed_optimizer=True,
             overlap_param_gather=config.parallel.overlap_param_gather,
         ),
         chunks,
@@ -78,6 +81,13 @@ def _finalize(chunks: list[Any], num_tokens: Any = None, **groups: Any) -> None:
 def set_learning_rate(optimizer: MegatronOptimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_mult", 1.0)
+
+
+def gather_weights(chunks: list[Any], config: TrainConfig) -> None:
+    """With overlap_param_gather the updated weights arrive during the next forward pass; a save needs them now."""
+    if config.parallel.overlap_param_gather:
+        for chunk in chunks:
+            chunk.start_param_sync(force_sync=True)
 
 
 def unwrap(chunk: Any) -> Any:

@@ -19,7 +19,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyPara
 from megatron_train.command_line import config_to_yaml
 from megatron_train.config import TrainConfig
 from megatron_train.model_config import ModelConfig
-from megatron_train.optim.optimizer import unwrap
+from megatron_train.optim.optimizer import gather_weights, unwrap
 from megatron_train.parallel.distributed import is_printing_rank, say, warn
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.state.checkpoint_folder import (
@@ -166,6 +166,7 @@ def save_checkpoint(
         remove_stale_staging(root)
         staging.mkdir()
     dist.barrier()
+    gather_weights(chunks, config)
     state_dict = _sharded_state_dict(chunks, optimizer, loading=False)
     strategy = FullyParallelSaveStrategyWrapper(
         get_default_save_sharded_strategy("torch_dist"),
