@@ -1,0 +1,53 @@
+# oasst-megatron: every target does its own set-up (virtual environment, install) with python3, make and the package index.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV ?= .venv
+# An exact version: a plain `torch` may resolve to a build of several gigabytes for another device.
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export OMP_NUM_THREADS ?= 1
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z_0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; set PYTHON=python3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is %d.%d; set PYTHON=..." % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+install: $(STAMP) ## create .venv and install everything, development tools included
+
+demo: $(STAMP) ## conversations -> shards -> stage 1 -> stage 2 -> Hugging Face folder -> an answer, on the CPU
+	$(BIN)/python examples/demo.py --output_dir $(or $(OUTPUT_DIR),output/demo)
+
+test: $(STAMP) ## the test suite
+	$(BIN)/python -m pytest
+
+parity: $(STAMP) ## the whole parity matrix of layouts, precisions, packing, dropout and recomputation
+	$(BIN)/python -m pytest tests/megatron_train/test_parity.py -m "parity or not parity"
+
+check: $(STAMP) ## formatter, linter, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# TOKENIZER, DATA_DIR and OUTPUT_DIR are optional.
+MIX_DATA := $(or $(DATA_DIR),data)
+pretokenize: $(STAMP) ## MIX=oasst_pre10 [TOKENIZER=llama2] [DATA_DIR=data] [OUTPUT_DIR=...]: write the shards of a mix
+	@test -n "$(MIX)" || { echo "error: name a mix: make pretokenize MIX=oasst_pre10 (sections in configs/pretokenize)" >&2; exit 2; }
+	$(BIN)/python -m pretokenizer build --configs $(MIX) $(or $(TOKENIZER),llama2) --data_dir $(MIX_DATA) $(if $(OUTPUT_DIR),--output_dir $(OUTPUT_DIR))
+
+clean: ## remove output, caches and the virtual environment
+	rm -rf $(VENV) output/demo .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help install demo test parity check pretokenize clean
