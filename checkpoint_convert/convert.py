@@ -1,6 +1,6 @@
 """The conversions, each from top to bottom: read the config, plan, stream one tensor at a time, account, publish.
 
-    report = from_hf(Path("HF_DIR"), Path("CKPT_DIR"), ImportOptions(extra_special_tokens=("<|im_start|>", "<|im_end|>")))
+    report = from_hf(Path("HF_DIR"), Path("CKPT_DIR"), ImportOptions(("<|im_start|>", "<|im_end|>")))
     report = to_hf(Path("CKPT_DIR"), Path("HF_DIR"), ExportOptions())
 
 Every tensor of the source is used once and every tensor of the target written once, or the conversion stops and names

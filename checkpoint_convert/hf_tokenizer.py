@@ -1,4 +1,4 @@
-"""Tokenizers between the two kinds of folder: which one a Hugging Face folder has, and the files that an exported one needs.
+"""Tokenizers: which one a Hugging Face folder has, and the files that an exported folder needs.
 
     tokenizer = source_tokenizer(Path("HF_DIR"), ("<|im_start|>", "<|im_end|>"), new_tokens=True)
     write_tokenizer_files(tokenizer, CHAT_FORMATS["chatml"], Path("OUT"), max_length=4096)
@@ -48,9 +48,7 @@ def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_toke
     model, as_json = folder / "tokenizer.model", folder / "tokenizer.json"
     if not model.is_file() and not as_json.is_file():
         if extra_special_tokens:
-            raise ConvertError(
-                f"{folder}: has neither tokenizer.model nor tokenizer.json, so no tokens can be added to it; put one there"
-            )
+            raise ConvertError(f"{folder}: no tokenizer.model or tokenizer.json to add tokens to; put one there")
         return None
     if not model.is_file():
         return load_tokenizer(as_json, extra_special_tokens)
@@ -60,7 +58,7 @@ def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_toke
 
 
 def _added_in_json(model: Path, as_json: Path) -> tuple[list[str], bool]:
-    """(tokens that tokenizer.json appends to the pieces of tokenizer.model, whether Megatron's wrapper tokens are the first)."""
+    """(tokens that tokenizer.json appends to tokenizer.model's pieces, whether Megatron's own are the first)."""
     if not as_json.is_file():
         return [], False
     try:
@@ -91,7 +89,7 @@ def special_ids(tokenizer: Tokenizer, chat_format: ChatFormat | None) -> Special
         found = tokenizer.token_to_id(chat_format.end_of_turn)
         if found is None:
             raise ConvertError(
-                f"{tokenizer.path}: has no {chat_format.end_of_turn}, which chat format {chat_format.name} ends a turn with"
+                f"{tokenizer.path}: has no {chat_format.end_of_turn}, where {chat_format.name} ends a turn"
             )
         end_of_turn = found
     return SpecialIds(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, end_of_turn)

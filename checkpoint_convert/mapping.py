@@ -6,7 +6,7 @@
 
 Layouts, for `groups` query groups of `n` query heads with `d` channels each:
 
-    linear_qkv   rows of group 0: n*d of q, d of k, d of v; then group 1 ...       (also GPT-NeoX's and Falcon's own layout)
+    linear_qkv   rows of group 0: n*d of q, d of k, d of v; then group 1 ...   (GPT-NeoX and Falcon: the same)
     linear_fc1   gated: rows of gate (its activation is taken), then rows of up
 
 The functions work on the `meta` device too, which is how shapes are known before any byte is read.
@@ -100,7 +100,7 @@ class FusedGateUp(Rule):
 
 
 def expand(rules: Sequence[Rule], num_layers: int) -> list[Rule]:
-    """The table with every layer filled in, in the order of a forward pass: before the layers, layer by layer, after them."""
+    """The table with every layer filled in, in the order of a forward pass."""
     first = next((i for i, rule in enumerate(rules) if rule.is_per_layer), len(rules))
     layered = [rule for rule in rules if rule.is_per_layer]
     before, after = rules[:first], [rule for rule in rules[first:] if not rule.is_per_layer]

@@ -185,7 +185,7 @@ def _stack(key: str, layers: dict[int | None, TensorInfo]) -> TensorStorageMetad
 
 
 def _of_its_own_storage(tensor: Tensor) -> Tensor:
-    """torch.save writes the whole storage behind a tensor: a mapped one gets a storage of its own over the same bytes."""
+    """torch.save writes the whole storage behind a tensor: a mapped one gets its own over the same bytes."""
     tensor = tensor.contiguous()
     if tensor.untyped_storage().nbytes() == tensor.nbytes:
         return tensor

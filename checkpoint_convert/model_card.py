@@ -1,4 +1,4 @@
-"""README.md of an exported folder: base model, data and its statistics, training arguments, prompt format, how to use it.
+"""README.md of an exported folder: the model, its data with statistics, training arguments, prompt format, use.
 
 What the checkpoint knows is stated; what it does not know is left out, never guessed.
 """
@@ -75,7 +75,8 @@ def _prompt_format(chat_format: ChatFormat, tokenizer: Tokenizer) -> str:
     text = "".join(prefix + content + suffix for prefix, content, suffix, _ in chat_format.turns(EXAMPLE))
     ids = {token: tokenizer.token_to_id(token) for token in chat_format.special_tokens}
     tokens = ", ".join(f"`{token}` = {token_id}" for token, token_id in ids.items())
-    return f"{chat_format.name}:\n\n```\n{text.rstrip()}\n```\n\nA reply ends at `{chat_format.end_of_turn}`. Special tokens: {tokens}.\n"
+    stop = f"A reply ends at `{chat_format.end_of_turn}`. Special tokens: {tokens}."
+    return f"{chat_format.name}:\n\n```\n{text.rstrip()}\n```\n\n{stop}\n"
 
 
 def _training(checkpoint: Path) -> dict[str, Any]:

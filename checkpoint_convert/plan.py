@@ -44,7 +44,7 @@ class ExportOptions:
 
 
 def tied_copy_to_drop(source: TensorSource, model: ModelConfig, family: Family, origin: Path) -> list[str]:
-    """The output layer, when a tied model's file repeats the embedding there. Raises ConvertError when it is no copy."""
+    """A tied model's output layer, where the file holds it too. Raises ConvertError when it is no copy."""
     name = family.tied_copy
     if not model.share_embeddings_and_output_weights or name not in source.infos:
         return []
@@ -59,7 +59,7 @@ def tied_copy_to_drop(source: TensorSource, model: ModelConfig, family: Family, 
 def check_names(
     wanted: Iterable[str], present: Mapping[str, TensorInfo], family: Family, origin: Path, used: Sequence[str]
 ) -> list[str]:
-    """Names that are buffers of old files. Raises ConvertError naming every tensor that is missing or has no place."""
+    """Names that are old files' buffers. Raises ConvertError naming tensors that are missing or have no place."""
     expected = set(wanted)
     missing = sorted(expected - present.keys())
     left = sorted(present.keys() - expected - set(used))
@@ -82,11 +82,11 @@ def plan_rows(model: ModelConfig, tokenizer: Tokenizer | None, options: ImportOp
 
 
 def rows_to_write(model: ModelConfig, tokenizer: Tokenizer | None, choice: str) -> int:
-    """Rows of the exported embedding. Raises ConvertError when they are not there, warns when the tokenizer needs more."""
+    """Rows of the exported embedding. Raises ConvertError when they are not there."""
     length = tokenizer.vocab_size if tokenizer else 0
     if length > model.vocab_size:
         raise ConvertError(
-            f"the tokenizer has {length:,} tokens but the checkpoint only {model.vocab_size:,} rows: they do not belong together"
+            f"the tokenizer has {length:,} tokens but the checkpoint only {model.vocab_size:,} rows: not its own"
         )
     if choice == "tokenizer" and not length:
         raise ConvertError("--vocab_size tokenizer: the checkpoint has no tokenizer folder")
@@ -103,7 +103,7 @@ def rows_to_write(model: ModelConfig, tokenizer: Tokenizer | None, choice: str) 
 def target_infos(
     rules: Sequence[Rule], infos: Mapping[str, TensorInfo], model: ModelConfig, rows: int, dtype: torch.dtype
 ) -> dict[str, TensorInfo]:
-    """Shapes of everything to be written, from the same functions on the meta device. Raises ConvertError for a wrong shape."""
+    """Shapes of everything to be written, from the same functions on the meta device."""
     found: dict[str, TensorInfo] = {}
     for rule in rules:
         tensor = torch.empty(infos[rule.megatron].shape, device="meta")

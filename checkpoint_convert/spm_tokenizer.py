@@ -25,7 +25,7 @@ UNIGRAM, BPE = 1, 2
 
 
 def tokenizers_backend(tokenizer: SentencePieceTokenizer, add_bos: bool = True) -> Any:
-    """The `tokenizers.Tokenizer` of a SentencePiece model with its special tokens. Raises ConvertError naming the file."""
+    """The `tokenizers.Tokenizer` of a SentencePiece model with its special tokens. Raises ConvertError."""
     proto = _read_proto(tokenizer)
     backend = tokenizers.Tokenizer(_model(proto, tokenizer))
     backend.normalizer = _normalizer(proto.normalizer_spec)

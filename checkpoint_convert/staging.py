@@ -1,4 +1,4 @@
-"""Folders that are built under a hidden name and renamed when complete; whatever goes wrong, nothing is left of them."""
+"""Folders are built under a hidden name and renamed when complete; when anything goes wrong, nothing is left."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def main_dtype(infos: Iterable[TensorInfo]) -> torch.dtype:
 
 def raw_bytes(tensor: Tensor) -> memoryview:
     """The tensor's bytes in C order, without a copy when it is contiguous."""
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def same_bits(first: Tensor, second: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Reads what torch.save wrote without running anything: containers and numbers as they are, tensors mapped from the file.
+"""Reads what torch.save wrote, running nothing: containers and numbers as they are, tensors mapped from the file.
 
     state = read_archive(MappedFile(Path("pytorch_model-00001-of-00002.bin")))
     state["model.norm.weight"]           # a tensor over the file's own bytes

@@ -1,4 +1,4 @@
-"""Rows of the embedding and the output layer: growing for new tokens, padding for tensor parallelism, cutting on export.
+"""Rows of embedding and output layer: growing for new tokens, padding for tensor parallelism, cutting on export.
 
     32,000 rows of the source | 7 new tokens | 121 rows of padding        = 32,128 = 251 x 128
 

@@ -34,7 +34,7 @@ def weights(model: ModelConfig) -> tuple[Rule, ...]:
 
 
 def norms(model: ModelConfig) -> tuple[Rule, ...]:
-    """One shared norm (7B, 11B), one for attention and one for the MLP (40B), or one before each in turn (sequential)."""
+    """One shared norm (7B, 11B), one each for attention and MLP (40B), or one before each in turn (sequential)."""
     if model.shared_norm:
         return linear(Direct, f"{HERE}.input_layernorm", f"{THERE}.input_layernorm", bias=True)
     names = ("ln_attn", "ln_mlp") if model.parallel_residual else ("input_layernorm", "post_attention_layernorm")

@@ -13,6 +13,7 @@ from typing import Any
 
 from checkpoint_convert.mapping import Rule
 from checkpoint_convert.tensors import ConvertError
+from megatron_train.model_config import Family as FamilyName
 from megatron_train.model_config import ModelConfig
 from pretokenizer.yaml_config import suggest
 
@@ -38,9 +39,9 @@ tokenizer; code that auto_map names is never loaded."""
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture family of Hugging Face. `fields` lists what `to_model_config` reads; anything else is refused."""
+    """One architecture family of Hugging Face. Config fields outside `fields` are refused."""
 
-    name: str
+    name: FamilyName
     model_types: tuple[str, ...]
     fields: frozenset[str]
     weights: Callable[[ModelConfig], tuple[Rule, ...]]
@@ -85,7 +86,7 @@ def model_config_of(config: HfConfig, families: dict[str, Family], path: Path) -
     try:
         model = ModelConfig(
             family=family.name, vocab_size=rows, source_vocab_size=rows, **family.to_model_config(config)
-        )  # type: ignore[arg-type]
+        )
         problems = model.problems()
     except ConvertError as error:
         raise ConvertError(f"{path}: {error}") from None

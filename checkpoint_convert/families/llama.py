@@ -80,7 +80,7 @@ def to_model_config(config: HfConfig) -> dict[str, Any]:
 def to_hf_config(model: ModelConfig) -> HfConfig:
     if model.parallel_residual or model.normalization != "RMSNorm" or not model.gated_linear_unit or model.add_qkv_bias:
         raise ConvertError(
-            "this llama model has parts that transformers' Llama lacks (LayerNorm, parallel residual, no gate or a bias)"
+            "this llama model has parts that transformers' Llama lacks (LayerNorm, parallel residual ...)"
         )
     if model.rotary_percent != 1.0:
         raise ConvertError(f"rotary_percent {model.rotary_percent}: transformers' Llama rotates all channels")

@@ -19,7 +19,7 @@ LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positio
 
 
 def rope_to_model(config: dict[str, Any], default_percent: float = 1.0) -> dict[str, Any]:
-    """rotary_base, rotary_percent, rope_scaling_type and rope_scaling_factor. Raises ConvertError for any other rule."""
+    """The rotary fields of ModelConfig. Raises ConvertError for a rule that the trainer lacks."""
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     base = rope.pop("rope_theta", config.get("rope_theta", config.get("rotary_emb_base", 10000.0)))
     old_percent = config.get("rotary_pct", config.get("partial_rotary_factor", default_percent))
