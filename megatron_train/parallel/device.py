@@ -37,6 +37,11 @@ _NOISE = (
     ".*`torch.cuda.*",
     ".*nvidia_resiliency_ext.*",
     ".*Environment variable.*NCCL.*",
+    ".*full scope is deprecated.*",
+    ".*Please use DTensor instead.*",
+    ".*`load_state_dict` is deprecated.*",
+    ".*`save_state_dict` is deprecated.*",
+    ".*CUDA_DEVICE_MAX_CONNECTIONS.*",
 )
 
 
