@@ -4,7 +4,7 @@
     python examples/demo.py --output_dir output/demo
 
 Each step is the command a user would type, printed before it runs; the closing table says what it made and how long it
-took. Stage 1 runs tensor + sequence parallel, stage 2 pipeline parallel from the same checkpoint. A second run starts over.
+took. Stage 1 runs tensor + sequence parallel, stage 2 pipeline parallel from the same checkpoint. A rerun starts over.
 """
 
 from __future__ import annotations
