@@ -1,0 +1,38 @@
+"""The pretokenizer: conversations -> indexed binary shards.
+
+    python -m pretokenizer build --configs oasst_pre10_min25 llama2 [--data_dir D] [--output_dir O] [--KEY VALUE ...]
+    python -m pretokenizer merge PART_DIR... --output_dir O
+    python -m pretokenizer inspect PREFIX [--num N] [--plain]
+    python -m pretokenizer check DIR_OR_PREFIX
+
+Exit status: 0 done, 1 bad data or files, 2 bad usage or configuration.
+"""
+
+import sys
+
+from pretokenizer.command_line import UsageError, run_command
+from pretokenizer.yaml_config import ConfigError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; errors for users are printed without a traceback."""
+    try:
+        return run_command(sys.argv[1:] if arguments is None else arguments)
+    except (UsageError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (ValueError, FileExistsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

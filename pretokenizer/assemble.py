@@ -1,0 +1,133 @@
+"""From finished parts to the finished folder: select, write, report, describe. Used by `build` and by `merge`."""
+
+import dataclasses
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pretokenizer.chat_format import ChatFormat
+from pretokenizer.document_table import DocumentTable, read_tables
+from pretokenizer.duplicates import DuplicateReport, handle_duplicates
+from pretokenizer.manifest import MANIFEST_NAME, DataManifest, DatasetCounts, FileRecord, SplitManifest
+from pretokenizer.plan import Plan
+from pretokenizer.publish import sha256_file, write_json_atomic, write_text_atomic
+from pretokenizer.report import markdown_report
+from pretokenizer.selection import Selected, select
+from pretokenizer.shard import optimal_dtype
+from pretokenizer.stats import DatasetStats, dataset_stats, published_report
+from pretokenizer.token_store import TokenStore
+from pretokenizer.tokenizer import Tokenizer
+from pretokenizer.write_shards import write_shards
+
+PACKAGES = ("oasst-megatron", "numpy", "sentencepiece", "tokenizers", "gigatoken", "orjson")
+
+
+def assemble(
+    plan: Plan, tokenizer: Tokenizer, chat_format: ChatFormat, part_folders: list[Path], output: Path, final: Path
+) -> DataManifest:
+    """Make everything that belongs into the finished folder in `output`; `final` is the name it will get."""
+    dtype = optimal_dtype(tokenizer.vocab_size)
+    store = TokenStore(dtype)
+    tables = read_tables(plan, part_folders, store.dtype.itemsize)
+    splits = select(plan, tables)
+    splits, duplicates = handle_duplicates(splits, store, plan.config.dedup == "exact")
+
+    stats = {}
+    for split, chosen in splits.items():
+        prefix = output / f"{plan.config.filename_prefix}-{split}"
+        if not any(selected.processed.size for selected in chosen):
+            continue
+        if any(selected.documents.size for selected in chosen):
+            write_shards(prefix, chosen, store, plan.config.write_json)
+        stats[split] = [dataset_stats(selected, split == "train") for selected in chosen]
+        title = f"{final}/{prefix.name}"
+        write_text_atomic(prefix.with_name(prefix.name + "_stats.txt"), published_report(title, stats[split]))
+
+    write_json_atomic_compact(output / "special_tokens.json", tokenizer.special_tokens)
+    tokenizer.save(output / "tokenizer", chat_format.name)
+    reports = _reports(plan, tables, duplicates)
+    write_text_atomic(
+        output / "stats.md", markdown_report(plan, final, splits, stats, reports, store, tokenizer, chat_format)
+    )
+    figures = {split: [s.to_json() for s in parts] for split, parts in stats.items()}
+    write_json_atomic(output / "stats.json", {"splits": figures, **reports})
+    manifest = _manifest(plan, tokenizer, chat_format, splits, stats, reports, output)
+    manifest.save(output)
+    return manifest
+
+
+def write_json_atomic_compact(path: Path, value: dict[str, Any]) -> None:
+    """JSON as the original dumps it: one line, no line feed at the end."""
+    import json
+
+    write_text_atomic(path, json.dumps(value))
+
+
+def _reports(
+    plan: Plan, tables: list[tuple[DocumentTable, DocumentTable | None]], duplicates: DuplicateReport
+) -> dict[str, Any]:
+    headers = [part.header for pair in tables for table in pair if table for part in table.parts]
+    contaminated = {
+        f"{number}:{entry.name}": int(table.contaminated.sum())
+        for number, (entry, (table, _)) in enumerate(zip(plan.config.entries, tables, strict=True))
+    }
+    return {
+        "engines": sorted({header.engine for header in headers if header.engine}),
+        "warnings": [warning for header in headers for warning in header.warnings],
+        "duplicates": dataclasses.asdict(duplicates),
+        "contaminated": contaminated if plan.config.decontaminate else {},
+        "files": [[str(path) for path in (*files.train, *files.val)] for files in plan.datasets],
+        "num_train_files": [len(files.train) for files in plan.datasets],
+    }
+
+
+def _manifest(
+    plan: Plan,
+    tokenizer: Tokenizer,
+    chat_format: ChatFormat,
+    splits: dict[str, list[Selected]],
+    stats: dict[str, list[DatasetStats]],
+    reports: dict[str, Any],
+    output: Path,
+) -> DataManifest:
+    end_of_turn = tokenizer.token_to_id(chat_format.end_of_turn)
+    assert end_of_turn is not None
+    files = sorted(path for path in output.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
+    return DataManifest(
+        chat_format=chat_format.name,
+        vocab_size=tokenizer.vocab_size,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=end_of_turn,
+        bos_token_id=tokenizer.bos_token_id,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        special_tokens=tokenizer.special_tokens,
+        splits={
+            split: SplitManifest(
+                prefix=f"{plan.config.filename_prefix}-{split}",
+                documents=sum(s.accepted for s in parts),
+                tokens=sum(s.tokens for s in parts),
+                datasets=[DatasetCounts(s.name, s.accepted, s.tokens, s.skipped) for s in parts],
+            )
+            for split, parts in stats.items()
+            if any(s.accepted for s in parts)
+        },
+        section=dataclasses.asdict(plan.config),
+        versions=versions(),
+        inputs={path: FileRecord(**record) for path, record in plan.inputs.items()},
+        outputs={
+            path.relative_to(output).as_posix(): FileRecord(path.stat().st_size, sha256_file(path)) for path in files
+        },
+        reports=reports,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the bytes depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,136 @@
+"""The whole stage: plan, do the tasks, assemble, publish. Read this first.
+
+Everything is made in `<folder>.building` beside the final folder. Killed at any moment and started again with the same
+command, a build goes on after its last finished part; the final folder appears complete, by one rename.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import multiprocessing
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pretokenizer.assemble import assemble
+from pretokenizer.config import PretokenizeConfig, RunOptions
+from pretokenizer.manifest import DataManifest
+from pretokenizer.plan import Plan, Task, load_plan_tokenizer, make_plan
+from pretokenizer.publish import publish_folder, write_json_atomic
+from pretokenizer.tasks import TaskRunner
+
+PLAN_NAME = "plan.json"
+
+
+class BuildError(ValueError):
+    """A build that cannot go on; the message says what to do."""
+
+
+def build(config: PretokenizeConfig, options: RunOptions) -> DataManifest:
+    """Build the folder `config.output_folder`. Raises a ValueError of one of the package's kinds for bad input."""
+    final = config.output_folder
+    refuse_finished(final, options.overwrite)
+    plan = make_plan(config)
+    with work_folder(final, plan, options.overwrite) as work:
+        run_tasks(plan, list(plan.tasks), work / "parts", options)
+        tokenizer, chat_format = load_plan_tokenizer(config)
+        output = fresh_folder(work / "output")
+        manifest = assemble(plan, tokenizer, chat_format, [work / "parts"], output, final)
+        publish(output, final)
+    shutil.rmtree(work)
+    return manifest
+
+
+def refuse_finished(final: Path, overwrite: bool) -> None:
+    """Raise BuildError when the output is there already and may not be replaced."""
+    if final.exists() and not overwrite:
+        raise BuildError(f"{final}: exists already; give --overwrite to replace it, or another --output_dir")
+
+
+@contextlib.contextmanager
+def work_folder(final: Path, plan: Plan, overwrite: bool) -> Iterator[Path]:
+    """`<final>.building`, held by one process at a time. Raises BuildError when it belongs to another plan."""
+    work = final.with_name(final.name + ".building")
+    (work / "parts").mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BuildError(f"{work}: another process is building this output") from None
+        fingerprint = plan.fingerprint()
+        plan_path = work / PLAN_NAME
+        if plan_path.is_file() and json.loads(plan_path.read_text())["fingerprint"] != fingerprint:
+            if not overwrite:
+                raise BuildError(
+                    f"{work}: an unfinished build with another configuration or other input files; remove this folder or"
+                    " give --overwrite to start over, or choose another --output_dir"
+                )
+            shutil.rmtree(work / "parts")
+            (work / "parts").mkdir()
+        write_json_atomic(plan_path, {"fingerprint": fingerprint, "config": dataclasses.asdict(plan.config)})
+        yield work
+
+
+def run_tasks(plan: Plan, tasks: list[Task], folder: Path, options: RunOptions) -> None:
+    """Do the tasks that are not done yet, in this process or in several."""
+    with tqdm(total=len(tasks), desc="read and encode", unit="part", disable=None) as progress:
+        if options.executor == "ray":
+            from pretokenizer.ray_executor import run_on_ray
+
+            run_on_ray(plan, tasks, folder, options.workers, progress)
+        elif options.workers == 1 or len(tasks) == 1:
+            runner = TaskRunner(plan, folder)
+            for task in tasks:
+                runner.run(task)
+                progress.update()
+        else:
+            _run_in_processes(plan, tasks, folder, min(options.workers, len(tasks)), progress)
+
+
+_runner: TaskRunner | None = None
+
+
+def _start_worker(plan: Plan, folder: Path) -> None:
+    global _runner
+    _runner = TaskRunner(plan, folder)
+
+
+def _run_in_worker(task: Task) -> None:
+    assert _runner is not None
+    _runner.run(task)
+
+
+def _run_in_processes(plan: Plan, tasks: list[Task], folder: Path, workers: int, progress: "tqdm[None]") -> None:
+    method = "fork" if sys.platform == "linux" else "spawn"
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(workers, context, _start_worker, (plan, folder)) as pool:
+        futures = [pool.submit(_run_in_worker, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                progress.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def fresh_folder(path: Path) -> Path:
+    """An empty folder at `path`, whatever was there."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def publish(output: Path, final: Path) -> None:
+    """Give the finished folder its name; an old one (--overwrite) is moved aside first and then removed."""
+    old = final.with_name(final.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    publish_folder(output, final)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,97 @@
+"""Finding documents that hold a test question: a shared run of words, `--decontaminate FILE...`.
+
+Words are lower-cased runs of letters and digits. A document is contaminated when it shares `decontaminate_ngram` (13) words
+in a row with a question; a question shorter than that counts as a whole, if it has at least 5 words. Files: anything the
+record reader reads (fields question, prompt, instruction, text, problem, input, turns; else every text field), or .txt
+with a question a line.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pretokenizer.config import PretokenizeConfig, find_file
+from pretokenizer.conversation import Conversation
+from pretokenizer.record_files import Record, RecordError, read_records
+
+MIN_WORDS = 5
+_WORD = re.compile(r"\w+")
+_FIELDS = ("question", "prompt", "instruction", "text", "problem", "input", "turns")
+
+
+class Questions:
+    """The runs of words to look for, by their length."""
+
+    def __init__(self, texts: Iterator[str] | list[str], ngram: int) -> None:
+        self.runs: dict[int, set[str]] = {}
+        self.num_questions = 0
+        for text in texts:
+            words = words_of(text)
+            if len(words) < min(MIN_WORDS, ngram):
+                continue
+            self.num_questions += 1
+            length = min(ngram, len(words))
+            self.runs.setdefault(length, set()).update(runs_of(words, length))
+
+    @classmethod
+    def load(cls, config: PretokenizeConfig) -> "Questions":
+        """From the files of the configuration. Raises RecordError for one that has no question."""
+        questions = cls(
+            (text for path in config.decontaminate for text in read_questions(find_file(path))),
+            config.decontaminate_ngram,
+        )
+        if not questions.num_questions:
+            raise RecordError(
+                f"--decontaminate {' '.join(config.decontaminate)}: no question of at least {MIN_WORDS} words"
+            )
+        return questions
+
+    def has_run_of(self, conversation: Conversation) -> bool:
+        """Whether any message shares a run of words with a question."""
+        for message in conversation.messages:
+            words = words_of(message.text)
+            for length, known in self.runs.items():
+                if any(run in known for run in runs_of(words, length)):
+                    return True
+        return False
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-cased runs of letters and digits."""
+    return _WORD.findall(text.lower())
+
+
+def runs_of(words: list[str], length: int) -> Iterator[str]:
+    """Each run of `length` words."""
+    return (" ".join(words[i : i + length]) for i in range(len(words) - length + 1))
+
+
+def read_questions(path: Path) -> Iterator[str]:
+    """The questions of a file. Raises RecordError."""
+    if path.suffix == ".txt":
+        try:
+            yield from path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise RecordError(f"--decontaminate {path}: {error.strerror}") from None
+        return
+    for _, record in read_records(path):
+        yield from question_texts(record)
+
+
+def question_texts(record: Record) -> Iterator[str]:
+    """The texts of a record's question fields, or of all its fields when it has none of them."""
+    chosen = [record[name] for name in _FIELDS if record.get(name)]
+    for value in chosen or record.values():
+        yield from _texts_in(value)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts_in(item)

@@ -1,0 +1,171 @@
+"""All documents of one data set, put together from its parts: columns in memory, tokens read from disk when written."""
+
+import mmap
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretokenizer.parts import Part, read_part
+from pretokenizer.plan import Plan
+from pretokenizer.roles import Role
+
+
+class PartTokens:
+    """A part's tokens or texts on disk, mapped; pages already read are given back, so that memory stays bounded."""
+
+    _GIVE_BACK_BYTES = 64 << 20
+
+    def __init__(self, path: Path) -> None:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
+        self.bytes: NDArray[np.uint8] = np.frombuffer(self._map or b"", dtype=np.uint8)
+        self._read = 0
+
+    def count_read(self, num_bytes: int) -> None:
+        """Note that so many bytes were copied out."""
+        self._read += num_bytes
+        if self._read > self._GIVE_BACK_BYTES and self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._read = 0
+
+
+@dataclass(frozen=True)
+class DocumentTable:
+    """Documents in record order. N documents, T turns, U units (records that count)."""
+
+    parts: Sequence[Part]
+    num_records: int
+    unit_records: NDArray[np.int64]
+    """(U,) number of the record in the data set."""
+    unit_documents: NDArray[np.int64]
+    """(U,) documents of each unit."""
+    sizes: NDArray[np.int64]
+    """(N,) tokens."""
+    turns: NDArray[np.int64]
+    """(N,) turns."""
+    keys: NDArray[np.uint64]
+    """(N,) CRC-32 of the tokens and their number: equal documents have equal keys."""
+    controls: NDArray[np.int64]
+    """(N,) control tokens spelled in text."""
+    langs: NDArray[np.int64]
+    """(N,) into lang_names."""
+    lang_names: list[str]
+    contaminated: NDArray[np.bool_]
+    text_bytes: NDArray[np.int64]
+    """(N,) or empty: bytes of the document's JSON line."""
+    origins: NDArray[np.int64]
+    """(N, 2) file number in the data set, row in the file (from 0)."""
+    turn_sizes: NDArray[np.int64]
+    turn_roles: NDArray[np.uint8]
+    dropped: Counter[str]
+
+    @cached_property
+    def turn_starts(self) -> NDArray[np.int64]:
+        """(N,) first turn of each document."""
+        return np.cumsum(self.turns) - self.turns
+
+    @cached_property
+    def unit_starts(self) -> NDArray[np.int64]:
+        """(U,) first document of each unit."""
+        return np.cumsum(self.unit_documents) - self.unit_documents
+
+    @cached_property
+    def assistant_tokens(self) -> NDArray[np.int64]:
+        """(N,) tokens of turns with role assistant, template tokens included."""
+        return self.role_tokens(Role.ASSISTANT)
+
+    def role_tokens(self, role: Role) -> NDArray[np.int64]:
+        """(N,) tokens of turns of a role."""
+        counted = np.append(0, np.cumsum(np.where(self.turn_roles == role, self.turn_sizes, 0)))
+        return counted[self.turn_starts + self.turns] - counted[self.turn_starts]
+
+    @cached_property
+    def part_of(self) -> NDArray[np.int64]:
+        """(N,) part that holds each document."""
+        return np.repeat(np.arange(len(self.parts)), [part.columns["document_sizes"].size for part in self.parts])
+
+    @cached_property
+    def token_starts(self) -> NDArray[np.int64]:
+        """(N,) first token of each document in its part."""
+        return _starts_within(self.part_of, self.sizes)
+
+    @cached_property
+    def text_starts(self) -> NDArray[np.int64]:
+        """(N,) first byte of each document's JSON line in its part."""
+        return _starts_within(self.part_of, self.text_bytes)
+
+    def documents_of_units(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Documents of units, in the units' order."""
+        counts = self.unit_documents[units]
+        return ranges(self.unit_starts[units], counts)
+
+
+def ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers starts[i] .. starts[i] + counts[i] - 1 of each i, joined."""
+    ends = np.cumsum(counts)
+    return np.arange(int(ends[-1]) if ends.size else 0) + np.repeat(starts - (ends - counts), counts)
+
+
+def read_tables(plan: Plan, folders: Sequence[Path], itemsize: int) -> list[tuple[DocumentTable, DocumentTable | None]]:
+    """(train or all records, native val) of each data set. Raises PartError for a part that is missing or damaged."""
+    by_dataset: dict[tuple[int, bool], list[tuple[Part, tuple[int, bool]]]] = {}
+    for task in plan.tasks:
+        for number, piece in enumerate(task.pieces):
+            stem = next((s for s in (task.stem(f, number) for f in folders) if s.with_suffix(".json").is_file()), None)
+            part = read_part(stem or task.stem(folders[0], number), itemsize)
+            first_file, span = piece.files[0]
+            by_dataset.setdefault((piece.dataset, piece.is_val), []).append((part, (first_file, span.end >= 0)))
+    return [
+        (_join(by_dataset[number, False]), _join(by_dataset[number, True]) if (number, True) in by_dataset else None)
+        for number in range(len(plan.datasets))
+    ]
+
+
+def _join(parts: list[tuple[Part, tuple[int, bool]]]) -> DocumentTable:
+    columns = {name: [part.columns[name] for part, _ in parts] for name in parts[0][0].columns}
+    lang_names = sorted({name for part, _ in parts for name in part.header.langs})
+    lang_ids = {name: i for i, name in enumerate(lang_names)}
+    langs = [np.array([lang_ids[n] for n in p.header.langs])[p.columns["document_langs"]] for p, _ in parts]
+    records, origins, base = [], [], 0
+    rows_before: Counter[int] = Counter()
+    for part, (first_file, is_span) in parts:
+        files, rows = part.columns["unit_files"].astype(np.int64), part.columns["unit_rows"]
+        if is_span:  # rows of a span count from its start
+            rows = rows + rows_before[first_file]
+            rows_before[first_file] += part.header.num_records
+        records.append(part.columns["unit_rows"] + base)
+        base += part.header.num_records
+        origins.append(np.repeat(np.stack([files, rows], axis=1), part.columns["unit_documents"], axis=0))
+    return DocumentTable(
+        parts=[part for part, _ in parts],
+        num_records=base,
+        unit_records=np.concatenate(records),
+        unit_documents=np.concatenate(columns["unit_documents"]).astype(np.int64),
+        sizes=np.concatenate(columns["document_sizes"]).astype(np.int64),
+        turns=np.concatenate(columns["document_turns"]).astype(np.int64),
+        keys=np.concatenate(columns["document_keys"]),
+        controls=np.concatenate(columns["document_controls"]).astype(np.int64),
+        langs=np.concatenate(langs),
+        lang_names=lang_names,
+        contaminated=np.concatenate(columns["document_contaminated"]),
+        text_bytes=np.concatenate(columns["text_bytes"]).astype(np.int64),
+        origins=np.concatenate(origins),
+        turn_sizes=np.concatenate(columns["turn_sizes"]).astype(np.int64),
+        turn_roles=np.concatenate(columns["turn_roles"]),
+        dropped=sum((part.header.dropped for part, _ in parts), Counter[str]()),
+    )
+
+
+def _starts_within(groups: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) running sum of `sizes`, from 0 in each group (groups are sorted)."""
+    starts = np.cumsum(sizes) - sizes
+    if not starts.size:
+        return starts
+    firsts = np.searchsorted(groups, groups)
+    return starts - starts[firsts]

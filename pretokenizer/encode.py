@@ -1,0 +1,274 @@
+"""Conversations -> token ids and role ids, a batch at a time.
+
+    encoder = Encoder(tokenizer, CHAT_FORMATS["chatml"], engine)
+    batch = encoder.encode([conversation, ...])
+    batch.tokens, batch.document_sizes, batch.turn_sizes, batch.turn_roles
+
+A control token spelled inside a message (`<|im_end|>` in user text) stays text, or becomes the control token with
+`special_tokens_in_text="encode"`; either way it is counted. Turns are encoded each on its own, which gives the ids of the
+whole text wherever turns begin with a control token, as chatml's and oasst's do.
+"""
+
+import re
+from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretokenizer.chat_format import ChatFormat, FramedFormat, Turn
+from pretokenizer.conversation import Conversation
+from pretokenizer.engine import FastEngine, first_difference
+from pretokenizer.roles import Role
+from pretokenizer.tokenizer import Tokenizer
+
+PROOF_INTERVAL = 256
+"""One document in so many is also encoded by the reference."""
+
+
+class EncodedBatch(NamedTuple):
+    """N documents with T turns in all; a document's turns follow one another, and so do its tokens."""
+
+    tokens: NDArray[np.integer]
+    """Ids of all documents joined."""
+    document_sizes: NDArray[np.int64]
+    """(N,) tokens of each."""
+    turn_counts: NDArray[np.int64]
+    """(N,) turns of each."""
+    turn_sizes: NDArray[np.int64]
+    """(T,) tokens of each turn, template tokens included."""
+    turn_roles: NDArray[np.uint8]
+    """(T,)"""
+    control_counts: NDArray[np.int64]
+    """(N,) control tokens spelled inside message text."""
+    texts: list[str] | None
+    """The rendered documents, where they were asked for."""
+
+
+class EngineMismatch(Exception):
+    """The fast engine gave other ids than the reference for `document`."""
+
+
+class Encoder:
+    """Renders and encodes; with a fast engine in one pass over whole documents, else turn by turn."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        chat_format: ChatFormat,
+        engine: FastEngine | None = None,
+        encode_special_in_text: bool = False,
+        keep_texts: bool = False,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.chat_format = chat_format
+        self.encode_special_in_text = encode_special_in_text
+        self.keep_texts = keep_texts
+        self._special = re.compile("|".join(map(re.escape, tokenizer.special_tokens)) or r"(?!)")
+        self._template_cache: dict[str, list[int | str]] = {}
+        self._framed = _FramedPass(tokenizer, chat_format, engine) if isinstance(chat_format, FramedFormat) else None
+        self.engine = engine if self._framed and self._framed.is_possible else None
+
+    def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
+        """Encode documents in order. Raises EngineMismatch when a sampled document proves the fast engine wrong."""
+        if not conversations:
+            return _join_documents([], None)
+        if self.engine is None or self._framed is None:
+            return self._encode_by_reference(conversations)
+        batch, odd = self._framed.encode(conversations)
+        sampled = [d for d in range(0, len(conversations), PROOF_INTERVAL) if d not in odd]
+        assert batch.texts is not None
+        wrong = first_difference(self.engine, [batch.texts[d] for d in sampled])
+        if wrong is not None:
+            raise EngineMismatch(wrong)
+        if odd:
+            batch = _replace_documents(batch, odd, self._encode_by_reference([conversations[d] for d in odd]))
+        return batch if self.keep_texts else batch._replace(texts=None)
+
+    def _encode_by_reference(self, conversations: Sequence[Conversation]) -> EncodedBatch:
+        documents = [self.chat_format.turns(conversation.messages) for conversation in conversations]
+        pieces = [[self._pieces(turn) for turn in turns] for turns in documents]
+        plain = [p for turns in pieces for turn in turns for p in turn if isinstance(p, str)]
+        encoded = iter(self.tokenizer.encode_plain_batch(plain))
+        rows = [[_assemble(turn, encoded) for turn in turns] for turns in pieces]
+        joined = _join_documents(rows, [[turn.role for turn in turns] for turns in documents])
+        counts = [sum(len(self._special.findall(turn.text)) for turn in turns) for turns in documents]
+        texts = ["".join(t.prefix + t.text + t.suffix for t in turns) for turns in documents]
+        return joined._replace(
+            control_counts=np.array(counts, dtype=np.int64), texts=texts if self.keep_texts else None
+        )
+
+    def _pieces(self, turn: Turn) -> list[int | str]:
+        """A turn as ids of control tokens and plain texts between them."""
+        if self.encode_special_in_text:
+            return self._split(turn.prefix + turn.text + turn.suffix)
+        head, tail = self._split_template(turn.prefix), self._split_template(turn.suffix)
+        text = turn.text
+        if head and isinstance(head[-1], str):
+            head, text = head[:-1], head[-1] + text
+        if tail and isinstance(tail[0], str):
+            text, tail = text + tail[0], tail[1:]
+        return [*head, text, *tail] if text else [*head, *tail]
+
+    def _split_template(self, template: str) -> list[int | str]:
+        if template not in self._template_cache:
+            self._template_cache[template] = self._split(template)
+        return self._template_cache[template]
+
+    def _split(self, text: str) -> list[int | str]:
+        pieces: list[int | str] = []
+        position = 0
+        for match in self._special.finditer(text):
+            pieces += [text[position : match.start()], self.tokenizer.special_tokens[match.group()]]
+            position = match.end()
+        return [piece for piece in (*pieces, text[position:]) if piece != ""]
+
+
+class _FramedPass:
+    """The fast pass: whole documents through the engine, turns found again by the control tokens of their frames.
+
+    A document that gives a control id too many (its text spells one) is reported as odd, for the reference to encode.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, chat_format: FramedFormat, engine: FastEngine | None) -> None:
+        self.engine = engine
+        specials = re.compile("|".join(map(re.escape, tokenizer.special_tokens)) or r"(?!)")
+        frames = [chat_format.frames[role] for role in Role]
+        found = [specials.findall(prefix + suffix) for prefix, suffix in frames]
+        self.specials_per_turn = len(found[0])
+        self.is_possible = (
+            engine is not None
+            and self.specials_per_turn > 0
+            and all(len(names) == self.specials_per_turn for names in found)
+            and all(specials.match(prefix) for prefix, _ in frames)
+            and all(tokenizer.special_tokens[name] in engine.special_ids for names in found for name in names)
+        )
+        if not self.is_possible or engine is None:
+            return
+        self.frames = {role: frame for role, frame in zip(Role, frames)}
+        self.frame_ids = np.array(
+            [[tokenizer.special_tokens[name] for name in names] for names in found], dtype=np.int64
+        )
+        self.is_special = np.zeros(tokenizer.vocab_size, dtype=bool)
+        self.is_special[engine.special_ids] = True
+
+    def encode(self, conversations: Sequence[Conversation]) -> tuple[EncodedBatch, list[int]]:
+        """The batch, and the numbers of documents in it that are not right."""
+        assert self.engine is not None
+        texts = [self.render(conversation) for conversation in conversations]
+        flat, offsets = self.engine.encode(texts)
+        turn_counts = np.array([len(conversation.messages) for conversation in conversations], dtype=np.int64)
+        roles = np.fromiter(chain.from_iterable(_roles(conversations)), dtype=np.uint8, count=int(turn_counts.sum()))
+        positions = np.flatnonzero(self.is_special[flat])
+        found = np.diff(np.searchsorted(positions, offsets))
+        odd = np.flatnonzero(found != turn_counts * self.specials_per_turn)
+        if odd.size:
+            is_odd = np.zeros(len(texts), dtype=bool)
+            is_odd[odd] = True
+            positions = positions[~np.repeat(is_odd, found)]
+            kept_roles = roles[~np.repeat(is_odd, turn_counts)]
+        else:
+            kept_roles = roles
+        starts = positions[:: self.specials_per_turn]
+        if not np.array_equal(flat[positions], self.frame_ids[kept_roles].reshape(-1)):
+            raise EngineMismatch(texts[0])
+        turn_sizes = self._turn_sizes(starts, odd, turn_counts, offsets)
+        batch = EncodedBatch(
+            flat, np.diff(offsets), turn_counts, turn_sizes, roles, np.zeros(len(texts), dtype=np.int64), texts
+        )
+        return batch, odd.tolist()
+
+    def render(self, conversation: Conversation) -> str:
+        """The text of a document."""
+        frames = self.frames
+        pieces = []
+        for role, text in conversation.messages:
+            prefix, suffix = frames[role]
+            pieces += (prefix, text, suffix)
+        return "".join(pieces)
+
+    def _turn_sizes(
+        self,
+        starts: NDArray[np.int64],
+        odd: NDArray[np.int64],
+        turn_counts: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """(T,) sizes; an odd document's whole size stands in its first turn, to be replaced."""
+        if odd.size:
+            first = np.cumsum(turn_counts) - turn_counts
+            is_odd_turn = np.repeat(np.isin(np.arange(turn_counts.size), odd), turn_counts)
+            all_starts = np.repeat(offsets[1:], turn_counts)
+            all_starts[~is_odd_turn] = starts
+            all_starts[first[odd]] = offsets[odd]
+            starts = all_starts
+        return np.diff(np.append(starts, offsets[-1]))
+
+
+def _roles(conversations: Sequence[Conversation]) -> list[list[int]]:
+    return [[message[0] for message in conversation.messages] for conversation in conversations]
+
+
+def _assemble(pieces: list[int | str], encoded: "chain[list[int]] | object") -> list[int]:
+    ids: list[int] = []
+    for piece in pieces:
+        if isinstance(piece, str):
+            ids += next(encoded)  # type: ignore[call-overload]
+        else:
+            ids.append(piece)
+    return ids
+
+
+def _join_documents(rows: list[list[list[int]]], roles: list[list[Role]] | None) -> EncodedBatch:
+    turn_counts = np.array([len(turns) for turns in rows], dtype=np.int64)
+    turn_sizes = np.array([len(turn) for turns in rows for turn in turns], dtype=np.int64)
+    tokens = np.fromiter(
+        chain.from_iterable(chain.from_iterable(rows)), dtype=np.uint32, count=int(turn_sizes.sum()) if rows else 0
+    )
+    document_sizes = np.array([sum(map(len, turns)) for turns in rows], dtype=np.int64)
+    turn_roles = np.array([role for document in roles or [] for role in document], dtype=np.uint8)
+    return EncodedBatch(
+        tokens, document_sizes, turn_counts, turn_sizes, turn_roles, np.zeros(len(rows), np.int64), None
+    )
+
+
+def _replace_documents(batch: EncodedBatch, odd: list[int], replacement: EncodedBatch) -> EncodedBatch:
+    """`batch` with the documents of the numbers `odd` taken from `replacement`."""
+    token_parts, turn_parts = _Cutter(batch, odd), _Cutter(replacement, list(range(len(odd))))
+    sizes, counts = batch.document_sizes.copy(), batch.control_counts.copy()
+    sizes[odd], counts[odd] = replacement.document_sizes, replacement.control_counts
+    return batch._replace(
+        tokens=np.concatenate(token_parts.between(batch.tokens, turn_parts.own_tokens(), "tokens")),
+        turn_sizes=np.concatenate(token_parts.between(batch.turn_sizes, turn_parts.own_turns(), "turns")),
+        document_sizes=sizes,
+        control_counts=counts,
+    )
+
+
+class _Cutter:
+    """Cuts the flat arrays of a batch at the documents `numbers`."""
+
+    def __init__(self, batch: EncodedBatch, numbers: list[int]) -> None:
+        self.batch, self.numbers = batch, numbers
+        self.ends = {"tokens": np.cumsum(batch.document_sizes), "turns": np.cumsum(batch.turn_counts)}
+        self.sizes = {"tokens": batch.document_sizes, "turns": batch.turn_counts}
+
+    def between(
+        self, flat: NDArray[np.integer], own: list[NDArray[np.integer]], kind: str
+    ) -> list[NDArray[np.integer]]:
+        """`flat` with the documents' ranges replaced by `own`."""
+        pieces, position = [], 0
+        for number, replacement in zip(self.numbers, own, strict=True):
+            end = int(self.ends[kind][number])
+            pieces += [flat[position : end - int(self.sizes[kind][number])], replacement.astype(flat.dtype, copy=False)]
+            position = end
+        return [*pieces, flat[position:]]
+
+    def own_tokens(self) -> list[NDArray[np.integer]]:
+        """Tokens of each document."""
+        return np.split(self.batch.tokens, self.ends["tokens"][:-1])
+
+    def own_turns(self) -> list[NDArray[np.integer]]:
+        """Turn sizes of each document."""
+        return np.split(self.batch.turn_sizes, self.ends["turns"][:-1])

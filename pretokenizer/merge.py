@@ -1,0 +1,113 @@
+"""Building on many machines: `build --part i --num_parts n` leaves a part folder, `merge` joins them to one output.
+
+A part folder holds `plan.json` (the whole plan), `parts/` (the files of its tasks) and `tokenizer/`, so merging needs neither
+the input files nor the original tokenizer. The result has the same bytes as one run on one machine.
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pretokenizer.assemble import assemble
+from pretokenizer.build import (
+    PLAN_NAME,
+    BuildError,
+    fresh_folder,
+    publish,
+    refuse_finished,
+    run_tasks,
+    work_folder,
+)
+from pretokenizer.chat_format import get_chat_format
+from pretokenizer.config import PretokenizeConfig, RunOptions
+from pretokenizer.locate import DatasetFiles
+from pretokenizer.manifest import DataManifest
+from pretokenizer.parts import is_complete
+from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer, make_plan
+from pretokenizer.publish import write_json_atomic
+from pretokenizer.record_files import FileSpan
+from pretokenizer.tokenizer import load_tokenizer_folder
+from pretokenizer.yaml_config import ConfigError, from_mapping
+
+
+def build_part(config: PretokenizeConfig, options: RunOptions) -> Path:
+    """Do every num_parts-th task, beginning with number `part`; the part's folder, `<output>.parts/part-00000-of-00004`."""
+    assert options.part is not None and options.num_parts is not None
+    parent = config.output_folder.with_name(config.output_folder.name + ".parts")
+    final = parent / f"part-{options.part:05d}-of-{options.num_parts:05d}"
+    refuse_finished(final, options.overwrite)
+    plan = make_plan(config)
+    with work_folder(final, plan, options.overwrite) as work:
+        run_tasks(plan, list(plan.tasks[options.part :: options.num_parts]), work / "parts", options)
+        output = fresh_folder(work / "output")
+        tokenizer, chat_format = load_plan_tokenizer(config)
+        tokenizer.save(output / "tokenizer", chat_format.name)
+        write_json_atomic(output / PLAN_NAME, plan_to_json(plan))
+        (work / "parts").rename(output / "parts")
+        publish(output, final)
+    shutil.rmtree(work)
+    return final
+
+
+def merge(folders: list[Path], final: Path, overwrite: bool = False) -> DataManifest:
+    """Join part folders into `final`. Raises BuildError naming parts that are missing or belong to another plan."""
+    refuse_finished(final, overwrite)
+    plan = read_plan(folders[0])
+    for folder in folders[1:]:
+        if read_plan(folder).fingerprint() != plan.fingerprint():
+            raise BuildError(f"{folder}: a part of another build than {folders[0]} (configuration or inputs differ)")
+    part_folders = [folder / "parts" for folder in folders]
+    missing = [
+        task.index
+        for task in plan.tasks
+        if not all(any(is_complete(task.stem(f, n)) for f in part_folders) for n in range(len(task.pieces)))
+    ]
+    if missing:
+        raise BuildError(
+            f"tasks {missing} of {len(plan.tasks)} are in none of the folders; give all of them, or build the rest"
+        )
+    tokenizer = load_tokenizer_folder(folders[0] / "tokenizer")
+    chat_format = get_chat_format(plan.config.chat_format)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    output = fresh_folder(final.with_name(final.name + ".merging"))
+    manifest = assemble(plan, tokenizer, chat_format, part_folders, output, final)
+    publish(output, final)
+    return manifest
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data; `read_plan` is its inverse."""
+    return {
+        "fingerprint": plan.fingerprint(),
+        "config": dataclasses.asdict(plan.config),
+        "datasets": [{"train": [str(p) for p in d.train], "val": [str(p) for p in d.val]} for d in plan.datasets],
+        "tasks": [[[p.dataset, p.is_val, [[n, *span] for n, span in p.files]] for p in t.pieces] for t in plan.tasks],
+        "inputs": plan.inputs,
+    }
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a part folder. Raises BuildError naming the file."""
+    path = folder / PLAN_NAME
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        plan = Plan(
+            from_mapping(PretokenizeConfig, raw["config"], str(path)),
+            tuple(DatasetFiles(tuple(map(Path, d["train"])), tuple(map(Path, d["val"]))) for d in raw["datasets"]),
+            tuple(Task(index, tuple(map(_piece, pieces))) for index, pieces in enumerate(raw["tasks"])),
+            raw["inputs"],
+        )
+    except FileNotFoundError:
+        raise BuildError(f"{path}: missing; {folder} is not a folder of `build --part`") from None
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        raise BuildError(f"{path}: cannot read: {error}") from None
+    if plan.fingerprint() != raw["fingerprint"]:
+        raise BuildError(f"{path}: damaged, or written by another version of this program")
+    return plan
+
+
+def _piece(raw: list[Any]) -> Piece:
+    dataset, is_val, files = raw
+    return Piece(dataset, is_val, tuple((number, FileSpan(path, start, end)) for number, path, start, end in files))

@@ -1,0 +1,41 @@
+"""The registry of data sources: name in a section -> class. The only registration; add a line here."""
+
+from typing import Any
+
+from pretokenizer.sources.alpaca import Alpaca, CodeAlpaca
+from pretokenizer.sources.dolly import Dolly15k, Dolly15kMultilingual
+from pretokenizer.sources.instruction import GradeSchoolMath, Megacode2, Megacode3, OaLeet10k
+from pretokenizer.sources.messages import Ikala, Messages, PromptResponse, ShareGPT
+from pretokenizer.sources.oasst import OasstExport
+from pretokenizer.sources.orca_chat import OrcaChat
+from pretokenizer.sources.qa import Gsm8k, Joke
+from pretokenizer.sources.source import Source
+from pretokenizer.yaml_config import ConfigError, suggest
+
+SOURCES: dict[str, type[Source]] = {
+    "alpaca": Alpaca,
+    "code_alpaca": CodeAlpaca,
+    "dolly15k": Dolly15k,
+    "dolly15k_multilingual": Dolly15kMultilingual,
+    "grade_school_math_instructions": GradeSchoolMath,
+    "gsm8k": Gsm8k,
+    "ikala": Ikala,
+    "joke": Joke,
+    "megacode2": Megacode2,
+    "megacode3": Megacode3,
+    "messages": Messages,
+    "oa_leet10k": OaLeet10k,
+    "oasst_export": OasstExport,
+    "orca-chat": OrcaChat,
+    "prompt_response": PromptResponse,
+    "sharegpt": ShareGPT,
+}
+
+
+def make_source(name: str, options: dict[str, Any]) -> Source:
+    """The source of that name. Raises ConfigError listing the names there are."""
+    if name not in SOURCES:
+        raise ConfigError(
+            f"datasets: no data set {name!r}{suggest(name, SOURCES)}; there are {', '.join(sorted(SOURCES))}"
+        )
+    return SOURCES[name](name, options)

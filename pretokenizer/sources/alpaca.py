@@ -1,0 +1,31 @@
+"""alpaca and code_alpaca: instruction, optional input, output. Filtered after the split, part by part."""
+
+from pretokenizer.conversation import Conversation, pair
+from pretokenizer.record_files import Record
+from pretokenizer.sources.qa import FileOption
+from pretokenizer.sources.source import Converted, HubFiles, Source
+from pretokenizer.sources.word_filter import has_filtered_phrase
+
+
+class Alpaca(Source):
+    """The request is instruction and input, joined by a line feed when there is an input."""
+
+    class_name = "AlpacaBaseDataset"
+    split = "torch"
+    Options = FileOption
+    hub = HubFiles("yahma/alpaca-cleaned", "main", ("*.json",))
+
+    def convert(self, record: Record, file_stem: str) -> Converted:
+        """An empty list for a filtered row: it counts in the split, and gives nothing. Empty texts are kept."""
+        question, answer = record["instruction"], record["output"]
+        if record["input"]:
+            question = f"{question}\n{record['input']}"
+        if has_filtered_phrase(question) or has_filtered_phrase(answer):
+            return []
+        return [Conversation(pair(question, answer))]
+
+
+class CodeAlpaca(Alpaca):
+    """The same form, about code."""
+
+    hub = HubFiles("sahil2801/CodeAlpaca-20k", "main", ("*.json",))

@@ -1,0 +1,117 @@
+"""Instruction data sets: one request, one response. megacode2, megacode3, oa_leet10k, grade_school_math_instructions.
+
+Rows are visited in the order of `random.Random(seed).shuffle`; blank rows and rows with a filtered phrase are left out. With
+`fill_min_length`, consecutive rows are joined to one conversation until it has more characters than that.
+"""
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pretokenizer.conversation import Conversation, Message, pair
+from pretokenizer.record_files import Record
+from pretokenizer.sources.source import Converted, HubFiles, InputRecord, Source
+from pretokenizer.sources.word_filter import has_filtered_phrase
+
+
+@dataclass(frozen=True)
+class InstructionOptions:
+    """What a section may set."""
+
+    input_file_path: str | None = None
+    instruction_column: str | None = None
+    response_column: str | None = None
+    lang: str | None = None
+    seed: int = 42
+    fill_min_length: int | None = None
+    """Characters."""
+
+
+class Instruction(Source):
+    """Records with one text for the request and one for the response."""
+
+    class_name = "InstructionDataset"
+    shows_name = True
+    Options = InstructionOptions
+    columns: ClassVar[tuple[str, str]] = ("INSTRUCTION", "RESPONSE")
+    lang: ClassVar[str | None] = None
+
+    @property
+    def independent(self) -> bool:  # type: ignore[override]
+        """Joined rows need their neighbours."""
+        return self.options.fill_min_length is None
+
+    def convert(self, record: Record, file_stem: str) -> Converted:
+        """One pair, or why not."""
+        question = record[self.options.instruction_column or self.columns[0]]
+        answer = record[self.options.response_column or self.columns[1]]
+        if question is None or answer is None or not question.strip() or not answer.strip():
+            return "blank"
+        if has_filtered_phrase(question) or has_filtered_phrase(answer):
+            return "filtered phrase"
+        return [Conversation(pair(question, answer), self.options.lang or self.lang)]
+
+    def order(self, num_records: int) -> list[int] | None:
+        """The original's shuffle; done by convert_all already when rows are joined."""
+        if not self.independent:
+            return None
+        order = list(range(num_records))
+        random.Random(self.options.seed).shuffle(order)
+        return order
+
+    def convert_all(
+        self, records: Iterable[InputRecord], rng: random.Random
+    ) -> Iterator[tuple[InputRecord, Converted]]:
+        """Join rows in shuffled order when fill_min_length is set."""
+        if self.independent:
+            yield from super().convert_all(records, rng)
+            return
+        items = list(records)
+        order = list(range(len(items)))
+        random.Random(self.options.seed).shuffle(order)
+        joined: list[Message] = []
+        for index in order:
+            converted = self.convert_checked(items[index])
+            if isinstance(converted, str):
+                yield items[index], converted
+                continue
+            joined += converted[0].messages
+            if sum(len(message.text) for message in joined) > self.options.fill_min_length:
+                yield items[index], [Conversation(tuple(joined), converted[0].lang)]
+                joined = []
+        if joined:
+            yield items[order[-1]], [Conversation(tuple(joined), self.options.lang or self.lang)]
+
+
+class Megacode2(Instruction):
+    """Code questions, de-duplicated upstream."""
+
+    columns = ("USER", "ASSISTANT")
+    hub = HubFiles(
+        "rombodawg/LosslessMegaCodeTrainingV2_1m_Evol_Uncensored",
+        "main",
+        ("DeDuped_LosslessMegaCodeTrainingV2_942k_Evol_Uncensored.json",),
+    )
+
+
+class Megacode3(Instruction):
+    """The larger set that followed."""
+
+    columns = ("USER", "ASSISTANT")
+    hub = HubFiles(
+        "rombodawg/LosslessMegaCodeTrainingV3_2.2m_Evol", "main", ("LosslessMegaCodeTrainingV3_2.2m_Evol.json",)
+    )
+
+
+class OaLeet10k(Instruction):
+    """Programming problems in several languages."""
+
+    hub = HubFiles("ehartford/oa_leet10k", "main", ("*.jsonl", "*.json", "**/*.parquet"))
+
+
+class GradeSchoolMath(Instruction):
+    """Arithmetic word problems."""
+
+    lang = "en"
+    hub = HubFiles("qwedsacf/grade-school-math-instructions", "main", ("*.jsonl", "**/*.parquet"))

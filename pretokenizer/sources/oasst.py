@@ -1,0 +1,139 @@
+"""oasst_export: Open-Assistant's message trees. Every path from the root to a leaf is a conversation.
+
+Lines are trees (the project's own exports) or single messages in depth-first order (`OpenAssistant/oasst1` on the hub); a
+message with `parent_id` null starts a tree. A tree counts when it is ready for export, its root passed review and its
+root's language is asked for. Trees, not conversations, are split into train and val.
+"""
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from pretokenizer.conversation import Conversation, Message
+from pretokenizer.record_files import Record, RecordError
+from pretokenizer.roles import Role
+from pretokenizer.sources.source import Converted, HubFiles, InputRecord, Source
+
+_ROLES = {"prompter": Role.USER, "assistant": Role.ASSISTANT}
+
+
+@dataclass(frozen=True)
+class OasstOptions:
+    """What a section may set."""
+
+    input_file_path: str | None = None
+    hf_dataset_name: str = "OpenAssistant/oasst1"
+    """Fetched from the hub when no file is given."""
+    lang: str = "en"
+    """Comma list, compared with the root's language."""
+    top_k: int | None = None
+    """Only replies of rank 0 to top_k - 1."""
+    manual_seed: int = 287631038922
+    """Seed of the split."""
+
+
+class OasstExport(Source):
+    """Trees of messages with `replies`."""
+
+    class_name = "ListDataset"
+    split = "torch"
+    independent = False
+    stems = ("train", "validation")
+    Options = OasstOptions
+
+    @property
+    def hub(self) -> HubFiles:  # type: ignore[override]
+        """The released messages."""
+        return HubFiles(self.options.hf_dataset_name, "main", ("data/*.parquet",))
+
+    def convert_all(
+        self, records: Iterable[InputRecord], rng: random.Random
+    ) -> Iterator[tuple[InputRecord, Converted]]:
+        """A tree at a time; a tree of single messages stands at its root's row."""
+        for item, tree in _trees(records):
+            try:
+                yield item, self.convert_tree(tree)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise self.record_error(item, error) from None
+
+    def convert_tree(self, tree: Record) -> Converted:
+        """The conversations of a tree, or why it does not count."""
+        root = tree.get("prompt")
+        if not root:
+            return "no prompt"
+        if tree.get("tree_state") != "ready_for_export":
+            return "tree not ready for export"
+        if not root.get("review_result"):
+            return "prompt failed review"
+        if root.get("lang") not in self.languages:
+            return "other language"
+        return list(self.threads(root))
+
+    @property
+    def languages(self) -> frozenset[str]:
+        """Of the option `lang`."""
+        return frozenset(lang.strip() for lang in self.options.lang.split(","))
+
+    def threads(self, root: Record) -> Iterator[Conversation]:
+        """Conversations of a tree, depth first, replies in order."""
+        stack: list[tuple[tuple[Record, ...], bool]] = [((root,), True)]
+        while stack:
+            path, is_first_child = stack.pop()
+            node = path[-1]
+            replies = node.get("replies") or []
+            if len(path) > 1 and not replies and self._is_wanted(path, is_first_child):
+                yield _conversation(path if node["role"] == "assistant" else path[:-1])
+            for reply in reversed(replies):
+                stack.append(((*path, reply), reply is replies[0] or reply == replies[0]))
+
+    def _is_wanted(self, path: tuple[Record, ...], is_first_child: bool) -> bool:
+        """Whether a path to a leaf is a conversation. A prompt nobody answered counts only as the first reply."""
+        if path[-1]["role"] != "assistant" and not is_first_child:
+            return False
+        if any(message.get("deleted") or message.get("synthetic") for message in path):
+            return False
+        if self.options.top_k is not None and not all(self._has_rank(parent, m) for parent, m in zip(path, path[1:])):
+            return False
+        # The original stops with an error when roles do not alternate; such a path is no conversation.
+        return all(m["role"] == ("prompter", "assistant")[i % 2] for i, m in enumerate(path))
+
+    def _has_rank(self, parent: Record, message: Record) -> bool:
+        if message["role"] != "assistant":
+            return True
+        rank = message.get("rank")
+        return len(parent["replies"]) == 1 if rank is None else bool(rank < self.options.top_k)
+
+
+def _conversation(path: tuple[Record, ...]) -> Conversation:
+    messages = tuple(Message(_ROLES[message["role"]], message["text"]) for message in path)
+    return Conversation(messages, path[0].get("lang"))
+
+
+def _trees(records: Iterable[InputRecord]) -> Iterator[tuple[InputRecord, Record]]:
+    """Trees as they stand, or put together from single messages."""
+    builder: tuple[InputRecord, Record] | None = None
+    messages: dict[str, Record] = {}
+    for item in records:
+        record = item.record
+        if "prompt" in record or ("message_tree_id" in record and "message_id" not in record):
+            yield item, record
+        elif "message_id" in record:
+            message = {**record, "replies": []}
+            parent_id = record.get("parent_id")
+            if parent_id is None:
+                if builder:
+                    yield builder
+                builder = (item, {"prompt": message, "tree_state": record.get("tree_state")})
+                messages = {}
+            elif parent_id in messages:
+                messages[parent_id]["replies"].append(message)
+            else:
+                raise RecordError(f"record {item.row + 1}: its parent {parent_id} is not among the messages before it")
+            messages[record["message_id"]] = message
+        else:
+            hint = (
+                "a thread; export trees instead" if "thread_id" in record else f"it has: {', '.join(map(str, record))}"
+            )
+            raise RecordError(f"record {item.row + 1} is neither a message tree nor a message ({hint})")
+    if builder:
+        yield builder

@@ -1,0 +1,34 @@
+"""orca-chat: conversations with an instruction as system message."""
+
+from dataclasses import dataclass
+
+from pretokenizer.conversation import Conversation, Message
+from pretokenizer.record_files import Record
+from pretokenizer.roles import Role
+from pretokenizer.sources.source import Converted, HubFiles, Source
+
+
+@dataclass(frozen=True)
+class OrcaOptions:
+    """What a section may set."""
+
+    input_file_path: str | None = None
+    data_files: str | None = None
+    """File on the hub; the default is the one the card used."""
+
+
+class OrcaChat(Source):
+    """`instruction` is the system message, `conversation` a list of {input, output}."""
+
+    class_name = "OrcaChat"
+    shows_name = True
+    Options = OrcaOptions
+    hub = HubFiles("shahules786/orca-chat", "main", ("orca-chat-gpt4.json",))
+
+    def convert(self, record: Record, file_stem: str) -> Converted:
+        """Nothing is filtered; an empty instruction gives no system message."""
+        messages = [Message(Role.SYSTEM, record["instruction"])] if record["instruction"] else []
+        for turn in record["conversation"]:
+            messages.append(Message(Role.USER, turn["input"]))
+            messages.append(Message(Role.ASSISTANT, turn["output"]))
+        return [Conversation(tuple(messages))] if messages else "blank"

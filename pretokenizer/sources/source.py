@@ -1,0 +1,113 @@
+"""What a data source is: which files it reads, and how a record becomes conversations.
+
+Most sources convert each record alone and can be read in pieces by several processes. One that needs the whole data set at
+once sets `independent = False` and overrides convert_all; one that draws random numbers sets `uses_random` as well.
+"""
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pretokenizer.config import check_known_options
+from pretokenizer.conversation import Conversation
+from pretokenizer.record_files import Record, RecordError
+from pretokenizer.yaml_config import from_mapping
+
+Converted = list[Conversation] | str
+"""Conversations of a record; or, as a string, why the record does not count as one of the data set (before the split)."""
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A source without options of its own."""
+
+
+class HubFiles(NamedTuple):
+    """Where a data set's files are on the Hugging Face hub."""
+
+    repo_id: str
+    revision: str
+    """A commit or, where upstream may not be pinned, a branch."""
+    patterns: tuple[str, ...]
+    """Glob patterns of the files to fetch."""
+
+
+class InputRecord(NamedTuple):
+    """A record and where it stands."""
+
+    file_index: int
+    """Into the files of the data set."""
+    row: int
+    """From 0 in the file."""
+    file_stem: str
+    """File name without suffixes: train, test, en ..."""
+    record: Record
+
+
+class Source:
+    """Base of all sources. The class variables say how the original treats the data set."""
+
+    class_name: ClassVar[str]
+    """Name in the statistics report."""
+    shows_name: ClassVar[bool] = False
+    """Whether the report shows the data set's name in brackets."""
+    split: ClassVar[Literal["sklearn", "torch", "native"]] = "sklearn"
+    """How val is drawn; native: it has a file of its own."""
+    independent: ClassVar[bool] = True
+    uses_random: ClassVar[bool] = False
+    stems: ClassVar[tuple[str, ...]] = ()
+    """File stems in reading order; empty = the `train` files when there are any, else all."""
+    val_stems: ClassVar[tuple[str, ...]] = ()
+    """Stems of the native val files."""
+    hub: ClassVar[HubFiles | None] = None
+    Options: ClassVar[type[Any]] = NoOptions
+
+    def __init__(self, name: str, options: dict[str, Any]) -> None:
+        self.name = name
+        check_known_options(options, [f.name for f in fields(self.Options)], name)
+        self.options: Any = from_mapping(self.Options, options, f"datasets: {name}")
+
+    @property
+    def report_name(self) -> str:
+        """As the original prints it, e.g. `InstructionDataset (megacode2)`."""
+        return f"{self.class_name} ({self.name})" if self.shows_name else self.class_name
+
+    @property
+    def input_file_path(self) -> str | None:
+        """A file named in the options, instead of the data set's folder."""
+        return getattr(self.options, "input_file_path", None)
+
+    def convert(self, record: Record, file_stem: str) -> Converted:
+        """One record. KeyError and TypeError become a RecordError that names file and row."""
+        raise NotImplementedError
+
+    def convert_all(
+        self, records: Iterable[InputRecord], rng: random.Random
+    ) -> Iterator[tuple[InputRecord, Converted]]:
+        """All records in order; a record may come out at another place or not at all when `independent` is False."""
+        for item in records:
+            yield item, self.convert_checked(item)
+
+    def convert_checked(self, item: InputRecord) -> Converted:
+        """`convert`, with the record's place in the error."""
+        try:
+            return self.convert(item.record, item.file_stem)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise self.record_error(item, error) from None
+
+    def record_error(self, item: InputRecord, error: Exception) -> RecordError:
+        """An error that names the record's row and what is wrong with it."""
+        reason = f"lacks the key {error}" if isinstance(error, KeyError) else f"has not the expected form ({error})"
+        keys = ", ".join(map(str, item.record))
+        return RecordError(f"record {item.row + 1} {reason}; it has: {keys}")
+
+    def order(self, num_records: int) -> list[int] | None:
+        """The order in which records are visited before the split; None = as they stand."""
+        return None
+
+
+def stem_of(path: Path) -> str:
+    """`train-00000-of-00002.parquet` -> train; `en.jsonl.gz` -> en."""
+    return path.name.split(".")[0].split("-0")[0].lower()

@@ -1,0 +1,142 @@
+"""Doing a task: read records, convert, encode in batches, leave parts. Runs in any process."""
+
+import random
+import time
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from pretokenizer.chat_format import FramedFormat
+from pretokenizer.conversation import Conversation
+from pretokenizer.decontaminate import Questions
+from pretokenizer.encode import Encoder, EngineMismatch
+from pretokenizer.engine import make_engine
+from pretokenizer.parts import PartWriter, is_complete
+from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer
+from pretokenizer.record_files import RecordError, read_records
+from pretokenizer.shard import optimal_dtype
+from pretokenizer.sources.source import InputRecord, stem_of
+
+BATCH_DOCUMENTS = 1024
+BATCH_CHARACTERS = 4 << 20
+
+
+class TaskRunner:
+    """Does tasks of one plan; loads the tokenizer and proves the engine once."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.sources = plan.sources
+        tokenizer, chat_format = load_plan_tokenizer(plan.config)
+        frames = list(chat_format.frames.values()) if isinstance(chat_format, FramedFormat) else [("", "")]
+        engine, self.engine_line = make_engine(tokenizer, frames)
+        keywords = {
+            "encode_special_in_text": plan.config.special_tokens_in_text == "encode",
+            "keep_texts": plan.config.write_json,
+        }
+        self.encoder = Encoder(tokenizer, chat_format, engine, **keywords)
+        self.reference = Encoder(tokenizer, chat_format, None, **keywords)
+        self.dtype = optimal_dtype(tokenizer.vocab_size)
+        self.questions = Questions.load(plan.config) if plan.config.decontaminate else None
+
+    def run(self, task: Task) -> None:
+        """Do what is not done yet of a task. Raises RecordError."""
+        stems = [task.stem(self.folder, number) for number in range(len(task.pieces))]
+        if all(map(is_complete, stems)):
+            return
+        try:
+            self._run(task, stems, self.encoder)
+        except EngineMismatch as error:
+            self._run(
+                task, stems, self.reference, f"gigatoken gave other ids for {str(error)[:80]!r}; encoded again exactly"
+            )
+
+    def _run(self, task: Task, stems: list[Path], encoder: Encoder, warning: str | None = None) -> None:
+        # Pieces of one task share the generator, so a restarted task starts with its first piece.
+        rng = random.Random(self.plan.config.rng_seed)
+        for piece, stem in zip(task.pieces, stems, strict=True):
+            started = time.process_time()
+            with PartWriter(stem, self.dtype, self.plan.config.write_json) as part:
+                part.header.engine = self.engine_line if encoder is self.encoder else "the reference"
+                part.header.warnings += [warning] if warning else []
+                for batch in self._batches(piece, part, rng):
+                    self._write_batch(part, batch, encoder)
+                part.header.seconds["total"] = time.process_time() - started
+
+    def _batches(
+        self, piece: Piece, part: PartWriter, rng: random.Random
+    ) -> Iterator[list[tuple[InputRecord, list[Conversation]]]]:
+        """Records that count with their conversations, in batches; the others are counted by reason."""
+        batch: list[tuple[InputRecord, list[Conversation]]] = []
+        documents = characters = 0
+        for item, converted in self._convert(piece, part, rng):
+            if isinstance(converted, str):
+                part.header.dropped[converted] += 1
+                continue
+            batch.append((item, converted))
+            for conversation in converted:
+                documents += 1
+                characters += sum(len(message.text) for message in conversation.messages)
+            if documents >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS or len(batch) >= 4 * BATCH_DOCUMENTS:
+                yield batch
+                batch, documents, characters = [], 0, 0
+        if batch:
+            yield batch
+
+    def _convert(
+        self, piece: Piece, part: PartWriter, rng: random.Random
+    ) -> Iterator[tuple[InputRecord, list[Conversation] | str]]:
+        source = self.sources[piece.dataset]
+        paths = self.plan.datasets[piece.dataset].val if piece.is_val else self.plan.datasets[piece.dataset].train
+        current = paths[0]
+
+        def records() -> Iterator[InputRecord]:
+            nonlocal current
+            for number, span in piece.files:
+                current = paths[number]
+                stem = stem_of(current)
+                for row, record in read_records(span):
+                    part.header.num_records += 1
+                    yield InputRecord(number, row, stem, record)
+
+        try:
+            yield from source.convert_all(records(), rng)
+        except RecordError as error:
+            message = str(error)
+            raise RecordError(message if message.startswith(str(current)) else f"{current}: {message}") from None
+
+    def _write_batch(
+        self, part: PartWriter, batch: list[tuple[InputRecord, list[Conversation]]], encoder: Encoder
+    ) -> None:
+        conversations = list(chain.from_iterable(converted for _, converted in batch))
+        try:
+            encoded = encoder.encode(conversations)
+        except UnicodeEncodeError:
+            batch = _without_broken_text(batch, part)
+            conversations = list(chain.from_iterable(converted for _, converted in batch))
+            encoded = encoder.encode(conversations)
+        part.add_units(
+            [item.file_index for item, _ in batch],
+            [item.row for item, _ in batch],
+            [len(converted) for _, converted in batch],
+        )
+        contaminated = [self.questions.has_run_of(c) for c in conversations] if self.questions else None
+        part.add_documents(encoded, [c.lang for c in conversations], contaminated)
+
+
+def _without_broken_text(
+    batch: Iterable[tuple[InputRecord, list[Conversation]]], part: PartWriter
+) -> list[tuple[InputRecord, list[Conversation]]]:
+    """The batch without records whose text cannot be written as UTF-8 (half of a surrogate pair)."""
+    sound = []
+    for item, converted in batch:
+        try:
+            for conversation in converted:
+                for message in conversation.messages:
+                    message.text.encode("utf-8")
+        except UnicodeEncodeError:
+            part.header.dropped["broken Unicode"] += 1
+            continue
+        sound.append((item, converted))
+    return sound

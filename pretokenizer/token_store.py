@@ -1,0 +1,64 @@
+"""Reading documents' tokens, roles and texts back from the parts, one by one or many in any order."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from pretokenizer.document_table import DocumentTable, PartTokens, ranges
+
+
+class TokenStore:
+    """Opens each part's files once."""
+
+    def __init__(self, dtype: DTypeLike) -> None:
+        self.dtype = np.dtype(dtype)
+        self._open: dict[Path, PartTokens] = {}
+
+    def tokens(self, table: DocumentTable, document: int) -> NDArray[Any]:
+        """Token ids of one document."""
+        return self.gather(table, np.array([document]))
+
+    def gather(self, table: DocumentTable, documents: NDArray[np.int64]) -> NDArray[Any]:
+        """Token ids of many documents, joined in the order given."""
+        itemsize = self.dtype.itemsize
+        raw = self._gather(table, documents, table.token_starts * itemsize, table.sizes * itemsize, ".tokens")
+        return raw.view(self.dtype)
+
+    def gather_texts(self, table: DocumentTable, documents: NDArray[np.int64]) -> bytes:
+        """JSON lines of many documents, joined in the order given."""
+        return self._gather(table, documents, table.text_starts, table.text_bytes, ".texts").tobytes()
+
+    def gather_roles(self, table: DocumentTable, documents: NDArray[np.int64], dtype: DTypeLike) -> NDArray[Any]:
+        """Role ids of many documents, token by token."""
+        turns = ranges(table.turn_starts[documents], table.turns[documents])
+        return np.repeat(table.turn_roles[turns].astype(dtype), table.turn_sizes[turns])
+
+    def _gather(
+        self,
+        table: DocumentTable,
+        documents: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        suffix: str,
+    ) -> NDArray[np.uint8]:
+        if not documents.size:
+            return np.empty(0, dtype=np.uint8)
+        # Documents that follow one another in the same part are copied as one run.
+        parts = table.part_of[documents]
+        breaks = np.flatnonzero((np.diff(documents) != 1) | (np.diff(parts) != 0)) + 1
+        firsts, lasts = np.append(0, breaks), np.append(breaks, documents.size) - 1
+        run_starts = starts[documents[firsts]].tolist()
+        run_ends = (starts[documents[lasts]] + sizes[documents[lasts]]).tolist()
+        files = [self._file(part.stem.with_suffix(suffix)) for part in table.parts]
+        flats = [file.bytes for file in files]
+        joined = np.concatenate([flats[p][s:e] for p, s, e in zip(parts[firsts].tolist(), run_starts, run_ends)])
+        for part in np.unique(parts).tolist():
+            files[part].count_read(joined.size)
+        return joined
+
+    def _file(self, path: Path) -> PartTokens:
+        if path not in self._open:
+            self._open[path] = PartTokens(path)
+        return self._open[path]

@@ -1,0 +1,61 @@
+"""Writing the selected documents: text and role shards, their origin, the text as JSON lines."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pretokenizer.selection import Selected
+from pretokenizer.shard import ShardWriter, optimal_dtype
+from pretokenizer.token_store import TokenStore
+
+ROLE_VOCABULARY = 16
+"""The original creates its role files for so many values, which makes them uint16."""
+BATCH_TOKENS = 4 << 20
+
+
+def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_json: bool) -> None:
+    """Write `prefix-{text,role}.{bin,idx}`, `prefix_origin.npy` and, if asked for, `prefix.jsonl`, data set by data set."""
+    role_dtype = optimal_dtype(ROLE_VOCABULARY)
+    total = sum(int(selected.table.sizes[selected.documents].sum()) for selected in chosen)
+    with ExitStack() as stack:
+        text_writer = stack.enter_context(ShardWriter(f"{prefix}-text", store.dtype))
+        role_writer = stack.enter_context(ShardWriter(f"{prefix}-role", role_dtype))
+        json_file = stack.enter_context(prefix.with_name(prefix.name + ".jsonl").open("wb")) if write_json else None
+        progress = stack.enter_context(
+            tqdm(total=total, desc=f"write {prefix.name}", unit="tok", unit_scale=True, disable=None)
+        )
+        for selected in chosen:
+            table = selected.table
+            for documents in _batches(selected.documents, table.sizes):
+                sizes = table.sizes[documents]
+                text_writer.add_batch(store.gather(table, documents), sizes)
+                role_writer.add_batch(store.gather_roles(table, documents, role_dtype), sizes)
+                if json_file is not None:
+                    json_file.write(store.gather_texts(table, documents))
+                progress.update(int(sizes.sum()))
+    np.save(origin_path(prefix), origins_of(chosen), allow_pickle=False)
+
+
+def origin_path(prefix: Path) -> Path:
+    """Where the origin of a shard's documents stands."""
+    return prefix.with_name(prefix.name + "_origin.npy")
+
+
+def origins_of(chosen: list[Selected]) -> NDArray[np.int64]:
+    """(N, 3): number of the data set in the section, of the file in the data set, and of the record in the file, from 0."""
+    blocks = [
+        np.column_stack([np.full(s.documents.size, s.dataset, dtype=np.int64), s.table.origins[s.documents]])
+        for s in chosen
+    ]
+    return np.concatenate(blocks) if blocks else np.empty((0, 3), dtype=np.int64)
+
+
+def _batches(documents: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """`documents` in runs of about BATCH_TOKENS tokens."""
+    if documents.size:
+        batch_of = np.cumsum(sizes[documents]) // BATCH_TOKENS
+        yield from np.split(documents, np.flatnonzero(np.diff(batch_of)) + 1)
