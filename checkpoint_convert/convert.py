@@ -33,6 +33,7 @@ from checkpoint_convert.plan import (
     ExportOptions,
     ImportOptions,
     check_names,
+    check_shapes,
     plan_rows,
     rows_to_write,
     target_infos,
@@ -82,6 +83,7 @@ def import_weights(
     dropped = tied_copy_to_drop(source, model, family, origin)
     rules = expand(family.weights(model), model.num_layers)
     dropped += check_names((name for rule in rules for name in rule.others), source.infos, family, origin, dropped)
+    check_shapes(rules, source.infos, model, origin)
     plan = plan_rows(model, tokenizer, options)
     model = dataclasses.replace(
         model,

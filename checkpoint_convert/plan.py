@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,38 @@ class ExportOptions:
     iteration: int | None = None
     vocab_size: str = "auto"
     """auto = max(rows of the source, length of the tokenizer); source; tokenizer; or a number."""
+
+
+def check_shapes(rules: Sequence[Rule], infos: Mapping[str, TensorInfo], model: ModelConfig, origin: Path) -> None:
+    """Raises ConvertError naming the first tensors whose shape is not what the config calls for."""
+    expected = megatron_shapes(model)
+    for rule in rules:
+        shape = expected[re.sub(r"\.\d+\.", ".", rule.megatron)]
+        wanted = [tuple(part.shape) for part in rule.to_other(torch.empty(shape, device="meta"), model)]
+        for name, shape in zip(rule.others, wanted, strict=True):
+            if infos[name].shape != shape:
+                raise ConvertError(f"{origin}: {name} is {list(infos[name].shape)}, its config calls for {list(shape)}")
+
+
+def megatron_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor of megatron-core's model, layer numbers left out, `vocab_size` rows in the vocabulary."""
+    hidden, ffn, layer = model.hidden_size, model.ffn_hidden_size, "decoder.layers"
+    queries = model.num_attention_heads * model.head_dim
+    vocabulary, norm = (model.vocab_size, hidden), (hidden,)
+    weights = {
+        f"{layer}.self_attention.linear_qkv": (queries + 2 * model.query_groups * model.head_dim, hidden),
+        f"{layer}.self_attention.linear_proj": (hidden, queries),
+        f"{layer}.mlp.linear_fc1": (ffn * (2 if model.gated_linear_unit else 1), hidden),
+        f"{layer}.mlp.linear_fc2": (hidden, ffn),
+    }
+    norms = (f"{layer}.input_layernorm", f"{layer}.pre_mlp_layernorm", "decoder.final_layernorm")
+    return {
+        "embedding.word_embeddings.weight": vocabulary,
+        "output_layer.weight": vocabulary,
+        **{f"{name}.weight": shape for name, shape in weights.items()},
+        **{f"{name}.bias": shape[:1] for name, shape in weights.items()},
+        **{f"{name}.{part}": norm for name in norms for part in ("weight", "bias")},
+    }
 
 
 def tied_copy_to_drop(source: TensorSource, model: ModelConfig, family: Family, origin: Path) -> list[str]:

@@ -1,0 +1,109 @@
+"""A SentencePiece model of Llama's kind, trained in the process, and tiny Hugging Face folders converted once."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import tokenizers
+import transformers
+
+from checkpoint_convert.convert import from_hf
+from checkpoint_convert.plan import ImportOptions
+from tests.checkpoint_convert.tiny_models import save_tiny_model
+
+CORPUS = [
+    "The quick brown fox jumps over the lazy dog, and the dog does not mind.",
+    "def fibonacci(number):\n    if number < 2:\n        return number\n    return fibonacci(number - 1)",
+    "Une pomme est tombée; zwölf Äpfel fielen später.  Two  spaces   three    four.",
+    "user assistant system context: question and answer, again and again.",
+] * 8
+
+
+@pytest.fixture(autouse=True)
+def quiet_transformers() -> None:
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+@pytest.fixture(scope="session")
+def spm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BPE `tokenizer.model` with byte fallback and identity normalisation; 300 pieces and more."""
+    return train_spm(tmp_path_factory.mktemp("spm") / "tokenizer.model", model_type="bpe")
+
+
+def train_spm(path: Path, **options: object) -> Path:
+    """A SentencePiece model with Llama's settings, `options` apart."""
+    model = io.BytesIO()
+    settings = {
+        "vocab_size": 400,
+        "byte_fallback": True,
+        "character_coverage": 0.99,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "split_digits": True,
+        "allow_whitespace_only_pieces": True,
+        "num_threads": 1,
+        "minloglevel": 2,
+        "hard_vocab_limit": False,
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS), model_writer=model, **{**settings, **options}
+    )
+    path.write_bytes(model.getvalue())
+    return path
+
+
+@pytest.fixture(scope="session")
+def json_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level BPE `tokenizer.json` of GPT-NeoX's kind, with <|endoftext|>."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    path = tmp_path_factory.mktemp("json") / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def hf_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """kind -> its Hugging Face folder, made once; not to be written to."""
+    root = tmp_path_factory.mktemp("hf")
+
+    def folder_of(kind: str) -> Path:
+        if not (root / kind).exists():
+            save_tiny_model(kind, root / kind)
+        return root / kind
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def converted(hf_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """kind -> the checkpoint folder that from_hf made of it, made once; not to be written to."""
+    root = tmp_path_factory.mktemp("converted")
+
+    def folder_of(kind: str) -> Path:
+        if not (root / kind).exists():
+            from_hf(hf_folder(kind), root / kind, ImportOptions())
+        return root / kind
+
+    return folder_of
+
+
+@pytest.fixture
+def llama_with_tokenizer(hf_folder: Callable[[str], Path], spm_model: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny Llama's folder with the SentencePiece model in it."""
+    folder = tmp_path / "llama"
+    shutil.copytree(hf_folder("llama_gqa"), folder)
+    shutil.copyfile(spm_model, folder / "tokenizer.model")
+    return folder

@@ -1,0 +1,253 @@
+"""Conversions of every shape of network, there and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from checkpoint_convert.convert import from_hf, to_hf
+from checkpoint_convert.plan import ExportOptions, ImportOptions
+from checkpoint_convert.tensors import ConvertError, same_bits
+from megatron_train.model_config import ModelConfig
+from megatron_train.state.checkpoint_folder import CheckpointError, check_folder
+from tests.checkpoint_convert.tiny_models import MODELS, save_tiny_model
+
+CHATML = ("<|im_start|>", "<|im_end|>")
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+def assert_same_tensors(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not same_bits(first[name], second[name])] == []
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_round_trip_is_bitwise_identical(
+    kind: str, hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    to_hf(converted(kind), tmp_path / "hf", ExportOptions(max_shard_bytes=20_000))
+
+    assert_same_tensors(tensors_of(hf_folder(kind)), tensors_of(tmp_path / "hf"))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_round_trip_keeps_every_logit(
+    kind: str, hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    to_hf(converted(kind), tmp_path / "hf", ExportOptions())
+    tokens = torch.arange(5, 37).view(2, 16)
+
+    logits = [
+        transformers.AutoModelForCausalLM.from_pretrained(folder).eval()(tokens).logits
+        for folder in (hf_folder(kind), tmp_path / "hf")
+    ]
+
+    assert torch.equal(logits[0], logits[1])
+
+
+def test_from_hf_adds_and_pads_rows(llama_with_tokenizer: Path, tmp_path: Path) -> None:
+    report = from_hf(llama_with_tokenizer, tmp_path / "ckpt", ImportOptions(CHATML))
+    release = tmp_path / "ckpt" / "release"
+    model = ModelConfig.load(release / "model_config.yaml")
+
+    assert (model.source_vocab_size, model.vocab_size, model.padded_vocab_size) == (400, 407, 512)
+    assert report.vocabulary == "400 rows of the source + 7 new (--new_token_init mean) = 407, padded to 512"
+    assert (tmp_path / "ckpt" / "latest_checkpointed_iteration.txt").read_text() == "release\n"
+    check_folder(release)
+
+
+def test_to_hf_writes_the_tokenizers_rows(llama_with_tokenizer: Path, tmp_path: Path) -> None:
+    from_hf(llama_with_tokenizer, tmp_path / "ckpt", ImportOptions(CHATML, new_token_init="last_row"))
+    to_hf(tmp_path / "ckpt", tmp_path / "hf", ExportOptions())
+    before, after = tensors_of(llama_with_tokenizer), tensors_of(tmp_path / "hf")
+
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert after[name].shape[0] == 407
+        assert torch.equal(after[name][:400], before[name])
+        assert torch.equal(after[name][400:], before[name][-1:].expand(7, -1))
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (config["vocab_size"], config["eos_token_id"], config["pad_token_id"]) == (407, 406, 404)
+
+
+@pytest.mark.parametrize(("choice", "rows"), [("source", 400), ("tokenizer", 407), ("auto", 407), ("512", 512)])
+def test_to_hf_writes_the_rows_asked_for(llama_with_tokenizer: Path, tmp_path: Path, choice: str, rows: int) -> None:
+    from_hf(llama_with_tokenizer, tmp_path / "ckpt", ImportOptions(CHATML))
+    to_hf(tmp_path / "ckpt", tmp_path / "hf", ExportOptions(vocab_size=choice))
+
+    assert tensors_of(tmp_path / "hf")["lm_head.weight"].shape[0] == rows
+
+
+def test_an_exported_folder_is_imported_again(llama_with_tokenizer: Path, tmp_path: Path) -> None:
+    from_hf(llama_with_tokenizer, tmp_path / "one", ImportOptions(CHATML))
+    to_hf(tmp_path / "one", tmp_path / "hf", ExportOptions())
+    from_hf(tmp_path / "hf", tmp_path / "two", ImportOptions())
+    to_hf(tmp_path / "two", tmp_path / "hf2", ExportOptions())
+
+    assert_same_tensors(tensors_of(tmp_path / "hf"), tensors_of(tmp_path / "hf2"))
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+    ):
+        assert (tmp_path / "hf" / name).read_text() == (tmp_path / "hf2" / name).read_text(), name
+
+
+def test_dtype_is_kept_or_changed(tmp_path: Path) -> None:
+    save_tiny_model("llama_gqa", tmp_path / "bf16", torch.bfloat16)
+    from_hf(tmp_path / "bf16", tmp_path / "ckpt", ImportOptions())
+    to_hf(tmp_path / "ckpt", tmp_path / "kept", ExportOptions())
+    to_hf(tmp_path / "ckpt", tmp_path / "fp32", ExportOptions(dtype=torch.float32))
+
+    assert_same_tensors(tensors_of(tmp_path / "bf16"), tensors_of(tmp_path / "kept"))
+    assert {tensor.dtype for tensor in tensors_of(tmp_path / "fp32").values()} == {torch.float32}
+    assert json.loads((tmp_path / "fp32" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_pickled_weights_are_read(
+    hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((hf_folder("llama_gqa") / "config.json").read_bytes())
+    torch.save(tensors_of(hf_folder("llama_gqa")), folder / "pytorch_model.bin")
+
+    from_hf(folder, tmp_path / "ckpt", ImportOptions())
+
+    ours, theirs = tmp_path / "ckpt" / "release" / "__0_0.distcp", converted("llama_gqa") / "release" / "__0_0.distcp"
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def changed(source: Path, target: Path, config: dict[str, object] | None = None, drop: str = "", add: str = "") -> Path:
+    """A copy of a single-file folder with config fields set, a tensor dropped or added."""
+    target.mkdir()
+    text = json.loads((source / "config.json").read_text()) | (config or {})
+    (target / "config.json").write_text(json.dumps(text))
+    tensors = tensors_of(source)
+    tensors.pop(drop, None)
+    if add:
+        tensors[add] = torch.ones(3)
+    save_file(tensors, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"drop": "model.norm.weight"}, r"lacks 1 tensors that its config calls for: model\.norm\.weight"),
+        ({"add": "model.extra.weight"}, r"holds 1 tensors that a llama model has no place for: model\.extra\.weight"),
+        ({"config": {"num_hidden_layers": 3}}, "lacks 9 tensors"),
+        ({"config": {"model_type": "bert"}}, "model_type 'bert' is not supported; supported are falcon, gpt_neox"),
+        ({"config": {"hidden_sizes": 3}}, r"no place for hidden_sizes = 3 \(did you mean 'hidden_size'\?\)"),
+        ({"config": {"hidden_size": 10**12}}, "hidden_size is 1000000000000; expected a whole number"),
+        ({"config": {"num_key_value_heads": 3}}, "num_query_groups 3 does not divide num_attention_heads 4"),
+        ({"config": {"rope_parameters": {"rope_type": "yarn", "factor": 2}}}, "rope type 'yarn' is not supported"),
+        ({"config": {"hidden_act": "relu"}}, "hidden_act = 'relu' is not supported"),
+        ({"config": {"vocab_size": 401}}, r"embed_tokens\.weight is \[400, 32\], its config calls for \[401, 32\]"),
+        ({"config": {"intermediate_size": 64}}, r"gate_proj\.weight is \[48, 32\], its config calls for \[64, 32\]"),
+        ({"config": {"quantization_config": {"bits": 4}}}, "quantized weights cannot be converted"),
+    ],
+)
+def test_from_hf_refuses_and_leaves_nothing(
+    hf_folder: Callable[[str], Path], tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    folder = changed(hf_folder("llama_gqa"), tmp_path / "hf", **change)  # type: ignore[arg-type]
+
+    with pytest.raises(ConvertError, match=message):
+        from_hf(folder, tmp_path / "ckpt", ImportOptions())
+    assert not (tmp_path / "ckpt").exists()
+
+
+def test_from_hf_drops_buffers_of_old_files(hf_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    folder = changed(hf_folder("llama_gqa"), tmp_path / "hf", add=name)
+
+    report = from_hf(folder, tmp_path / "ckpt", ImportOptions())
+
+    assert report.dropped == [name]
+
+
+def test_from_hf_takes_a_tied_head_only_as_a_copy(hf_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    tensors = tensors_of(hf_folder("llama_tied"))
+    for folder, head in (("copy", tensors["model.embed_tokens.weight"].clone()), ("other", torch.zeros(400, 32))):
+        changed(hf_folder("llama_tied"), tmp_path / folder)
+        save_file({**tensors, "lm_head.weight": head}, tmp_path / folder / "model.safetensors", {"format": "pt"})
+
+    assert from_hf(tmp_path / "copy", tmp_path / "ckpt", ImportOptions()).dropped == ["lm_head.weight"]
+    with pytest.raises(ConvertError, match=r"lm_head\.weight differs from model\.embed_tokens\.weight"):
+        from_hf(tmp_path / "other", tmp_path / "ckpt2", ImportOptions())
+
+
+def test_from_hf_reports_nan(
+    hf_folder: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = changed(hf_folder("llama_gqa"), tmp_path / "hf")
+    tensors = tensors_of(folder)
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    from_hf(folder, tmp_path / "ckpt", ImportOptions())
+
+    assert "1 tensors hold NaN or infinity: decoder.final_layernorm.weight" in capsys.readouterr().err
+
+
+def test_from_hf_never_overwrites(hf_folder: Callable[[str], Path], converted: Callable[[str], Path]) -> None:
+    with pytest.raises(ConvertError, match="release: exists already; remove it"):
+        from_hf(hf_folder("llama_gqa"), converted("llama_gqa"), ImportOptions())
+
+
+def test_to_hf_without_a_tokenizer_writes_weights_and_warns(
+    converted: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to_hf(converted("llama_gqa"), tmp_path / "hf", ExportOptions())
+
+    assert sorted(path.name for path in tmp_path.joinpath("hf").iterdir()) == [
+        "README.md",
+        "SHA256SUMS",
+        "config.json",
+        "model.safetensors",
+    ]
+    assert "has no tokenizer/ folder" in capsys.readouterr().err
+
+
+def test_to_hf_refuses_a_damaged_checkpoint(hf_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    from_hf(hf_folder("llama_gqa"), tmp_path / "ckpt", ImportOptions())
+    path = tmp_path / "ckpt" / "release" / "__0_0.distcp"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+    with pytest.raises(CheckpointError, match=r"__0_0\.distcp: contents differ"):
+        to_hf(tmp_path / "ckpt", tmp_path / "hf", ExportOptions())
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
+
+
+def test_to_hf_refuses_a_folder_that_is_there(converted: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "note").write_text("mine")
+
+    with pytest.raises(ConvertError, match="hf: exists already"):
+        to_hf(converted("llama_gqa"), tmp_path / "hf", ExportOptions())
+
+
+def test_to_hf_leaves_nothing_when_the_disk_is_full(
+    converted: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("checkpoint_convert.hf_io.os.pwrite", full)
+
+    with pytest.raises(OSError, match="No space left"):
+        to_hf(converted("llama_gqa"), tmp_path / "hf", ExportOptions())
+    assert list(tmp_path.iterdir()) == []
