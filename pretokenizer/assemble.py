@@ -78,7 +78,6 @@ def _reports(
         "duplicates": dataclasses.asdict(duplicates),
         "contaminated": contaminated if plan.config.decontaminate else {},
         "files": [[str(path) for path in (*files.train, *files.val)] for files in plan.datasets],
-        "num_train_files": [len(files.train) for files in plan.datasets],
     }
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -67,7 +68,7 @@ def work_folder(final: Path, plan: Plan, overwrite: bool) -> Iterator[Path]:
         if plan_path.is_file() and json.loads(plan_path.read_text())["fingerprint"] != fingerprint:
             if not overwrite:
                 raise BuildError(
-                    f"{work}: an unfinished build with another configuration or other input files; remove this folder or"
+                    f"{work}: an unfinished build with another configuration or other inputs; remove this folder or"
                     " give --overwrite to start over, or choose another --output_dir"
                 )
             shutil.rmtree(work / "parts")
@@ -105,7 +106,7 @@ def _run_in_worker(task: Task) -> None:
     _runner.run(task)
 
 
-def _run_in_processes(plan: Plan, tasks: list[Task], folder: Path, workers: int, progress: "tqdm[None]") -> None:
+def _run_in_processes(plan: Plan, tasks: list[Task], folder: Path, workers: int, progress: "tqdm[Any]") -> None:
     method = "fork" if sys.platform == "linux" else "spawn"
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(workers, context, _start_worker, (plan, folder)) as pool:

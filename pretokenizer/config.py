@@ -10,9 +10,17 @@ from typing import Any, Literal
 from pretokenizer.sections import REPOSITORY
 from pretokenizer.yaml_config import ConfigError, from_mapping, suggest
 
-HF_TRAINER_KEYS = frozenset(
-    ["adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "deepspeed", "deepspeed_config", "dtype", "eval_accumulation_steps", "eval_steps", "fp16", "freeze_layer", "fuse_gelu", "gradient_accumulation_steps", "gradient_checkpointing", "hf_hub_token", "is_reward_model", "learning_rate", "log_dir", "log_wandb", "logging_steps", "loss_fn", "lr_scheduler_type", "max_length", "model_name", "num_train_epochs", "optimizer", "peft_model", "peft_type", "per_device_eval_batch_size", "per_device_train_batch_size", "per_digit_tokens", "poly_eps", "pooling", "quantization", "random_offset_probability", "residual_dropout", "residual_dropout_lima", "samples_mixing", "save_steps", "save_strategy", "save_total_limit", "seq2seqmodel", "sort_by_length", "superhot", "superhot_config", "use_custom_sampler", "use_flash_attention", "use_system_tag", "system_property_dropout", "system_add_length", "verbose", "warmup_steps", "warmup_type", "wandb_entity", "weight_decay", "weight_decay_lm"]
-)
+_TRAINER_KEYS = """
+    adam_beta1 adam_beta2 adam_epsilon bf16 deepspeed deepspeed_config dtype eval_accumulation_steps eval_steps
+    fp16 freeze_layer fuse_gelu gradient_accumulation_steps gradient_checkpointing hf_hub_token is_reward_model
+    learning_rate log_dir log_wandb logging_steps loss_fn lr_scheduler_type max_length model_name
+    num_train_epochs optimizer peft_model peft_type per_device_eval_batch_size per_device_train_batch_size
+    per_digit_tokens poly_eps pooling quantization random_offset_probability residual_dropout
+    residual_dropout_lima samples_mixing save_steps save_strategy save_total_limit seq2seqmodel sort_by_length
+    superhot superhot_config system_add_length system_property_dropout use_custom_sampler use_flash_attention
+    use_system_tag verbose wandb_entity warmup_steps warmup_type weight_decay weight_decay_lm
+"""
+HF_TRAINER_KEYS = frozenset(_TRAINER_KEYS.split())
 """Keys of the cards' sections that belong to the Hugging Face trainer; they are ignored here, and named in one line."""
 
 

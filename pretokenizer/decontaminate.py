@@ -1,9 +1,9 @@
 """Finding documents that hold a test question: a shared run of words, `--decontaminate FILE...`.
 
-Words are lower-cased runs of letters and digits. A document is contaminated when it shares `decontaminate_ngram` (13) words
-in a row with a question; a question shorter than that counts as a whole, if it has at least 5 words. Files: anything the
-record reader reads (fields question, prompt, instruction, text, problem, input, turns; else every text field), or .txt
-with a question a line.
+Words are lower-cased runs of letters and digits. A document is contaminated when it shares `decontaminate_ngram` (13)
+words in a row with a question; a question shorter than that counts as a whole, if it has at least 5 words. Files:
+anything the record reader reads (fields question, prompt, instruction, text, problem, input, turns; else every text
+field), or .txt with a question a line.
 """
 
 import re

@@ -5,12 +5,12 @@
     batch.tokens, batch.document_sizes, batch.turn_sizes, batch.turn_roles
 
 A control token spelled inside a message (`<|im_end|>` in user text) stays text, or becomes the control token with
-`special_tokens_in_text="encode"`; either way it is counted. Turns are encoded each on its own, which gives the ids of the
-whole text wherever turns begin with a control token, as chatml's and oasst's do.
+`special_tokens_in_text="encode"`; either way it is counted. Turns are encoded each on its own, which gives the ids of
+the whole text wherever turns begin with a control token, as chatml's and oasst's do.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -46,7 +46,7 @@ class EncodedBatch(NamedTuple):
     """The rendered documents, where they were asked for."""
 
 
-class EngineMismatch(Exception):
+class EngineMismatchError(Exception):
     """The fast engine gave other ids than the reference for `document`."""
 
 
@@ -71,7 +71,7 @@ class Encoder:
         self.engine = engine if self._framed and self._framed.is_possible else None
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
-        """Encode documents in order. Raises EngineMismatch when a sampled document proves the fast engine wrong."""
+        """Encode documents in order. Raises EngineMismatchError when a sample proves the engine wrong."""
         if not conversations:
             return _join_documents([], None)
         if self.engine is None or self._framed is None:
@@ -81,7 +81,7 @@ class Encoder:
         assert batch.texts is not None
         wrong = first_difference(self.engine, [batch.texts[d] for d in sampled])
         if wrong is not None:
-            raise EngineMismatch(wrong)
+            raise EngineMismatchError(wrong)
         if odd:
             batch = _replace_documents(batch, odd, self._encode_by_reference([conversations[d] for d in odd]))
         return batch if self.keep_texts else batch._replace(texts=None)
@@ -105,10 +105,10 @@ class Encoder:
             return self._split(turn.prefix + turn.text + turn.suffix)
         head, tail = self._split_template(turn.prefix), self._split_template(turn.suffix)
         text = turn.text
-        if head and isinstance(head[-1], str):
-            head, text = head[:-1], head[-1] + text
-        if tail and isinstance(tail[0], str):
-            text, tail = text + tail[0], tail[1:]
+        if head and isinstance(last := head[-1], str):
+            head, text = head[:-1], last + text
+        if tail and isinstance(first := tail[0], str):
+            tail, text = tail[1:], text + first
         return [*head, text, *tail] if text else [*head, *tail]
 
     def _split_template(self, template: str) -> list[int | str]:
@@ -146,7 +146,7 @@ class _FramedPass:
         )
         if not self.is_possible or engine is None:
             return
-        self.frames = {role: frame for role, frame in zip(Role, frames)}
+        self.frames = dict(zip(Role, frames, strict=True))
         self.frame_ids = np.array(
             [[tokenizer.special_tokens[name] for name in names] for names in found], dtype=np.int64
         )
@@ -172,7 +172,7 @@ class _FramedPass:
             kept_roles = roles
         starts = positions[:: self.specials_per_turn]
         if not np.array_equal(flat[positions], self.frame_ids[kept_roles].reshape(-1)):
-            raise EngineMismatch(texts[0])
+            raise EngineMismatchError(texts[0])
         turn_sizes = self._turn_sizes(starts, odd, turn_counts, offsets)
         batch = EncodedBatch(
             flat, np.diff(offsets), turn_counts, turn_sizes, roles, np.zeros(len(texts), dtype=np.int64), texts
@@ -182,7 +182,7 @@ class _FramedPass:
     def render(self, conversation: Conversation) -> str:
         """The text of a document."""
         frames = self.frames
-        pieces = []
+        pieces: list[str] = []
         for role, text in conversation.messages:
             prefix, suffix = frames[role]
             pieces += (prefix, text, suffix)
@@ -210,11 +210,11 @@ def _roles(conversations: Sequence[Conversation]) -> list[list[int]]:
     return [[message[0] for message in conversation.messages] for conversation in conversations]
 
 
-def _assemble(pieces: list[int | str], encoded: "chain[list[int]] | object") -> list[int]:
+def _assemble(pieces: list[int | str], encoded: Iterator[list[int]]) -> list[int]:
     ids: list[int] = []
     for piece in pieces:
         if isinstance(piece, str):
-            ids += next(encoded)  # type: ignore[call-overload]
+            ids += next(encoded)
         else:
             ids.append(piece)
     return ids

@@ -61,7 +61,8 @@ class FastEngine:
 
 
 def make_engine(tokenizer: Tokenizer, frames: Sequence[tuple[str, str]]) -> tuple[FastEngine | None, str]:
-    """The fast engine proved on the battery inside each of the chat format's frames, or None; and a line that says which.
+    """The fast engine proved on the battery inside each of the chat format's frames, or None; and a line that says
+    which.
 
     `frames` are the (prefix, suffix) of the chat format's turns.
     """

@@ -1,7 +1,7 @@
 """Filters: which selected documents are not written, and why.
 
-A filter is a function (table, documents, config) -> mask of the documents to leave out; the first filter that hits names
-the reason in the reports. To add one: a function, a line in FILTERS, a field in PretokenizeConfig.
+A filter is a function (table, documents, config) -> mask of the documents to leave out; the first filter that hits
+names the reason in the reports. To add one: a function, a line in FILTERS, a field in PretokenizeConfig.
 """
 
 from collections.abc import Callable

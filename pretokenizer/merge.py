@@ -1,7 +1,7 @@
 """Building on many machines: `build --part i --num_parts n` leaves a part folder, `merge` joins them to one output.
 
-A part folder holds `plan.json` (the whole plan), `parts/` (the files of its tasks) and `tokenizer/`, so merging needs neither
-the input files nor the original tokenizer. The result has the same bytes as one run on one machine.
+A part folder holds `plan.json` (the whole plan), `parts/` (the files of its tasks) and `tokenizer/`, so merging needs
+neither the input files nor the original tokenizer. The result has the same bytes as one run on one machine.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from pretokenizer.yaml_config import ConfigError, from_mapping
 
 
 def build_part(config: PretokenizeConfig, options: RunOptions) -> Path:
-    """Do every num_parts-th task, beginning with number `part`; the part's folder, `<output>.parts/part-00000-of-00004`."""
+    """Do every num_parts-th task from number `part` on; the part's folder, `<output>.parts/part-00000-of-00004`."""
     assert options.part is not None and options.num_parts is not None
     parent = config.output_folder.with_name(config.output_folder.name + ".parts")
     final = parent / f"part-{options.part:05d}-of-{options.num_parts:05d}"

@@ -19,7 +19,8 @@ Indices = NDArray[np.int64]
 
 
 def split_sklearn(count: int, val_split: float) -> tuple[Indices, Indices | None]:
-    """(train, val) of `count` records as train_test_split(random_state=666) gives them; val_split 0 = no val, unshuffled.
+    """(train, val) of `count` records as train_test_split(random_state=666) gives them; val_split 0 = no val,
+    unshuffled.
 
     Raises ConfigError when nothing would be left to train on.
     """

@@ -1,7 +1,7 @@
 """Part files: what one piece of work leaves behind, in record order, before anything is split or sampled.
 
-A part is `part-00003-01.{tokens,npz,json}` (and `.texts` when the text is wanted), the `.json` written last: a part with
-its `.json` is complete, and a restarted build keeps it. Which machine or process made it makes no difference.
+A part is `part-00003-01.{tokens,npz,json}` (and `.texts` when the text is wanted), the `.json` written last: a part
+with its `.json` is complete, and a restarted build keeps it. Which machine or process made it makes no difference.
 """
 
 import json
@@ -111,7 +111,7 @@ class PartWriter:
             self._texts.close()
         if kind is not None:
             return
-        columns = {
+        columns: dict[str, Any] = {
             name: np.concatenate(arrays).astype(_COLUMNS[name], copy=False) if arrays else np.empty(0, _COLUMNS[name])
             for name, arrays in self._columns.items()
         }

@@ -34,7 +34,7 @@ class Piece:
     is_val: bool
     """From the native val files."""
     files: tuple[tuple[int, FileSpan], ...]
-    """(number of the file in the data set, span)."""
+    """(number of the file among the data set's train and val files, span)."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ def tokenizer_file(config: PretokenizeConfig) -> Path:
         path = load_tokenizer(path).path
     if not path.is_file():
         raise TokenizerError(
-            f"{path}: no such tokenizer file. Copy the model's own tokenizer.model or tokenizer.json there (it comes with"
-            f" the model's weights, from whoever publishes them), or give --vocab_file PATH, or try the pipeline with the"
-            f" small tokenizer of this project: TOKENIZER=sample (--configs ... sample)"
+            f"{path}: no such tokenizer file. Copy the model's own tokenizer.model or tokenizer.json there (it comes"
+            " with the model's weights, from whoever publishes them), or give --vocab_file PATH, or try it with the"
+            " small tokenizer of this project: TOKENIZER=sample (--configs ... sample)"
         )
     return path
 
@@ -132,9 +132,9 @@ def load_plan_tokenizer(config: PretokenizeConfig) -> tuple[Tokenizer, ChatForma
 
 def _pieces(dataset: int, source: Source, files: DatasetFiles, chunk_bytes: int) -> list[Piece]:
     pieces = []
-    for is_val, paths in ((False, files.train), (True, files.val)):
+    for is_val, paths, first in ((False, files.train, 0), (True, files.val, len(files.train))):
         spans = []
-        for number, path in enumerate(paths):
+        for number, path in enumerate(paths, first):
             own = split_file(path, chunk_bytes) if source.independent else [FileSpan(str(path))]
             spans += [(number, span) for span in own]
         if not source.independent:

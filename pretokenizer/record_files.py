@@ -3,9 +3,9 @@
     for row, record in read_records(Path("train.jsonl.gz")):
         ...
 
-What a file is, is seen from its first bytes, not from its name: Open-Assistant's `.tar.gz` exports are gzip files of JSON
-lines, and a real tar is read as well (without extracting it). A plain JSON-lines file can be read by byte range, so
-that several processes share one file. Nothing larger than one record is held, a JSON list apart.
+What a file is, is seen from its first bytes, not from its name: Open-Assistant's `.tar.gz` exports are gzip files of
+JSON lines, and a real tar is read as well (without extracting it). A plain JSON-lines file can be read by byte range,
+so that several processes share one file. Nothing larger than one record is held, a JSON list apart.
 """
 
 import gzip
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
+fast_loads: Callable[[bytes], Any]
 try:
     from orjson import loads as fast_loads
 except ImportError:
@@ -123,8 +124,8 @@ def _read_tar(file: BinaryIO, path: Path) -> Iterator[tuple[int, Record]]:
                 continue
             extracted = archive.extractfile(member)
             assert extracted is not None
-            data = io.BytesIO(extracted.read())
-            for _, record in _read_stream(data, data.getvalue()[:512], path / member.name):
+            buffered = io.BufferedReader(cast(io.RawIOBase, extracted), buffer_size=1 << 20)
+            for _, record in _read_stream(cast(BinaryIO, buffered), buffered.peek(512)[:512], path / member.name):
                 yield row, record
                 row += 1
     if row == 0:
@@ -168,7 +169,7 @@ def _parse_lines(lines: Iterator[bytes], path: Path, span_start: int) -> Iterato
             stripped = line.removeprefix(b"\xef\xbb\xbf").strip()
             if not stripped:
                 continue
-            record = _slow_loads(stripped, lambda n=number: _line_name(path, span_start, n))
+            record = _slow_loads(stripped, path, span_start, number)
         if record.__class__ is not dict:
             kind = type(record).__name__
             raise RecordError(f"{_line_name(path, span_start, number)}: expected a JSON object, found a {kind}")
@@ -176,13 +177,13 @@ def _parse_lines(lines: Iterator[bytes], path: Path, span_start: int) -> Iterato
         row += 1
 
 
-def _slow_loads(text: bytes, where: Callable[[], str]) -> Any:
+def _slow_loads(text: bytes, path: Path, span_start: int, number: int) -> Any:
     """What the fast parser refuses and Python's does not: NaN, numbers out of range. Raises RecordError."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = str(error).split(": line ")[0]
-        raise RecordError(f"{where()}: not valid JSON: {reason}") from None
+        raise RecordError(f"{_line_name(path, span_start, number)}: not valid JSON: {reason}") from None
 
 
 def _line_name(path: Path, span_start: int, number: int) -> str:
@@ -221,7 +222,7 @@ def _load_list(text: bytes, path: Path) -> list[Any]:
 
 def _parse_large_list(head: bytes, file: io.BufferedReader, path: Path) -> Iterator[Any]:
     """Items of a JSON list too large to hold, decoded one after another from a sliding window."""
-    text = io.TextIOWrapper(_Chained(head, file), encoding="utf-8-sig")
+    text = io.TextIOWrapper(io.BufferedReader(_Chained(head, file)), encoding="utf-8-sig")
     decoder = json.JSONDecoder()
     window, position, number = text.read(1 << 22).lstrip()[1:], 0, 0
     while True:

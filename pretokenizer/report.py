@@ -1,4 +1,4 @@
-"""`stats.md`, the report for people: figures per split, lengths, packing, epochs, and documents as the trainer sees them."""
+"""`stats.md`, the report for people: figures per split, lengths, packing, epochs, documents as the trainer sees them."""
 
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,8 @@
     merged = merge_sections(sections, ["oasst_pre10_min25", "llama2"])
 
 A file holds any number of sections, `name: {key: value}`. Merging is shallow: a later section replaces whole keys, the
-`datasets` list too. `defaults` is always applied first. `name: {sections: [a, b]}` is an alias that merges others, and a
-section that is a list is short for its `datasets`.
+`datasets` list too. `defaults` is always applied first. `name: {sections: [a, b]}` is an alias that merges others, and
+a section that is a list is short for its `datasets`.
 """
 
 import itertools
@@ -30,7 +30,7 @@ class Section:
 
 
 def load_sections(config_dirs: Iterable[Path] = ()) -> dict[str, Section]:
-    """All sections of the shipped folder and of `config_dirs`; a later folder's section replaces one of the same name."""
+    """All sections of the shipped folder and of `config_dirs`; a later folder's section replaces an earlier one."""
     sections: dict[str, Section] = {}
     for folder in (SHIPPED_SECTIONS, *config_dirs):
         if not folder.is_dir():
@@ -48,7 +48,8 @@ def load_sections(config_dirs: Iterable[Path] = ()) -> dict[str, Section]:
 def merge_sections(sections: dict[str, Section], names: Sequence[str]) -> dict[str, Any]:
     """`defaults` and then the named sections, left to right. Raises ConfigError for a name that is not there.
 
-    `output_dir` and `filename_prefix` default to `output/<section>` and `<section>`, after the last section with datasets.
+    `output_dir` and `filename_prefix` default to `output/<section>` and `<section>`, after the last section with
+    datasets.
     """
     merged: dict[str, Any] = {}
     mix_name = None

@@ -67,7 +67,7 @@ def select(plan: Plan, tables: list[tuple[DocumentTable, DocumentTable | None]])
         if val_documents is not None:
             cut, is_cut = cutter.cut(val_documents, entry.max_val_set)
             val_name = f"Subset of {source.report_name}" if is_subset or is_cut else source.report_name
-            # The original keeps val parts by name: of two entries with one name the last counts, in the first one's place.
+            # The original keeps val parts by name: of two entries with one name the last counts, in the first's place.
             key: object = number if isinstance(source, Messages) else entry.name
             val[key] = _selected(number, entry, val_name, native_val or table, cut)
     for i, entry in enumerate(config.entries):

@@ -1,4 +1,4 @@
-"""Figures of what was written, and the published report (`P-train_stats.txt`), byte for byte as the original prints it."""
+"""Figures of what was written, and the published report (`P-train_stats.txt`), byte for byte the original's."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -123,14 +123,15 @@ def published_report(title: str, stats: list[DatasetStats]) -> str:
 
 def _published_block(stats: DatasetStats) -> str:
     processed = stats.processed
-    accepted_share = stats.accepted / processed if processed else 0.0
+    num_skipped = processed - stats.accepted
+    accepted_share, skipped_share = (n / processed if processed else 0.0 for n in (stats.accepted, num_skipped))
     figures = stats.length_figures()
     lines = [
         f"## Stats for '{stats.report_name}' ({stats.samples} samples ({stats.fraction:.1%}))",
         _RULE,
         f"  Accepted: {stats.accepted}/{processed} ({accepted_share:.1%})",
         f"  Accepted tokens: {stats.tokens}",
-        f"  Skipped: {processed - stats.accepted} ({((processed - stats.accepted) / processed if processed else 0.0):.1%})",
+        f"  Skipped: {num_skipped} ({skipped_share:.1%})",
         f"  Min tokens per sample: {figures['min']}",
         f"  Max tokens per sample: {figures['max']}",
         f"  Avg tokens per sample: {stats.tokens / stats.accepted if stats.accepted else 0.0}",

@@ -9,7 +9,7 @@ from pathlib import Path
 from pretokenizer.chat_format import FramedFormat
 from pretokenizer.conversation import Conversation
 from pretokenizer.decontaminate import Questions
-from pretokenizer.encode import Encoder, EngineMismatch
+from pretokenizer.encode import Encoder, EngineMismatchError
 from pretokenizer.engine import make_engine
 from pretokenizer.parts import PartWriter, is_complete
 from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer
@@ -47,7 +47,7 @@ class TaskRunner:
             return
         try:
             self._run(task, stems, self.encoder)
-        except EngineMismatch as error:
+        except EngineMismatchError as error:
             self._run(
                 task, stems, self.reference, f"gigatoken gave other ids for {str(error)[:80]!r}; encoded again exactly"
             )
@@ -88,8 +88,9 @@ class TaskRunner:
         self, piece: Piece, part: PartWriter, rng: random.Random
     ) -> Iterator[tuple[InputRecord, list[Conversation] | str]]:
         source = self.sources[piece.dataset]
-        paths = self.plan.datasets[piece.dataset].val if piece.is_val else self.plan.datasets[piece.dataset].train
-        current = paths[0]
+        files = self.plan.datasets[piece.dataset]
+        paths = (*files.train, *files.val)
+        current = paths[piece.files[0][0]]
 
         def records() -> Iterator[InputRecord]:
             nonlocal current

@@ -18,7 +18,7 @@ BATCH_TOKENS = 4 << 20
 
 
 def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_json: bool) -> None:
-    """Write `prefix-{text,role}.{bin,idx}`, `prefix_origin.npy` and, if asked for, `prefix.jsonl`, data set by data set."""
+    """Write `prefix-{text,role}.{bin,idx}`, `prefix_origin.npy` and, if asked for, `prefix.jsonl`."""
     role_dtype = optimal_dtype(ROLE_VOCABULARY)
     total = sum(int(selected.table.sizes[selected.documents].sum()) for selected in chosen)
     with ExitStack() as stack:
@@ -46,7 +46,7 @@ def origin_path(prefix: Path) -> Path:
 
 
 def origins_of(chosen: list[Selected]) -> NDArray[np.int64]:
-    """(N, 3): number of the data set in the section, of the file in the data set, and of the record in the file, from 0."""
+    """(N, 3): number of the data set in the section, of its file, and of the record in the file, from 0."""
     blocks = [
         np.column_stack([np.full(s.documents.size, s.dataset, dtype=np.int64), s.table.origins[s.documents]])
         for s in chosen

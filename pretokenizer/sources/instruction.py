@@ -1,7 +1,7 @@
 """Instruction data sets: one request, one response. megacode2, megacode3, oa_leet10k, grade_school_math_instructions.
 
-Rows are visited in the order of `random.Random(seed).shuffle`; blank rows and rows with a filtered phrase are left out. With
-`fill_min_length`, consecutive rows are joined to one conversation until it has more characters than that.
+Rows are visited in the order of `random.Random(seed).shuffle`; blank rows and rows with a filtered phrase are left out.
+With `fill_min_length`, consecutive rows are joined to one conversation until it has more characters than that.
 """
 
 import random

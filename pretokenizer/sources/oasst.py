@@ -1,13 +1,14 @@
 """oasst_export: Open-Assistant's message trees. Every path from the root to a leaf is a conversation.
 
-Lines are trees (the project's own exports) or single messages in depth-first order (`OpenAssistant/oasst1` on the hub); a
-message with `parent_id` null starts a tree. A tree counts when it is ready for export, its root passed review and its
+Lines are trees (the project's own exports) or single messages in depth-first order (`OpenAssistant/oasst1` on the hub);
+a message with `parent_id` null starts a tree. A tree counts when it is ready for export, its root passed review and its
 root's language is asked for. Trees, not conversations, are split into train and val.
 """
 
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pretokenizer.conversation import Conversation, Message
 from pretokenizer.record_files import Record, RecordError
@@ -92,7 +93,7 @@ class OasstExport(Source):
             return False
         if any(message.get("deleted") or message.get("synthetic") for message in path):
             return False
-        if self.options.top_k is not None and not all(self._has_rank(parent, m) for parent, m in zip(path, path[1:])):
+        if self.options.top_k is not None and not all(self._has_rank(parent, m) for parent, m in pairwise(path)):
             return False
         # The original stops with an error when roles do not alternate; such a path is no conversation.
         return all(m["role"] == ("prompter", "assistant")[i % 2] for i, m in enumerate(path))

@@ -1,7 +1,7 @@
 """What a data source is: which files it reads, and how a record becomes conversations.
 
-Most sources convert each record alone and can be read in pieces by several processes. One that needs the whole data set at
-once sets `independent = False` and overrides convert_all; one that draws random numbers sets `uses_random` as well.
+Most sources convert each record alone and can be read in pieces by several processes. One that needs the whole data set
+at once sets `independent = False` and overrides convert_all; one that draws random numbers sets `uses_random` as well.
 """
 
 import random
@@ -16,7 +16,7 @@ from pretokenizer.record_files import Record, RecordError
 from pretokenizer.yaml_config import from_mapping
 
 Converted = list[Conversation] | str
-"""Conversations of a record; or, as a string, why the record does not count as one of the data set (before the split)."""
+"""Conversations of a record; or, as a string, why the record does not count (it is dropped before the split)."""
 
 
 @dataclass(frozen=True)
