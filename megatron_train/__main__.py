@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report(message: str) -> None:
-    """One message on stderr from rank 0; torchrun repeats it in its summary instead of "to enable traceback see ..."."""
+    """One message on stderr from rank 0; torchrun repeats it in its summary in place of a hint at tracebacks."""
     if os.environ.get("RANK", "0") == "0":
         print(f"error: {message}", file=sys.stderr, flush=True)
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):

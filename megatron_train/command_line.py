@@ -40,7 +40,10 @@ NO_EFFECT: dict[str, tuple[int, str]] = {
     "vocab_extra_ids_list": (1, "as --tokenizer_type"),
     "model_name": (1, "the architecture comes from the checkpoint or --model"),
     "num_workers": (1, "rows are read from memory-mapped files in the training process"),
-    "use_distributed_optimizer": (0, "always on: fp32 weights and Adam moments are spread over the data-parallel ranks"),
+    "use_distributed_optimizer": (
+        0,
+        "always on: fp32 weights and Adam moments are spread over the data-parallel ranks",
+    ),
     "DDP_impl": (1, "there is one implementation"),
 }
 """Flags of Megatron-LLM that are accepted and change nothing: name -> (number of values, reason)."""
@@ -91,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     """One flag per field of TrainConfig, grouped, with its docstring and default as help."""
     parser = _Parser(
         prog="megatron_train",
+        usage="%(prog)s [--config FILE] [--flag value ...]",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=_DESCRIPTION,

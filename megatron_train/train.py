@@ -8,6 +8,7 @@ topic.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -35,7 +36,7 @@ from megatron_train.parallel.distributed import init_distributed, planned_layout
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.report.metrics import Reporter, StepReport, model_flops, peak_flops
 from megatron_train.state.checkpoint import find_start, load_checkpoint, load_model_config, save_checkpoint
-from megatron_train.state.checkpoint_folder import TOKENIZER_DIR
+from megatron_train.state.checkpoint_folder import TOKENIZER_DIR, CheckpointError
 from megatron_train.state.signals import StopRequest
 from megatron_train.state.train_state import TrainState
 from megatron_train.validate import (
@@ -57,7 +58,8 @@ def train(command: CommandLine) -> TrainState:
     model_config = load_model_config(config, start[0] if start else None)
     manifest, data_folder = load_manifest(config)
     layout = init_distributed(config.parallel, config.batch.seed)
-    validate_model(command, model_config, layout, manifest.vocab_size if manifest else None)
+    validate_model(command, model_config, layout)
+    check_vocabulary(manifest, model_config, start[0] if start else None)
     announce(command, model_config, layout)
 
     samples = training_samples(
@@ -238,6 +240,21 @@ def load_manifest(config: TrainConfig) -> tuple[DataManifest | None, Path | None
         )
         return None, None
     return DataManifest.load(folder), folder
+
+
+def check_vocabulary(manifest: DataManifest | None, model: ModelConfig, checkpoint: Path | None) -> None:
+    """Raises CheckpointError when the data's token ids mean something else, or nothing, to the model."""
+    if manifest is None:
+        return
+    remedy = "convert the base model with the data's tokens (from-hf --vocab_extra_ids_list) or pretokenize with its own"
+    if manifest.vocab_size > model.vocab_size:
+        raise CheckpointError(
+            f"the data has {manifest.vocab_size:,} token ids, the model {model.vocab_size:,} vocabulary rows; "
+            + (remedy if checkpoint else f"set vocab_size: {manifest.vocab_size} in the model file")
+        )
+    spec = checkpoint / TOKENIZER_DIR / "tokenizer_spec.json" if checkpoint else None
+    if spec and spec.is_file() and json.loads(spec.read_text()).get("fingerprint") != manifest.tokenizer_fingerprint:
+        raise CheckpointError(f"the data was tokenized with another tokenizer than {spec.parent}: {remedy}")
 
 
 def find_tokenizer(data_folder: Path | None, checkpoint: Path | None) -> Path | None:

@@ -27,10 +27,8 @@ def validate(command: CommandLine, layout: ParallelLayout) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def validate_model(
-    command: CommandLine, model: ModelConfig, layout: ParallelLayout, data_vocab_size: int | None
-) -> None:
-    """Raises ConfigError when the model cannot be split as asked, or does not fit the flags or the data."""
+def validate_model(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -> None:
+    """Raises ConfigError when the model cannot be split as asked, or does not fit the flags."""
     problems = []
     for name, size in (
         ("num_attention_heads", model.num_attention_heads),
@@ -50,13 +48,6 @@ def validate_model(
     if model.num_layers % (layout.pp * layout.vpp):
         problems.append(
             f"num_layers {model.num_layers} is not a multiple of pipeline stages {layout.pp} x chunks {layout.vpp}"
-        )
-    if data_vocab_size is not None and data_vocab_size > model.padded_vocab:
-        problems.append(
-            f"the data has a vocabulary of {data_vocab_size} ids, the model {model.padded_vocab} rows; convert the "
-            f"checkpoint "
-            "with the data's extra tokens (from-hf --vocab_extra_ids_list), or pretokenize with the checkpoint's "
-            "tokenizer"
         )
     if command.config.data.seq_length > model.max_position_embeddings:
         problems.append(

@@ -58,7 +58,7 @@ class DocumentSet:
 
 def _open_pair(prefix: str) -> tuple[ShardReader, ShardReader]:
     if not Path(f"{prefix}-text.idx").is_file():
-        raise ConfigError(f"{prefix}-text.idx: no such shard; {_prefixes_near(prefix)}")
+        raise ShardError(f"{prefix}-text.idx: no such shard; {_prefixes_near(prefix)}")
     text, role = ShardReader(f"{prefix}-text"), ShardReader(f"{prefix}-role")
     if not np.array_equal(text.sizes, role.sizes):
         raise ShardError(f"{prefix}-role.idx: its document lengths differ from {prefix}-text.idx; pretokenize again")

@@ -1,6 +1,6 @@
 """megatron-core's mixed-precision AdamW around the model: data-parallel wrapper, main weights, clipping, loss scale.
 
-The distributed optimizer is the only one: with one data-parallel rank it costs nothing, and every checkpoint has one format.
+The distributed optimizer is the only one: with one data-parallel rank it costs nothing and checkpoints have one format.
 """
 
 from __future__ import annotations
