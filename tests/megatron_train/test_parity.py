@@ -1,0 +1,298 @@
+"""Every parallel layout trains as one process does: loss, gradient norm and updated parameters.
+
+    pytest tests/megatron_train/test_parity.py               every pair of settings at least once (about two minutes)
+    PARITY=full pytest tests/megatron_train/test_parity.py   every combination for Llama, half of them for the others
+
+The optimizer is AdamW with a large eps, so that an update is proportional to its gradient and a wrong factor shows.
+Dropout draws the same numbers as one process only where the residual stream is whole and in one place (tensor
+parallelism alone); the other layouts are compared with themselves without recomputation, and must repeat.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import toy_documents, write_shard
+from tests.distributed import run_distributed
+
+TP2, TP4 = {"tensor_model_parallel_size": 2}, {"tensor_model_parallel_size": 4}
+PP2, PP4 = {"pipeline_model_parallel_size": 2}, {"pipeline_model_parallel_size": 4}
+SP, VPP2 = {"sequence_parallel": True}, {"virtual_pipeline_model_parallel_size": 2}
+OVERLAP_REDUCE = {"overlap_grad_reduce": True}
+OVERLAP = OVERLAP_REDUCE | {"overlap_param_gather": True}
+
+LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
+    1: {"one": {}},
+    2: {
+        "tp2": TP2,
+        "tp2-sp": TP2 | SP,
+        "pp2": PP2,
+        "pp2-vpp2": PP2 | VPP2,
+        "dp2": {},
+        "dp2-overlap-reduce": OVERLAP_REDUCE,
+        "dp2-overlap": OVERLAP,
+    },
+    4: {
+        "tp4": TP4,
+        "tp4-sp": TP4 | SP,
+        "pp4": PP4,
+        "tp2-pp2": TP2 | PP2,
+        "tp2-pp2-sp": TP2 | PP2 | SP,
+        "tp2-pp2-vpp2-sp": TP2 | PP2 | VPP2 | SP,
+        "tp2-dp2": TP2,
+        "tp2-dp2-sp-overlap": TP2 | SP | OVERLAP,
+        "pp2-dp2": PP2,
+        "pp2-vpp2-dp2-overlap": PP2 | VPP2 | OVERLAP,
+        "dp4": {},
+    },
+}
+SHARES_STREAMS = {"one", "tp2", "tp4"}
+RECOMPUTE: dict[str, dict[str, Any]] = {
+    "none": {},
+    "selective": {"recompute_granularity": "selective"},
+    "uniform": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+    "block": {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 1},
+}
+FAMILIES = ("llama", "neox_parallel", "neox_sequential", "falcon_7b", "falcon_40b")
+STEPS = 2
+SETTINGS: dict[str, Any] = {
+    "global_batch_size": 8,
+    "micro_batch_size": 2,
+    "lr": 0.3,
+    "lr_decay_style": "constant",
+    "adam_eps": 1.0,
+    "weight_decay": 0.01,
+    "train_iters": STEPS,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run to compare."""
+
+    layout: str
+    family: str
+    rows: str
+    dtype: str
+    dropout: str
+    recompute: str
+
+    def __str__(self) -> str:
+        return "-".join((self.layout, self.family, self.rows, self.dtype, self.dropout, self.recompute))
+
+    @property
+    def reference(self) -> Case:
+        """The run that must give the same: one process, or this layout where dropout streams differ."""
+        layout = "one" if self.dropout == "0" or self.layout in SHARES_STREAMS else self.layout
+        return replace(self, layout=layout, recompute="none")
+
+    def settings(self) -> dict[str, Any]:
+        layout = next(layouts[self.layout] for layouts in LAYOUTS.values() if self.layout in layouts)
+        dropout = {"hidden_dropout": 0.25, "lima_dropout": True} if self.dropout == "lima" else {}
+        shape = {"packing": self.rows == "packed", "bf16": self.dtype == "bf16"}
+        return SETTINGS | shape | dropout | layout | RECOMPUTE[self.recompute]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run gave, or how far it is from its reference."""
+
+    losses: list[float]
+    grad_norms: list[float]
+    parameters: Any
+    copies_apart: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Relative differences of a case from its reference; `update` is relative to the largest update of each tensor."""
+
+    loss: float
+    grad_norm: float
+    parameter: float
+    update: float
+    copies_apart: float
+
+
+def choices(world: int) -> list[tuple[str, ...]]:
+    return [tuple(LAYOUTS[world]), FAMILIES, ("padded", "packed"), ("fp32", "bf16"), ("0", "lima"), tuple(RECOMPUTE)]
+
+
+def all_cases(world: int) -> list[Case]:
+    """Every combination for Llama; for the other families every combination without recomputation."""
+    everything = (Case(*values) for values in itertools.product(*choices(world)))
+    return [case for case in everything if case.family == "llama" or case.recompute == "none"]
+
+
+def pairwise_cases(world: int) -> list[Case]:
+    """Few cases in which every two values of different settings meet: greedily, always the case with most new pairs."""
+    values = choices(world)
+    open_pairs = {
+        ((i, a), (j, b)) for i, j in itertools.combinations(range(len(values)), 2) for a in values[i] for b in values[j]
+    }
+    cases = []
+    candidates = list(itertools.product(*values))
+    while open_pairs:
+        best = max(candidates, key=lambda case: len(_pairs(case) & open_pairs))
+        open_pairs -= _pairs(best)
+        cases.append(Case(*best))
+    return cases
+
+
+def _pairs(values: tuple[str, ...]) -> set[Any]:
+    return set(itertools.combinations(enumerate(values), 2))
+
+
+CASES = {world: all_cases(world) if os.environ.get("PARITY") == "full" else pairwise_cases(world) for world in (2, 4)}
+CASES[1] = [
+    Case("one", family, rows, dtype, dropout, recompute)
+    for family, rows, dtype, dropout, recompute in itertools.product(*choices(1)[1:])
+    if recompute != "none" and (family == "llama" or os.environ.get("PARITY") == "full")
+]
+
+
+def run_case(case: Case, folder: Path) -> Outcome:
+    from megatron_train.optim.optimizer import gather_weights
+    from tests.megatron_train.toy_run import MODELS, full_parameters, start
+
+    settings = case.settings() | {"train_data_path": [str(folder / "toy")]}
+    run = start(MODELS[case.family], settings, weights_of(case, folder))
+    reports = [run.step() for _ in range(STEPS)]
+    gather_weights(run.chunks, run.config)
+    parameters, apart = full_parameters(run.chunks)
+    return Outcome([r.lm_loss for r in reports], [r.grad_norm for r in reports], parameters, apart)
+
+
+def weights_of(case: Case, folder: Path) -> Path:
+    return folder / case.family / "iter_0000000"
+
+
+def write_inputs(folder: Path) -> None:
+    """Toy shard, and per family a checkpoint of random weights that every layout starts from. One process."""
+    import torch
+
+    from tests.megatron_train.toy_run import MODELS, full_parameters, start
+
+    write_shard(folder / "toy", toy_documents(64))
+    for family in FAMILIES:
+        run = start(MODELS[family], {"train_data_path": [str(folder / "toy")]})
+        run.save(folder / family)
+        torch.save(full_parameters(run.chunks)[0], folder / f"{family}.pt")
+
+
+def run_references(folder: Path, references: list[Case], cases: list[Case]) -> dict[str, Difference]:
+    """Writes every one-process reference to `folder`, and compares the one-process `cases` with them."""
+    import torch
+
+    write_inputs(folder)
+    for reference in references:
+        torch.save(run_case(reference, folder), folder / f"{reference}.pt")
+    return compare_all(folder, cases)
+
+
+def compare_all(folder: Path, cases: list[Case]) -> dict[str, Difference]:
+    """Runs `cases` in this launch, one after another; the same on every rank."""
+    import torch
+
+    results, own = {}, {}
+    for case in cases:
+        reference = case.reference
+        if reference.layout == "one":
+            expected = torch.load(folder / f"{reference}.pt", weights_only=False)
+        else:
+            if reference not in own:
+                own[reference] = run_case(reference, folder)
+            expected = own[reference]
+        try:
+            outcome = run_case(case, folder)
+        except Exception as error:
+            raise RuntimeError(f"in {case}") from error
+        initial = torch.load(folder / f"{case.family}.pt", weights_only=False)
+        results[str(case)] = compare(outcome, expected, initial)
+    return results
+
+
+def compare(outcome: Outcome, expected: Outcome, initial: Any) -> Difference:
+    assert outcome.parameters.keys() == expected.parameters.keys()
+    parameter = update = 0.0
+    for key, value in outcome.parameters.items():
+        apart = float((value - expected.parameters[key]).abs().nan_to_num(float("inf")).max())
+        parameter = max(parameter, apart / float(expected.parameters[key].abs().max()))
+        update = max(update, apart / float((expected.parameters[key] - initial[key]).abs().max()))
+    return Difference(
+        _relative(outcome.losses, expected.losses),
+        _relative(outcome.grad_norms, expected.grad_norms),
+        parameter,
+        update,
+        outcome.copies_apart,
+    )
+
+
+def _relative(values: list[float], expected: list[float]) -> float:
+    return max(abs(a - b) / abs(b) for a, b in zip(values, expected, strict=True))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("parity")
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path, request: pytest.FixtureRequest) -> dict[str, Difference]:
+    cases = selected_cases(request)
+    references = {case.reference for case in cases if case.reference.layout == "one"}
+    own = [case for case in cases if case.layout == "one"]
+    return run_distributed(run_references, 1, folder, sorted(references, key=str), own, timeout=3600)[0]
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path, one: object, request: pytest.FixtureRequest) -> dict[str, Difference]:
+    return run_distributed(compare_all, 2, folder, cases_of(2, selected_cases(request)), timeout=3600)[0]
+
+
+@pytest.fixture(scope="module")
+def four(folder: Path, one: object, request: pytest.FixtureRequest) -> dict[str, Difference]:
+    return run_distributed(compare_all, 4, folder, cases_of(4, selected_cases(request)), timeout=3600)[0]
+
+
+def selected_cases(request: pytest.FixtureRequest) -> list[Case]:
+    """The cases this pytest run was asked for."""
+    found = (getattr(item, "callspec", None) for item in request.session.items)
+    return [spec.params["case"] for spec in found if spec and isinstance(spec.params.get("case"), Case)]
+
+
+def cases_of(world: int, cases: list[Case]) -> list[Case]:
+    return [case for case in cases if case.layout in LAYOUTS[world]]
+
+
+@pytest.mark.parametrize("case", CASES[1], ids=str)
+def test_one_process_is_the_same_when_it_recomputes(case: Case, one: dict[str, Difference]) -> None:
+    check(case, one[str(case)])
+
+
+@pytest.mark.parametrize("case", CASES[2], ids=str)
+def test_two_processes_train_as_one(case: Case, two: dict[str, Difference]) -> None:
+    check(case, two[str(case)])
+
+
+@pytest.mark.parametrize("case", CASES[4], ids=str)
+def test_four_processes_train_as_one(case: Case, four: dict[str, Difference]) -> None:
+    check(case, four[str(case)])
+
+
+def check(case: Case, difference: Difference) -> None:
+    assert difference.copies_apart == 0.0
+    if case.dtype == "fp32":
+        assert difference.loss < 1e-5
+        assert difference.grad_norm < 1e-5
+        assert difference.parameter < 1e-5
+        assert difference.update < 1e-3
+    else:
+        assert difference.loss < 5e-3
+        assert difference.grad_norm < 5e-2
