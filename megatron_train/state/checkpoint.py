@@ -216,9 +216,8 @@ def _sharded_state_dict(chunks: list[Any], optimizer: Any, loading: bool) -> dic
         for key, chunk in zip(_model_keys(chunks), chunks, strict=True)
     }
     if optimizer is not None:
-        for (
-            part
-        ) in optimizer.chained_optimizers:  # Adam makes its moments at the first applied step; all may be skipped
+        # Adam makes its moments at the first applied step; every step so far may have been skipped.
+        for part in optimizer.chained_optimizers:
             part.init_state_fn(part.optimizer, part.config)
         state_dict["optimizer"] = optimizer.sharded_state_dict(state_dict, is_loading=loading, metadata=metadata)
     for key in _model_keys(chunks):
