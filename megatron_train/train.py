@@ -246,7 +246,7 @@ def check_vocabulary(manifest: DataManifest | None, model: ModelConfig, checkpoi
     """Raises CheckpointError when the data's token ids mean something else, or nothing, to the model."""
     if manifest is None:
         return
-    remedy = "convert the base model with the data's tokens (from-hf --vocab_extra_ids_list) or pretokenize with its own"
+    remedy = "convert the base model with the data's tokens (from-hf --vocab_extra_ids_list) or pretokenize anew"
     if manifest.vocab_size > model.vocab_size:
         raise CheckpointError(
             f"the data has {manifest.vocab_size:,} token ids, the model {model.vocab_size:,} vocabulary rows; "

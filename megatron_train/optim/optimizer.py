@@ -62,6 +62,7 @@ def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer
             overlap_param_gather=config.parallel.overlap_param_gather,
         ),
         chunks,
+        use_gloo_process_groups=False,
     )
     core_config = unwrap(chunks[0]).config
     core_config.grad_scale_func = optimizer.scale_loss

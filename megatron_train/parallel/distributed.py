@@ -47,12 +47,12 @@ def init_distributed(parallel: Parallel, seed: int) -> ParallelLayout:
             dist.init_process_group(backend, timeout=timeout)
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
-    if parallel_state.model_parallel_is_initialized():
-        parallel_state.destroy_model_parallel()
+    leave_groups()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
         virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+        create_gloo_process_groups=False,  # second copies of the data-parallel groups, which nothing here uses
     )
     seed_rank(seed)
     return layout
@@ -67,6 +67,16 @@ def seed_rank(seed: int) -> None:
     np.random.seed(own)
     torch.manual_seed(own)
     tensor_parallel.model_parallel_cuda_manual_seed(own, force_reset_rng=True)
+
+
+def leave_groups() -> None:
+    """Ends every group but the world's, threads included: megatron-core only forgets them, and each gloo group keeps polling."""
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    for group in list(dist.distributed_c10d._world.pg_map):
+        if group is not dist.group.WORLD:
+            dist.destroy_process_group(group)
 
 
 def shutdown() -> None:
