@@ -57,17 +57,8 @@ def pretokenize(out: Path) -> list[Step]:
     steps = []
     for stage in ("demo_stage1", "demo_stage2"):
         folder = out / f"data_{stage[5:]}"
-        seconds = run(
-            "pretokenizer",
-            "build",
-            "--configs",
-            stage,
-            "sample",
-            "--data_dir",
-            "examples/data",
-            "--output_dir",
-            str(folder),
-        )
+        flags = ["--data_dir", "examples/data", "--output_dir", str(folder), "--output_dir_suffix", ""]
+        seconds = run("pretokenizer", "build", "--configs", stage, "sample", *flags)
         splits = json.loads((folder / "manifest.json").read_text())["splits"]
         counts = ", ".join(
             f"{name} {part['documents']:,} documents / {part['tokens']:,} tokens" for name, part in splits.items()
@@ -79,7 +70,7 @@ def pretokenize(out: Path) -> list[Step]:
 def base_model(out: Path) -> list[Step]:
     hf, sizes = (
         out / "base_hf",
-        ["--hidden_size", "192", "--num_layers", "4", "--num_attention_heads", "6", "--num_key_value_heads", "2"],
+        ["--hidden_size", "192", "--num_hidden_layers", "4", "--num_attention_heads", "6", "--num_key_value_heads", "2"],
     )
     command = [
         sys.executable,

@@ -21,7 +21,11 @@ TOKENIZER = ROOT / "examples/data/tokenizer/sample.model"
 def run(*arguments: str, processes: int = 0) -> str:
     """Runs a module as a user would and returns what it printed."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes else []
-    command = [sys.executable, *launcher, *arguments] if arguments[0].endswith(".py") else [sys.executable, *launcher, "-m", *arguments]
+    command = (
+        [sys.executable, *launcher, *arguments]
+        if arguments[0].endswith(".py")
+        else [sys.executable, *launcher, "-m", *arguments]
+    )
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
@@ -54,17 +58,32 @@ def transformers_loss(hf: Path, prefix: Path, length: int) -> float:
 
 def test_conversations_become_a_model_that_transformers_loads(tmp_path: Path) -> None:
     for stage in ("demo_stage1", "demo_stage2"):
-        flags = ["--data_dir", "examples/data", "--output_dir", str(tmp_path / stage)]
+        flags = ["--data_dir", "examples/data", "--output_dir", str(tmp_path / stage), "--output_dir_suffix", ""]
         run("pretokenizer", "build", "--configs", stage, "sample", *flags)
-    sizes = ["--hidden_size", "64", "--num_layers", "2", "--num_attention_heads", "4", "--num_key_value_heads", "2"]
-    run("examples/make_tiny_llama.py", str(tmp_path / "hf"), "--tokenizer", str(TOKENIZER), "--intermediate_size", "128", *sizes)
+    sizes = ["--hidden_size", "64", "--num_hidden_layers", "2", "--num_attention_heads", "4", "--num_key_value_heads", "2"]
+    run(
+        "examples/make_tiny_llama.py",
+        str(tmp_path / "hf"),
+        "--tokenizer",
+        str(TOKENIZER),
+        "--intermediate_size",
+        "128",
+        *sizes,
+    )
     tokens = "<|im_start|>,<|im_end|>"
     run("checkpoint_convert", "from-hf", str(tmp_path / "hf"), str(tmp_path / "base"), "--vocab_extra_ids_list", tokens)
 
     common = "--seq_length 128 --global_batch_size 8 --lr 3e-3 --clip_grad 1.0 --use_checkpoint_args".split()
-    stage1 = [f"--train_data_path={tmp_path}/demo_stage1/demo_stage1-train", f"--valid_data_path={tmp_path}/demo_stage1/demo_stage1-val"]
-    layout = "--tensor_model_parallel_size 2 --sequence_parallel --packing --micro_batch_size 4 --train_iters 12".split()
-    run("megatron_train", *common, *stage1, *layout, f"--load={tmp_path}/base", f"--save={tmp_path}/stage1", processes=2)
+    stage1 = [
+        f"--train_data_path={tmp_path}/demo_stage1/demo_stage1-train",
+        f"--valid_data_path={tmp_path}/demo_stage1/demo_stage1-val",
+    ]
+    layout = (
+        "--tensor_model_parallel_size 2 --sequence_parallel --packing --micro_batch_size 4 --train_iters 12".split()
+    )
+    run(
+        "megatron_train", *common, *stage1, *layout, f"--load={tmp_path}/base", f"--save={tmp_path}/stage1", processes=2
+    )
     first = losses(tmp_path / "stage1")
     assert len(first) == 12
     assert first[-1] < first[0] - 0.5
@@ -72,7 +91,15 @@ def test_conversations_become_a_model_that_transformers_loads(tmp_path: Path) ->
     valid = tmp_path / "demo_stage2" / "demo_stage2-val"
     stage2 = [f"--train_data_path={tmp_path}/demo_stage2/demo_stage2-train", f"--valid_data_path=held_out={valid}"]
     layout = "--pipeline_model_parallel_size 2 --finetune --hidden_dropout 0.25 --lima_dropout --micro_batch_size 2 --train_iters 8".split()
-    run("megatron_train", *common, *stage2, *layout, f"--load={tmp_path}/stage1", f"--save={tmp_path}/stage2", processes=2)
+    run(
+        "megatron_train",
+        *common,
+        *stage2,
+        *layout,
+        f"--load={tmp_path}/stage1",
+        f"--save={tmp_path}/stage2",
+        processes=2,
+    )
     second = losses(tmp_path / "stage2")
     assert len(second) == 8
     assert second[0] < first[0] - 0.5, "stage 2 starts from what stage 1 learned"

@@ -70,7 +70,7 @@ def seed_rank(seed: int) -> None:
 
 
 def leave_groups() -> None:
-    """Ends every group but the world's, threads included: megatron-core only forgets them, and each gloo group keeps polling."""
+    """Ends every group but the world's: megatron-core only forgets them, and a gloo group's threads keep polling."""
     from megatron.core import parallel_state
 
     parallel_state.destroy_model_parallel()
