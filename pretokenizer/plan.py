@@ -62,7 +62,7 @@ class Plan:
     @property
     def sources(self) -> list[Source]:
         """The source of each entry."""
-        return [make_source(entry.name, entry.options) for entry in self.config.entries]
+        return [make_source(entry.name, entry.options, entry.val_split) for entry in self.config.entries]
 
     def fingerprint(self) -> str:
         """SHA-256 over what decides the bytes: parts of plans with the same fingerprint belong together."""
@@ -77,7 +77,7 @@ class Plan:
 def make_plan(config: PretokenizeConfig, chunk_bytes: int = CHUNK_BYTES) -> Plan:
     """Find every input and cut the work into tasks. Raises ConfigError, DataMissingError or TokenizerError."""
     entries = config.entries
-    sources = [make_source(entry.name, entry.options) for entry in entries]
+    sources = [make_source(entry.name, entry.options, entry.val_split) for entry in entries]
     tokenizer_path = tokenizer_file(config)
     data_dir = find_file(config.data_dir)
     located = [locate_files(e, s, data_dir, config.cache_dir) for e, s in zip(entries, sources, strict=True)]

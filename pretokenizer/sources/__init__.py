@@ -10,6 +10,9 @@ from pretokenizer.sources.oasst import OasstExport
 from pretokenizer.sources.orca_chat import OrcaChat
 from pretokenizer.sources.qa import Gsm8k, Joke
 from pretokenizer.sources.source import Source
+from pretokenizer.sources.translation import TedEnJa, TedZhJa, Wmt2019ZhEn
+from pretokenizer.sources.vicuna import Vicuna
+from pretokenizer.sources.webgpt import WebGPT
 from pretokenizer.yaml_config import ConfigError, suggest
 
 SOURCES: dict[str, type[Source]] = {
@@ -29,13 +32,18 @@ SOURCES: dict[str, type[Source]] = {
     "orca-chat": OrcaChat,
     "prompt_response": PromptResponse,
     "sharegpt": ShareGPT,
+    "ted_trans_en-ja": TedEnJa,
+    "ted_trans_zh-ja": TedZhJa,
+    "vicuna": Vicuna,
+    "webgpt": WebGPT,
+    "wmt2019_zh-en": Wmt2019ZhEn,
 }
 
 
-def make_source(name: str, options: dict[str, Any]) -> Source:
+def make_source(name: str, options: dict[str, Any], val_split: float = 0.2) -> Source:
     """The source of that name. Raises ConfigError listing the names there are."""
     if name not in SOURCES:
         raise ConfigError(
             f"datasets: no data set {name!r}{suggest(name, SOURCES)}; there are {', '.join(sorted(SOURCES))}"
         )
-    return SOURCES[name](name, options)
+    return SOURCES[name](name, options, val_split)

@@ -9,7 +9,7 @@ from pretokenizer.sources.qa import FileOption
 from pretokenizer.sources.source import Converted, HubFiles, Source
 from pretokenizer.sources.word_filter import has_filtered_phrase
 
-_NUMBERS = re.compile(r"\[\d+(?:,\s*\d+)*\]")
+NUMBER_CITATION = re.compile(r"\[\d+(?:,\s*\d+)*\]")
 _LETTER = re.compile(r"\[[a-zA-Z]\]")
 
 
@@ -17,7 +17,7 @@ def clean_context(context: str) -> str:
     """Without `[1]`, `[2, 3]`, `[citation needed]` and `[a]`, in that order; nothing is stripped."""
     if "[" not in context:
         return context
-    return _LETTER.sub("", _NUMBERS.sub("", context).replace("[citation needed]", ""))
+    return _LETTER.sub("", NUMBER_CITATION.sub("", context).replace("[citation needed]", ""))
 
 
 def dolly_conversation(question: str, context: str | None, answer: str, lang: str | None) -> Converted:

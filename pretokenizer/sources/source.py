@@ -64,8 +64,9 @@ class Source:
     hub: ClassVar[HubFiles | None] = None
     Options: ClassVar[type[Any]] = NoOptions
 
-    def __init__(self, name: str, options: dict[str, Any]) -> None:
+    def __init__(self, name: str, options: dict[str, Any], val_split: float = 0.2) -> None:
         self.name = name
+        self.val_split = val_split
         check_known_options(options, [f.name for f in fields(self.Options)], name)
         self.options: Any = from_mapping(self.Options, options, f"datasets: {name}")
 

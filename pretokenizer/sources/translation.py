@@ -1,0 +1,121 @@
+"""wmt2019_zh-en, ted_trans_en-ja, ted_trans_zh-ja: sentence pairs as translation requests.
+
+For each row the shared generator draws the direction and one of the target language's templates. The original then
+tries, for one request in five, to put a neighbouring pair in front of it, and fails with an error on the first try;
+here that pair becomes an earlier exchange of the conversation: another row within 5 of the request, from the same side
+of the split.
+"""
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, ClassVar
+
+from pretokenizer.conversation import Conversation, Message, pair
+from pretokenizer.mixture import split_sklearn
+from pretokenizer.sources.qa import FileOption
+from pretokenizer.sources.source import Converted, HubFiles, InputRecord, Source
+
+MAX_ROWS = 100_001
+HISTORY_SHARE = 0.2
+HISTORY_DISTANCE = 5
+TEMPLATES = {
+    "zh": (
+        "Please translate this into Chinese: {}",
+        "{}\nHow would you say that in Chinese?",
+        "What is the Chinese for the following? {}",
+        "请把下面的内容译成中文：{}",
+        "{}\n这段话用中文怎么说？",
+        "帮我把这句话翻成中文：{}",
+    ),
+    "ja": (
+        "Please translate this into Japanese: {}",
+        "{}\nHow would you say that in Japanese?",
+        "What is the Japanese for the following? {}",
+        "次の文を日本語に訳してください：{}",
+        "{}\nこれは日本語で何と言いますか？",
+        "この文章を日本語にしてください：{}",
+    ),
+    "en": (
+        "Please translate this into English: {}",
+        "{}\nHow would you say that in English?",
+        "What is the English for the following? {}",
+    ),
+}
+"""Six, six and three, as many as the original has, so that as much is drawn; the wording is this project's."""
+
+
+class Translation(Source):
+    """Records with `translation`: {language: text}."""
+
+    independent = False
+    uses_random = True
+    Options = FileOption
+    languages: ClassVar[tuple[str, str]]
+
+    def convert_all(
+        self, records: Iterable[InputRecord], rng: random.Random
+    ) -> Iterator[tuple[InputRecord, Converted]]:
+        """The first 100,001 rows."""
+        items, requests = [], []
+        for item in islice(records, MAX_ROWS):
+            try:
+                requests.append(self._request(item.record["translation"], rng))
+            except (KeyError, TypeError, AttributeError) as error:
+                raise self.record_error(item, error) from None
+            items.append(item._replace(record={}))
+        sides = self._sides(len(items))
+        history_rng = random.Random(len(items))
+        for index, item in enumerate(items):
+            earlier = self._history(index, requests, sides, history_rng)
+            yield item, [Conversation((*earlier, *requests[index]))]
+
+    def _request(self, texts: Mapping[str, Any], rng: random.Random) -> tuple[Message, Message]:
+        source, target = self.languages
+        if not rng.random() > 0.5:
+            source, target = target, source
+        return pair(rng.choice(TEMPLATES[target]).replace("{}", texts[source]), texts[target])
+
+    def _history(
+        self, index: int, requests: list[tuple[Message, Message]], sides: list[bool], rng: random.Random
+    ) -> tuple[Message, ...]:
+        if rng.random() >= HISTORY_SHARE:
+            return ()
+        first = max(0, index - HISTORY_DISTANCE)
+        near = [i for i in range(first, min(len(requests), index + HISTORY_DISTANCE + 1)) if i != index]
+        near = [i for i in near if sides[i] == sides[index]]
+        return requests[rng.choice(near)] if near else ()
+
+    def _sides(self, count: int) -> list[bool]:
+        """Whether each row will be val."""
+        sides = [False] * count
+        if self.split == "sklearn":
+            _, val = split_sklearn(count, self.val_split)
+            for index in [] if val is None else val.tolist():
+                sides[index] = True
+        return sides
+
+
+class Wmt2019ZhEn(Translation):
+    """News sentences; val is the hub's validation split."""
+
+    class_name = "WMT2019"
+    split = "native"
+    stems = ("train",)
+    val_stems = ("validation",)
+    languages = ("zh", "en")
+    hub = HubFiles("wmt/wmt19", "main", ("zh-en/*.parquet",))
+
+
+class TedEnJa(Translation):
+    """Talks, English and Japanese. The hub has them only behind a loading script: files must be put in place."""
+
+    class_name = "TEDTalk"
+    languages = ("en", "ja")
+
+
+class TedZhJa(Translation):
+    """Talks, Chinese and Japanese; as above."""
+
+    class_name = "TEDTalk"
+    languages = ("zh", "ja")

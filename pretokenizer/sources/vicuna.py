@@ -1,0 +1,74 @@
+"""vicuna: ShareGPT conversations, cleaned the original's way.
+
+A conversation that does not begin with `human`, or with an empty `gpt` message, is left out. An empty `human` message
+becomes one of four fillers, drawn from the generator that all data sets of a build share. Escapes and citations go,
+messages are stripped, and consecutive ones of a speaker are joined.
+"""
+
+import random
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from pretokenizer.conversation import Conversation, pair
+from pretokenizer.sources.source import Converted, HubFiles, InputRecord, Source
+
+FILLERS = ("...", "Please continue", "Go on", "")
+_CITATION = re.compile(r"\[\s?\d+\s?\]")
+
+
+@dataclass(frozen=True)
+class VicunaOptions:
+    """What a section may set."""
+
+    input_file_path: str | None = None
+    input_max_length: int = 32768
+    """Characters of a message after joining."""
+
+
+class Vicuna(Source):
+    """Records with `conversations`: a list of {from, value}."""
+
+    class_name = "Vicuna"
+    shows_name = True
+    independent = False
+    uses_random = True
+    Options = VicunaOptions
+    hub = HubFiles("Aeala/ShareGPT_Vicuna_unfiltered", "main", ("ShareGPT_V4.3_unfiltered_cleaned_split.json",))
+
+    def convert_all(
+        self, records: Iterable[InputRecord], rng: random.Random
+    ) -> Iterator[tuple[InputRecord, Converted]]:
+        """In record order, because of the draws."""
+        for item in records:
+            try:
+                yield item, self._convert_turns(item.record["conversations"], rng)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise self.record_error(item, error) from None
+
+    def _convert_turns(self, turns: list[dict[str, Any]], rng: random.Random) -> Converted:
+        if not turns or turns[0]["from"] != "human":
+            return "does not begin with human"
+        runs: list[tuple[str, list[str]]] = []
+        for turn in turns:
+            speaker, text = turn["from"], turn["value"]
+            if not text and speaker == "gpt":
+                return "empty reply"
+            if not text:
+                text = rng.choice(FILLERS) if speaker == "human" else ""
+            if not runs or runs[-1][0] != speaker:
+                runs.append((speaker, []))
+            runs[-1][1].append(clean(text))
+        texts = [(speaker, "\n".join(parts)[: self.options.input_max_length]) for speaker, parts in runs]
+        questions = [text for speaker, text in texts if speaker == "human"]
+        answers = [text for speaker, text in texts if speaker == "gpt"]
+        if len(questions) != len(answers):
+            return "unequal numbers of questions and answers"
+        return [Conversation(tuple(chain.from_iterable(map(pair, questions, answers))))]
+
+
+def clean(text: str) -> str:
+    """Without markdown escapes of `_` and `*`, without `[3]`, stripped."""
+    return _CITATION.sub("", text.replace(r"\_", "_").replace(r"\*", "*")).strip()
