@@ -9,13 +9,14 @@ from typing import Any
 from pretokenizer.chat_format import ChatFormat
 from pretokenizer.document_table import DocumentTable, read_tables
 from pretokenizer.duplicates import DuplicateReport, handle_duplicates
+from pretokenizer.lengths import plot_histogram
 from pretokenizer.manifest import MANIFEST_NAME, DataManifest, DatasetCounts, FileRecord, SplitManifest
 from pretokenizer.plan import Plan
 from pretokenizer.publish import sha256_file, write_json_atomic, write_text_atomic
-from pretokenizer.report import markdown_report
+from pretokenizer.report import has_plots, markdown_report
 from pretokenizer.selection import Selected, select
 from pretokenizer.shard import optimal_dtype
-from pretokenizer.stats import DatasetStats, dataset_stats, published_report
+from pretokenizer.stats import DatasetStats, dataset_stats, published_report, total_stats
 from pretokenizer.token_store import TokenStore
 from pretokenizer.tokenizer import Tokenizer
 from pretokenizer.write_shards import write_shards
@@ -43,6 +44,9 @@ def assemble(
         stats[split] = [dataset_stats(selected, split == "train") for selected in chosen]
         title = f"{final}/{prefix.name}"
         write_text_atomic(prefix.with_name(prefix.name + "_stats.txt"), published_report(title, stats[split]))
+        if has_plots() and any(s.accepted for s in stats[split]):
+            lengths = total_stats(stats[split]).lengths
+            plot_histogram(lengths, prefix.with_name(prefix.name + "_lengths.png"), prefix.name)
 
     write_json_atomic_compact(output / "special_tokens.json", tokenizer.special_tokens)
     tokenizer.save(output / "tokenizer", chat_format.name)

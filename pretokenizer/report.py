@@ -1,14 +1,26 @@
-"""`stats.md`, the report for people: figures per split, lengths, packing, epochs, documents as the trainer sees them."""
+"""`stats.md`, the report for people: figures per split, lengths, packing, epochs, and documents as trained on."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pretokenizer.chat_format import ChatFormat
+from pretokenizer.inspect_shard import render_document
+from pretokenizer.lengths import histogram, pack, text_histogram
 from pretokenizer.plan import Plan
 from pretokenizer.selection import Selected
 from pretokenizer.stats import DatasetStats, total_stats
 from pretokenizer.token_store import TokenStore
 from pretokenizer.tokenizer import Tokenizer
+
+SEQ_LENGTHS = (512, 1024, 2048, 4096, 8192)
+PACKED_LENGTHS = (2048, 4096, 8192)
+GLOBAL_BATCHES = (16, 64, 128, 256)
+NUM_EXAMPLES = 3
+EXAMPLE_TOKENS = 600
+"""Longer documents are cut in the report."""
 
 
 def markdown_report(
@@ -22,12 +34,165 @@ def markdown_report(
     chat_format: ChatFormat,
 ) -> str:
     """The whole report as Markdown."""
-    lines = [f"# {final.name}", ""]
+    config = plan.config
+    lines = [
+        f"# {final.name}",
+        "",
+        f"Chat format `{chat_format.name}`, {tokenizer.vocab_size:,} tokens in the vocabulary"
+        f" (`{Path(config.vocab_file or '').name}`), encoded by {'; '.join(reports['engines'])}.",
+        "",
+    ]
     for split, parts in stats.items():
-        lines += [f"## {split}", "", *_table([*parts, total_stats(parts)]), ""]
-    return "\n".join(lines)
+        total = total_stats(parts)
+        prefix = f"{config.filename_prefix}-{split}"
+        lines += [f"## {split}", "", *_overview(parts, total), "", *_roles(parts, total), ""]
+        lines += [*_left_out(parts), *_languages(total), *_lengths(prefix, total), *_seq_lengths(total)]
+        if split == "train":
+            lines += _epochs(total)
+    lines += _data_quality(plan, reports, stats)
+    lines += _examples(splits, store, tokenizer)
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def _table(stats: list[DatasetStats]) -> list[str]:
-    rows = ["| data set | samples | accepted | tokens |", "|---|---:|---:|---:|"]
-    return rows + [f"| {s.name} | {s.samples:,} | {s.accepted:,} | {s.tokens:,} |" for s in stats]
+def _overview(parts: list[DatasetStats], total: DatasetStats) -> list[str]:
+    rows = [
+        "| data set | samples | accepted | left out | tokens | min | median | mean | p95 | p99 | max |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for s in (*parts, total):
+        f = s.length_figures()
+        share = f" ({s.accepted / s.processed:.1%})" if s.processed else ""
+        figures = " | ".join(f"{f[name]:,.0f}" for name in ("min", "median", "mean", "p95", "p99", "max"))
+        skipped = s.processed - s.accepted
+        rows.append(f"| {s.name} | {s.samples:,} | {s.accepted:,}{share} | {skipped:,} | {s.tokens:,} | {figures} |")
+    return rows
+
+
+def _roles(parts: list[DatasetStats], total: DatasetStats) -> list[str]:
+    names = list(total.role_tokens)
+    rows = [
+        "Tokens by role; `assistant` gets loss.",
+        "",
+        f"| data set | {' | '.join(names)} | share with loss |",
+        "|---|" + "---:|" * (len(names) + 1),
+    ]
+    for s in (*parts, total):
+        share = f"{s.loss_tokens / s.tokens:.1%}" if s.tokens else "-"
+        rows.append(f"| {s.name} | {' | '.join(f'{s.role_tokens.get(name, 0):,}' for name in names)} | {share} |")
+    return rows
+
+
+def _left_out(parts: list[DatasetStats]) -> list[str]:
+    lines = []
+    for s in parts:
+        lines += [f"- {s.name}: {count:,} samples left out: {reason}" for reason, count in s.skipped.items()]
+        lines += [f"- {s.name}: {count:,} records are no samples: {reason}" for reason, count in s.dropped.items()]
+    return ["Left out:", "", *lines, ""] if lines else []
+
+
+def _languages(total: DatasetStats) -> list[str]:
+    known = {name: count for name, count in total.languages.items() if name != "unknown"}
+    if not known:
+        return []
+    listed = ", ".join(f"{name} {count:,}" for name, count in total.languages.items())
+    return [f"Documents by language: {listed}.", ""]
+
+
+def _lengths(prefix: str, total: DatasetStats) -> list[str]:
+    if not total.accepted:
+        return []
+    bounds, counts = histogram(total.lengths)
+    lines = ["Tokens per document:", "", "```", *text_histogram(bounds, counts), "```", ""]
+    return [*lines, f"![lengths]({prefix}_lengths.png)", ""] if has_plots() else lines
+
+
+def has_plots() -> bool:
+    """Whether matplotlib is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
+def _seq_lengths(total: DatasetStats) -> list[str]:
+    if not total.accepted:
+        return []
+    rows = [
+        "What a `seq_length` costs (a longer document is cut at its end), and how full packed rows are:",
+        "",
+        "| seq_length | documents cut | tokens lost | packed rows | filled |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for seq_length in SEQ_LENGTHS:
+        over = total.lengths > seq_length
+        lost = int((total.lengths[over] - seq_length).sum())
+        packed = "- | -"
+        if seq_length in PACKED_LENGTHS:
+            num_rows, filled = pack(total.lengths, seq_length)
+            packed = f"{num_rows:,} | {filled:.1%}"
+        documents = f"{int(over.sum()):,} ({over.mean():.1%})"
+        rows.append(f"| {seq_length:,} | {documents} | {lost:,} ({lost / total.tokens:.1%}) | {packed} |")
+    return [*rows, ""]
+
+
+def _epochs(total: DatasetStats) -> list[str]:
+    if not total.accepted:
+        return []
+    rows = [
+        "One epoch in iterations, by global batch size:",
+        "",
+        f"| global batch | {total.accepted:,} documents | "
+        + " | ".join(f"packed at {n:,}" for n in PACKED_LENGTHS)
+        + " |",
+        "|---:|" + "---:|" * (1 + len(PACKED_LENGTHS)),
+    ]
+    samples = [total.accepted, *(pack(total.lengths, n)[0] for n in PACKED_LENGTHS)]
+    for batch in GLOBAL_BATCHES:
+        rows.append(f"| {batch} | " + " | ".join(f"{count / batch:,.1f}" for count in samples) + " |")
+    return [*rows, ""]
+
+
+def _data_quality(plan: Plan, reports: dict[str, Any], stats: dict[str, list[DatasetStats]]) -> list[str]:
+    duplicates = reports["duplicates"]
+    controls = sum(s.control_tokens_in_text for parts in stats.values() for s in parts)
+    kept = "they became control tokens" if plan.config.special_tokens_in_text == "encode" else "they stay text"
+    lines = [
+        "## Checks",
+        "",
+        f"- Control tokens spelled inside messages: {controls:,}" + (f" ({kept})" if controls else ""),
+        f"- Exact duplicates inside train: {duplicates['train']:,}; inside val: {duplicates['val']:,}",
+        f"- Val documents that also occur in train: {duplicates['leaked']:,}",
+        f"- Left out as duplicates (`--dedup {plan.config.dedup}`): {duplicates['removed']:,}",
+    ]
+    for example in duplicates["examples"]:
+        val, train = example["val"], example["train"]
+        lines.append(
+            f"  - val: {val['dataset']} file {val['file']} record {val['record']};"
+            f" train: {train['dataset']} file {train['file']} record {train['record']}"
+        )
+    for name, count in reports["contaminated"].items():
+        lines.append(f"- {name.partition(':')[2]}: {count:,} documents share a run of words with a test question")
+    lines += [f"- Warning: {warning}" for warning in reports["warnings"]]
+    return [*lines, ""]
+
+
+def _examples(splits: dict[str, list[Selected]], store: TokenStore, tokenizer: Tokenizer) -> list[str]:
+    """A few train documents, spread over the data sets, as `inspect --plain` shows them."""
+    lines = [
+        "## Documents",
+        "",
+        "Each run of tokens of one role stands in brackets; `*` marks those that get loss.",
+        "",
+    ]
+    with_documents = [selected for selected in splits["train"] if selected.documents.size]
+    for i in range(NUM_EXAMPLES if with_documents else 0):
+        selected = with_documents[i % len(with_documents)]
+        documents = selected.documents
+        document = documents[
+            (i // len(with_documents)) % documents.size : (i // len(with_documents)) % documents.size + 1
+        ]
+        ids: NDArray[Any] = store.gather(selected.table, document)
+        roles = store.gather_roles(selected.table, document, np.uint8)
+        text = render_document(ids[:EXAMPLE_TOKENS], roles[:EXAMPLE_TOKENS], tokenizer, plain=True)
+        cut = f" ({ids.size - EXAMPLE_TOKENS} more tokens)" if ids.size > EXAMPLE_TOKENS else ""
+        lines += [f"{selected.name}, {ids.size} tokens:", "", "~~~~", text + cut, "~~~~", ""]
+    return lines
