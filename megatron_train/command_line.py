@@ -61,7 +61,6 @@ ARCHITECTURE: dict[str, tuple[int, Callable[[Any, Any], bool]]] = {
     "layernorm_epsilon": (1, lambda model, value: model.layernorm_epsilon == float(value)),
     "rope_theta": (1, lambda model, value: model.rotary_base == float(value)),
     "rope_scaling_factor": (1, lambda model, value: model.rope_scaling_factor == float(value)),
-    "max_position_embeddings": (1, lambda model, value: model.max_position_embeddings == int(value)),
     "num_layers": (1, lambda model, value: model.num_layers == int(value)),
     "hidden_size": (1, lambda model, value: model.hidden_size == int(value)),
     "ffn_hidden_size": (1, lambda model, value: model.ffn_hidden_size == int(value)),
@@ -81,8 +80,8 @@ class CommandLine:
     """Flags without effect that were given, with the reason."""
     claims: dict[str, str | None]
     """Architecture flags that were given, to compare with the model."""
-    world_size: int | None = None
-    """`plan` only."""
+    extra_tokens: tuple[str, ...] = ()
+    """Of --vocab_extra_ids_list, which has no effect on training; `plan` counts them."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -156,7 +155,10 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     flags = {name: value for name, value in given.items() if name in OWNER}
     config = config_from_settings(settings | flags, " ".join(files) or "command line")
     ignored = {name: NO_EFFECT[name][1] for name in given if name in NO_EFFECT}
-    return CommandLine(config, ignored, {name: value for name, value in given.items() if name in ARCHITECTURE})
+    claims = {name: value for name, value in given.items() if name in ARCHITECTURE}
+    # Launchers that keep flags in a shell variable pass the quotes of the list along.
+    extra = (given.get("vocab_extra_ids_list") or "").strip("\"'")
+    return CommandLine(config, ignored, claims, tuple(token for token in extra.split(",") if token))
 
 
 def config_from_settings(settings: dict[str, Any], source: str) -> TrainConfig:

@@ -39,8 +39,12 @@ class Model:
 
     model: str | None = None
     """Architecture file (configs/model/*.yaml) where no checkpoint gives one."""
+    max_position_embeddings: int | None = None
+    """Positions of the model; above the architecture's own, rows may be longer than it was pretrained on (rotary)."""
     hidden_dropout: float = 0.0
     """Residual dropout probability on attention and MLP outputs."""
+    embedding_dropout: float | None = None
+    """Dropout probability on embeddings; default hidden_dropout, and 0 with lima_dropout (Megatron-LLM)."""
     attention_dropout: float = 0.0
     """Dropout probability on attention weights."""
     lima_dropout: bool = False

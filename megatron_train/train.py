@@ -42,6 +42,7 @@ from megatron_train.state.train_state import TrainState
 from megatron_train.validate import (
     LOSS_ROLES,
     describe_batch,
+    describe_choices,
     global_batch_size,
     num_microbatches,
     validate,
@@ -278,6 +279,8 @@ def announce(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -
     say("settings:\n  " + config_to_yaml(command.config).strip().replace("\n", "\n  "))
     if command.ignored:
         say("without effect here: " + "; ".join(f"--{name} ({reason})" for name, reason in command.ignored.items()))
+    for line in describe_choices(command.config):
+        say(line)
     say(
         f"{model.family} with {model.num_parameters():,} parameters ({model.num_layers} layers, hidden "
         f"{model.hidden_size}, vocabulary "

@@ -52,7 +52,12 @@ def validate_model(command: CommandLine, model: ModelConfig, layout: ParallelLay
     if command.config.data.seq_length > model.max_position_embeddings:
         problems.append(
             f"seq_length {command.config.data.seq_length} exceeds the model's max_position_embeddings "
-            f"{model.max_position_embeddings}"
+            f"{model.max_position_embeddings}; --max_position_embeddings raises it beyond what it was pretrained on"
+        )
+    positions = command.config.model.max_position_embeddings
+    if positions is not None and positions < model.max_position_embeddings:
+        problems.append(
+            f"max_position_embeddings {positions} is below the model's {model.max_position_embeddings}: leave it out"
         )
     for name, value in command.claims.items():
         if not ARCHITECTURE[name][1](model, value):
@@ -129,8 +134,12 @@ def _setting_problems(config: TrainConfig) -> list[str]:
     model, schedule, found = config.model, config.lr_schedule, []
     if model.bf16 and model.fp16:
         found.append("bf16 and fp16 exclude each other")
-    for name, value in (("hidden_dropout", model.hidden_dropout), ("attention_dropout", model.attention_dropout)):
-        if not 0 <= value < 1:
+    for name, value in (
+        ("hidden_dropout", model.hidden_dropout),
+        ("embedding_dropout", model.embedding_dropout),
+        ("attention_dropout", model.attention_dropout),
+    ):
+        if value is not None and not 0 <= value < 1:
             found.append(f"{name} is {value}; it must be at least 0 and below 1")
     if model.lima_dropout and model.hidden_dropout == 0:
         found.append("lima_dropout needs hidden_dropout above 0: the rate of the last layer (the card uses 0.25)")
@@ -156,6 +165,26 @@ def _setting_problems(config: TrainConfig) -> list[str]:
         if interval is not None and interval < 1:
             found.append(f"{name} is {interval}; it must be at least 1")
     return found
+
+
+def describe_choices(config: TrainConfig) -> list[str]:
+    """What a user of Megatron-LLM should know once: what is kept of it, and what differs."""
+    lines = []
+    if config.data.data_path:
+        lines.append(
+            f"as Megatron-LLM, data_path is split {config.data.split} again and a val shard beside it is not read "
+            f"(--train_data_path and --valid_data_path take whole shards)"
+        )
+    if config.batch.loss_normalization == "token":
+        lines.append(
+            "unlike Megatron-LLM, the loss is divided by the target tokens of the global batch, not averaged over "
+            "micro-batches (--loss_normalization micro_batch does that)"
+        )
+    if config.model.recompute_granularity == "selective":
+        lines.append(
+            "recompute_granularity selective recomputes attention alone; in Megatron-LLM with flash attention, nothing"
+        )
+    return lines
 
 
 def describe_batch(config: TrainConfig, layout: ParallelLayout, documents: int, rows_per_epoch: float) -> str:

@@ -36,6 +36,13 @@ def training_dtype(config: TrainConfig) -> torch.dtype:
     return torch.bfloat16 if config.model.bf16 else torch.float16 if config.model.fp16 else torch.float32
 
 
+def embedding_dropout(config: TrainConfig) -> float:
+    settings = config.model
+    if settings.embedding_dropout is not None:
+        return settings.embedding_dropout
+    return 0.0 if settings.lima_dropout else settings.hidden_dropout
+
+
 def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerConfig:
     """megatron-core's configuration object: the architecture of `model`, the layout and precision of `config`."""
     parallel, settings, dtype = config.parallel, config.model, training_dtype(config)
@@ -56,8 +63,7 @@ def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerCo
         add_qkv_bias=model.add_qkv_bias,
         window_size=(model.sliding_window - 1, 0) if model.sliding_window else None,
         init_method_std=model.init_method_std,
-        # Embedding dropout is config.hidden_dropout; the layers get theirs from set_residual_dropout.
-        hidden_dropout=0.0 if settings.lima_dropout else settings.hidden_dropout,
+        hidden_dropout=embedding_dropout(config),  # what megatron-core's embedding uses; layers: set_residual_dropout
         attention_dropout=settings.attention_dropout,
         attention_softmax_in_fp32=True,
         recompute_granularity=settings.recompute_granularity,
