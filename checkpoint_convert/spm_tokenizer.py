@@ -92,7 +92,9 @@ def _normalizer(spec: Any) -> Any:
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
-        steps += [normalizers.Replace(tokenizers.Regex(p), by) for p, by in ((r"\A +", ""), (r" +\z", ""), (" {2,}", " "))]
+        steps += [
+            normalizers.Replace(tokenizers.Regex(p), by) for p, by in ((r"\A +", ""), (r" +\z", ""), (" {2,}", " "))
+        ]
     if spec.add_dummy_prefix:
         steps.append(normalizers.Prepend(SPACE))
     return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])

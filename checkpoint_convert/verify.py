@@ -23,7 +23,7 @@ from checkpoint_convert.mapping import expand
 from checkpoint_convert.megatron_io import CheckpointReader
 from checkpoint_convert.plan import check_names
 from checkpoint_convert.report import named, progress
-from checkpoint_convert.tensors import ConvertError, same_bits
+from checkpoint_convert.tensors import ConvertError, main_dtype, same_bits
 from checkpoint_convert.vocabulary import shrink
 from megatron_train.model_config import ModelConfig
 from megatron_train.state.checkpoint_folder import MODEL_CONFIG, find_checkpoint
@@ -67,8 +67,13 @@ def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None) -> 
     check_architecture(
         model, model_config_of(read_hf_config(hf_dir / "config.json"), FAMILIES, hf_dir / "config.json"), hf_dir
     )
-    outcome = compare_weights(HfWeights(hf_dir), CheckpointReader(folder), model, hf_dir)
-    if not outcome.different:
+    source, reader = HfWeights(hf_dir), CheckpointReader(folder)
+    outcome = compare_weights(source, reader, model, hf_dir)
+    if outcome.different:
+        outcome.no_logits = "the weights differ already"
+    elif main_dtype(source.infos.values()) != main_dtype(reader.infos.values()):
+        outcome.no_logits = "one side is rounded to the other's dtype, so they differ by that"
+    else:
         outcome.logits, outcome.no_logits = compare_logits(hf_dir, folder, model)
     return outcome
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -51,12 +52,14 @@ MODELS = {
 }
 
 
-def save_tiny_model(kind: str, folder: Path, dtype: torch.dtype = torch.float32, shard_size: str = "1GB") -> None:
-    """Random weights, norms and biases included, so that no two tensors are alike."""
+def save_tiny_model(kind: str, folder: Path, dtype: torch.dtype = torch.float32, **changes: object) -> None:
+    """Random weights, norms and biases included, so that no two tensors are alike; `changes` are config fields."""
     torch.manual_seed(7)
-    model = transformers.AutoModelForCausalLM.from_config(MODELS[kind])
+    config = copy.deepcopy(MODELS[kind])
+    config.update(changes)
+    model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)
             parameter.copy_(noise * 0.1 + 1 if "norm" in name or "ln_" in name else noise * 0.15)
-    model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
+    model.to(dtype).save_pretrained(folder)

@@ -1,0 +1,122 @@
+"""The command line: what it prints, how it exits, what it refuses."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from checkpoint_convert.__main__ import byte_size, main, token_list
+
+CHATML = "<|im_start|>,<|im_end|>"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr)"""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as error:
+        code = int(error.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_there_and_back(llama_with_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "from-hf", llama_with_tokenizer, tmp_path / "ckpt", "--vocab_extra_ids_list", CHATML)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:4] == [
+        f"wrote {tmp_path / 'ckpt' / 'release'}",
+        "  15 tensors, 193.2 kB in float32",
+        "  vocabulary: 400 rows of the source + 7 new (--new_token_init mean) = 407, padded to 512",
+        "verify: all 21 tensors are bitwise equal (400 vocabulary rows compared)",
+    ]
+    assert out.splitlines()[4].startswith("verify: logits agree: differ by at most ")
+
+    code, out, err = run(capsys, "to-hf", tmp_path / "ckpt", tmp_path / "hf", "--no_verify")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "not verified (--no_verify)"
+
+    code, out, err = run(capsys, "verify", tmp_path / "hf", tmp_path / "ckpt")
+    assert code == 0
+    assert out.splitlines()[0] == "verify: all 21 tensors are bitwise equal (407 vocabulary rows compared)"
+
+
+def test_verify_exits_1_on_a_difference(
+    hf_folder: Callable[[str], Path], converted: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "verify", hf_folder("llama_tied"), converted("llama_gqa"))
+
+    assert code == 1
+    assert "another architecture than the checkpoint's: share_embeddings_and_output_weights" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["from-hf", "missing", "ckpt"],
+            "error: missing/config.json: missing; missing is not a Hugging Face model folder",
+        ),
+        (["to-hf", "missing", "hf"], "error: missing: no such checkpoint folder"),
+        (["verify", "hf", "missing"], "error: missing: no such checkpoint folder"),
+    ],
+)
+def test_a_missing_folder_is_one_line_and_exit_1(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert run(capsys, *arguments) == (1, "", message + "\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["convert"],
+        ["from-hf", "one"],
+        ["to-hf", "a", "b", "--max_shard_size", "2XB"],
+        ["to-hf", "a", "b", "--vocab_size", "some"],
+        ["from-hf", "a", "b", "--dtype", "int8"],
+        ["from-hf", "a", "b", "--new_token_init", "zero"],
+        ["from-hf", "a", "b", "--vocab_extra"],
+    ],
+)
+def test_wrong_usage_exits_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    code, out, err = run(capsys, *arguments)
+
+    assert (code, out) == (2, "")
+    assert "usage: " in err
+
+
+def test_a_checkpoint_folder_in_use_is_refused(
+    llama_with_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "latest_checkpointed_iteration.txt").write_text("500\n")
+
+    code, _, err = run(capsys, "from-hf", llama_with_tokenizer, tmp_path / "run")
+
+    assert code == 1
+    assert "names checkpoint '500'; converted weights need a folder of their own" in err
+
+
+def test_byte_size_reads_units() -> None:
+    assert byte_size("2GB") == 2_000_000_000
+    assert byte_size("1.5 GiB") == 1_610_612_736
+    assert byte_size("500mb") == 500_000_000
+    with pytest.raises(argparse.ArgumentTypeError):
+        byte_size("0GB")
+
+
+def test_token_list_takes_the_cards_stray_quotes_off() -> None:
+    assert token_list('"<|im_start|>,<|im_end|>"') == ("<|im_start|>", "<|im_end|>")
+    with pytest.raises(argparse.ArgumentTypeError):
+        token_list("<a>,<a>")
