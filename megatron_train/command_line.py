@@ -189,6 +189,19 @@ def config_to_yaml(config: TrainConfig) -> str:
     )
 
 
+def config_table(config: TrainConfig) -> str:
+    """Every setting on a few lines, one paragraph per group, for the console."""
+    lines = []
+    for group, cls in GROUPS.items():
+        pairs = [f"{field.name}={_shown(getattr(getattr(config, group), field.name))}" for field in fields(cls)]
+        lines.append(textwrap.fill(f"{group + ':':<13} {'  '.join(pairs)}", 140, subsequent_indent=" " * 14))
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) or "-" if isinstance(value, tuple) else "-" if value is None else str(value)
+
+
 def field_docs(cls: type[Any]) -> dict[str, str]:
     """Field -> the docstring under it."""
     body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]).body

@@ -20,7 +20,7 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from megatron_train.command_line import CommandLine, config_to_yaml
+from megatron_train.command_line import CommandLine, config_table
 from megatron_train.config import TrainConfig
 from megatron_train.data.batch import LossRule
 from megatron_train.data.loader import BatchMaker, DeviceBatch
@@ -276,7 +276,7 @@ def check_same_data(state: TrainState, samples: Samples) -> TrainState:
 
 
 def announce(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -> None:
-    say("settings:\n  " + config_to_yaml(command.config).strip().replace("\n", "\n  "))
+    say(config_table(command.config))
     if command.ignored:
         say("without effect here: " + "; ".join(f"--{name} ({reason})" for name, reason in command.ignored.items()))
     for line in describe_choices(command.config):
