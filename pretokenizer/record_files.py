@@ -12,9 +12,12 @@ import gzip
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
+
+import zstandard
 
 fast_loads: Callable[[bytes], Any]
 try:
@@ -77,7 +80,7 @@ def read_records(source: Path | FileSpan) -> Iterator[tuple[int, Record]]:
                 yield from _read_stream(file, head, path)
     except OSError as error:
         raise RecordError(f"{path}: cannot read: {error.strerror or error}") from None
-    except (EOFError, tarfile.TarError) as error:
+    except (EOFError, zlib.error, zstandard.ZstdError, tarfile.TarError) as error:
         raise RecordError(f"{path}: damaged or truncated: {error}") from None
 
 
@@ -96,12 +99,7 @@ def _read_stream(file: BinaryIO, head: bytes, path: Path) -> Iterator[tuple[int,
     if kind == "gzip":
         file, kind = _peekable(cast(BinaryIO, gzip.GzipFile(fileobj=file)))
     elif kind == "zstd":
-        import zstandard
-
-        try:
-            file, kind = _peekable(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
-        except zstandard.ZstdError as error:
-            raise RecordError(f"{path}: damaged zstandard file: {error}") from None
+        file, kind = _peekable(cast(BinaryIO, _ZstdFrames(file)))
     if kind == "tar":
         yield from _read_tar(file, path)
     else:
@@ -240,6 +238,35 @@ def _parse_large_list(head: bytes, file: io.BufferedReader, path: Path) -> Itera
             continue
         number += 1
         yield item
+
+
+class _ZstdFrames(io.RawIOBase):
+    """Decompressed zstandard frames. The library's own reader takes a truncated frame for the end; this one raises."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._input = b""
+        self._output = io.BytesIO()
+        self._is_inside_frame = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not (data := self._output.read(len(buffer))):
+            self._input = self._input or self._file.read(1 << 18)
+            if not self._input:
+                if self._is_inside_frame:
+                    raise EOFError("the last zstandard frame does not end")
+                return 0
+            self._output = io.BytesIO(self._frame.decompress(self._input))
+            self._is_inside_frame = not self._frame.eof
+            self._input = b"" if self._is_inside_frame else self._frame.unused_data
+            if self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class _Chained(io.RawIOBase):

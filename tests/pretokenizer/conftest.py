@@ -1,0 +1,91 @@
+"""Fixtures of the pretokenizer's tests: tokenizers, small data folders, and a build in one call."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+
+from pretokenizer.build import build
+from pretokenizer.config import PretokenizeConfig, RunOptions, make_config
+from pretokenizer.manifest import DataManifest
+from pretokenizer.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SAMPLE_MODEL = REPOSITORY / "examples" / "data" / "tokenizer" / "sample.model"
+SHARED = REPOSITORY.parent / "shared"
+CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+
+needs_shared = pytest.mark.skipif(not (SHARED / "goldens.json").is_file(), reason="../shared is not here")
+
+
+@pytest.fixture(scope="session")
+def sample_tokenizer() -> Tokenizer:
+    """The shipped SentencePiece model with chatml's tokens."""
+    return load_tokenizer(SAMPLE_MODEL, CHATML_TOKENS)
+
+
+@pytest.fixture(scope="session")
+def byte_level_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level `tokenizer.json` of GPT-NeoX's kind, trained here on two sentences."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>", "<|padding|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the cat sat on the mat", "the dog and the cat sat and sat"], trainer)
+    path = tmp_path_factory.mktemp("byte_level") / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_tokenizer(sample_tokenizer: Tokenizer) -> SentencePieceTokenizer:
+    """The sample tokenizer, for what only SentencePiece has."""
+    assert isinstance(sample_tokenizer, SentencePieceTokenizer)
+    return sample_tokenizer
+
+
+def write_jsonl(path: Path, records: list[Any]) -> Path:
+    """Records as JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def make_toy_config(tmp_path: Path, datasets: list[Any], **keys: Any) -> PretokenizeConfig:
+    """A configuration with the sample tokenizer, data in tmp_path/data, output in tmp_path/out."""
+    merged = {
+        "datasets": datasets,
+        "vocab_file": str(SAMPLE_MODEL),
+        "data_dir": str(tmp_path / "data"),
+        "output_dir": str(tmp_path / "out"),
+        "filename_prefix": "toy",
+        **keys,
+    }
+    return make_config(merged, "test")[0]
+
+
+BuildToy = Callable[..., tuple[DataManifest, Path]]
+
+
+@pytest.fixture
+def build_toy(tmp_path: Path) -> BuildToy:
+    """Build with make_toy_config; (manifest, folder)."""
+
+    def run(datasets: list[Any], options: RunOptions | None = None, **keys: Any) -> tuple[DataManifest, Path]:
+        config = make_toy_config(tmp_path, datasets, **keys)
+        return build(config, options or RunOptions()), config.output_folder
+
+    return run
+
+
+def question_records(count: int) -> list[dict[str, str]]:
+    """gsm8k records, all different."""
+    return [{"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}.\n#### {2 * i}"} for i in range(count)]

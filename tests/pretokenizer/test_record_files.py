@@ -1,0 +1,139 @@
+"""record_files.py: every kind of file gives the same records; damaged ones are named."""
+
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from pretokenizer import record_files
+from pretokenizer.record_files import FileSpan, RecordError, is_record_file, read_records, split_file
+
+RECORDS = [{"a": i, "text": f"Zeile {i} é\n\u2028 {'x' * i}"} for i in range(20)]
+LINES = "".join(json.dumps(record, ensure_ascii=bool(i % 2)) + "\n" for i, record in enumerate(RECORDS)).encode()
+
+
+def rows(path: Path) -> list[tuple[int, object]]:
+    return list(read_records(path))
+
+
+def tar_of(name: str, data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for member, content in (("docs/README.md", b"no records"), (name, data)):
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+CONTENTS = {
+    "plain.jsonl": LINES,
+    "no_last_newline.jsonl": LINES.rstrip(b"\n"),
+    "crlf_and_blank.jsonl": b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\r\n\r\n"),
+    "list.json": json.dumps(RECORDS, indent=1).encode(),
+    "list_with_bom.json": b"\xef\xbb\xbf" + json.dumps(RECORDS).encode(),
+    "lines.jsonl.gz": gzip.compress(LINES),
+    "two_members.jsonl.gz": gzip.compress(LINES[:100]) + gzip.compress(LINES[100:]),
+    "lines.jsonl.zst": zstandard.compress(LINES),
+    "two_frames.jsonl.zst": zstandard.compress(LINES[:100]) + zstandard.compress(LINES[100:]),
+    "mislabelled.tar.gz": gzip.compress(LINES),
+    "real.tar.gz": gzip.compress(tar_of("export/trees.jsonl", LINES)),
+    "real.tar": tar_of("trees.json", json.dumps(RECORDS).encode()),
+    "gz_in_tar.tar": tar_of("trees.jsonl.gz", gzip.compress(LINES)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CONTENTS))
+def test_every_kind_gives_the_same_records(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(CONTENTS[name])
+    assert rows(tmp_path / name) == list(enumerate(RECORDS))
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(RECORDS), tmp_path / "a.parquet", row_group_size=7)
+    assert rows(tmp_path / "a.parquet") == list(enumerate(RECORDS))
+
+
+def test_python_json_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_files, "fast_loads", json.loads)
+    for name in ("plain.jsonl", "crlf_and_blank.jsonl", "list.json"):
+        (tmp_path / name).write_bytes(CONTENTS[name])
+        assert rows(tmp_path / name) == list(enumerate(RECORDS)), name
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 100, 333, 10_000])
+def test_spans_together_give_each_line_once(tmp_path: Path, chunk: int) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(LINES)
+    spans = split_file(path, chunk)
+    assert [record for span in spans for _, record in read_records(span)] == RECORDS
+    assert len(spans) == (1 if chunk == 10_000 else -(-len(LINES) // chunk))
+
+
+def test_files_that_cannot_be_cut_are_one_span(tmp_path: Path) -> None:
+    for name in ("list.json", "lines.jsonl.gz"):
+        (tmp_path / name).write_bytes(CONTENTS[name])
+        assert split_file(tmp_path / name, 10) == [FileSpan(str(tmp_path / name))]
+
+
+def test_a_list_too_large_to_hold_is_read_in_a_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_files, "_LIST_IN_MEMORY_BYTES", 50)
+    (tmp_path / "a.json").write_bytes(CONTENTS["list.json"])
+    assert rows(tmp_path / "a.json") == list(enumerate(RECORDS))
+    (tmp_path / "b.json").write_bytes(CONTENTS["list.json"][:-100])
+    with pytest.raises(RecordError, match=r"b\.json: item 1\d: not valid JSON"):
+        rows(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"a": 1}\n\n{"a": \n', r"a\.jsonl:3: not valid JSON"),
+        ("a.jsonl", b'{"a": 1}\n7\n', r"a\.jsonl:2: expected a JSON object, found a int"),
+        ("a.json", b'[{"a": 1}, 2]', r"a\.json: item 2: expected a JSON object, found a int"),
+        ("a.json", b'[{"a": 1}', r"a\.json: not valid JSON"),
+        ("a.jsonl.gz", gzip.compress(LINES)[:60], r"a\.jsonl\.gz: damaged or truncated"),
+        ("a.jsonl.gz", gzip.compress(LINES)[:200] + b"\0" * 40, r"a\.jsonl\.gz: "),
+        ("a.jsonl.zst", zstandard.compress(LINES)[:-9], r"a\.jsonl\.zst: damaged or truncated"),
+        ("a.jsonl.zst", zstandard.compress(LINES)[:40] + b"\xff" * 200, r"a\.jsonl\.zst: "),
+        ("a.parquet", b"PAR1nonsense", r"a\.parquet: not a readable parquet file"),
+        ("a.tar", tar_of("a.txt", b"x"), r"a\.tar: a tar archive without a \.json or \.jsonl file"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RecordError, match=message):
+        rows(tmp_path / name)
+
+
+def test_line_number_in_a_later_span(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(LINES + b"broken\n")
+    for chunk in (50, 64, 333):
+        spans = split_file(path, chunk)
+        with pytest.raises(RecordError, match=r"a\.jsonl:21: not valid JSON"):
+            for span in spans:
+                list(read_records(span))
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"x\.jsonl: cannot read: No such file"):
+        rows(tmp_path / "x.jsonl")
+
+
+def test_numbers_that_only_python_reads(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"score": NaN, "a": "x"}\n')
+    assert rows(tmp_path / "a.jsonl")[0][1]["a"] == "x"  # type: ignore[index]
+
+
+def test_which_names_are_records(tmp_path: Path) -> None:
+    names = ["a.json", "a.JSONL", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "LICENSE", ".a.json", "a.txt"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [name for name in names if is_record_file(tmp_path / name)] == names[:5]
