@@ -34,7 +34,8 @@ from megatron_train.optim.lr_schedule import learning_rate
 from megatron_train.optim.optimizer import build_optimizer, set_learning_rate, wrap_model
 from megatron_train.parallel.distributed import init_distributed, planned_layout, say, sum_over_ranks, warn, world_size
 from megatron_train.parallel_layout import ParallelLayout
-from megatron_train.report.metrics import Reporter, StepReport, model_flops, peak_flops
+from megatron_train.report.flops import model_flops
+from megatron_train.report.metrics import Reporter, StepReport, peak_flops
 from megatron_train.state.checkpoint import find_start, load_checkpoint, load_model_config, save_checkpoint
 from megatron_train.state.checkpoint_folder import TOKENIZER_DIR, CheckpointError
 from megatron_train.state.signals import StopRequest

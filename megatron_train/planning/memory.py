@@ -1,0 +1,266 @@
+"""Bytes on one rank, from arithmetic alone: no torch, no allocation.
+
+What is exact (tests compare it with megatron-core's own buffers): weights, gradient buffers and optimizer state, padding
+included. What is estimated: activations, logits, communication buffers. Names: t = tensor-parallel size, s = the same
+where sequence parallelism splits tokens over it, else 1; sizes are per token until multiplied.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from megatron_train.config import TrainConfig
+from megatron_train.model_config import ModelConfig
+from megatron_train.parallel_layout import ParallelLayout
+
+BUCKET_ELEMENTS = 40_000_000
+"""megatron-core's smallest gradient bucket with overlap_grad_reduce."""
+FIXED_BYTES = int(1.5 * 2**30)
+"""CUDA context, NCCL channels and cuBLAS workspaces: what a rank holds before the model is there."""
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """One rank of a pipeline stage, in bytes (parameters: elements)."""
+
+    stage: int
+    layers: int
+    parameters: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    buffers: int
+    """Communication buffers, temporaries of the largest module, and FIXED_BYTES."""
+    update: int
+    """Temporaries of the optimizer step, when activations are gone."""
+
+    @property
+    def total(self) -> int:
+        """Peak: activations and logits, or the temporaries of the optimizer step."""
+        static = self.weights + self.gradients + self.optimizer + self.buffers
+        return static + max(self.activations + self.logits, self.update)
+
+
+def weight_bytes(config: TrainConfig) -> int:
+    return 2 if config.model.bf16 or config.model.fp16 else 4
+
+
+def stage_memory(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, stage: int) -> StageMemory:
+    """The fullest rank of pipeline stage `stage` (data-parallel rank 0 holds the most optimizer state)."""
+    size = weight_bytes(config)
+    chunks = [chunk_parameters(model, layout, stage, chunk) for chunk in range(layout.vpp)]
+    buckets = [
+        buffer_buckets(chunk, layout, config, bucketed=_is_bucketed(config, stage, index))
+        for index, chunk in enumerate(chunks)
+    ]
+    padded = sum(bucket.end - bucket.start for chunk in buckets for bucket in chunk)
+    shard = max(optimizer_elements(buckets, layout.dp, rank) for rank in range(layout.dp))
+    tokens = config.batch.micro_batch_size * config.data.seq_length
+    return StageMemory(
+        stage=stage,
+        layers=sum(len(layout.layers_of_stage(model.num_layers, stage, chunk)) for chunk in range(layout.vpp)),
+        parameters=sum(sum(parameter.numel for parameter in chunk) for chunk in chunks),
+        weights=padded * size,
+        gradients=padded * 4,
+        optimizer=shard * (12 if size == 2 else 8),
+        activations=stage_activations(model, config, layout, stage),
+        logits=logits_bytes(model, config, layout, tokens) if stage == layout.pp - 1 else 0,
+        buffers=FIXED_BYTES + working_bytes(model, config, layout, tokens),
+        update=shard * 4,
+    )
+
+
+# Weights, gradients, optimizer state -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One weight as a rank holds it."""
+
+    numel: int
+    own_bucket: bool = False
+    """Tied embeddings of a pipelined model get a bucket of their own."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Elements [start, end) of a buffer, with the ranges of the parameters in it."""
+
+    start: int
+    end: int
+    parameters: tuple[tuple[int, int], ...]
+
+
+def chunk_parameters(model: ModelConfig, layout: ParallelLayout, stage: int, chunk: int = 0) -> list[Parameter]:
+    """Weights of a model chunk in megatron-core's order: embedding, layers, last norm, output layer."""
+    tied, hidden = model.share_embeddings_and_output_weights, model.hidden_size
+    rows = Parameter(model.padded_vocab // layout.tp * hidden, own_bucket=tied and layout.pp > 1)
+    norm = [Parameter(hidden)] * (1 if model.normalization == "RMSNorm" else 2)
+    first = stage == 0 and chunk == 0
+    last = stage == layout.pp - 1 and chunk == layout.vpp - 1
+    found = [rows] if first else []
+    for _ in layout.layers_of_stage(model.num_layers, stage, chunk):
+        found += layer_parameters(model, layout.tp, norm)
+    if last:
+        found += norm
+        if not (tied and first):
+            found.append(rows)
+    return found
+
+
+def layer_parameters(model: ModelConfig, tp: int, norm: list[Parameter]) -> list[Parameter]:
+    """input norm; attention output, query/key/value; second norm; MLP in and out."""
+    hidden = model.hidden_size
+    queries = model.num_attention_heads * model.head_dim
+    qkv = (queries + 2 * model.query_groups * model.head_dim) // tp
+    fc1 = model.ffn_hidden_size * (2 if model.gated_linear_unit else 1) // tp
+    linear, qkv_bias = model.add_bias_linear, model.add_bias_linear or model.add_qkv_bias
+    return [
+        *norm,
+        Parameter(hidden * queries // tp),
+        *([Parameter(hidden)] if linear else []),
+        Parameter(qkv * hidden),
+        *([Parameter(qkv)] if qkv_bias else []),
+        *([] if model.shared_norm else norm),
+        Parameter(fc1 * hidden),
+        *([Parameter(fc1)] if linear else []),
+        Parameter(hidden * model.ffn_hidden_size // tp),
+        *([Parameter(hidden)] if linear else []),
+    ]
+
+
+def _is_bucketed(config: TrainConfig, stage: int, chunk: int) -> bool:
+    """Mirrors wrap_model and megatron-core: later stages reduce in one piece, and so do later chunks."""
+    parallel = config.parallel
+    return parallel.overlap_grad_reduce and stage == 0 and (chunk == 0 or parallel.overlap_param_gather)
+
+
+def buffer_buckets(
+    parameters: list[Parameter], layout: ParallelLayout, config: TrainConfig, bucketed: bool
+) -> list[Bucket]:
+    """Where megatron-core 0.16.1 puts each parameter: in reverse order, starts padded to 64 elements, buckets to
+    lcm(dp, 128).
+    """
+    limit = max(BUCKET_ELEMENTS, 1_000_000 * layout.dp) if bucketed else None
+    multiple = math.lcm(layout.dp, 128)
+    buckets: list[Bucket] = []
+    inside: list[tuple[int, int]] = []
+    start = position = 0
+
+    def close(end: int) -> int:
+        nonlocal start, inside
+        padded = -(-end // multiple) * multiple
+        buckets.append(Bucket(start, padded, tuple(inside)))
+        start, inside = padded, []
+        return padded
+
+    for parameter in reversed(parameters):
+        position = -(-position // 64) * 64
+        if parameter.own_bucket and inside:
+            position = close(position)
+        inside.append((position, position + parameter.numel))
+        position += parameter.numel
+        if parameter.own_bucket or (limit is not None and position - start >= limit):
+            position = close(position)
+    if inside:
+        close(position)
+    return buckets
+
+
+def optimizer_elements(buckets: list[list[Bucket]], dp: int, rank: int) -> int:
+    """Elements of the parameters that data-parallel `rank` updates: its equal share of every bucket, padding left out."""
+    count = 0
+    for bucket in (bucket for chunk in buckets for bucket in chunk):
+        share = (bucket.end - bucket.start) // dp
+        low, high = bucket.start + rank * share, bucket.start + (rank + 1) * share
+        count += sum(max(0, min(end, high) - max(start, low)) for start, end in bucket.parameters)
+    return count
+
+
+# Activations -----------------------------------------------------------------------------------------------------
+
+
+def layer_activation(model: ModelConfig, config: TrainConfig, layout: ParallelLayout) -> float:
+    """Bytes one layer keeps per token for its backward pass when nothing is recomputed.
+
+    Counted as autograd saves them: inputs of norms, of the four linear layers and of attention, the fused query/key/value
+    (its value part is a view), and the MLP's products. A gated MLP keeps gate, up, act(gate), a copy of up, and their
+    product.
+    """
+    size, t = weight_bytes(config), layout.tp
+    s = t if config.parallel.sequence_parallel else 1
+    hidden = model.hidden_size / s
+    queries = model.num_attention_heads * model.head_dim / t
+    keys = max(1.0, model.query_groups / t) * model.head_dim
+    width = model.ffn_hidden_size / t
+    norms = 1 if model.parallel_residual else 2  # parallel branches read the same residual stream
+    normed = 1 if model.shared_norm else 2
+    attention_out = queries if config.data.packing or config.batch.micro_batch_size == 1 else 2 * queries
+    elements = (norms + normed) * hidden + (queries + 2 * keys) + (queries + keys) + attention_out
+    elements += width * (5 if model.gated_linear_unit else 2)
+    masks = (2 if config.model.hidden_dropout > 0 else 0) * hidden
+    statistics = 4 * (normed * (1 if model.normalization == "RMSNorm" else 2) / s + model.num_attention_heads / t)
+    return elements * size + masks + statistics
+
+
+def stage_activations(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, stage: int) -> int:
+    """Peak bytes of what all micro-batches in flight on `stage` keep, and of the layers recomputed at a time."""
+    tokens = config.batch.micro_batch_size * config.data.seq_length
+    layer, entry = layer_activation(model, config, layout) * tokens, _entry_bytes(model, config, layout) * tokens
+    layers = model.num_layers // (layout.pp * layout.vpp)
+    settings = config.model
+    working = 0.0
+    if settings.recompute_granularity == "full":
+        group = min(settings.recompute_num_layers or 1, layers)
+        if settings.recompute_method == "uniform":
+            chunk, working = math.ceil(layers / group) * entry, group * layer
+        else:
+            chunk, working = group * entry + (layers - group) * layer, layer
+    elif settings.recompute_granularity == "selective":
+        lse = 4 * model.num_attention_heads / layout.tp * tokens
+        chunk = layers * (layer - lse)  # query, key, value and the output are kept anyway
+    else:
+        chunk = layers * layer
+    if stage == layout.pp - 1:
+        chunk += 2 * entry  # input of the last norm, and of the output layer
+    return int(chunk * chunks_in_flight(layout, config, stage) + working)
+
+
+def chunks_in_flight(layout: ParallelLayout, config: TrainConfig, stage: int) -> int:
+    """Model chunks whose forward pass is done and whose backward pass is not, at most: 1F1B, or interleaved."""
+    batches = micro_batches(config, layout)
+    if layout.vpp == 1:
+        return min(batches, layout.pp - stage)
+    return min(batches * layout.vpp, 2 * (layout.pp - stage - 1) + (layout.vpp - 1) * layout.pp + 1)
+
+
+def micro_batches(config: TrainConfig, layout: ParallelLayout) -> int:
+    size = config.batch.global_batch_size or config.batch.micro_batch_size * layout.dp
+    return size // (config.batch.micro_batch_size * layout.dp)
+
+
+def logits_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, tokens: int) -> int:
+    """The output layer's logits and the fp32 softmax that the loss keeps."""
+    size = weight_bytes(config)
+    return int(tokens * model.padded_vocab / layout.tp * (size + 4 if size == 2 else 4))
+
+
+def working_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, tokens: int) -> int:
+    """Gradients inside one MLP, the gathered sequence, pipeline messages, and the gradient of the largest weight before
+    it is added to the fp32 buffer.
+    """
+    size, t = weight_bytes(config), layout.tp
+    width = model.ffn_hidden_size / t
+    gradients = tokens * size * (width * (5 if model.gated_linear_unit else 2) + 2 * model.hidden_size)
+    gathered = tokens * size * model.hidden_size if config.parallel.sequence_parallel and t > 1 else 0
+    messages = 4 * tokens * _entry_bytes(model, config, layout) if layout.pp > 1 else 0
+    largest = max(parameter.numel for parameter in chunk_parameters(model, replace(layout, pp=1, vpp=1), 0))
+    return int(gradients + gathered + messages + largest * size)
+
+
+def _entry_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayout) -> float:
+    """Hidden states between layers, per token."""
+    return model.hidden_size * weight_bytes(config) / (layout.tp if config.parallel.sequence_parallel else 1)
