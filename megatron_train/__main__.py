@@ -21,12 +21,16 @@ def main(arguments: list[str] | None = None) -> int:
     mend.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if "--help" in arguments or "-h" in arguments:
+    planning = arguments[:1] == ["plan"]
+    if not planning and ("--help" in arguments or "-h" in arguments):
         build_parser().print_help()
         return 0
     try:
-        command = parse(arguments)
-        return _train(command)
+        if planning:
+            from megatron_train.planner import main as plan
+
+            return plan(arguments[1:])
+        return _train(parse(arguments))
     except (ValueError, OSError) as error:
         if os.environ.get("OASST_MEGATRON_TRACEBACK"):
             raise

@@ -1,8 +1,8 @@
 """Bytes on one rank, from arithmetic alone: no torch, no allocation.
 
-What is exact (tests compare it with megatron-core's own buffers): weights, gradient buffers and optimizer state, padding
-included. What is estimated: activations, logits, communication buffers. Names: t = tensor-parallel size, s = the same
-where sequence parallelism splits tokens over it, else 1; sizes are per token until multiplied.
+What is exact (tests compare it with megatron-core's own buffers): weights, gradient buffers and optimizer state,
+padding included. What is estimated: activations, logits, communication buffers. Names: t = tensor-parallel size, s = the
+same where sequence parallelism splits tokens over it, else 1; sizes are per token until multiplied.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def buffer_buckets(
 
 
 def optimizer_elements(buckets: list[list[Bucket]], dp: int, rank: int) -> int:
-    """Elements of the parameters that data-parallel `rank` updates: its equal share of every bucket, padding left out."""
+    """Elements of the parameters that data-parallel `rank` updates: its share of every bucket without the padding."""
     count = 0
     for bucket in (bucket for chunk in buckets for bucket in chunk):
         share = (bucket.end - bucket.start) // dp
@@ -186,9 +186,9 @@ def optimizer_elements(buckets: list[list[Bucket]], dp: int, rank: int) -> int:
 def layer_activation(model: ModelConfig, config: TrainConfig, layout: ParallelLayout) -> float:
     """Bytes one layer keeps per token for its backward pass when nothing is recomputed.
 
-    Counted as autograd saves them: inputs of norms, of the four linear layers and of attention, the fused query/key/value
-    (its value part is a view), and the MLP's products. A gated MLP keeps gate, up, act(gate), a copy of up, and their
-    product.
+    Counted as autograd saves them: inputs of norms, of the four linear layers and of attention, the fused
+    query/key/value (its value part is a view), and the MLP's products. A gated MLP keeps gate, up, act(gate), a copy of
+    up, and their product.
     """
     size, t = weight_bytes(config), layout.tp
     s = t if config.parallel.sequence_parallel else 1

@@ -1,0 +1,33 @@
+"""The GPUs `plan` knows: memory a program can use, peak, and the links between them, from the vendors' data sheets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_train.report.flops import PEAK_TFLOPS
+
+
+@dataclass(frozen=True)
+class Device:
+    """One kind of GPU, 8 to a node."""
+
+    name: str
+    memory: float
+    """GiB that a program can use."""
+    peak: float
+    """Dense bf16 FLOP/s."""
+    link: float
+    """Bytes per second to the other GPUs of the node, each way."""
+    network: float = 50e9
+    """Bytes per second to other nodes: 400 Gbit/s for each GPU."""
+
+
+GPUS_PER_NODE = 8
+DEVICES = {
+    "a100-40gb": Device("A100 40 GB", 39.4, PEAK_TFLOPS["A100"] * 1e12, 300e9, 25e9),
+    "a100-80gb": Device("A100 80 GB", 79.2, PEAK_TFLOPS["A100"] * 1e12, 300e9, 25e9),
+    "h100-80gb": Device("H100 80 GB", 79.2, PEAK_TFLOPS["H100"] * 1e12, 450e9),
+    "h200-141gb": Device("H200 141 GB", 139.7, PEAK_TFLOPS["H200"] * 1e12, 450e9),
+}
+SIZES = {"40 GB": 39.4, "80 GB": 79.2, "141 GB": 139.7}
+"""Label -> GiB that a program can use."""

@@ -1,0 +1,141 @@
+"""`plan --suggest`: every layout of N GPUs that the model allows and that fits, fastest first by a rough estimate.
+
+The estimate adds to the computing time (at `mfu` of the peak, extra passes of recomputation included) the time of
+tensor-parallel messages inside each layer and of the data-parallel reduction, and divides by the share of the step that
+is no pipeline bubble. It ranks; it does not promise.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from megatron_train.command_line import CommandLine
+from megatron_train.config import TrainConfig
+from megatron_train.model_config import ModelConfig
+from megatron_train.parallel_layout import ParallelLayout
+from megatron_train.planning.devices import GPUS_PER_NODE, Device
+from megatron_train.planning.memory import micro_batches, stage_memory, weight_bytes
+from megatron_train.planning.workload import DataFacts, Workload, bubble_fraction, workload
+from megatron_train.validate import validate, validate_model
+from pretokenizer.yaml_config import ConfigError
+
+RESERVE = 0.94
+"""Share of the memory a plan may fill; the rest is fragmentation."""
+RECOMPUTE_COST = {None: 1.0, "selective": 1.02, "full": 4 / 3}
+"""Forward passes done again, as a factor on the computing time."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One layout that fits."""
+
+    layout: ParallelLayout
+    micro_batch_size: int
+    recompute: str
+    gib: float
+    seconds: float
+    """Of an iteration."""
+    reason: str
+
+
+def suggest(
+    command: CommandLine, model: ModelConfig, facts: DataFacts | None, world_size: int, device: Device, mfu: float
+) -> list[Suggestion]:
+    """Layouts that fit, fastest first; for each (tensor, pipeline, virtual) sizes the fastest micro-batch and
+    recomputation.
+    """
+    best: dict[tuple[int, int, int], Suggestion] = {}
+    for config, layout in candidates(command, model, world_size):
+        found = judge(config, model, facts, layout, device, mfu)
+        key = (layout.tp, layout.pp, layout.vpp)
+        if found and (key not in best or found.seconds < best[key].seconds):
+            best[key] = found
+    return sorted(best.values(), key=lambda suggestion: suggestion.seconds)
+
+
+def candidates(
+    command: CommandLine, model: ModelConfig, world_size: int
+) -> Iterator[tuple[TrainConfig, ParallelLayout]]:
+    """Every combination that the trainer accepts for this model and batch."""
+    sizes = [2**n for n in range(11) if 2**n <= world_size]
+    for tp, pp, vpp in itertools.product([t for t in sizes if t <= GPUS_PER_NODE], sizes, (1, 2, 4, 5)):
+        if tp * pp > world_size or (vpp > 1 and pp == 1):
+            continue
+        layout = ParallelLayout(world_size, tp, pp, vpp)
+        for micro, recompute in itertools.product((1, 2, 4, 8), (None, "full")):
+            config = _config(command.config, layout, micro, recompute)
+            try:
+                validate(replace(command, config=config), layout)
+                validate_model(replace(command, config=config), model, layout)
+            except ConfigError:
+                continue
+            yield config, layout
+
+
+def _config(config: TrainConfig, layout: ParallelLayout, micro_batch_size: int, recompute: str | None) -> TrainConfig:
+    parallel = replace(
+        config.parallel,
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+        sequence_parallel=layout.tp > 1,
+    )
+    full = recompute == "full"
+    model = replace(
+        config.model,
+        recompute_granularity="full" if full else None,
+        recompute_method="uniform" if full else None,
+        recompute_num_layers=1 if full else None,
+    )
+    batch = replace(
+        config.batch,
+        micro_batch_size=micro_batch_size,
+        global_batch_size=config.batch.global_batch_size or micro_batch_size * layout.dp,
+    )
+    return replace(config, parallel=parallel, model=model, batch=batch)
+
+
+def judge(
+    config: TrainConfig, model: ModelConfig, facts: DataFacts | None, layout: ParallelLayout, device: Device, mfu: float
+) -> Suggestion | None:
+    """None when a rank needs more than RESERVE of the device."""
+    peak = max(stage_memory(model, config, layout, stage).total for stage in range(layout.pp)) / 2**30
+    if peak > RESERVE * device.memory:
+        return None
+    work = workload(config, model, facts, layout.dp)
+    computing = work.flops_per_iteration / (layout.world_size * device.peak * mfu)
+    computing *= RECOMPUTE_COST[config.model.recompute_granularity]
+    tensor, data = tensor_seconds(model, config, layout, device, work), data_seconds(model, config, layout, device)
+    bubble = bubble_fraction(layout.pp, layout.vpp, micro_batches(config, layout))
+    seconds = (computing + tensor) / (1 - bubble) + data
+    reason = (
+        f"computing {computing:.2f} s, tensor messages {tensor:.2f} s, bubble {bubble:.0%}, gradients {data:.2f} s; "
+        f"{peak:.0f} of {device.memory:.0f} GiB"
+    )
+    recompute = config.model.recompute_granularity or "none"
+    return Suggestion(layout, config.batch.micro_batch_size, recompute, peak, seconds, reason)
+
+
+def tensor_seconds(
+    model: ModelConfig, config: TrainConfig, layout: ParallelLayout, device: Device, work: Workload
+) -> float:
+    """Four all-gathers and four reduce-scatters of the hidden states a layer, forward and backward together."""
+    if layout.tp == 1:
+        return 0.0
+    tokens = work.positions_per_iteration / layout.dp
+    message = tokens * model.hidden_size * weight_bytes(config) * (layout.tp - 1) / layout.tp
+    return 8 * message * model.num_layers / layout.pp / device.link
+
+
+def data_seconds(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, device: Device) -> float:
+    """Gradients in fp32 reduced, weights gathered; half hidden behind computing with overlap_grad_reduce."""
+    if layout.dp == 1:
+        return 0.0
+    own = model.num_parameters(model.padded_vocab) / (layout.tp * layout.pp)
+    inside = layout.world_size <= GPUS_PER_NODE
+    seconds = (
+        own * (4 + weight_bytes(config)) * (layout.dp - 1) / layout.dp / (device.link if inside else device.network)
+    )
+    return seconds / 2 if config.parallel.overlap_grad_reduce else seconds

@@ -1,0 +1,163 @@
+"""What a run has to do: documents, rows, tokens, FLOPs and hours; from the shards where they are, else from published
+facts.
+
+Lengths of documents are only known with the shards. Without them an exponential law around the mean is assumed, which
+gives the mean longest of n documents (mean x (1 + 1/2 + ... + 1/n)) and the mean square (2 x mean^2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron_train.config import Data, TrainConfig
+from megatron_train.data.sft_dataset import DocumentSet, parse_blend, split_documents, training_samples
+from megatron_train.model_config import ModelConfig
+from megatron_train.report.flops import model_flops
+from pretokenizer.yaml_config import ConfigError, load_yaml
+
+CARDS = Path(__file__).resolve().parent.parent.parent / "configs" / "cards.yaml"
+PACKING_EFFICIENCY = 0.995
+"""Share of a packed row's positions that hold documents, as measured at 4,096 on chat data."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """One epoch of training data."""
+
+    source: str
+    """Where the figures come from, in words."""
+    documents: int
+    mean_tokens: float
+    mean_square: float
+    longest: int | None = None
+
+    def positions(self) -> float:
+        """Labels of one document: a token less than it has."""
+        return self.mean_tokens - 1
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Of the whole run. `epochs` and what follows are None where nothing is known about the data."""
+
+    global_batch_size: int
+    iterations: int
+    rows_per_epoch: float | None
+    epochs: float | None
+    tokens_per_iteration: float
+    """Positions that hold documents; without facts, every position."""
+    positions_per_iteration: float
+    """Computed positions, padding included."""
+    flops_per_iteration: float
+    """Of the computed positions."""
+
+    @property
+    def useful(self) -> float:
+        return self.tokens_per_iteration / self.positions_per_iteration
+
+
+def published_facts(prefix: str) -> dict[str, Any] | None:
+    """What configs/cards.yaml knows of a shard with this name: `documents`, `tokens`, `vocab_size`, `card`, `stage`."""
+    if not CARDS.is_file():
+        return None
+    for card, entry in load_yaml(CARDS).items():
+        for stage, facts in entry["stages"].items():
+            if Path(prefix).name in facts["shards"]:
+                return {"card": card, "stage": stage, "vocab_size": entry["vocab_size"]} | facts
+    return None
+
+
+def data_facts(data: Data, seed: int, documents: int | None, tokens: int | None) -> DataFacts | None:
+    """Of the training split: `documents` and `tokens` of the user, the shards, or what was published; else None."""
+    paths, key = (data.train_data_path, "train_data_path") if data.train_data_path else (data.data_path, "data_path")
+    prefixes = [prefix for _, prefix in parse_blend(paths, key)] if paths else []
+    if documents is not None:
+        mean = tokens / documents if tokens else float("nan")
+        return _assumed("as given", _trained_share(documents, data, seed), mean)
+    if prefixes and all(Path(f"{prefix}-text.idx").is_file() for prefix in prefixes):
+        return _measured(prefixes, data, seed)
+    published = published_facts(prefixes[0]) if len(prefixes) == 1 else None
+    if published and "documents" in published:
+        mean = published["tokens"] / published["documents"] if "tokens" in published else float("nan")
+        count = _trained_share(published["documents"], data, seed)
+        return _assumed(f"published for {published['card']} {published['stage']}", count, mean)
+    return None
+
+
+def _trained_share(documents: int, data: Data, seed: int) -> int:
+    if data.train_data_path:
+        return documents
+    return len(split_documents(documents, data.split, np.random.RandomState(seed))[0])
+
+
+def _assumed(source: str, documents: int, mean: float) -> DataFacts:
+    return DataFacts(source, documents, mean, 2 * mean**2)
+
+
+def _measured(prefixes: list[str], data: Data, seed: int) -> DataFacts:
+    lengths = []
+    for prefix in prefixes:
+        own = DocumentSet([prefix]).lengths
+        if not data.train_data_path:
+            own = own[split_documents(len(own), data.split, np.random.RandomState(seed))[0]]
+        lengths.append(np.minimum(own, data.seq_length + 1))
+    every = np.concatenate(lengths).astype(np.float64)
+    if not len(every):
+        raise ConfigError(f"{' '.join(prefixes)}: no documents")
+    return DataFacts("read from the shards", len(every), every.mean(), (every**2).mean(), int(every.max()))
+
+
+def workload(config: TrainConfig, model: ModelConfig, facts: DataFacts | None, data_parallel: int) -> Workload:
+    """Of `config.batch.train_iters` iterations."""
+    rows = config.batch.global_batch_size or config.batch.micro_batch_size * data_parallel
+    length, per_row = config.data.seq_length, 1.0
+    known = facts is not None and facts.mean_tokens == facts.mean_tokens
+    if facts is None or not known:
+        row_positions = row_tokens = float(length)
+        squared = float(length) ** 2
+        rows_per_epoch = float(facts.documents) if facts and not config.data.packing else None
+    elif config.data.packing:
+        rows_per_epoch = _packed_rows(config, facts)
+        per_row = facts.documents / rows_per_epoch
+        row_positions, row_tokens = float(length), facts.positions() * per_row
+        squared = facts.mean_square * per_row
+    else:
+        rows_per_epoch = float(facts.documents)
+        row_tokens, row_positions = facts.positions(), _padded_length(config, facts)
+        squared = facts.mean_square * (row_positions / row_tokens) ** 2
+    return Workload(
+        global_batch_size=rows,
+        iterations=config.batch.train_iters,
+        rows_per_epoch=rows_per_epoch,
+        epochs=config.batch.train_iters * rows / rows_per_epoch if rows_per_epoch else None,
+        tokens_per_iteration=rows * row_tokens,
+        positions_per_iteration=rows * row_positions,
+        flops_per_iteration=model_flops(model, round(rows * row_positions), round(rows * squared)),
+    )
+
+
+def _packed_rows(config: TrainConfig, facts: DataFacts) -> float:
+    """Exact where the shards are: the very packing of the run."""
+    if facts.longest is not None:
+        return training_samples(config.data, 1, config.batch.seed).rows_per_epoch
+    return facts.documents * facts.positions() / config.data.seq_length / PACKING_EFFICIENCY
+
+
+def _padded_length(config: TrainConfig, facts: DataFacts) -> float:
+    """Mean length of a padded row: that of the longest document of its micro-batch."""
+    harmonic = sum(1 / n for n in range(1, config.batch.micro_batch_size + 1))
+    longest = facts.longest or config.data.seq_length
+    return min(float(longest), config.data.seq_length, facts.positions() * harmonic + config.data.pad_to_multiple / 2)
+
+
+def bubble_fraction(pipeline: int, virtual: int, micro_batches: int) -> float:
+    """Share of a step in which a stage waits: (p - 1) / (m v + p - 1).
+
+    >>> round(bubble_fraction(4, 1, 32), 3)
+    0.086
+    """
+    return (pipeline - 1) / (micro_batches * virtual + pipeline - 1)
