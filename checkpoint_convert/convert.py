@@ -26,12 +26,13 @@ from checkpoint_convert.hf_tokenizer import (
     write_generation_config,
     write_tokenizer_files,
 )
-from checkpoint_convert.mapping import expand
+from checkpoint_convert.mapping import Table
 from checkpoint_convert.megatron_io import CheckpointReader, CheckpointWriter
 from checkpoint_convert.model_card import write_model_card
 from checkpoint_convert.plan import (
     ExportOptions,
     ImportOptions,
+    check_checkpoint,
     check_names,
     check_shapes,
     plan_rows,
@@ -40,9 +41,9 @@ from checkpoint_convert.plan import (
     tied_copy_to_drop,
 )
 from checkpoint_convert.report import Report, progress, warn, warn_of_not_finite
-from checkpoint_convert.staging import check_target, hf_staging, release_staging
+from checkpoint_convert.staging import check_target, folder_staging, release_staging
 from checkpoint_convert.tensors import TensorSource, dtype_name, main_dtype
-from checkpoint_convert.vocabulary import grow, shrink
+from checkpoint_convert.vocabulary import RowPlan, grow, shrink
 from megatron_train.model_config import ModelConfig
 from megatron_train.state.checkpoint_folder import (
     MODEL_CONFIG,
@@ -67,37 +68,39 @@ def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Repor
         warn(f"{hf_dir} has no tokenizer file, so the checkpoint gets none")
     else:
         warn_of_other_ids(config, tokenizer, hf_dir)
-    return import_weights(source, model, tokenizer, hf_dir, checkpoint_dir, options)
+    plan = plan_rows(model, tokenizer, options)
+    return import_weights(
+        source, FAMILIES[model.family].table(model), model, plan, tokenizer, hf_dir, checkpoint_dir, options
+    )
 
 
 def import_weights(
     source: TensorSource,
+    table: Table,
     model: ModelConfig,
+    plan: RowPlan,
     tokenizer: Tokenizer | None,
     origin: Path,
     checkpoint_dir: Path,
     options: ImportOptions,
 ) -> Report:
-    """Weights under Hugging Face names -> CKPT_DIR/release, with the tokenizer's rows added and padded."""
-    family = FAMILIES[model.family]
-    dropped = tied_copy_to_drop(source, model, family, origin)
-    rules = expand(family.weights(model), model.num_layers)
-    dropped += check_names((name for rule in rules for name in rule.others), source.infos, family, origin, dropped)
-    check_shapes(rules, source.infos, model, origin)
-    plan = plan_rows(model, tokenizer, options)
+    """Weights under the names of `table` -> CKPT_DIR/release, with rows as planned and the tokenizer beside them."""
+    dropped = tied_copy_to_drop(source, model, table, origin)
+    dropped += check_names(table, source.infos, origin, dropped)
+    check_shapes(table, source.infos, model, origin)
     model = dataclasses.replace(
         model,
         vocab_size=plan.used_rows,
         padded_vocab_size=plan.padded_rows,
         make_vocab_size_divisible_by=options.make_vocab_size_divisible_by,
     )
-    dtype = options.dtype or main_dtype(source.infos[name] for rule in rules for name in rule.others)
+    dtype = options.dtype or main_dtype(source.infos[name] for rule in table.rules for name in rule.others)
     report = Report(checkpoint_dir / folder_name(None), dtype=dtype, vocabulary=plan.describe(), dropped=dropped)
     with release_staging(checkpoint_dir) as staging:
         writer = CheckpointWriter(staging)
         try:
-            with progress(source.infos, "from-hf") as bar:
-                for rule in rules:
+            with progress(source.infos, f"reading {origin.name}") as bar:
+                for rule in table.rules:
                     tensor = rule.to_megatron([source.read(name) for name in rule.others], model)
                     tensor = grow(tensor, plan, rule.others[0]) if rule.is_vocabulary else tensor
                     report.write(writer, rule.megatron, tensor.to(dtype))
@@ -120,22 +123,20 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
     check_target(hf_dir)
     check_folder(folder)
     model = ModelConfig.load(folder / MODEL_CONFIG)
-    family = FAMILIES[model.family]
+    config, table = FAMILIES[model.family].to_hf_config(model), FAMILIES[model.family].table(model)
     reader = CheckpointReader(folder)
-    rules = expand(family.weights(model), model.num_layers)
-    check_names((rule.megatron for rule in rules), reader.infos, family, folder, [])
+    check_checkpoint(table, reader, model)
     tokenizer, chat_format = checkpoint_tokenizer(folder)
+    ids = special_ids(tokenizer, chat_format) if tokenizer else None
     rows = rows_to_write(model, tokenizer, options.vocab_size)
     dtype = options.dtype or main_dtype(reader.infos.values())
-    targets = target_infos(rules, reader.infos, model, rows, dtype)
-    report = Report(
-        hf_dir, dtype=dtype, vocabulary=f"{rows:,} rows written of {model.padded_vocab:,} ({model.vocab_size:,} in use)"
-    )
-    with hf_staging(hf_dir) as staging:
+    targets = target_infos(table, reader.infos, model, rows, dtype)
+    report = Report(hf_dir, dtype=dtype, vocabulary=describe_rows(rows, model))
+    with folder_staging(hf_dir) as staging:
         writer = SafetensorsWriter(staging, targets, options.max_shard_bytes)
         try:
-            with progress(reader.infos, "to-hf") as bar:
-                for rule in rules:
+            with progress(reader.infos, f"writing {hf_dir.name}") as bar:
+                for rule in table.rules:
                     tensor = reader.read(rule.megatron)
                     tensor = shrink(tensor, rows) if rule.is_vocabulary else tensor
                     for name, part in zip(rule.others, rule.to_other(tensor, model), strict=True):
@@ -144,8 +145,7 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
             writer.close()
         finally:
             writer.abandon()
-        ids = special_ids(tokenizer, chat_format) if tokenizer else None
-        write_hf_config(family.to_hf_config(model), rows, ids, dtype, staging)
+        write_hf_config(config, rows, ids, dtype, staging)
         if tokenizer is not None and ids is not None:
             write_tokenizer_files(tokenizer, chat_format, staging, model.max_position_embeddings)
             write_generation_config(ids, staging)
@@ -154,6 +154,11 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
         publish_folder(staging, hf_dir)
     warn_of_not_finite(report)
     return report
+
+
+def describe_rows(rows: int, model: ModelConfig) -> str:
+    """`32,007 rows written of 32,128 (32,007 in use)`."""
+    return f"{rows:,} rows written of {model.padded_vocab:,} ({model.vocab_size:,} in use)"
 
 
 def checkpoint_tokenizer(folder: Path) -> tuple[Tokenizer | None, ChatFormat | None]:

@@ -99,12 +99,25 @@ class FusedGateUp(Rule):
         return list(tensor.chunk(2, dim=0))
 
 
-def expand(rules: Sequence[Rule], num_layers: int) -> list[Rule]:
+@dataclass(frozen=True)
+class Table:
+    """One format's names for one model: a rule for every tensor, and what its files may hold besides."""
+
+    name: str
+    """Of the format, for messages."""
+    rules: tuple[Rule, ...]
+    tied_copy: str = ""
+    """Name of the output layer, which a file of a tied model may repeat."""
+    buffers: tuple[str, ...] = ()
+    """Ends of names that are no weights (masks, rotary tables)."""
+
+
+def expand(rules: Sequence[Rule], num_layers: int) -> tuple[Rule, ...]:
     """The table with every layer filled in, in the order of a forward pass."""
     first = next((i for i, rule in enumerate(rules) if rule.is_per_layer), len(rules))
     layered = [rule for rule in rules if rule.is_per_layer]
     before, after = rules[:first], [rule for rule in rules[first:] if not rule.is_per_layer]
-    return [*before, *(rule.at(layer) for layer in range(num_layers) for rule in layered), *after]
+    return (*before, *(rule.at(layer) for layer in range(num_layers) for rule in layered), *after)
 
 
 def linear(kind: type[Rule], megatron: str, other: str, bias: bool) -> tuple[Rule, ...]:

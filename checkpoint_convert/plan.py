@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from checkpoint_convert.families.family import Family
-from checkpoint_convert.mapping import Rule
+from checkpoint_convert.mapping import Table
+from checkpoint_convert.megatron_io import CheckpointReader
 from checkpoint_convert.report import named, warn
 from checkpoint_convert.tensors import ConvertError, TensorInfo, TensorSource, same_bits
 from checkpoint_convert.vocabulary import NewTokenInit, RowPlan, shrink
@@ -44,11 +44,11 @@ class ExportOptions:
     """auto = max(rows of the source, length of the tokenizer); source; tokenizer; or a number."""
 
 
-def check_shapes(rules: Sequence[Rule], infos: Mapping[str, TensorInfo], model: ModelConfig, origin: Path) -> None:
+def check_shapes(table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, origin: Path) -> None:
     """Raises ConvertError naming the first tensors whose shape is not what the config calls for."""
     expected = megatron_shapes(model)
-    for rule in rules:
-        shape = expected[re.sub(r"\.\d+\.", ".", rule.megatron)]
+    for rule in table.rules:
+        shape = expected[_without_layer(rule.megatron)]
         wanted = [tuple(part.shape) for part in rule.to_other(torch.empty(shape, device="meta"), model)]
         for name, shape in zip(rule.others, wanted, strict=True):
             if infos[name].shape != shape:
@@ -76,35 +76,47 @@ def megatron_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def tied_copy_to_drop(source: TensorSource, model: ModelConfig, family: Family, origin: Path) -> list[str]:
+def tied_copy_to_drop(source: TensorSource, model: ModelConfig, table: Table, origin: Path) -> list[str]:
     """A tied model's output layer, where the file holds it too. Raises ConvertError when it is no copy."""
-    name = family.tied_copy
+    name = table.tied_copy
     if not model.share_embeddings_and_output_weights or name not in source.infos:
         return []
-    embedding = next(rule.other for rule in family.weights(model) if rule.is_vocabulary)
+    embedding = next(rule.other for rule in table.rules if rule.is_vocabulary)
     if embedding in source.infos and not same_bits(source.read(name), source.read(embedding)):
-        raise ConvertError(
-            f"{origin}: {name} differs from {embedding}, but config.json says tie_word_embeddings; set it to false"
-        )
+        raise ConvertError(f"{origin}: {name} differs from {embedding}, but the model is tied (tie_word_embeddings)")
     return [name]
 
 
-def check_names(
-    wanted: Iterable[str], present: Mapping[str, TensorInfo], family: Family, origin: Path, used: Sequence[str]
-) -> list[str]:
+def check_names(table: Table, present: Mapping[str, TensorInfo], origin: Path, used: Sequence[str]) -> list[str]:
     """Names that are old files' buffers. Raises ConvertError naming tensors that are missing or have no place."""
-    expected = set(wanted)
+    expected = {name for rule in table.rules for name in rule.others}
     missing = sorted(expected - present.keys())
     left = sorted(present.keys() - expected - set(used))
-    buffers = [name for name in left if name.endswith(family.buffers)] if family.buffers else []
+    buffers = [name for name in left if name.endswith(table.buffers)] if table.buffers else []
     unknown = [name for name in left if name not in buffers]
     if missing:
         raise ConvertError(f"{origin}: lacks {len(missing)} tensors that its config calls for: {named(missing)}")
     if unknown:
         raise ConvertError(
-            f"{origin}: holds {len(unknown)} tensors that a {family.name} model has no place for: {named(unknown)}"
+            f"{origin}: holds {len(unknown)} tensors that a {table.name} has no place for: {named(unknown)}"
         )
     return buffers
+
+
+def check_checkpoint(table: Table, reader: CheckpointReader, model: ModelConfig) -> None:
+    """Raises ConvertError naming tensors of a checkpoint that are missing, left over, or of another shape."""
+    expected, shapes = {rule.megatron for rule in table.rules}, megatron_shapes(model)
+    missing, unknown = sorted(expected - reader.infos.keys()), sorted(reader.infos.keys() - expected)
+    if missing:
+        raise ConvertError(f"{reader.folder}: lacks {len(missing)} tensors that a {table.name} needs: {named(missing)}")
+    if unknown:
+        raise ConvertError(f"{reader.folder}: holds tensors that a {table.name} has no place for: {named(unknown)}")
+    for rule in table.rules:
+        shape = shapes[_without_layer(rule.megatron)]
+        shape = (model.padded_vocab, *shape[1:]) if rule.is_vocabulary else shape
+        if reader.infos[rule.megatron].shape != shape:
+            found = list(reader.infos[rule.megatron].shape)
+            raise ConvertError(f"{reader.folder}: {rule.megatron} is {found}, {MODEL_CONFIG} calls for {list(shape)}")
 
 
 def plan_rows(model: ModelConfig, tokenizer: Tokenizer | None, options: ImportOptions) -> RowPlan:
@@ -134,17 +146,17 @@ def rows_to_write(model: ModelConfig, tokenizer: Tokenizer | None, choice: str) 
 
 
 def target_infos(
-    rules: Sequence[Rule], infos: Mapping[str, TensorInfo], model: ModelConfig, rows: int, dtype: torch.dtype
+    table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, rows: int, dtype: torch.dtype
 ) -> dict[str, TensorInfo]:
     """Shapes of everything to be written, from the same functions on the meta device."""
     found: dict[str, TensorInfo] = {}
-    for rule in rules:
+    for rule in table.rules:
         tensor = torch.empty(infos[rule.megatron].shape, device="meta")
-        if rule.is_vocabulary and tensor.shape[0] != model.padded_vocab:
-            raise ConvertError(
-                f"{rule.megatron}: has {tensor.shape[0]:,} rows, {MODEL_CONFIG} says {model.padded_vocab:,}"
-            )
         tensor = shrink(tensor, rows) if rule.is_vocabulary else tensor
         for name, part in zip(rule.others, rule.to_other(tensor, model), strict=True):
             found[name] = TensorInfo(tuple(part.shape), dtype)
     return found
+
+
+def _without_layer(name: str) -> str:
+    return re.sub(r"\.\d+\.", ".", name)

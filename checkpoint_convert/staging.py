@@ -36,10 +36,10 @@ def release_staging(checkpoint_dir: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def hf_staging(hf_dir: Path) -> Iterator[Path]:
-    """The hidden folder beside HF_DIR in which it is built; removed when anything goes wrong."""
-    staging = hf_dir.parent / f".{hf_dir.name}.staging"
-    hf_dir.parent.mkdir(parents=True, exist_ok=True)
+def folder_staging(folder: Path) -> Iterator[Path]:
+    """The hidden folder beside `folder` in which it is built; removed when anything goes wrong."""
+    staging = folder.parent / f".{folder.name}.staging"
+    folder.parent.mkdir(parents=True, exist_ok=True)
     if staging.is_dir():
         shutil.rmtree(staging)
     staging.mkdir()

@@ -19,11 +19,11 @@ from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.families.family import model_config_of, read_hf_config
 from checkpoint_convert.hf_io import HfWeights
 from checkpoint_convert.logits import LogitDifference, compare_logits
-from checkpoint_convert.mapping import expand
+from checkpoint_convert.mapping import Table
 from checkpoint_convert.megatron_io import CheckpointReader
-from checkpoint_convert.plan import check_names
+from checkpoint_convert.plan import check_checkpoint, check_names
 from checkpoint_convert.report import named, progress
-from checkpoint_convert.tensors import ConvertError, main_dtype, same_bits
+from checkpoint_convert.tensors import ConvertError, TensorSource, main_dtype, same_bits
 from checkpoint_convert.vocabulary import shrink
 from megatron_train.model_config import ModelConfig
 from megatron_train.state.checkpoint_folder import MODEL_CONFIG, find_checkpoint
@@ -68,13 +68,12 @@ def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None) -> 
         model, model_config_of(read_hf_config(hf_dir / "config.json"), FAMILIES, hf_dir / "config.json"), hf_dir
     )
     source, reader = HfWeights(hf_dir), CheckpointReader(folder)
-    outcome = compare_weights(source, reader, model, hf_dir)
+    outcome = compare_weights(source, FAMILIES[model.family].table(model), reader, model, hf_dir)
     if outcome.different:
         outcome.no_logits = "the weights differ already"
-    elif main_dtype(source.infos.values()) != main_dtype(reader.infos.values()):
-        outcome.no_logits = "one side is rounded to the other's dtype, so they differ by that"
-    else:
-        outcome.logits, outcome.no_logits = compare_logits(hf_dir, folder, model)
+        return outcome
+    is_rounded = main_dtype(source.infos.values()) != main_dtype(reader.infos.values())
+    outcome.logits, outcome.no_logits = compare_logits(hf_dir, folder, model, is_rounded)
     return outcome
 
 
@@ -88,16 +87,15 @@ def check_architecture(ours: ModelConfig, theirs: ModelConfig, hf_dir: Path) -> 
         raise ConvertError(f"{hf_dir / 'config.json'}: another architecture than the checkpoint's: {differences}")
 
 
-def compare_weights(source: HfWeights, reader: CheckpointReader, model: ModelConfig, hf_dir: Path) -> Outcome:
-    """Every tensor of one side against the other's."""
-    family = FAMILIES[model.family]
-    rules = expand(family.weights(model), model.num_layers)
-    tied = [family.tied_copy] if model.share_embeddings_and_output_weights else []
-    check_names((name for rule in rules for name in rule.others), source.infos, family, hf_dir, tied)
-    check_names((rule.megatron for rule in rules), reader.infos, family, reader.folder, [])
+def compare_weights(
+    source: TensorSource, table: Table, reader: CheckpointReader, model: ModelConfig, origin: Path
+) -> Outcome:
+    """Every tensor of a checkpoint against another format's, the rows that both have."""
+    check_names(table, source.infos, origin, [table.tied_copy] if model.share_embeddings_and_output_weights else [])
+    check_checkpoint(table, reader, model)
     outcome = Outcome()
     with progress(reader.infos, "verify") as bar:
-        for rule in rules:
+        for rule in table.rules:
             tensor = reader.read(rule.megatron)
             if rule.is_vocabulary:
                 outcome.rows = min(source.infos[rule.other].shape[0], tensor.shape[0])

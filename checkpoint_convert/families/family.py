@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoint_convert.mapping import Rule
+from checkpoint_convert.mapping import Rule, Table, expand
 from checkpoint_convert.tensors import ConvertError
 from megatron_train.model_config import Family as FamilyName
 from megatron_train.model_config import ModelConfig
@@ -52,8 +52,13 @@ class Family:
     """ModelConfig -> config.json, token ids, dtype and vocab_size apart."""
     tied_copy: str
     """Name of the output layer, which a file of a tied model may repeat."""
-    buffers: tuple[str, ...] = field(default=())
+    buffers: tuple[str, ...] = ()
     """Ends of names that old files hold and that are no weights (masks, rotary tables)."""
+
+    def table(self, model: ModelConfig) -> Table:
+        """Every tensor of Hugging Face's model and its place in megatron-core's."""
+        rules = expand(self.weights(model), model.num_layers)
+        return Table(f"{self.name} model", rules, self.tied_copy, self.buffers)
 
 
 def read_hf_config(path: Path) -> HfConfig:
