@@ -43,7 +43,9 @@ def assemble(
             write_shards(prefix, chosen, store, plan.config.write_json)
         stats[split] = [dataset_stats(selected, split == "train") for selected in chosen]
         title = f"{final}/{prefix.name}"
-        write_text_atomic(prefix.with_name(prefix.name + "_stats.txt"), published_report(title, stats[split]))
+        write_text_atomic(
+            prefix.with_name(prefix.name + "_stats.txt"), published_report(title, stats[split]), sync=False
+        )
         if has_plots() and any(s.accepted for s in stats[split]):
             lengths = total_stats(stats[split]).lengths
             plot_histogram(lengths, prefix.with_name(prefix.name + "_lengths.png"), prefix.name)
@@ -51,11 +53,10 @@ def assemble(
     write_json_atomic_compact(output / "special_tokens.json", tokenizer.special_tokens)
     tokenizer.save(output / "tokenizer", chat_format.name)
     reports = _reports(plan, tables, duplicates)
-    write_text_atomic(
-        output / "stats.md", markdown_report(plan, final, splits, stats, reports, store, tokenizer, chat_format)
-    )
+    report = markdown_report(plan, final, splits, stats, reports, store, tokenizer, chat_format)
+    write_text_atomic(output / "stats.md", report, sync=False)
     figures = {split: [s.to_json() for s in parts] for split, parts in stats.items()}
-    write_json_atomic(output / "stats.json", {"splits": figures, **reports})
+    write_json_atomic(output / "stats.json", {"splits": figures, **reports}, sync=False)
     manifest = _manifest(plan, tokenizer, chat_format, splits, stats, reports, output)
     manifest.save(output)
     return manifest
@@ -65,7 +66,7 @@ def write_json_atomic_compact(path: Path, value: dict[str, Any]) -> None:
     """JSON as the original dumps it: one line, no line feed at the end."""
     import json
 
-    write_text_atomic(path, json.dumps(value))
+    write_text_atomic(path, json.dumps(value), sync=False)
 
 
 def _reports(

@@ -73,7 +73,9 @@ def work_folder(final: Path, plan: Plan, overwrite: bool) -> Iterator[Path]:
                 )
             shutil.rmtree(work / "parts")
             (work / "parts").mkdir()
-        write_json_atomic(plan_path, {"fingerprint": fingerprint, "config": dataclasses.asdict(plan.config)})
+        write_json_atomic(
+            plan_path, {"fingerprint": fingerprint, "config": dataclasses.asdict(plan.config)}, sync=False
+        )
         yield work
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pretokenizer.chat_format import ChatFormat, FramedFormat, Turn
 from pretokenizer.conversation import Conversation
-from pretokenizer.engine import FastEngine, first_difference
+from pretokenizer.engine import FastEngine
 from pretokenizer.roles import Role
 from pretokenizer.tokenizer import Tokenizer
 
@@ -79,12 +79,19 @@ class Encoder:
         batch, odd = self._framed.encode(conversations)
         sampled = [d for d in range(0, len(conversations), PROOF_INTERVAL) if d not in odd]
         assert batch.texts is not None
-        wrong = first_difference(self.engine, [batch.texts[d] for d in sampled])
-        if wrong is not None:
-            raise EngineMismatchError(wrong)
+        self._prove(batch, sampled)
         if odd:
             batch = _replace_documents(batch, odd, self._encode_by_reference([conversations[d] for d in odd]))
         return batch if self.keep_texts else batch._replace(texts=None)
+
+    def _prove(self, batch: EncodedBatch, sampled: Sequence[int]) -> None:
+        """Compare documents of a batch with the reference's ids."""
+        assert batch.texts is not None
+        ends = np.cumsum(batch.document_sizes)
+        for document in sampled:
+            found = batch.tokens[ends[document] - batch.document_sizes[document] : ends[document]]
+            if found.tolist() != self.tokenizer.encode(batch.texts[document]):
+                raise EngineMismatchError(batch.texts[document])
 
     def _encode_by_reference(self, conversations: Sequence[Conversation]) -> EncodedBatch:
         documents = [self.chat_format.turns(conversation.messages) for conversation in conversations]

@@ -54,8 +54,16 @@ class FastEngine:
         """Ids that control tokens in a text would give; a text that gives one where none belongs is encoded again."""
 
     def encode(self, documents: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """(ids of all documents joined, offsets (N+1,)); special tokens in a document become their ids."""
-        layout = self._backend.encode_batch(list(documents), parallel=False).layout
+        """(ids of all documents joined, offsets (N+1,)); special tokens in a document become their ids.
+
+        Raises UnicodeEncodeError for half of a surrogate pair.
+        """
+        try:
+            layout = self._backend.encode_batch(list(documents), parallel=False).layout
+        except TypeError:
+            for document in documents:  # gigatoken calls text that is no UTF-8 a wrong type
+                document.encode("utf-8")
+            raise
         offsets = np.asarray(layout.offsets.data, dtype=np.int64)
         return np.asarray(layout.content.data)[: offsets[-1]], offsets
 

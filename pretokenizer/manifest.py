@@ -106,5 +106,5 @@ class DataManifest:
             raise ManifestError(str(error)) from None
 
     def save(self, folder: str | Path) -> None:
-        """Write `folder/manifest.json` atomically."""
-        write_json_atomic(Path(folder) / MANIFEST_NAME, dataclasses.asdict(self))
+        """Write `folder/manifest.json`; flushing to the disk is publish_folder's part."""
+        write_json_atomic(Path(folder) / MANIFEST_NAME, dataclasses.asdict(self), sync=False)

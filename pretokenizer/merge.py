@@ -44,7 +44,7 @@ def build_part(config: PretokenizeConfig, options: RunOptions) -> Path:
         output = fresh_folder(work / "output")
         tokenizer, chat_format = load_plan_tokenizer(config)
         tokenizer.save(output / "tokenizer", chat_format.name)
-        write_json_atomic(output / PLAN_NAME, plan_to_json(plan))
+        write_json_atomic(output / PLAN_NAME, plan_to_json(plan), sync=False)
         (work / "parts").rename(output / "parts")
         publish(output, final)
     shutil.rmtree(work)

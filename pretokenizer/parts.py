@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from pretokenizer.encode import EncodedBatch
-from pretokenizer.publish import fsync_path, write_text_atomic
+from pretokenizer.publish import write_text_atomic
 
 _COLUMNS = {
     "unit_files": np.int32,
@@ -116,9 +116,7 @@ class PartWriter:
             for name, arrays in self._columns.items()
         }
         np.savez(self.stem.with_suffix(".npz"), **columns)
-        for suffix in (".tokens", ".npz", *([".texts"] if self._keep_texts else [])):
-            fsync_path(self.stem.with_suffix(suffix))
-        write_text_atomic(self.stem.with_suffix(".json"), json.dumps(self.header.__dict__))
+        write_text_atomic(self.stem.with_suffix(".json"), json.dumps(self.header.__dict__), sync=False)
 
     def _append(self, **columns: Any) -> None:
         for name, values in columns.items():

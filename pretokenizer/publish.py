@@ -29,26 +29,31 @@ def fsync_path(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def write_text_atomic(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8 under `path`: complete, or not at all."""
+def write_text_atomic(path: str | Path, text: str, sync: bool = True) -> None:
+    """Write `text` as UTF-8 under `path`: complete, or not at all.
+
+    `sync` = False leaves flushing to the disk to publish_folder.
+    """
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    fsync_path(path.parent)
+    if sync:
+        fsync_path(path.parent)
 
 
-def write_json_atomic(path: str | Path, value: Any) -> None:
+def write_json_atomic(path: str | Path, value: Any, sync: bool = True) -> None:
     """Write `value` as indented JSON, keys in the order given, one newline at the end."""
-    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", sync)
 
 
 def publish_folder(staging: Path, final: Path) -> None:

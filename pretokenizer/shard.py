@@ -123,6 +123,7 @@ class ShardReader(Sequence[NDArray[Any]]):
 
 class ShardWriter:
     """Writes a shard item by item or in batches; it appears under its name only when the `with` block ends well.
+    Flushing to the disk is publish_folder's part.
 
     Raises ShardError when a value does not fit the element type.
     """
@@ -201,7 +202,6 @@ class ShardWriter:
         assert self._file is not None
         self._flush_pending()
         self._file.flush()
-        os.fsync(self._file.fileno())
         sizes = np.concatenate(self._sizes) if self._sizes else np.empty(0, dtype=np.int32)
         write_index(self.prefix + ".idx", sizes, self.dtype)
         Path(self._temporary).replace(self.prefix + ".bin")
@@ -220,8 +220,6 @@ def write_index(path: str | Path, sizes: NDArray[np.int32], dtype: DTypeLike) ->
             file.write(sizes.astype("<i4").tobytes())
             file.write(pointers.tobytes())
             file.write(np.arange(sizes.size + 1, dtype="<i8").tobytes())
-            file.flush()
-            os.fsync(file.fileno())
         Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)

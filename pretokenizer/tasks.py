@@ -113,6 +113,9 @@ class TaskRunner:
         conversations = list(chain.from_iterable(converted for _, converted in batch))
         try:
             encoded = encoder.encode(conversations)
+        except TypeError:
+            _refuse_other_than_text(batch)
+            raise
         except UnicodeEncodeError:
             batch = _without_broken_text(batch, part)
             conversations = list(chain.from_iterable(converted for _, converted in batch))
@@ -141,3 +144,16 @@ def _without_broken_text(
             continue
         sound.append((item, converted))
     return sound
+
+
+def _refuse_other_than_text(batch: Iterable[tuple[InputRecord, list[Conversation]]]) -> None:
+    """Raise RecordError for the first record with a message that is no text."""
+    for item, converted in batch:
+        for conversation in converted:
+            for message in conversation.messages:
+                if not isinstance(message.text, str):
+                    kind = type(message.text).__name__
+                    role = message.role.template_name
+                    raise RecordError(
+                        f"record {item.row + 1}: the {role} message is no text but {kind}: {message.text!r:.80}"
+                    )

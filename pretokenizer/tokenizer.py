@@ -107,7 +107,7 @@ class Tokenizer(ABC):
             "special_tokens": self.special_tokens,
             "fingerprint": self.fingerprint,
         }
-        write_json_atomic(folder / SPEC_NAME, spec)
+        write_json_atomic(folder / SPEC_NAME, spec, sync=False)
 
 
 class SentencePieceTokenizer(Tokenizer):

@@ -52,6 +52,12 @@ def sentencepiece_tokenizer(sample_tokenizer: Tokenizer) -> SentencePieceTokeniz
     return sample_tokenizer
 
 
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting for the disk: nothing here outlives the test."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
 def write_jsonl(path: Path, records: list[Any]) -> Path:
     """Records as JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)

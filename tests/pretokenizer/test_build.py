@@ -1,0 +1,229 @@
+"""build.py: the same bytes for any way of running, restarting, refusing."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretokenizer import build as build_module
+from pretokenizer import plan as plan_module
+from pretokenizer import tasks
+from pretokenizer.build import BuildError, build
+from pretokenizer.config import RunOptions
+from pretokenizer.engine import REFERENCE_ENV
+from pretokenizer.plan import make_plan
+from pretokenizer.record_files import RecordError
+from pretokenizer.shard import ShardReader
+from pretokenizer.tokenizer import Tokenizer
+from tests.pretokenizer.conftest import BuildToy, make_toy_config, question_records, write_jsonl
+
+SAME = (
+    "-text.bin",
+    "-text.idx",
+    "-role.bin",
+    "-role.idx",
+    "_origin.npy",
+    "_stats.txt",
+    "special_tokens.json",
+    ".jsonl",
+)
+DATASETS: list[Any] = ["gsm8k", {"messages": {"val_split": 0.3}}, {"oa_leet10k": {"val_split": 0.2, "fraction": 0.5}}]
+
+
+def toy_data(folder: Path) -> None:
+    """Three data sets of a few dozen records."""
+    write_jsonl(folder / "gsm8k" / "train.jsonl", question_records(40))
+    write_jsonl(folder / "gsm8k" / "test.jsonl", question_records(5))
+    write_jsonl(
+        folder / "messages" / "train.jsonl",
+        [
+            {"messages": [{"role": "user", "content": f"Hi {i}"}, {"role": "assistant", "content": "Ho! " * i}]}
+            for i in range(1, 30)
+        ],
+    )
+    leet = [{"INSTRUCTION": f"Do {i}", "RESPONSE": f"Done {i} <|im_end|> é" if i % 7 else " "} for i in range(50)]
+    write_jsonl(folder / "oa_leet10k" / "a.jsonl", leet)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files whose bytes may not depend on how a build is run."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name.endswith(SAME)}
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Cut files into pieces of 500 bytes, so that toy data makes many tasks."""
+    monkeypatch.setattr(plan_module, "CHUNK_BYTES", 500)
+    monkeypatch.setattr(build_module, "make_plan", lambda config: make_plan(config, 500))
+    yield
+
+
+@pytest.fixture
+def reference_bytes(build_toy: BuildToy, tmp_path: Path) -> dict[str, bytes]:
+    """What one process and one piece a file give."""
+    toy_data(tmp_path / "data")
+    _, folder = build_toy(DATASETS, output_dir=str(tmp_path / "reference"), write_json=True)
+    shutil.move(folder, tmp_path / "moved")
+    (tmp_path / "reference_bytes").mkdir()
+    return contents(tmp_path / "moved")
+
+
+def without_titles(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Stats reports without their title, which names the folder."""
+    return {n: b"\n".join(data.split(b"\n")[2:]) if n.endswith("_stats.txt") else data for n, data in files.items()}
+
+
+def test_what_a_build_leaves(build_toy: BuildToy, tmp_path: Path, sample_tokenizer: Tokenizer) -> None:
+    write_jsonl(tmp_path / "data/gsm8k/train.jsonl", question_records(3))
+    write_jsonl(tmp_path / "data/gsm8k/test.jsonl", question_records(4)[3:])
+    manifest, folder = build_toy(["gsm8k"])
+    assert {path.name for path in folder.iterdir()} >= {
+        "toy-train-text.bin",
+        "toy-val-role.idx",
+        "toy-train_stats.txt",
+        "stats.md",
+        "stats.json",
+        "special_tokens.json",
+        "manifest.json",
+        "tokenizer",
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+    text = ShardReader(folder / "toy-train-text")
+    first = "<|im_start|>user\nWhat is 0 plus 0?<|im_end|>\n<|im_start|>assistant\nIt is 0.\n#### 0<|im_end|>\n"
+    assert text[0].tolist() == sample_tokenizer.encode(first)
+    roles = ShardReader(folder / "toy-train-role")[0].tolist()
+    question = len(sample_tokenizer.encode("<|im_start|>user\nWhat is 0 plus 0?<|im_end|>\n"))
+    assert roles == [1] * question + [2] * (len(text[0]) - question)
+    assert manifest.splits["train"].documents == 3 and manifest.splits["val"].documents == 1
+    assert (manifest.eos_token_id, manifest.pad_token_id, manifest.vocab_size) == (3006, 3004, 3007)
+    assert set(manifest.inputs) >= {str(tmp_path / "data/gsm8k/train.jsonl"), str(tmp_path / "data/gsm8k/test.jsonl")}
+    assert (folder / "special_tokens.json").read_text() == json.dumps(sample_tokenizer.special_tokens)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_same_bytes_for_any_number_of_workers_and_pieces(
+    reference_bytes: dict[str, bytes], build_toy: BuildToy, workers: int
+) -> None:
+    _, folder = build_toy(DATASETS, RunOptions(workers=workers), write_json=True)
+    assert without_titles(contents(folder)) == without_titles(reference_bytes)
+
+
+def test_same_bytes_without_the_fast_engine(
+    reference_bytes: dict[str, bytes], build_toy: BuildToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(REFERENCE_ENV, "reference")
+    manifest, folder = build_toy(DATASETS, write_json=True)
+    assert without_titles(contents(folder)) == without_titles(reference_bytes)
+    assert manifest.reports["engines"] == ["sentencepiece (the reference; PRETOKENIZER_ENGINE=reference)"]
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("killed_after", [0, 1, 5, 11])
+def test_a_killed_build_goes_on_where_it_was(
+    reference_bytes: dict[str, bytes],
+    build_toy: BuildToy,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_after: int,
+    tmp_path: Path,
+) -> None:
+    done: list[int] = []
+    run = tasks.TaskRunner.run
+
+    def run_then_die(self: tasks.TaskRunner, task: Any) -> None:
+        if len(done) == killed_after:
+            (tmp_path / "out.building/parts" / f"part-{task.index:05d}-00.tokens").write_bytes(b"half")
+            raise KeyboardInterrupt
+        done.append(task.index)
+        run(self, task)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tasks.TaskRunner, "run", run_then_die)
+        build_toy(DATASETS, write_json=True)
+    assert not (tmp_path / "out").exists()
+    written: list[int] = []
+    run_task = tasks.TaskRunner._run
+
+    def count(self: tasks.TaskRunner, task: Any, *arguments: Any) -> None:
+        written.append(task.index)
+        run_task(self, task, *arguments)
+
+    monkeypatch.setattr(tasks.TaskRunner, "_run", count)
+    _, folder = build_toy(DATASETS, write_json=True)
+    assert not set(written) & set(done) and written
+    assert without_titles(contents(folder)) == without_titles(reference_bytes)
+    assert not (tmp_path / "out.building").exists()
+
+
+def test_an_unfinished_build_is_not_mixed_with_another(build_toy: BuildToy, tmp_path: Path) -> None:
+    toy_data(tmp_path / "data")
+    broken = tmp_path / "data/oa_leet10k/a.jsonl"
+    sound = broken.read_text()
+    broken.write_text(sound + "broken\n")
+    with pytest.raises(RecordError, match=r"a\.jsonl:51: not valid JSON"):
+        build_toy(DATASETS)
+    with pytest.raises(
+        BuildError, match=r"out\.building: an unfinished build with another configuration or other inputs"
+    ):
+        build_toy(DATASETS, min_assistant_tokens=3)
+    broken.write_text(sound)
+    with pytest.raises(BuildError, match="start over"):
+        build_toy(DATASETS)
+    manifest, _ = build_toy(DATASETS, RunOptions(overwrite=True))
+    assert manifest.splits["train"].documents > 0
+
+
+def test_finished_output_is_kept(build_toy: BuildToy, tmp_path: Path) -> None:
+    toy_data(tmp_path / "data")
+    _, folder = build_toy(DATASETS)
+    with pytest.raises(BuildError, match="exists already; give --overwrite"):
+        build_toy(DATASETS)
+    manifest, _ = build_toy(["gsm8k"], RunOptions(overwrite=True))
+    assert [d.name for d in manifest.splits["train"].datasets] == ["gsm8k"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+    assert folder.is_dir()
+
+
+def test_two_builds_of_one_output_do_not_meet(tmp_path: Path) -> None:
+    toy_data(tmp_path / "data")
+    config = make_toy_config(tmp_path, DATASETS)
+    plan = make_plan(config)
+    with (
+        build_module.work_folder(config.output_folder, plan, False),
+        pytest.raises(BuildError, match="another process is building this output"),
+    ):
+        build(config, RunOptions())
+
+
+def test_an_engine_found_wrong_on_data_is_replaced(
+    reference_bytes: dict[str, bytes], build_toy: BuildToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gigatoken")
+    from pretokenizer.engine import FastEngine
+
+    encode = FastEngine.encode
+
+    def wrong_for_sums(self: FastEngine, documents: Any) -> Any:
+        flat, offsets = encode(self, documents)
+        flat = flat.copy()
+        if any("What is 3 plus" in document for document in documents):
+            flat[5] = 77
+        return flat, offsets
+
+    monkeypatch.setattr(FastEngine, "encode", wrong_for_sums)
+    manifest, folder = build_toy(DATASETS, write_json=True)
+    assert without_titles(contents(folder)) == without_titles(reference_bytes)
+    assert any("gigatoken gave other ids" in warning for warning in manifest.reports["warnings"])
+    assert os.environ.get(REFERENCE_ENV) is None
+
+
+def test_broken_unicode_is_left_out_and_counted(build_toy: BuildToy, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "data/gsm8k/train.jsonl", question_records(3))
+    path.write_text(path.read_text() + '{"question": "half \\ud83d pair", "answer": "x"}\n')
+    manifest, folder = build_toy(["gsm8k"])
+    assert manifest.splits["train"].documents == 3
+    assert json.loads((folder / "stats.json").read_text())["splits"]["train"][0]["dropped"] == {"broken Unicode": 1}
