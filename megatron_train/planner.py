@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -186,8 +185,8 @@ def memory_table(plan: Plan) -> list[str]:
     ]
     precision = {2: "bf16 or fp16", 4: "fp32"}[weight_bytes(plan.config)]
     return [
-        f"GiB per rank ({precision} weights, fp32 gradients, optimizer state over {plan.layout.dp} data-parallel ranks;",
-        f"fits = at most {RESERVE:.0%} of the memory; weights, gradients and optimizer are exact, the rest is estimated)",
+        f"GiB per rank: {precision} weights, fp32 gradients, optimizer state over {plan.layout.dp} ranks.",
+        f"These are exact, the rest is estimated. It fits when the peak is at most {RESERVE:.0%} of the memory.",
         *_aligned([(*head, "peak", *(f"fits {label}" for label in SIZES)), *rows]),
     ]
 
@@ -291,13 +290,6 @@ def suggestions(command: CommandLine, plan: Plan) -> str:
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Columns to the right, the last one of text to the left."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    text = not rows[-1][-1].replace(".", "").isdigit()
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths)]
-        if text:
-            cells[-1] = row[-1]
-        lines.append(textwrap.indent("  ".join(cells), "  "))
-    return lines
+    """Columns to the right, the last one to the left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    return ["  " + "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths)), row[-1]]) for row in rows]

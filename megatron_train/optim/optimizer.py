@@ -5,6 +5,7 @@ The distributed optimizer is the only one: with one data-parallel rank it costs 
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
@@ -65,7 +66,10 @@ def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer
         use_gloo_process_groups=False,
     )
     core_config = unwrap(chunks[0]).config
-    core_config.grad_scale_func = optimizer.scale_loss
+    if config.model.fp16:
+        # Weak: the configuration outlives the optimizer inside the model, and a cycle through it is never collected.
+        scale_loss = weakref.WeakMethod(optimizer.scale_loss)
+        core_config.grad_scale_func = lambda loss: scale_loss()(loss)  # type: ignore[misc]
     core_config.finalize_model_grads_func = _finalize
     if config.parallel.overlap_grad_reduce:
         core_config.no_sync_func = [chunk.no_sync for chunk in chunks] if len(chunks) > 1 else chunks[0].no_sync

@@ -6,6 +6,7 @@ NCCL on CUDA, gloo on the CPU; everything else is the same code.
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 import random
 import sys
@@ -74,6 +75,7 @@ def leave_groups() -> None:
     from megatron.core import parallel_state
 
     parallel_state.destroy_model_parallel()
+    gc.collect()  # models of the layout before hold its groups
     for group in list(dist.distributed_c10d._world.pg_map):
         if group is not dist.group.WORLD:
             dist.destroy_process_group(group)

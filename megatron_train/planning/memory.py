@@ -1,8 +1,8 @@
 """Bytes on one rank, from arithmetic alone: no torch, no allocation.
 
 What is exact (tests compare it with megatron-core's own buffers): weights, gradient buffers and optimizer state,
-padding included. What is estimated: activations, logits, communication buffers. Names: t = tensor-parallel size, s = the
-same where sequence parallelism splits tokens over it, else 1; sizes are per token until multiplied.
+padding included. What is estimated: activations, logits, communication buffers. Names: t = tensor-parallel size, s =
+the same where sequence parallelism splits tokens over it, else 1; sizes are per token until multiplied.
 """
 
 from __future__ import annotations
