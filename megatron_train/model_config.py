@@ -8,7 +8,7 @@ A file of configs/model/*.yaml or the `model_config.yaml` inside a checkpoint ho
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -103,6 +103,12 @@ class ModelConfig:
 
     def save(self, path: str | Path) -> None:
         write_text_atomic(Path(path), yaml.safe_dump(asdict(self), sort_keys=False))
+
+    def with_positions(self, positions: int | None) -> ModelConfig:
+        """For rows of up to `positions` tokens: rotary embeddings have no weights, so only the number changes."""
+        if positions is None or positions <= self.max_position_embeddings:
+            return self
+        return replace(self, max_position_embeddings=positions)
 
     def problems(self) -> list[str]:
         """What makes this architecture impossible, each with its remedy."""

@@ -119,10 +119,7 @@ def find_model(command: CommandLine, vocab_size: int | None) -> tuple[ModelConfi
     rows = max(model.vocab_size, vocab_size or _data_vocabulary(command, model))
     if rows != model.vocab_size:
         model = replace(model, vocab_size=rows, padded_vocab_size=None, source_vocab_size=model.vocab_size)
-    positions = config.model.max_position_embeddings
-    if positions and positions > model.max_position_embeddings:
-        model = replace(model, max_position_embeddings=positions)
-    return model, source
+    return model.with_positions(config.model.max_position_embeddings), source
 
 
 def _model_named_like(load: str) -> Path | None:

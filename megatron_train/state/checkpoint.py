@@ -7,7 +7,6 @@ A checkpoint knows nothing of the layout that wrote it: any TP, PP, VPP and DP l
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +61,14 @@ def load_model_config(config: TrainConfig, start: Path | None) -> ModelConfig:
     error. `max_position_embeddings` of the run raises that of either.
     """
     positions = config.model.max_position_embeddings
-    named = raise_positions(ModelConfig.load(config.model.model), positions) if config.model.model else None
+    named = ModelConfig.load(config.model.model).with_positions(positions) if config.model.model else None
     if start is None:
         if named is None:
             raise CheckpointError(
                 "no architecture: give --load CHECKPOINT, or --model configs/model/NAME.yaml for random weights"
             )
         return named
-    stored = raise_positions(ModelConfig.load(start / MODEL_CONFIG), positions)
+    stored = ModelConfig.load(start / MODEL_CONFIG).with_positions(positions)
     if named is not None and not config.checkpoint.use_checkpoint_args:
         different = {key for key in vars(stored) if getattr(stored, key) != getattr(named, key)} - {
             "vocab_size",
@@ -85,13 +84,6 @@ def load_model_config(config: TrainConfig, start: Path | None) -> ModelConfig:
                 f"--model and the checkpoint disagree: {rows}; leave --model out, or give --use_checkpoint_args"
             )
     return stored
-
-
-def raise_positions(model: ModelConfig, positions: int | None) -> ModelConfig:
-    """`model` for rows of up to `positions` tokens: rotary embeddings have no weights, so only the number changes."""
-    if positions is None or positions <= model.max_position_embeddings:
-        return model
-    return replace(model, max_position_embeddings=positions)
 
 
 def load_checkpoint(
