@@ -13,10 +13,16 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from checkpoint_convert.tensors import DTYPES
+
+if TYPE_CHECKING:  # the commands import torch and transformers only when they run
+    from checkpoint_convert.plan import ImportOptions
+    from checkpoint_convert.report import Report
+    from checkpoint_convert.verify import Outcome
 
 UNITS = {
     "": 1,
@@ -55,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_from_hf(commands)
     _add_to_hf(commands)
+    _add_other_formats(commands)
     verify = commands.add_parser(
         "verify",
         help="compare a Hugging Face folder with a checkpoint: weights bitwise, logits in fp32",
@@ -128,21 +135,77 @@ def _add_to_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.set_defaults(run=run_to_hf)
 
 
+def _add_other_formats(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    meta = commands.add_parser("from-meta", help="Meta's consolidated.*.pth -> CKPT_DIR/release", allow_abbrev=False)
+    meta.add_argument("source_dir", type=Path, metavar="DIR")
+    meta.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    meta.add_argument(
+        "--max_position_embeddings", type=positive_int, metavar="N", help="context length, not in the files"
+    )
+    meta.add_argument("--vocab_file", type=Path, metavar="PATH", help="tokenizer.model (default: in DIR or above it)")
+    _add_import_flags(meta)
+    meta.set_defaults(run=run_from_meta)
+    llm = commands.add_parser("from-megatron-llm", help="Megatron-LLM -> CKPT_DIR/release", allow_abbrev=False)
+    llm.add_argument("source_dir", type=Path, metavar="DIR")
+    llm.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    llm.add_argument("--vocab_file", type=Path, metavar="PATH", help="tokenizer.model (default: in DIR or above it)")
+    _add_import_flags(llm)
+    llm.set_defaults(run=run_from_megatron_llm)
+    back = commands.add_parser("to-megatron-llm", help="a checkpoint -> Megatron-LLM's own files", allow_abbrev=False)
+    back.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    back.add_argument("out_dir", type=Path, metavar="DIR")
+    back.add_argument("--tensor_model_parallel_size", type=positive_int, default=1, metavar="T")
+    back.add_argument("--pipeline_model_parallel_size", type=positive_int, default=1, metavar="P")
+    back.add_argument("--dtype", choices=sorted(DTYPES), help="default: the checkpoint's")
+    back.add_argument("--iteration", type=int, help="which checkpoint of CKPT_DIR (default: its tracker's)")
+    back.add_argument("--no_verify", action="store_true", help="do not compare checkpoint and result afterwards")
+    back.set_defaults(run=run_to_megatron_llm)
+
+
 def run_from_hf(options: argparse.Namespace) -> int:
     from checkpoint_convert.convert import from_hf
+    from checkpoint_convert.verify import verify
 
     report = from_hf(options.hf_dir, options.checkpoint_dir, import_options(options))
-    return finish(report.lines(), options.hf_dir, options.checkpoint_dir, None, options.no_verify)
+    return finish(report, options.no_verify, lambda: verify(options.hf_dir, options.checkpoint_dir))
 
 
 def run_to_hf(options: argparse.Namespace) -> int:
     from checkpoint_convert.convert import to_hf
     from checkpoint_convert.plan import ExportOptions
+    from checkpoint_convert.verify import verify
 
     dtype = DTYPES[options.dtype] if options.dtype else None
     export = ExportOptions(dtype, options.max_shard_size, options.iteration, options.vocab_size)
     report = to_hf(options.checkpoint_dir, options.hf_dir, export)
-    return finish(report.lines(), options.hf_dir, options.checkpoint_dir, options.iteration, options.no_verify)
+    return finish(report, options.no_verify, lambda: verify(options.hf_dir, options.checkpoint_dir, options.iteration))
+
+
+def run_from_meta(options: argparse.Namespace) -> int:
+    from checkpoint_convert.other_formats import from_meta, verify_meta
+
+    source, target = options.source_dir, options.checkpoint_dir
+    report = from_meta(source, target, import_options(options), options.vocab_file, options.max_position_embeddings)
+    return finish(report, options.no_verify, lambda: verify_meta(source, target))
+
+
+def run_from_megatron_llm(options: argparse.Namespace) -> int:
+    from checkpoint_convert.other_formats import from_megatron_llm, verify_megatron_llm
+
+    source, target = options.source_dir, options.checkpoint_dir
+    report = from_megatron_llm(source, target, import_options(options), options.vocab_file)
+    return finish(report, options.no_verify, lambda: verify_megatron_llm(source, target))
+
+
+def run_to_megatron_llm(options: argparse.Namespace) -> int:
+    from checkpoint_convert.megatron_llm_writer import to_megatron_llm
+    from checkpoint_convert.other_formats import verify_megatron_llm
+
+    source, target = options.checkpoint_dir, options.out_dir
+    sizes = options.tensor_model_parallel_size, options.pipeline_model_parallel_size
+    dtype = DTYPES[options.dtype] if options.dtype else None
+    report = to_megatron_llm(source, target, *sizes, dtype, options.iteration)
+    return finish(report, options.no_verify, lambda: verify_megatron_llm(target, source, options.iteration))
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -153,20 +216,18 @@ def run_verify(options: argparse.Namespace) -> int:
     return 0 if outcome.is_equal else 1
 
 
-def finish(lines: list[str], hf_dir: Path, checkpoint_dir: Path, iteration: int | None, no_verify: bool) -> int:
+def finish(report: Report, no_verify: bool, verify: Callable[[], Outcome]) -> int:
     """The closing lines, then the comparison of both sides unless it is switched off."""
-    print("\n".join(lines))
+    print("\n".join(report.lines()), flush=True)
     if no_verify:
         print("not verified (--no_verify)")
         return 0
-    from checkpoint_convert.verify import verify
-
-    outcome = verify(hf_dir, checkpoint_dir, iteration)
+    outcome = verify()
     print("\n".join(outcome.lines()))
     return 0 if outcome.is_equal else 1
 
 
-def import_options(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+def import_options(options: argparse.Namespace) -> ImportOptions:
     from checkpoint_convert.plan import ImportOptions
 
     return ImportOptions(

@@ -98,7 +98,7 @@ def compare_weights(
         for rule in table.rules:
             tensor = reader.read(rule.megatron)
             if rule.is_vocabulary:
-                outcome.rows = min(source.infos[rule.other].shape[0], tensor.shape[0])
+                outcome.rows = min(source.infos[rule.other].shape[0], model.vocab_size)
                 tensor = shrink(tensor, outcome.rows)
             for name, ours in zip(rule.others, rule.to_other(tensor, model), strict=True):
                 theirs = source.read(name)

@@ -36,9 +36,12 @@ class RowPlan:
 
     def describe(self) -> str:
         """`32,000 rows of the source + 7 new ones (mean) = 32,007; padded to 32,128`."""
-        new = self.used_rows - self.source_rows
-        added = f" + {new:,} new (--new_token_init {self.new_token_init})" if new else ", none new"
-        return f"{self.source_rows:,} rows of the source{added} = {self.used_rows:,}, padded to {self.padded_rows:,}"
+        rows, new = f"{self.source_rows:,} rows of the source", self.used_rows - self.source_rows
+        if new > 0:
+            rows += f" + {new:,} new (--new_token_init {self.new_token_init}) = {self.used_rows:,}"
+        elif new < 0:
+            rows += f", {self.used_rows:,} in use"
+        return f"{rows}, padded to {self.padded_rows:,}"
 
 
 def grow(tensor: Tensor, plan: RowPlan, name: str) -> Tensor:
