@@ -1,7 +1,7 @@
 """Real gloo processes for tests: `run_distributed(fn, world_size, *arguments)` -> what `fn` returned on each rank.
 
-`fn` is a function of a test module (it is found by name in the new processes). A launch costs seconds, so run many cases
-in one. The first rank that fails ends the others, and its traceback is the error message.
+`fn` is a function of a test module (it is found by name in the new processes). A launch costs seconds, so run many
+cases in one. The first rank that fails ends the others, and its traceback is the error message.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ POLL_SECONDS = 0.05
 
 
 def run_distributed(fn: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 300.0) -> list[Any]:
-    """Results by rank. `fn` runs after `device.install()` and `init_process_group`. Raises AssertionError on failure."""
+    """Results by rank. `fn` runs after `device.install()` and `init_process_group`. AssertionError on failure."""
     with tempfile.TemporaryDirectory() as folder:
         # Set before the children start, as torch reads it when it is imported there.
         saved = os.environ.get("OMP_NUM_THREADS")

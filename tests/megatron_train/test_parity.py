@@ -60,7 +60,6 @@ RECOMPUTE: dict[str, dict[str, Any]] = {
     "block": {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 1},
 }
 FAMILIES = ("llama", "neox_parallel", "neox_sequential", "falcon_7b", "falcon_40b")
-STEPS = 2
 SETTINGS: dict[str, Any] = {
     "global_batch_size": 8,
     "micro_batch_size": 2,
@@ -68,7 +67,6 @@ SETTINGS: dict[str, Any] = {
     "lr_decay_style": "constant",
     "adam_eps": 1.0,
     "weight_decay": 0.01,
-    "train_iters": STEPS,
 }
 
 
@@ -91,6 +89,11 @@ class Case:
         """The run that must give the same: one process, or this layout where dropout streams differ."""
         layout = "one" if self.dropout == "0" or self.layout in SHARES_STREAMS else self.layout
         return replace(self, layout=layout, recompute="none")
+
+    @property
+    def iterations(self) -> int:
+        """Two where the updated weights arrive during the next forward pass."""
+        return 2 if "overlap" in self.layout else 1
 
     def settings(self) -> dict[str, Any]:
         layout = next(layouts[self.layout] for layouts in LAYOUTS.values() if self.layout in layouts)
@@ -157,20 +160,22 @@ CASES[1] = [
 ]
 
 
-def run_case(case: Case, folder: Path) -> Outcome:
+def run_case(case: Case, folder: Path, each_iteration: bool = False) -> list[Outcome]:
+    """Outcomes after the last iteration, or after each of two."""
     from megatron_train.optim.optimizer import gather_weights
     from tests.megatron_train.toy_run import MODELS, full_parameters, start
 
     settings = case.settings() | {"train_data_path": [str(folder / "toy")]}
-    run = start(MODELS[case.family], settings, weights_of(case, folder))
-    reports = [run.step() for _ in range(STEPS)]
-    gather_weights(run.chunks, run.config)
-    parameters, apart = full_parameters(run.chunks)
-    return Outcome([r.lm_loss for r in reports], [r.grad_norm for r in reports], parameters, apart)
-
-
-def weights_of(case: Case, folder: Path) -> Path:
-    return folder / case.family / "iter_0000000"
+    run = start(MODELS[case.family], settings, folder / case.family / "iter_0000000")
+    count, losses, grad_norms, outcomes = 2 if each_iteration else case.iterations, [], [], []
+    for iteration in range(1, count + 1):
+        report = run.step()
+        losses.append(report.lm_loss)
+        grad_norms.append(report.grad_norm)
+        if each_iteration or iteration == count:
+            gather_weights(run.chunks, run.config)
+            outcomes.append(Outcome(losses.copy(), grad_norms.copy(), *full_parameters(run.chunks)))
+    return outcomes
 
 
 def write_inputs(folder: Path) -> None:
@@ -192,7 +197,7 @@ def run_references(folder: Path, references: list[Case], cases: list[Case]) -> d
 
     write_inputs(folder)
     for reference in references:
-        torch.save(run_case(reference, folder), folder / f"{reference}.pt")
+        torch.save(run_case(reference, folder, each_iteration=True), folder / f"{reference}.pt")
     return compare_all(folder, cases)
 
 
@@ -201,16 +206,15 @@ def compare_all(folder: Path, cases: list[Case]) -> dict[str, Difference]:
     import torch
 
     results, own = {}, {}
-    for case in cases:
-        reference = case.reference
-        if reference.layout == "one":
-            expected = torch.load(folder / f"{reference}.pt", weights_only=False)
-        else:
-            if reference not in own:
-                own[reference] = run_case(reference, folder)
-            expected = own[reference]
+    for case in sorted(cases, key=lambda case: case.layout):  # groups are made once per layout
         try:
-            outcome = run_case(case, folder)
+            if case.reference.layout == "one":
+                expected = torch.load(folder / f"{case.reference}.pt", weights_only=False)[case.iterations - 1]
+            else:
+                if case.reference not in own:
+                    own[case.reference] = run_case(case.reference, folder)[-1]
+                expected = own[case.reference]
+            outcome = run_case(case, folder)[-1]
         except Exception as error:
             raise RuntimeError(f"in {case}") from error
         initial = torch.load(folder / f"{case.family}.pt", weights_only=False)

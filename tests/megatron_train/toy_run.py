@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 from torch import Tensor
@@ -68,6 +70,9 @@ MODELS: dict[str, ModelConfig] = {
 }
 
 
+_entered: ParallelLayout | None = None
+
+
 @dataclass
 class ToyRun:
     """A run between two iterations."""
@@ -101,12 +106,12 @@ class ToyRun:
 
 
 def start(model: ModelConfig, settings: dict[str, Any], weights: Path | None = None, resume: bool = False) -> ToyRun:
-    """A run with the flat `settings` of a YAML file; from random weights, or the folder `weights` (all of it: `resume`)."""
+    """A run with the flat `settings` of a YAML file, from random weights or a checkpoint folder (all of it: `resume`)."""
     config = config_from_settings({"train_iters": 100, "seq_length": 48} | settings, "test")
     command = CommandLine(config, {}, {})
     validate(command, planned_layout(config.parallel, world_size()))
-    layout = init_distributed(config.parallel, config.batch.seed)
-    validate_model(command, model, layout, None)
+    layout = enter_layout(config)
+    validate_model(command, model, layout)
     num_samples = config.batch.train_iters * global_batch_size(config, layout)
     samples = training_samples(config.data, num_samples, config.batch.seed)
     chunks = build_model(model, config)
@@ -120,6 +125,18 @@ def start(model: ModelConfig, settings: dict[str, Any], weights: Path | None = N
     state = load_checkpoint((weights, True), config, chunks, optimizer, layout) if weights and resume else TrainState()
     make_batch = BatchMaker(config.data, loss_rule(config), 0)
     return ToyRun(config, layout, model, chunks, optimizer, samples, make_batch, state)
+
+
+def enter_layout(config: TrainConfig) -> ParallelLayout:
+    """As init_distributed, but keeps the groups of the run before when the layout is the same: each has its threads."""
+    global _entered
+    planned = planned_layout(config.parallel, world_size())
+    if planned == _entered and dist.is_initialized() and parallel_state.model_parallel_is_initialized():
+        seed_rank(config.batch.seed)
+        return planned
+    gc.collect()  # the run before holds its groups in reference cycles
+    _entered = init_distributed(config.parallel, config.batch.seed)
+    return _entered
 
 
 def perturb_parameters(chunks: list[Any]) -> None:
@@ -136,8 +153,8 @@ def perturb_parameters(chunks: list[Any]) -> None:
 def full_parameters(chunks: list[Any]) -> tuple[dict[str, Tensor], float]:
     """(every tensor of the model, put together from the shards of all ranks, fp32; largest difference between copies).
 
-    Copies are what several ranks hold alike: everything over data-parallel ranks, norms over tensor-parallel ranks, tied
-    embeddings over the first and the last stage. The same on every rank.
+    Copies are what several ranks hold alike: everything over data-parallel ranks, norms over tensor-parallel ranks,
+    tied embeddings over the first and the last stage. The same on every rank.
     """
     state_dict = _sharded_state_dict(chunks, None, loading=False)
     apply_factories(state_dict)
