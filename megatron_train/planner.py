@@ -13,6 +13,7 @@ import argparse
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 from megatron_train.command_line import CommandLine, parse
 from megatron_train.config import TrainConfig
@@ -56,9 +57,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
 def plan_parser() -> argparse.ArgumentParser:
     """The flags that training does not have."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="megatron_train plan",
         usage="%(prog)s [--config FILE] [flags of training] --world_size N [--suggest]",
         description=__doc__,

@@ -188,7 +188,7 @@ def layer_activation(model: ModelConfig, config: TrainConfig, layout: ParallelLa
 
     Counted as autograd saves them: inputs of norms, of the four linear layers and of attention, the fused
     query/key/value (its value part is a view), and the MLP's products. A gated MLP keeps gate, up, act(gate), a copy of
-    up, and their product.
+    up, and their product. Holds where norms are one kernel; RMSNorm on the CPU is not, and keeps more.
     """
     size, t = weight_bytes(config), layout.tp
     s = t if config.parallel.sequence_parallel else 1
@@ -198,9 +198,9 @@ def layer_activation(model: ModelConfig, config: TrainConfig, layout: ParallelLa
     width = model.ffn_hidden_size / t
     norms = 1 if model.parallel_residual else 2  # parallel branches read the same residual stream
     normed = 1 if model.shared_norm else 2
-    attention_out = queries if config.data.packing or config.batch.micro_batch_size == 1 else 2 * queries
-    elements = (norms + normed) * hidden + (queries + 2 * keys) + (queries + keys) + attention_out
+    elements = (norms + normed) * hidden + (queries + 2 * keys) + (queries + keys) + queries
     elements += width * (5 if model.gated_linear_unit else 2)
+    elements += 4 * model.head_dim * model.rotary_percent / config.batch.micro_batch_size  # sines, shared by the rows
     masks = (2 if config.model.hidden_dropout > 0 else 0) * hidden
     statistics = 4 * (normed * (1 if model.normalization == "RMSNorm" else 2) / s + model.num_attention_heads / t)
     return elements * size + masks + statistics
