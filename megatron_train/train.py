@@ -8,11 +8,9 @@ topic.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +22,9 @@ from megatron_train.command_line import CommandLine, config_table
 from megatron_train.config import TrainConfig
 from megatron_train.data.batch import LossRule
 from megatron_train.data.loader import BatchMaker, DeviceBatch
+from megatron_train.data.manifest_check import check_same_data, check_vocabulary, find_tokenizer, load_manifest
 from megatron_train.data.sampler import micro_batch_indices
-from megatron_train.data.sft_dataset import Samples, parse_blend, test_sets, training_samples, validation_sets
+from megatron_train.data.sft_dataset import Samples, test_sets, training_samples, validation_sets
 from megatron_train.evaluate import evaluate
 from megatron_train.model.build import build_model
 from megatron_train.model_config import ModelConfig
@@ -36,9 +35,9 @@ from megatron_train.parallel.distributed import init_distributed, planned_layout
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.report.flops import model_flops
 from megatron_train.report.metrics import Reporter, StepReport, peak_flops
-from megatron_train.state.checkpoint import find_start, load_checkpoint, load_model_config, save_checkpoint
-from megatron_train.state.checkpoint_folder import TOKENIZER_DIR, CheckpointError
+from megatron_train.state.checkpoint import load_checkpoint, save_checkpoint
 from megatron_train.state.signals import StopRequest
+from megatron_train.state.start import find_start, load_model_config
 from megatron_train.state.train_state import TrainState
 from megatron_train.validate import (
     LOSS_ROLES,
@@ -49,19 +48,18 @@ from megatron_train.validate import (
     validate,
     validate_model,
 )
-from pretokenizer.manifest import MANIFEST_NAME, DataManifest
 
 
 def train(command: CommandLine) -> TrainState:
     """Runs to `train_iters`, or to a request to stop. Raises ValueError kinds for everything a user can mend."""
     config = command.config
     validate(command, planned_layout(config.parallel, world_size()))
-    start = find_start(config)
-    model_config = load_model_config(config, start[0] if start else None)
-    manifest, data_folder = load_manifest(config)
     layout = init_distributed(config.parallel, config.batch.seed)
+    start = find_start(config)
+    model_config = load_model_config(config, start.folder if start else None)
     validate_model(command, model_config, layout)
-    check_vocabulary(manifest, model_config, start[0] if start else None)
+    manifest, data_folder = load_manifest(config.data)
+    check_vocabulary(manifest, model_config, start.folder if start else None)
     announce(command, model_config, layout)
 
     samples = training_samples(
@@ -78,9 +76,9 @@ def train(command: CommandLine) -> TrainState:
         if config.evaluation.eval_iters == 0
         else (validation_sets(config.data, config.batch.seed), test_sets(config.data, config.batch.seed))
     )
-    tokenizer_dir = find_tokenizer(data_folder, start[0] if start else None)
+    tokenizer_dir = find_tokenizer(data_folder, start.folder if start else None)
     reporter, stop = Reporter(config, state.iteration), StopRequest(config.logging)
-    saved_at, evaluated_at = state.iteration if start and start[1] else -1, -1
+    saved_at, evaluated_at = state.iteration if start and start.resume else -1, -1
 
     while state.iteration < config.batch.train_iters:
         state, report = train_step(state, config, layout, model_config, chunks, optimizer, samples, make_batch)
@@ -225,55 +223,6 @@ def loss_rule(config: TrainConfig) -> LossRule:
     data = config.data
     roles = tuple(int(LOSS_ROLES[role]) for role in data.loss_roles)
     return LossRule(roles, data.loss_alignment, data.last_turn_only, data.scalar_loss_mask)
-
-
-def load_manifest(config: TrainConfig) -> tuple[DataManifest | None, Path | None]:
-    """The manifest beside the first training shard; shards of other tools have none."""
-    paths, key = (
-        (config.data.train_data_path, "train_data_path")
-        if config.data.train_data_path
-        else (config.data.data_path, "data_path")
-    )
-    folder = Path(parse_blend(paths, key)[0][1]).parent
-    if not (folder / MANIFEST_NAME).is_file():
-        warn(
-            f"{folder} has no {MANIFEST_NAME}: the vocabulary is not checked, rows are filled with token 0 (without "
-            f"loss)"
-        )
-        return None, None
-    return DataManifest.load(folder), folder
-
-
-def check_vocabulary(manifest: DataManifest | None, model: ModelConfig, checkpoint: Path | None) -> None:
-    """Raises CheckpointError when the data's token ids mean something else, or nothing, to the model."""
-    if manifest is None:
-        return
-    remedy = "convert the base model with the data's tokens (from-hf --vocab_extra_ids_list) or pretokenize anew"
-    if manifest.vocab_size > model.vocab_size:
-        raise CheckpointError(
-            f"the data has {manifest.vocab_size:,} token ids, the model {model.vocab_size:,} vocabulary rows; "
-            + (remedy if checkpoint else f"set vocab_size: {manifest.vocab_size} in the model file")
-        )
-    spec = checkpoint / TOKENIZER_DIR / "tokenizer_spec.json" if checkpoint else None
-    if spec and spec.is_file() and json.loads(spec.read_text()).get("fingerprint") != manifest.tokenizer_fingerprint:
-        raise CheckpointError(f"the data was tokenized with another tokenizer than {spec.parent}: {remedy}")
-
-
-def find_tokenizer(data_folder: Path | None, checkpoint: Path | None) -> Path | None:
-    """The tokenizer that goes into checkpoints: the data's, else the loaded checkpoint's."""
-    candidates = [folder / TOKENIZER_DIR for folder in (data_folder, checkpoint) if folder]
-    return next((folder for folder in candidates if folder.is_dir()), None)
-
-
-def check_same_data(state: TrainState, samples: Samples) -> TrainState:
-    """Warns when a resumed run reads other shards: its position in the data then means something else."""
-    found = samples.documents.fingerprint()
-    if state.data_fingerprint and state.data_fingerprint != found:
-        warn(
-            "the training shards are not those the checkpoint was trained on; going on at the same sample number of "
-            "the new order"
-        )
-    return TrainState(state.iteration, state.consumed_train_samples, state.skipped_iterations, found)
 
 
 def announce(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -> None:

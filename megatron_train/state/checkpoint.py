@@ -25,69 +25,21 @@ from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.state.checkpoint_folder import (
     MODEL_CONFIG,
     TOKENIZER_DIR,
-    TRACKER,
     TRAIN_CONFIG,
     TRAIN_STATE,
     CheckpointError,
-    check_folder,
-    find_checkpoint,
     folder_name,
     list_iterations,
     publish_checkpoint,
     remove_stale_staging,
     staging_folder,
 )
+from megatron_train.state.start import Start
 from megatron_train.state.train_state import TrainState, load_rng, save_rng
 
 
-def find_start(config: TrainConfig) -> tuple[Path, bool] | None:
-    """(folder to load, whether to resume): the newest checkpoint of this run in `save`, else `load`, else None."""
-    settings = config.checkpoint
-    if (
-        settings.save
-        and list_iterations(Path(settings.save))
-        and settings.load_iters is None
-        and (Path(settings.save) / TRACKER).is_file()
-    ):
-        return find_checkpoint(settings.save), True
-    if settings.load:
-        folder = find_checkpoint(settings.load, settings.load_iters)
-        return folder, not settings.finetune and (folder / TRAIN_STATE).is_file()
-    return None
-
-
-def load_model_config(config: TrainConfig, start: Path | None) -> ModelConfig:
-    """The architecture: of the checkpoint where there is one, else of --model. A difference between the two is an
-    error. `max_position_embeddings` of the run raises that of either.
-    """
-    positions = config.model.max_position_embeddings
-    named = ModelConfig.load(config.model.model).with_positions(positions) if config.model.model else None
-    if start is None:
-        if named is None:
-            raise CheckpointError(
-                "no architecture: give --load CHECKPOINT, or --model configs/model/NAME.yaml for random weights"
-            )
-        return named
-    stored = ModelConfig.load(start / MODEL_CONFIG).with_positions(positions)
-    if named is not None and not config.checkpoint.use_checkpoint_args:
-        different = {key for key in vars(stored) if getattr(stored, key) != getattr(named, key)} - {
-            "vocab_size",
-            "padded_vocab_size",
-            "source_vocab_size",
-        }
-        if different:
-            rows = "; ".join(
-                f"{key}: {getattr(named, key)} in {config.model.model}, {getattr(stored, key)} in {start}"
-                for key in sorted(different)
-            )
-            raise CheckpointError(
-                f"--model and the checkpoint disagree: {rows}; leave --model out, or give --use_checkpoint_args"
-            )
-    return stored
-
-
 def load_checkpoint(
-    start: tuple[Path, bool] | None, config: TrainConfig, chunks: list[Any], optimizer: Any, layout: ParallelLayout
+    start: Start | None, config: TrainConfig, chunks: list[Any], optimizer: Any, layout: ParallelLayout
 ) -> TrainState:
     """Fills `chunks` (and on resume `optimizer` and the random streams). Raises CheckpointError naming what is damaged
     or missing.
@@ -95,8 +47,7 @@ def load_checkpoint(
     if start is None:
         say("starting from random weights")
         return TrainState()
-    folder, resume = start
-    _check_on_rank_0(folder)
+    folder, resume = start.folder, start.resume
     settings = config.checkpoint
     with_optimizer = resume and not settings.no_load_optim
     if with_optimizer and not (folder / TRAIN_STATE).is_file():
@@ -112,19 +63,6 @@ def load_checkpoint(
     state = TrainState.load(folder)
     say(f"resumed from {folder} at iteration {state.iteration}")
     return state
-
-
-def _check_on_rank_0(folder: Path) -> None:
-    """Checksums and pickles are checked once; every rank hears the verdict."""
-    verdict: list[str | None] = [None]
-    if dist.get_rank() == 0:
-        try:
-            check_folder(folder)
-        except CheckpointError as error:
-            verdict = [str(error)]
-    dist.broadcast_object_list(verdict, src=0)
-    if verdict[0]:
-        raise CheckpointError(verdict[0])
 
 
 def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None:

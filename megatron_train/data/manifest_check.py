@@ -1,0 +1,59 @@
+"""Do shards, model and tokenizer belong together? All that the trainer reads from the shards' manifest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from megatron_train.config import Data
+from megatron_train.data.sft_dataset import Samples, parse_blend
+from megatron_train.model_config import ModelConfig
+from megatron_train.parallel.distributed import warn
+from megatron_train.state.checkpoint_folder import TOKENIZER_DIR, CheckpointError
+from megatron_train.state.train_state import TrainState
+from pretokenizer.manifest import MANIFEST_NAME, DataManifest
+
+
+def load_manifest(data: Data) -> tuple[DataManifest | None, Path | None]:
+    """The manifest beside the first training shard; shards of other tools have none."""
+    paths, key = (data.train_data_path, "train_data_path") if data.train_data_path else (data.data_path, "data_path")
+    folder = Path(parse_blend(paths, key)[0][1]).parent
+    if not (folder / MANIFEST_NAME).is_file():
+        warn(
+            f"{folder} has no {MANIFEST_NAME}: the vocabulary is not checked, rows are filled with token 0 (without "
+            f"loss)"
+        )
+        return None, None
+    return DataManifest.load(folder), folder
+
+
+def check_vocabulary(manifest: DataManifest | None, model: ModelConfig, checkpoint: Path | None) -> None:
+    """Raises CheckpointError when the data's token ids mean something else, or nothing, to the model."""
+    if manifest is None:
+        return
+    remedy = "convert the base model with the data's tokens (from-hf --vocab_extra_ids_list) or pretokenize anew"
+    if manifest.vocab_size > model.vocab_size:
+        raise CheckpointError(
+            f"the data has {manifest.vocab_size:,} token ids, the model {model.vocab_size:,} vocabulary rows; "
+            + (remedy if checkpoint else f"set vocab_size: {manifest.vocab_size} in the model file")
+        )
+    spec = checkpoint / TOKENIZER_DIR / "tokenizer_spec.json" if checkpoint else None
+    if spec and spec.is_file() and json.loads(spec.read_text()).get("fingerprint") != manifest.tokenizer_fingerprint:
+        raise CheckpointError(f"the data was tokenized with another tokenizer than {spec.parent}: {remedy}")
+
+
+def find_tokenizer(data_folder: Path | None, checkpoint: Path | None) -> Path | None:
+    """The tokenizer that goes into checkpoints: the data's, else the loaded checkpoint's."""
+    candidates = [folder / TOKENIZER_DIR for folder in (data_folder, checkpoint) if folder]
+    return next((folder for folder in candidates if folder.is_dir()), None)
+
+
+def check_same_data(state: TrainState, samples: Samples) -> TrainState:
+    """Warns when a resumed run reads other shards: its position in the data then means something else."""
+    found = samples.documents.fingerprint()
+    if state.data_fingerprint and state.data_fingerprint != found:
+        warn(
+            "the training shards are not those the checkpoint was trained on; going on at the same sample number of "
+            "the new order"
+        )
+    return TrainState(state.iteration, state.consumed_train_samples, state.skipped_iterations, found)

@@ -1,0 +1,117 @@
+"""Where a run starts: its own newest sound checkpoint, else what --load names, else random weights; and which model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+
+from megatron_train.config import TrainConfig
+from megatron_train.model_config import ModelConfig
+from megatron_train.parallel.distributed import warn
+from megatron_train.state.checkpoint_folder import (
+    MODEL_CONFIG,
+    TRACKER,
+    TRAIN_STATE,
+    CheckpointError,
+    check_folder,
+    find_checkpoint,
+    folder_name,
+    list_iterations,
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A published checkpoint folder; `resume` when optimizer, position and random state go on from it."""
+
+    folder: Path
+    resume: bool
+
+
+def find_start(config: TrainConfig) -> Start | None:
+    """The first sound candidate; a damaged one is named on stderr. All ranks call it and get the same answer.
+
+    Raises CheckpointError when there are candidates and none is sound, or when what --load names is missing.
+    """
+    refused = []
+    for start in _candidates(config):
+        problem = _problem_of(start.folder)
+        if problem is None:
+            if refused:
+                warn(f"going back to {start.folder}, the newest sound checkpoint")
+            return start
+        warn(problem)
+        refused.append(problem)
+    if refused:
+        raise CheckpointError(f"no sound checkpoint to start from; {refused[0]}")
+    return None
+
+
+def _candidates(config: TrainConfig) -> Iterator[Start]:
+    settings = config.checkpoint
+    own = Path(settings.save) if settings.save else None
+    if own and settings.load_iters is None and (own / TRACKER).is_file() and list_iterations(own):
+        yield from _newest_first(own)
+    elif settings.load:
+        folder = find_checkpoint(settings.load, settings.load_iters)
+        if settings.finetune or not (folder / TRAIN_STATE).is_file():
+            yield Start(folder, resume=False)
+        elif settings.load_iters is not None or folder == Path(settings.load):
+            yield Start(folder, resume=True)
+        else:
+            yield from _newest_first(Path(settings.load))
+
+
+def _newest_first(root: Path) -> Iterator[Start]:
+    """The checkpoint the tracker names, then older ones."""
+    named = find_checkpoint(root)
+    yield Start(named, resume=True)
+    for iteration in reversed(list_iterations(root)):
+        folder = root / folder_name(iteration)
+        if folder.name < named.name:
+            yield Start(folder, resume=True)
+
+
+def _problem_of(folder: Path) -> str | None:
+    """Checksums and pickles are checked once, by rank 0; every rank hears the verdict."""
+    verdict: list[str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            check_folder(folder)
+        except CheckpointError as error:
+            verdict = [str(error)]
+    dist.broadcast_object_list(verdict, src=0)
+    return verdict[0]
+
+
+def load_model_config(config: TrainConfig, start: Path | None) -> ModelConfig:
+    """The architecture: of the checkpoint where there is one, else of --model. A difference between the two is an
+    error. `max_position_embeddings` of the run raises that of either.
+    """
+    positions = config.model.max_position_embeddings
+    named = ModelConfig.load(config.model.model).with_positions(positions) if config.model.model else None
+    if start is None:
+        if named is None:
+            raise CheckpointError(
+                "no architecture: give --load CHECKPOINT, or --model configs/model/NAME.yaml for random weights"
+            )
+        return named
+    stored = ModelConfig.load(start / MODEL_CONFIG).with_positions(positions)
+    if named is not None and not config.checkpoint.use_checkpoint_args:
+        different = {key for key in vars(stored) if getattr(stored, key) != getattr(named, key)} - {
+            "vocab_size",
+            "padded_vocab_size",
+            "source_vocab_size",
+        }
+        if different:
+            rows = "; ".join(
+                f"{key}: {getattr(named, key)} in {config.model.model}, {getattr(stored, key)} in {start}"
+                for key in sorted(different)
+            )
+            raise CheckpointError(
+                f"--model and the checkpoint disagree: {rows}; leave --model out, or give --use_checkpoint_args"
+            )
+    return stored
