@@ -106,7 +106,7 @@ class ToyRun:
 
 
 def start(model: ModelConfig, settings: dict[str, Any], weights: Path | None = None, resume: bool = False) -> ToyRun:
-    """A run with the flat `settings` of a YAML file, from random weights or a checkpoint folder (all of it: `resume`)."""
+    """A run with the flat `settings` of a YAML file, from random weights or a checkpoint folder (`resume`: wholly)."""
     config = config_from_settings({"train_iters": 100, "seq_length": 48} | settings, "test")
     command = CommandLine(config, {}, {})
     validate(command, planned_layout(config.parallel, world_size()))

@@ -1,0 +1,19 @@
+"""Fixtures of the trainer's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def single_process() -> Iterator[None]:
+    """megatron-core made usable in the test process itself; a toy run starts its own groups of one rank."""
+    from megatron_train.parallel.device import install
+
+    install()
+    yield
+    from megatron_train.parallel.distributed import shutdown
+
+    shutdown()
