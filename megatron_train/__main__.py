@@ -60,10 +60,9 @@ def _train(command: object) -> int:
 
     assert isinstance(command, CommandLine)
     try:
-        train(command)
+        return train(command)
     finally:
         shutdown()
-    return 0
 
 
 if __name__ == "__main__":

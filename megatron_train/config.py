@@ -127,6 +127,12 @@ class Optimizer:
     """Decoupled; not applied to biases and norms."""
     clip_grad: float = 1.0
     """Largest global gradient norm; 0 = no clipping."""
+    skip_iters: tuple[int, ...] = ()
+    """Iterations (counted from 1) whose batch is read and reported but not applied."""
+    skip_spike_sigma: float | None = None
+    """Leave out updates with a loss or gradient norm so many standard deviations above the recent mean; 6 is usual."""
+    skip_spike_window: int = 128
+    """Applied iterations that count as recent."""
     initial_loss_scale: float = 65536.0
     """fp16: first loss scale."""
     loss_scale_window: int = 1000
@@ -176,7 +182,7 @@ class Checkpoint:
     save_interval: int | None = None
     """Iterations between checkpoints; default: at the end only."""
     save_total_limit: int | None = None
-    """Newest checkpoints kept; default all."""
+    """Newest checkpoints kept, and the best by validation loss besides; default all."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +211,12 @@ class Logging:
     """Save and leave after every this many iterations."""
     exit_duration_in_mins: float | None = None
     """Save and leave after this many minutes."""
+    exit_code_on_signal: int = 0
+    """Exit code after SIGTERM or SIGUSR1 (a checkpoint was saved)."""
+    timing_log_level: int = 0
+    """1: seconds of each phase of an iteration, on the console and in metrics.jsonl."""
+    profile_iters: tuple[int, ...] = ()
+    """First and last iteration of a torch profiler trace, written to save/profile."""
     peak_tflops: float | None = None
     """Peak TFLOP/s of one device, for MFU; default from a table of known devices."""
 

@@ -42,6 +42,11 @@ def evaluate(
     return results
 
 
+def mean_loss(results: dict[str, dict[str, float]]) -> float:
+    """Mean of the sets' losses: what "best by validation" means."""
+    return sum(result["loss"] for result in results.values()) / len(results)
+
+
 def _evaluate_set(
     chunks: list[Any], samples: Samples, config: TrainConfig, layout: ParallelLayout, make_batch: BatchMaker
 ) -> dict[str, float]:

@@ -8,7 +8,7 @@ topic.
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -25,16 +25,18 @@ from megatron_train.data.loader import BatchMaker, DeviceBatch
 from megatron_train.data.manifest_check import check_same_data, check_vocabulary, find_tokenizer, load_manifest
 from megatron_train.data.sampler import micro_batch_indices
 from megatron_train.data.sft_dataset import Samples, test_sets, training_samples, validation_sets
-from megatron_train.evaluate import evaluate
+from megatron_train.evaluate import evaluate, mean_loss
 from megatron_train.model.build import build_model
 from megatron_train.model_config import ModelConfig
 from megatron_train.optim.loss import loss_factors, masked_loss_sum
 from megatron_train.optim.lr_schedule import learning_rate
 from megatron_train.optim.optimizer import build_optimizer, set_learning_rate, wrap_model
+from megatron_train.optim.update import apply_update, is_spike
 from megatron_train.parallel.distributed import init_distributed, planned_layout, say, sum_over_ranks, warn, world_size
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.report.flops import model_flops
 from megatron_train.report.metrics import Reporter, StepReport, peak_flops
+from megatron_train.report.phases import PhaseTimer, Profiler
 from megatron_train.state.checkpoint import load_checkpoint, save_checkpoint
 from megatron_train.state.signals import StopRequest
 from megatron_train.state.start import find_start, load_model_config
@@ -50,8 +52,8 @@ from megatron_train.validate import (
 )
 
 
-def train(command: CommandLine) -> TrainState:
-    """Runs to `train_iters`, or to a request to stop. Raises ValueError kinds for everything a user can mend."""
+def train(command: CommandLine) -> int:
+    """Runs to `train_iters` or to a request to stop; returns the exit code. Raises ValueErrors for what users can mend."""
     config = command.config
     validate(command, planned_layout(config.parallel, world_size()))
     layout = init_distributed(config.parallel, config.batch.seed)
@@ -77,14 +79,18 @@ def train(command: CommandLine) -> TrainState:
         else (validation_sets(config.data, config.batch.seed), test_sets(config.data, config.batch.seed))
     )
     tokenizer_dir = find_tokenizer(data_folder, start.folder if start else None)
-    reporter, stop = Reporter(config, state.iteration), StopRequest(config.logging)
+    reporter, stop, profiler = Reporter(config, state.iteration), StopRequest(config.logging), Profiler(config)
     saved_at, evaluated_at = state.iteration if start and start.resume else -1, -1
 
     while state.iteration < config.batch.train_iters:
+        profiler.before(state.iteration + 1)
         state, report = train_step(state, config, layout, model_config, chunks, optimizer, samples, make_batch)
+        profiler.after(state.iteration)
         reporter.step(report)
         if valid and due(state.iteration, config.evaluation.eval_interval):
-            reporter.evaluation(state.iteration, evaluate(chunks, valid, config, layout, make_batch))
+            results = evaluate(chunks, valid, config, layout, make_batch)
+            reporter.evaluation(state.iteration, results)
+            state = state.evaluated(mean_loss(results))
             evaluated_at = state.iteration
         if config.checkpoint.save and due(state.iteration, config.checkpoint.save_interval):
             save_checkpoint(config, model_config, state, chunks, optimizer, layout, tokenizer_dir)
@@ -101,7 +107,7 @@ def train(command: CommandLine) -> TrainState:
             reporter.evaluation(state.iteration, evaluate(chunks, valid, config, layout, make_batch))
         reporter.evaluation(state.iteration, evaluate(chunks, test, config, layout, make_batch), kind="test")
     reporter.close()
-    return state
+    return config.logging.exit_code_on_signal if stop.signalled else 0
 
 
 def due(iteration: int, interval: int | None) -> bool:
@@ -119,40 +125,55 @@ def train_step(
     make_batch: BatchMaker,
 ) -> tuple[TrainState, StepReport]:
     """One iteration: read the global batch, forward and backward, update, report. The same report on every rank."""
-    started = time.perf_counter()
+    timer = PhaseTimer(exact=config.logging.timing_log_level > 0)
     size = global_batch_size(config, layout)
-    lr = learning_rate(config.lr_schedule, state.consumed_train_samples, size, config.batch.train_iters)
+    lr = learning_rate(config.lr_schedule, state.applied_iterations * size, size, config.batch.train_iters)
     batches = read_global_batch(state, config, layout, samples, make_batch)
+    timer.mark("read")
 
     for chunk in chunks:
         chunk.zero_grad_buffer()
     optimizer.zero_grad()
     outputs = forward_backward(chunks, batches)
-    set_learning_rate(optimizer, lr)
-    applied, grad_norm, _ = optimizer.step()
-
-    state = state.advance(size, bool(applied))
     loss, targets, tokens, squared = global_sums(outputs, batches, layout)
-    seconds = time.perf_counter() - started
-    peak = peak_flops(config)
+    timer.mark("forward_backward")
+    set_learning_rate(optimizer, lr)
+    applied, grad_norm = apply_update(optimizer, config.optimizer.clip_grad, partial(is_unwanted, state, config, loss))
+    timer.mark("optimizer")
+
+    state = state.advance(size, applied)
+    if applied and config.optimizer.skip_spike_sigma:
+        state = state.remember(loss, grad_norm, config.optimizer.skip_spike_window)
+    seconds, peak = timer.total(), peak_flops(config)
+    flops = model_flops(model_config, round(tokens), round(squared))
     report = StepReport(
         iteration=state.iteration,
         lm_loss=loss,
         lr=lr,
-        grad_norm=float(grad_norm) if grad_norm is not None else float("nan"),
+        grad_norm=grad_norm,
         num_target_tokens=round(targets),
         num_tokens=round(tokens),
         tokens_per_second=tokens / seconds,
-        mfu=model_flops(model_config, round(tokens), round(squared)) / seconds / (peak * layout.world_size)
-        if peak
-        else None,
+        mfu=flops / seconds / (peak * layout.world_size) if peak else None,
         consumed_train_samples=state.consumed_train_samples,
         epoch=state.consumed_train_samples / samples.rows_per_epoch,
         step_seconds=seconds,
         skipped=not applied,
         loss_scale=float(optimizer.get_loss_scale()) if config.model.fp16 else 1.0,
+        phases=timer.seconds if config.logging.timing_log_level else None,
     )
     return state, report
+
+
+def is_unwanted(state: TrainState, config: TrainConfig, loss: float, grad_norm: float) -> bool:
+    """Must this update stay away: asked for (--skip_iters), loss not finite, or a spike (--skip_spike_sigma)?"""
+    settings = config.optimizer
+    if state.iteration + 1 in settings.skip_iters or not math.isfinite(loss):
+        return True
+    if not settings.skip_spike_sigma:
+        return False
+    sigma = settings.skip_spike_sigma
+    return is_spike(loss, state.recent_losses, sigma) or is_spike(grad_norm, state.recent_grad_norms, sigma)
 
 
 def read_global_batch(

@@ -38,6 +38,7 @@ _NOISE = (
     ".*nvidia_resiliency_ext.*",
     ".*Environment variable.*NCCL.*",
     ".*full scope is deprecated.*",
+    ".*is not a leaf Tensor is being accessed.*",
     ".*Please use DTensor instead.*",
     ".*`load_state_dict` is deprecated.*",
     ".*`save_state_dict` is deprecated.*",

@@ -44,6 +44,8 @@ class StepReport:
     skipped: bool
     """The update was not applied: the gradients were not finite."""
     loss_scale: float = 1.0
+    phases: dict[str, float] | None = None
+    """Seconds by phase, with --timing_log_level 1."""
 
 
 def peak_flops(config: TrainConfig) -> float | None:
@@ -75,7 +77,10 @@ def console_line(report: StepReport, train_iters: int) -> str:
     if report.loss_scale != 1.0:
         parts.append(f"scale {report.loss_scale:g}")
     if report.skipped:
-        parts.append("SKIPPED: gradients not finite")
+        finite = math.isfinite(report.grad_norm) and math.isfinite(report.lm_loss)
+        parts.append("NOT APPLIED" if finite else "NOT APPLIED: not finite")
+    if report.phases:
+        parts.append(" ".join(f"{phase} {seconds:.3f}s" for phase, seconds in report.phases.items()))
     return " | ".join(parts)
 
 

@@ -23,6 +23,7 @@ from megatron_train.optim.optimizer import gather_weights, unwrap
 from megatron_train.parallel.distributed import is_printing_rank, say, warn
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.state.checkpoint_folder import (
+    BEST,
     MODEL_CONFIG,
     TOKENIZER_DIR,
     TRAIN_CONFIG,
@@ -36,6 +37,7 @@ from megatron_train.state.checkpoint_folder import (
 )
 from megatron_train.state.start import Start
 from megatron_train.state.train_state import TrainState, load_rng, save_rng
+from pretokenizer.publish import write_text_atomic
 
 
 def load_checkpoint(
@@ -121,7 +123,7 @@ def save_checkpoint(
             shutil.copytree(tokenizer_dir, staging / TOKENIZER_DIR)
         _make_room(root / folder_name(state.iteration))
         publish_checkpoint(root, state.iteration)
-        _retain(root, config.checkpoint.save_total_limit)
+        _retain(root, config.checkpoint.save_total_limit, state.best_iteration)
     dist.barrier()
     say(f"saved {root / folder_name(state.iteration)}")
     return root / folder_name(state.iteration)
@@ -135,9 +137,14 @@ def _make_room(final: Path) -> None:
         shutil.rmtree(final)
 
 
-def _retain(root: Path, limit: int | None) -> None:
-    for iteration in list_iterations(root)[: -limit if limit else 0]:
-        shutil.rmtree(root / folder_name(iteration))
+def _retain(root: Path, limit: int | None, best: int | None) -> None:
+    """Names the best checkpoint by validation loss if it was saved; removes all but the newest `limit` and that one."""
+    saved = list_iterations(root)
+    if best in saved:
+        write_text_atomic(root / BEST, f"{best}\n")
+    for iteration in saved[: -limit if limit else 0]:
+        if iteration != best:
+            shutil.rmtree(root / folder_name(iteration))
 
 
 def _model_keys(chunks: list[Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """SHARED, torch-free: the files of a checkpoint folder and the order in which they become visible.
 
     CKPT_DIR/latest_checkpointed_iteration.txt     "500" or "release"; replaced, never rewritten in place
+    CKPT_DIR/best_checkpointed_iteration.txt       the saved iteration with the lowest validation loss
     CKPT_DIR/iter_0000500/                         renamed from .iter_0000500.staging once complete
         *.distcp .metadata metadata.json common.pt megatron-core's torch_dist files
         model_config.yaml                          the architecture (model_config.py)
@@ -23,6 +24,7 @@ from pretokenizer.publish import publish_folder, verify_sha256sums, write_sha256
 
 TRACKER = "latest_checkpointed_iteration.txt"
 RELEASE = "release"
+BEST = "best_checkpointed_iteration.txt"
 MODEL_CONFIG = "model_config.yaml"
 TRAIN_CONFIG = "train_config.yaml"
 TRAIN_STATE = "train_state.json"

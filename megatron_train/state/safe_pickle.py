@@ -92,8 +92,12 @@ class _InertUnpickler(pickle.Unpickler):
 
 def inert_load(blob: bytes, name: str, allowed: frozenset[tuple[str, str]] = ALLOWED_GLOBALS) -> Any:
     """The object of one pickle, every import replaced by Inert. `name` is for messages. Raises UnsafePickleError."""
+    return _load(io.BytesIO(blob), name, allowed)
+
+
+def _load(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]]) -> Any:
     try:
-        return _InertUnpickler(io.BytesIO(blob), name, allowed).load()
+        return _InertUnpickler(file, name, allowed).load()
     except UnsafePickleError:
         raise
     except (Exception, RecursionError) as error:  # a damaged pickle raises almost anything
@@ -103,16 +107,36 @@ def inert_load(blob: bytes, name: str, allowed: frozenset[tuple[str, str]] = ALL
 
 
 def scan_archive(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]] = ALLOWED_GLOBALS) -> None:
-    """One torch.save blob: a zip archive whose .pkl entries are checked, or a bare sequence of pickles."""
-    if not zipfile.is_zipfile(file):
-        file.seek(0)
-        inert_load(file.read(), name, allowed)
-        return
+    """One torch.save blob: a zip archive whose .pkl entries are checked, or one bare pickle and nothing after it.
+
+    torch decides by the first bytes whether a file is an archive, zipfile by the last; what only one of them takes for
+    one is refused, and so is torch's old format of several pickles in a row.
+    """
+    begins_as_archive = file.read(4) == b"PK\x03\x04"
+    if begins_as_archive != zipfile.is_zipfile(file):
+        raise UnsafePickleError(f"{name}: neither an archive nor a plain pickle; do not use this file")
     file.seek(0)
-    with zipfile.ZipFile(file) as archive:
-        for entry in archive.infolist():
-            if entry.filename.endswith(".pkl"):
-                inert_load(archive.read(entry), f"{name}:{entry.filename}", allowed)
+    if begins_as_archive:
+        _scan_entries(file, name, allowed)
+        return
+    blob = io.BytesIO(file.read())
+    _load(blob, name, allowed)
+    if blob.read(1):
+        raise UnsafePickleError(f"{name}: refused: holds more after its first pickle; do not use this file")
+
+
+def _scan_entries(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]]) -> None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            # A second directory of entries, which zipfile does not see and torch does, shifts every entry.
+            if not entries or min(entry.header_offset for entry in entries) != 0 or archive.comment:
+                raise UnsafePickleError(f"{name}: not an archive as torch writes them; do not use this file")
+            for entry in entries:
+                if entry.filename.lower().endswith(".pkl"):  # torch finds entries whatever their case
+                    _load(io.BytesIO(archive.read(entry)), f"{name}:{entry.filename}", allowed)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise UnsafePickleError(f"{name}: not a readable archive ({error}); the file is damaged") from error
 
 
 def scan_pickles(folder: str | Path) -> None:

@@ -22,6 +22,8 @@ class StopRequest:
         self._logging = logging
         self._started = time.monotonic()
         self._signal: int | None = None
+        self.signalled = False
+        """A signal, on whichever rank, was the reason."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._remember)
 
@@ -36,6 +38,7 @@ class StopRequest:
             [float(self._signal or 0), float(limit is not None and minutes >= limit)]
         )
         if signalled:
+            self.signalled = True
             return "signal received"
         if out_of_time:
             return f"--exit_duration_in_mins {limit} reached"

@@ -36,7 +36,7 @@ def find_start(config: TrainConfig) -> Start | None:
 
     Raises CheckpointError when there are candidates and none is sound, or when what --load names is missing.
     """
-    refused = []
+    refused: list[str] = []
     for start in _candidates(config):
         problem = _problem_of(start.folder)
         if problem is None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.state.checkpoint_folder import TRAIN_STATE, CheckpointError
+from pretokenizer.yaml_config import from_mapping
 
 RNG_FILE = "rng_state.safetensors"
 
@@ -28,6 +29,18 @@ class TrainState:
     data_fingerprint: str = ""
     """Of the training shards' document lengths: a resumed run must find the same."""
 
+    best_loss: float | None = None
+    """Lowest validation loss so far, mean over the validation sets."""
+    best_iteration: int | None = None
+    """Iteration of best_loss."""
+    recent_losses: tuple[float, ...] = ()
+    """Of applied iterations, for --skip_spike_sigma."""
+    recent_grad_norms: tuple[float, ...] = ()
+
+    @property
+    def applied_iterations(self) -> int:
+        return self.iteration - self.skipped_iterations
+
     def advance(self, samples: int, applied: bool) -> TrainState:
         return replace(
             self,
@@ -36,14 +49,24 @@ class TrainState:
             skipped_iterations=self.skipped_iterations + (not applied),
         )
 
+    def evaluated(self, loss: float) -> TrainState:
+        """With the validation loss of this iteration taken into account."""
+        if self.best_loss is not None and not loss < self.best_loss:
+            return self
+        return replace(self, best_loss=loss, best_iteration=self.iteration)
+
+    def remember(self, loss: float, grad_norm: float, window: int) -> TrainState:
+        losses, norms = (*self.recent_losses, loss), (*self.recent_grad_norms, grad_norm)
+        return replace(self, recent_losses=losses[-window:], recent_grad_norms=norms[-window:])
+
     def save(self, folder: Path) -> None:
         (folder / TRAIN_STATE).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> TrainState:
         try:
-            return cls(**json.loads((folder / TRAIN_STATE).read_text()))
-        except (OSError, TypeError, ValueError) as error:
+            return from_mapping(cls, json.loads((folder / TRAIN_STATE).read_text()), str(folder / TRAIN_STATE))
+        except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{folder / TRAIN_STATE}: cannot be read ({error}); load with --finetune to start anew"
             ) from error

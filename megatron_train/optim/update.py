@@ -1,0 +1,43 @@
+"""The optimizer step, taken only when it does no harm: finite gradients, and on request no spike in loss or norm.
+
+    applied, grad_norm = apply_update(optimizer, clip_grad=1.0, veto=lambda norm: is_spike(norm, history, sigma=6))
+
+megatron-core checks for infinities in fp16 alone; in bf16 and fp32 one NaN would spoil every weight.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+
+MIN_HISTORY = 16
+"""Iterations before anything is called a spike: below that a standard deviation means little."""
+
+
+def apply_update(optimizer: Any, clip_grad: float, veto: Callable[[float], bool]) -> tuple[bool, float]:
+    """(was the update applied, global gradient norm before clipping). The same on every rank.
+
+    `optimizer` is megatron-core's ChainedOptimizer after the backward pass; `veto` is asked with the norm.
+    """
+    if optimizer.prepare_grads():  # fp16 overflow; the loss scale has been lowered
+        return False, math.nan
+    grad_norm = float(optimizer.get_grad_norm())
+    if not math.isfinite(grad_norm) or veto(grad_norm):
+        return False, grad_norm
+    if clip_grad > 0:
+        for part in optimizer.chained_optimizers:
+            parameters = [] if getattr(part, "is_stub_optimizer", False) else part.get_parameters()
+            if parameters:
+                clip_grad_by_total_norm_fp32(parameters, max_norm=clip_grad, total_norm=grad_norm)
+    return bool(optimizer.step_with_ready_grads()), grad_norm
+
+
+def is_spike(value: float, history: Sequence[float], sigma: float) -> bool:
+    """Is `value` more than `sigma` standard deviations above the mean of `history`, the recent applied iterations?"""
+    if len(history) < MIN_HISTORY:
+        return False
+    return value > statistics.fmean(history) + sigma * statistics.pstdev(history)
