@@ -1,0 +1,181 @@
+"""A card in miniature, offline: a tokenizer of its kind, a few layers of its architecture, its data on examples/data.
+
+    miniature = Miniature(load_card("falcon-7b-sft-top1-696"), Path("output/cards/falcon-7b-sft-top1-696"))
+    miniature.prepare("stage1"); miniature.train("stage1", processes=2)
+
+Everything is made by the commands a user would type, under one folder; what is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from examples.cards.card import Card
+from examples.cards.commands import launch, module, run
+from megatron_train.model_config import ModelConfig
+from pretokenizer.tokenizer import load_tokenizer
+from pretokenizer.yaml_config import ConfigError
+
+SAMPLES = Path("examples/data")
+SAMPLE_MODEL = SAMPLES / "tokenizer" / "sample.model"
+BYTE_LEVEL_VOCABULARY = 2000
+LAYERS = 4
+SETTINGS = {
+    "seq_length": 512,
+    "micro_batch_size": 2,
+    "global_batch_size": 8,
+    "lr": 1e-3,
+    "lr_warmup_iters": 2,
+    "log_interval": 1,
+    "recompute_granularity": None,
+    "overlap_grad_reduce": False,
+    "overlap_param_gather": False,
+}
+"""What a miniature changes in its card's configuration, the layout apart; None leaves the card's."""
+
+
+@dataclass(frozen=True)
+class Miniature:
+    """One card below `folder`."""
+
+    card: Card
+    folder: Path
+    layers: int = LAYERS
+
+    def prepare(self, stage: str) -> None:
+        """Shards of the stage's section, and the base model, where they are missing."""
+        if not self.vocabulary.is_file():
+            train_byte_level(self.vocabulary)
+        if not (self.data(stage) / "manifest.json").is_file():
+            sections, out = self.card.sections(self.card.stage(stage)), self.data(stage)
+            flags = ["--vocab_file", self.vocabulary, "--data_dir", SAMPLES, "--output_dir", out]
+            run(module("pretokenizer", "build", "--configs", *sections, *flags, "--output_dir_suffix", ""))
+        if not (self.folder / "base" / "release").is_dir():
+            self._base_model()
+
+    def train(self, stage: str, processes: int, iterations: int = 20, extra: tuple[str, ...] = ()) -> None:
+        """A few iterations with the card's configuration."""
+        source = self.source(stage)
+        if not source.is_dir():
+            raise ConfigError(f"{source} is not there: run stage1 of {self.card.name} first")
+        run(launch(processes, "megatron_train", *self.flags(stage, processes, iterations), *extra))
+
+    def flags(self, stage: str, processes: int, iterations: int) -> list[str]:
+        """The card's configuration file and what the miniature changes in it."""
+        prefix = self.data(stage) / self.card.stage(stage).prefix
+        shards = ["--train_data_path", f"{prefix}-train", "--valid_data_path", f"{prefix}-val"]
+        if self.card.uses_sentencepiece:  # as printed: one shard, split again
+            shards = ["--data_path", f"{prefix}-train"]
+        flags = ["--config", self.card.stage(stage).config, "--load", str(self.source(stage)), *shards]
+        flags += ["--save", str(self.folder / stage), "--use_checkpoint_args", "--train_iters", str(iterations)]
+        flags += ["--tensorboard_dir", str(self.folder / stage / "logging"), "--wandb_logger", "false"]
+        for name, value in (SETTINGS | layout_settings(self.card.model, processes)).items():
+            flags += [] if value is None else [f"--{name}", str(value).lower()]
+        return flags
+
+    def export(self, stage: str) -> Path:
+        """The Hugging Face folder of what `stage` saved."""
+        hf = self.folder / "hf"
+        run(module("checkpoint_convert", "to-hf", self.folder / stage, hf))
+        return hf
+
+    def source(self, stage: str) -> Path:
+        return self.folder / ("base" if stage == "stage1" else "stage1")
+
+    def data(self, stage: str) -> Path:
+        return self.folder / f"data_{stage}"
+
+    @property
+    def vocabulary(self) -> Path:
+        return SAMPLE_MODEL if self.card.uses_sentencepiece else self.folder / "tokenizer.json"
+
+    def _base_model(self) -> None:
+        hf = self.folder / "base_hf"
+        if not hf.is_dir():
+            make_base(shrink(self.card.model, self.layers, self.vocabulary), self.vocabulary, hf)
+            print(f"\nwrote {hf}: {self.layers} layers of {self.card.architecture}, random weights", flush=True)
+        tokens = ",".join(self.card.extra_tokens)
+        run(module("checkpoint_convert", "from-hf", hf, self.folder / "base", "--vocab_extra_ids_list", tokens))
+
+
+def layout_settings(model: ModelConfig, processes: int) -> dict[str, object]:
+    """Tensor parallel by two and then stages where the architecture allows, data parallel otherwise."""
+    tp = 2 if processes % 2 == 0 and model.query_groups % 2 == 0 else 1
+    pp = 2 if processes % 4 == 0 and tp == 2 else 1
+    return {"tensor_model_parallel_size": tp, "pipeline_model_parallel_size": pp, "sequence_parallel": tp > 1}
+
+
+def shrink(model: ModelConfig, layers: int, vocabulary: Path) -> ModelConfig:
+    """The same architecture, small: four heads of 16, key/value heads in proportion."""
+    grouped = model.query_groups < model.num_attention_heads
+    return replace(
+        model,
+        num_layers=layers,
+        hidden_size=64,
+        ffn_hidden_size=192 if model.gated_linear_unit else 256,
+        num_attention_heads=4,
+        num_query_groups=(1 if model.query_groups == 1 else 2) if grouped else 4,
+        kv_channels=16,
+        vocab_size=load_tokenizer(vocabulary, (), new_tokens=False).vocab_size,
+        padded_vocab_size=None,
+    )
+
+
+def make_base(model: ModelConfig, vocabulary: Path, folder: Path) -> None:
+    """Random weights in a Hugging Face folder, with the tokenizer's file."""
+    import shutil
+
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from checkpoint_convert.families import FAMILIES
+
+    logging.disable_progress_bar()
+    tokenizer = load_tokenizer(vocabulary, (), new_tokens=False)
+    values = FAMILIES[model.family].to_hf_config(model) | {"vocab_size": model.vocab_size}
+    values |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    torch.manual_seed(1234)
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    shutil.copyfile(vocabulary, folder / vocabulary.name.replace("sample.model", "tokenizer.model"))
+
+
+def train_byte_level(path: Path) -> None:
+    """A byte-level BPE tokenizer of GPT-NeoX's kind, learnt from the sample conversations."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=BYTE_LEVEL_VOCABULARY,
+        special_tokens=["<|endoftext|>", "<|padding|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sample_texts(), trainer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path))
+    print(f"\nwrote {path}: {tokenizer.get_vocab_size():,} tokens, learnt from examples/data", flush=True)
+
+
+def sample_texts() -> Iterator[str]:
+    """Every string in the JSON lines of examples/data."""
+    for path in sorted(SAMPLES.rglob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield from _strings(json.loads(line))
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)

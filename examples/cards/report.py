@@ -1,0 +1,141 @@
+"""`make report`: the model card of an exported folder, with the sections the published cards have.
+
+Starts from the README.md that to-hf wrote (architecture, prompt format, use, data statistics, training arguments) and
+adds the data mix, the loss curves, the published results and the commands that reproduce the model. Run again, it
+replaces what it added.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from examples.cards.card import ROOT, Card, Stage
+from pretokenizer.publish import write_text_atomic
+from pretokenizer.sections import load_sections, merge_sections
+from pretokenizer.yaml_config import ConfigError
+
+MARK = "<!-- added by make report -->"
+
+
+def write_report(card: Card, hf: Path, runs: list[Path]) -> Path:
+    """Writes HF_DIR/README.md. Raises ConfigError when the folder or a run's metrics are missing."""
+    path = hf / "README.md"
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: no such file; export the model first: python -m checkpoint_convert to-hf CKPT_DIR {hf}"
+        )
+    missing = [str(run / "metrics.jsonl") for run in runs if not (run / "metrics.jsonl").is_file()]
+    if missing:
+        raise ConfigError(f"no {', '.join(missing)}: --runs names the --save folders of the training runs")
+    exported = path.read_text(encoding="utf-8").split(MARK)[0].rstrip()
+    parts = [front_matter(card), body(exported), MARK, data_mix(card), *(loss_section(run) for run in runs)]
+    parts += [published(card), reproduce(card)]
+    write_text_atomic(path, "\n\n".join(part for part in parts if part) + "\n")
+    print(f"wrote {path}")
+    return path
+
+
+def front_matter(card: Card) -> str:
+    values = {
+        "license": card.license,
+        "base_model": card.base_model,
+        "pipeline_tag": "text-generation",
+        "library_name": "transformers",
+        "tags": ["sft"],
+    }
+    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
+
+
+def body(exported: str) -> str:
+    """The exported card without its front matter."""
+    if exported.startswith("---\n"):
+        return exported.split("\n---\n", 1)[1].strip()
+    return exported
+
+
+def data_mix(card: Card) -> str:
+    """The sections of the pretokenizer, merged, as YAML."""
+    sections = load_sections()
+    parts = ["## Data mix"]
+    for stage in card.stages.values():
+        merged = merge_sections(sections, card.sections(stage))
+        mix = {stage.section: {key: merged[key] for key in ("datasets", "min_assistant_tokens") if merged.get(key)}}
+        parts.append(f"{stage.name}:\n\n```yaml\n{yaml.safe_dump(mix, sort_keys=False, allow_unicode=True)}```")
+    return "\n\n".join(parts)
+
+
+def loss_section(run: Path) -> str:
+    """Training loss as a curve of characters, and the evaluations as a table."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [record for record in records if "lm_loss" in record]
+    losses = [record["lm_loss"] for record in steps]
+    if not losses:
+        return f"## Loss of {run.name}\n\nno iteration was run"
+    tokens = sum(record["num_tokens"] for record in steps)
+    text = [
+        f"## Loss of {run.name}",
+        f"{len(losses):,} iterations, {tokens:,} tokens, loss {losses[0]:.4f} at first and {losses[-1]:.4f} at last "
+        f"(mean over target tokens).",
+        f"```\n{curve(losses)}\n```",
+    ]
+    return "\n\n".join([*text, *evaluations(records)])
+
+
+def evaluations(records: list[dict[str, Any]]) -> list[str]:
+    rows = []
+    for record in records:
+        for kind in ("eval", "test"):
+            for name, result in record.get(kind, {}).items():
+                rows.append(
+                    f"| {record['iteration']:,} | {name} ({kind}) | {result['loss']:.4f} | {result['ppl']:.3f} | "
+                    f"{result['token_accuracy']:.1%} |"
+                )
+    if not rows:
+        return []
+    return ["\n".join(["| iteration | set | loss | perplexity | token accuracy |", "|---|---|---|---|---|", *rows])]
+
+
+def curve(losses: list[float], width: int = 64, height: int = 10) -> str:
+    """Means of `width` runs of iterations, highest loss on top."""
+    columns = min(width, len(losses))
+    edges = [round(i * len(losses) / columns) for i in range(columns + 1)]
+    means = [sum(losses[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    top, bottom = max(means), min(means)
+    levels = [round((mean - bottom) / ((top - bottom) or 1) * (height - 1)) for mean in means]
+    lines = []
+    for level in reversed(range(height)):
+        value = bottom + (top - bottom) * level / (height - 1)
+        lines.append(f"{value:8.3f} |" + "".join("*" if own == level else " " for own in levels).rstrip())
+    return "\n".join([*lines, f"         +{'-' * columns} {len(losses)} iterations"])
+
+
+def published(card: Card) -> str:
+    return f"## Published results of {card.name}\n\n{card.published_results}" if card.published_results else ""
+
+
+def reproduce(card: Card) -> str:
+    """The commands from records to this folder."""
+    tokens = ",".join(card.extra_tokens)
+    lines = []
+    for stage in card.stages.values():
+        lines += _stage_commands(card, stage)
+    lines.insert(
+        1, f"python -m checkpoint_convert from-hf {card.base_model} CKPT_DIR --vocab_extra_ids_list '{tokens}'"
+    )
+    lines += ["python -m checkpoint_convert to-hf CKPT_DIR HF_DIR", f"make report CARD={card.name} HF_DIR=HF_DIR"]
+    text = "\n".join(lines)
+    return f"## How to reproduce\n\n```bash\n{text}\n```\n\nWhat differs from the published model: `docs/cards.md`."
+
+
+def _stage_commands(card: Card, stage: Stage) -> list[str]:
+    config = yaml.safe_load((ROOT / stage.config).read_text(encoding="utf-8"))
+    processes = config.get("tensor_model_parallel_size", 1) * config.get("pipeline_model_parallel_size", 1)
+    return [
+        f"python -m pretokenizer build --configs {' '.join(card.sections(stage))} --data_dir data",
+        f"torchrun --nproc_per_node {max(processes, 8)} -m megatron_train --config {stage.config}",
+    ]

@@ -1,0 +1,157 @@
+"""`make simulate`: a card's own topology as processes on the CPU, with a model of as many, but thin, layers.
+
+For llama2-70b-oasst-sft-v10: TP8 x PP4 with sequence parallelism = 32 processes, 80 layers, 64 heads in 8 groups, two
+iterations of each stage on the sample data. In fp32 without dropout the losses must equal the one-process run within
+1e-5; a third run with the card's own precision and dropout trains, and the rate of each layer is printed. Takes a few
+minutes and about 12 GiB.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from examples.cards.answer import read_losses
+from examples.cards.card import Card
+from examples.cards.commands import launch, module, run
+from examples.cards.miniature import SAMPLE_MODEL, SAMPLES, Miniature, make_base, shrink
+from megatron_train.command_line import parse
+from pretokenizer.yaml_config import ConfigError
+
+ITERATIONS = 2
+TOLERANCE = 1e-5
+HEAD_DIM = 2
+THIN = ("--seq_length", "128", "--micro_batch_size", "1", "--global_batch_size", "4", "--wandb_logger", "false")
+
+
+def simulate(card: Card, folder: Path) -> int:
+    """0 when every loss agrees."""
+    config = parse(["--config", next(iter(card.stages.values())).config]).config
+    size = config.parallel.tensor_model_parallel_size * config.parallel.pipeline_model_parallel_size
+    if size == 1:
+        raise ConfigError(f"{card.name} runs on one rank; only cards with tensor or pipeline parallelism are simulated")
+    if folder.exists():
+        shutil.rmtree(folder)
+    prepare(card, folder)
+    stages = list(card.stages)
+    started = time.perf_counter()
+    run(module("examples.cards.simulate_ranks", *rank_arguments(card, folder, "one", stages, alone=True)))
+    print(f"\none process: {time.perf_counter() - started:.0f} s; now {size} processes", flush=True)
+    started = time.perf_counter()
+    peak = run_watched(launch(size, "examples.cards.simulate_ranks", *rank_arguments(card, folder, "all", stages)))
+    print(f"\n{size} processes: {time.perf_counter() - started:.0f} s, peak memory {peak / 2**30:.1f} GiB")
+    return compare(folder, stages)
+
+
+def prepare(card: Card, folder: Path) -> None:
+    """Shards of every stage and a thin base model with the card's number of layers, heads and groups."""
+    miniature = Miniature(card, folder)
+    model = card.model
+    thin = replace(
+        shrink(model, model.num_layers, SAMPLE_MODEL),
+        hidden_size=model.num_attention_heads * HEAD_DIM,
+        ffn_hidden_size=4 * model.num_attention_heads,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.query_groups,
+        kv_channels=HEAD_DIM,
+    )
+    make_base(thin, SAMPLE_MODEL, folder / "base_hf")
+    tokens = ",".join(card.extra_tokens)
+    run(module("checkpoint_convert", "from-hf", folder / "base_hf", folder / "base", "--vocab_extra_ids_list", tokens))
+    for stage in card.stages:
+        sections, out = card.sections(card.stage(stage)), miniature.data(stage)
+        flags = ["--vocab_file", SAMPLE_MODEL, "--data_dir", SAMPLES, "--output_dir", out, "--output_dir_suffix", ""]
+        run(module("pretokenizer", "build", "--configs", *sections, *flags))
+
+
+def rank_arguments(card: Card, folder: Path, name: str, stages: list[str], alone: bool = False) -> list[str]:
+    """Runs for simulate_ranks, each a list of training flags after a `+`."""
+    words: list[str] = []
+    for stage in stages:
+        words += ["+", *flags_of(card, folder, name, stage, alone), "--bf16", "false", "--hidden_dropout", "0"]
+        words += ["--lima_dropout", "false"]
+    if not alone:
+        own = flags_of(card, folder, "own", stages[-1], alone)
+        own[own.index("--load") + 1] = str(folder / "base")
+        words += ["+", *own]
+    return words
+
+
+def flags_of(card: Card, folder: Path, name: str, stage: str, alone: bool) -> list[str]:
+    """The card's configuration on the sample shards, two iterations, saved in a folder of its own."""
+    prefix = folder / f"data_{stage}" / card.stage(stage).prefix
+    flags = ["--config", card.stage(stage).config, "--data_path", f"{prefix}-train", "--load", str(folder / "base")]
+    flags += ["--save", str(folder / f"{name}_{stage}"), "--tensorboard_dir", str(folder / "logging")]
+    flags += ["--train_iters", str(ITERATIONS), "--lr_warmup_iters", "0", "--eval_iters", "0", *THIN]
+    if alone:
+        flags += [
+            "--tensor_model_parallel_size",
+            "1",
+            "--pipeline_model_parallel_size",
+            "1",
+            "--sequence_parallel",
+            "false",
+        ]
+    return flags
+
+
+def run_watched(command: list[str]) -> int:
+    """Runs `command`; returns the highest sum of its processes' own memory, in bytes. Raises CalledProcessError."""
+    process = subprocess.Popen(command)
+    peak, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(2.0):
+            peak[0] = max(peak[0], memory_of(process.pid))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    code = process.wait()
+    done.set()
+    watcher.join()
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    return peak[0]
+
+
+def memory_of(pid: int) -> int:
+    """Memory of a process and its children that would be free without them (pages shared between them count once)."""
+    total = 0
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    for one in family:
+        try:
+            info = one.memory_full_info()
+            total += getattr(info, "pss", 0) or info.uss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return total
+
+
+def compare(folder: Path, stages: list[str]) -> int:
+    """Prints each loss of both runs and how far they are apart."""
+    worst = 0.0
+    for stage in stages:
+        alone, together = read_losses(folder / f"one_{stage}"), read_losses(folder / f"all_{stage}")
+        for iteration, (first, second) in enumerate(zip(alone, together, strict=True), start=1):
+            apart = abs(second - first) / abs(first)
+            worst = max(worst, apart)
+            print(f"{stage} iteration {iteration}: one process {first:.7f}, all {second:.7f}, {apart:.1e} apart")
+    own = ", ".join(f"{loss:.4f}" for loss in read_losses(folder / f"own_{stages[-1]}"))
+    print(f"{stages[-1]} in the card's precision with its dropout: losses {own}")
+    verdict = worst <= TOLERANCE
+    print(f"{'equal' if verdict else 'NOT EQUAL'}: the largest difference is {worst:.1e}, allowed {TOLERANCE:.0e}")
+    return 0 if verdict else 1
+
+
+if __name__ == "__main__":
+    sys.exit("use: python -m examples.cards simulate --card NAME")
