@@ -53,7 +53,7 @@ from megatron_train.validate import (
 
 
 def train(command: CommandLine) -> int:
-    """Runs to `train_iters` or to a request to stop; returns the exit code. Raises ValueErrors for what users can mend."""
+    """Runs to `train_iters` or a request to stop; returns the exit code. Raises ValueErrors for what users can mend."""
     config = command.config
     validate(command, planned_layout(config.parallel, world_size()))
     layout = init_distributed(config.parallel, config.batch.seed)
