@@ -141,7 +141,7 @@ def test_parse_blend() -> None:
 
 @pytest.mark.parametrize("paths", [["a", "b"], ["1", "a", "2"]])
 def test_parse_blend_refuses_what_is_not_pairs(paths: list[str]) -> None:
-    with pytest.raises(ConfigError, match="data_path: .* is neither one prefix nor pairs"):
+    with pytest.raises(ConfigError, match=r"data_path: .* is neither one prefix nor pairs"):
         parse_blend(paths, "data_path")
 
 

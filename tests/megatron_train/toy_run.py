@@ -25,6 +25,7 @@ from megatron_train.parallel.distributed import init_distributed, planned_layout
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.report.metrics import StepReport
 from megatron_train.state.checkpoint import _sharded_state_dict, load_checkpoint, load_weights, save_checkpoint
+from megatron_train.state.start import Start
 from megatron_train.state.train_state import TrainState
 from megatron_train.train import global_batch_size, loss_rule, train_step
 from megatron_train.validate import validate, validate_model
@@ -122,7 +123,7 @@ def start(model: ModelConfig, settings: dict[str, Any], weights: Path | None = N
     chunks = wrap_model(chunks, config)
     optimizer = build_optimizer(chunks, config)
     seed_rank(config.batch.seed)  # the random initial weights were drawn from the same streams
-    state = load_checkpoint((weights, True), config, chunks, optimizer, layout) if weights and resume else TrainState()
+    state = load_checkpoint(Start(weights, True), config, chunks, optimizer, layout) if weights and resume else TrainState()
     make_batch = BatchMaker(config.data, loss_rule(config), 0)
     return ToyRun(config, layout, model, chunks, optimizer, samples, make_batch, state)
 
