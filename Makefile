@@ -51,3 +51,29 @@ clean: ## remove output, caches and the virtual environment
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help install demo test parity check pretokenize clean
+
+# The five published models: docs/cards.md. FLAGS are further flags of the trainer.
+CARDS := $(BIN)/python -W ignore -m examples.cards
+need_card = @test -n "$(CARD)" || { echo "error: name a card: make $@ CARD=llama2-70b-oasst-sft-v10 (configs/cards.yaml)" >&2; exit 2; }
+stage_flags = --card $(CARD) $(if $(NPROC),--nproc $(NPROC)) $(if $(filter tiny,$(MODEL)),--tiny) $(if $(FLAGS),-- $(FLAGS))
+
+stage1: $(STAMP) ## CARD=... [NPROC=8] [MODEL=tiny] [FLAGS=...]: print and run a card's first training run
+	$(need_card)
+	$(CARDS) stage stage1 $(stage_flags)
+
+stage2: $(STAMP) ## CARD=... [NPROC=8] [MODEL=tiny] [FLAGS=...]: its second
+	$(need_card)
+	$(CARDS) stage stage2 $(stage_flags)
+
+cards: $(STAMP) ## [CARD=...]: every card in miniature: shards, training, export, an answer; CPU, offline
+	$(CARDS) all $(if $(CARD),--card $(CARD)) $(if $(NPROC),--nproc $(NPROC))
+
+simulate: $(STAMP) ## CARD=...: the card's own topology as processes on the CPU, with as many, thin layers
+	$(need_card)
+	$(CARDS) simulate --card $(CARD)
+
+report: $(STAMP) ## CARD=... [HF_DIR=...] [RUNS="CKPT_DIR ..."]: README.md of the exported model
+	$(need_card)
+	$(CARDS) report --card $(CARD) $(if $(HF_DIR),--hf $(HF_DIR)) $(if $(RUNS),--runs $(RUNS))
+
+.PHONY: stage1 stage2 cards simulate report
