@@ -11,7 +11,10 @@ data-parallel ones, and pipeline stages are furthest apart:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from megatron_train.config import Parallel
 
 
 class Coordinates(NamedTuple):
@@ -31,6 +34,16 @@ class ParallelLayout:
     pp: int = 1
     vpp: int = 1
     cp: int = 1
+
+    @classmethod
+    def planned(cls, parallel: Parallel, world_size: int) -> ParallelLayout:
+        """What the settings ask for on `world_size` ranks."""
+        return cls(
+            world_size=world_size,
+            tp=parallel.tensor_model_parallel_size,
+            pp=parallel.pipeline_model_parallel_size,
+            vpp=parallel.virtual_pipeline_model_parallel_size or 1,
+        )
 
     @property
     def dp(self) -> int:

@@ -83,15 +83,10 @@ def plan_parser() -> argparse.ArgumentParser:
 
 def make_plan(command: CommandLine, own: argparse.Namespace) -> Plan:
     """Checks the settings as a launch would, then computes."""
-    config, parallel = command.config, command.config.parallel
+    config = command.config
     if own.world_size < 1 or not 0 < own.mfu <= 1:
         raise ConfigError("--world_size must be at least 1, --mfu above 0 and at most 1")
-    layout = ParallelLayout(
-        own.world_size,
-        parallel.tensor_model_parallel_size,
-        parallel.pipeline_model_parallel_size,
-        parallel.virtual_pipeline_model_parallel_size or 1,
-    )
+    layout = ParallelLayout.planned(config.parallel, own.world_size)
     validate(command, layout)
     model, source = find_model(command, own.vocab_size)
     validate_model(command, model, layout)

@@ -96,13 +96,7 @@ def configuration(name: str) -> CommandLine:
 
 
 def layout_of(command: CommandLine, world_size: int) -> ParallelLayout:
-    parallel = command.config.parallel
-    return ParallelLayout(
-        world_size,
-        parallel.tensor_model_parallel_size,
-        parallel.pipeline_model_parallel_size,
-        parallel.virtual_pipeline_model_parallel_size or 1,
-    )
+    return ParallelLayout.planned(command.config.parallel, world_size)
 
 
 def rate(name: str, applied: int) -> str:

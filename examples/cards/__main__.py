@@ -22,12 +22,17 @@ from examples.cards.answer import answer, read_losses
 from examples.cards.card import ROOT, card_names, load_card
 from examples.cards.commands import launch, module, run, shown
 from examples.cards.miniature import Miniature
+from megatron_train.command_line import parse
+from megatron_train.parallel_layout import ParallelLayout
+from megatron_train.validate import validate
 
 OUTPUT = Path("output/cards")
 
 
 def main() -> int:
-    options = build_parser().parse_args()
+    words, flags = split_at_dashes(sys.argv[1:])
+    options = build_parser().parse_args(words)
+    options.flags = flags
     os.chdir(ROOT)
     try:
         return int(options.run(options))
@@ -39,17 +44,22 @@ def main() -> int:
         return 1
 
 
+def split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before `--` and after it."""
+    place = words.index("--") if "--" in words else len(words)
+    return words[:place], words[place + 1 :]
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="examples.cards", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    stage = commands.add_parser("stage", help="one stage of a card")
+    stage = commands.add_parser("stage", help="one stage of a card; after -- come further flags of megatron_train")
     stage.add_argument("stage", choices=("stage1", "stage2"))
     stage.add_argument("--card", required=True)
     stage.add_argument("--nproc", type=int, help="processes on this machine [8; in miniature 2]")
     stage.add_argument("--tiny", action="store_true", help="a miniature of the model on the sample data, on the CPU")
-    stage.add_argument("flags", nargs="*", help="after --: further flags of megatron_train")
     stage.set_defaults(run=run_stage)
     every = commands.add_parser("all", help="cards in miniature: data, training, export, an answer")
     every.add_argument("--card", action="append", help="repeatable [all]")
@@ -79,14 +89,18 @@ def run_stage(options: argparse.Namespace) -> int:
         miniature.prepare(options.stage)
         miniature.train(options.stage, options.nproc or 2, extra=tuple(options.flags))
         return 0
-    command = launch(options.nproc or 8, "megatron_train", "--config", stage.config, *options.flags)
+    flags, processes = ["--config", stage.config, *options.flags], options.nproc or 8
+    command = parse(flags)
+    validate(
+        command, ParallelLayout.planned(command.config.parallel, processes)
+    )  # before torchrun repeats an error once per process
     print(f"# shards:  {shown(module('pretokenizer', 'build', '--configs', *card.sections(stage)))}")
     if options.stage == "stage1":
         tokens = ",".join(card.extra_tokens)
         convert = module("checkpoint_convert", "from-hf", card.base_model, "CKPT_DIR", "--vocab_extra_ids_list", tokens)
         print(f"# weights: {shown(convert)}")
     print(f"# plan:    {shown(module('megatron_train', 'plan', '--config', stage.config, '--world_size', '32'))}")
-    run(command)
+    run(launch(processes, "megatron_train", *flags))
     return 0
 
 

@@ -18,7 +18,9 @@ def module(name: str, *arguments: object) -> list[str]:
 
 
 def launch(processes: int, name: str, *arguments: object) -> list[str]:
-    """torchrun on this machine."""
+    """torchrun on this machine; one process needs none."""
+    if processes == 1:
+        return module(name, *arguments)
     flags = ["--nproc_per_node", processes, "--master_port", free_port()]
     return module("torch.distributed.run", *flags, "-m", name, *arguments)
 

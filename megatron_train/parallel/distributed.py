@@ -26,12 +26,7 @@ def world_size() -> int:
 
 
 def planned_layout(parallel: Parallel, world: int) -> ParallelLayout:
-    return ParallelLayout(
-        world_size=world,
-        tp=parallel.tensor_model_parallel_size,
-        pp=parallel.pipeline_model_parallel_size,
-        vpp=parallel.virtual_pipeline_model_parallel_size or 1,
-    )
+    return ParallelLayout.planned(parallel, world)
 
 
 def init_distributed(parallel: Parallel, seed: int) -> ParallelLayout:

@@ -145,13 +145,7 @@ def planned_config(settings: dict[str, Any]) -> TrainConfig:
 
 
 def planned_layout(config: TrainConfig, world_size: int) -> ParallelLayout:
-    parallel = config.parallel
-    return ParallelLayout(
-        world_size,
-        parallel.tensor_model_parallel_size,
-        parallel.pipeline_model_parallel_size,
-        parallel.virtual_pipeline_model_parallel_size or 1,
-    )
+    return ParallelLayout.planned(config.parallel, world_size)
 
 
 @pytest.fixture(scope="module")
