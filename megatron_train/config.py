@@ -56,7 +56,7 @@ class Model:
     recompute_method: Literal["uniform", "block"] | None = None
     """With full: chunks of recompute_num_layers layers each, or only the first recompute_num_layers of a stage."""
     recompute_num_layers: int | None = None
-    """Layers, see recompute_method."""
+    """Layers, see recompute_method; uniform takes the next lower number that divides the layers of a stage."""
     bf16: bool = False
     """Train in bfloat16 with fp32 main weights and gradients."""
     fp16: bool = False

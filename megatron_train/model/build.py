@@ -43,6 +43,18 @@ def embedding_dropout(config: TrainConfig) -> float:
     return 0.0 if settings.lima_dropout else settings.hidden_dropout
 
 
+def recompute_num_layers(model: ModelConfig, config: TrainConfig) -> int | None:
+    """For `uniform` the largest divisor of a model chunk's layers up to what is asked: megatron-core overruns the chunk
+    with any other number.
+    """
+    asked, parallel = config.model.recompute_num_layers, config.parallel
+    if asked is None or config.model.recompute_method != "uniform":
+        return asked
+    chunks = parallel.pipeline_model_parallel_size * (parallel.virtual_pipeline_model_parallel_size or 1)
+    layers = model.num_layers // chunks
+    return max(size for size in range(1, layers + 1) if layers % size == 0 and size <= asked)
+
+
 def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerConfig:
     """megatron-core's configuration object: the architecture of `model`, the layout and precision of `config`."""
     parallel, settings, dtype = config.parallel, config.model, training_dtype(config)
@@ -68,7 +80,7 @@ def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerCo
         attention_softmax_in_fp32=True,
         recompute_granularity=settings.recompute_granularity,
         recompute_method=settings.recompute_method,
-        recompute_num_layers=settings.recompute_num_layers,
+        recompute_num_layers=recompute_num_layers(model, config),
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=vpp,
