@@ -13,7 +13,7 @@ import argparse
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from megatron_train.command_line import CommandLine, parse
 from megatron_train.config import TrainConfig
@@ -29,6 +29,12 @@ from pretokenizer.yaml_config import ConfigError
 
 MODELS = Path(__file__).resolve().parent.parent / "configs" / "model"
 GIB = 2**30
+RECOMPUTATIONS: tuple[tuple[Literal["selective", "full"] | None, str], ...] = (
+    (None, "none"),
+    ("selective", "about 2 %"),
+    ("full", "about 33 %"),
+)
+"""What may be recomputed, and what it costs."""
 
 
 @dataclass(frozen=True)
@@ -195,8 +201,8 @@ def _parts(stage: StageMemory) -> tuple[int, ...]:
 
 def recompute_table(plan: Plan) -> list[str]:
     """Peak of the fullest rank by what is recomputed."""
-    rows = [("recompute", "activations", "peak", "extra computing")]
-    for granularity, extra in ((None, "none"), ("selective", "about 2 %"), ("full", "about 33 %")):
+    rows: list[tuple[str, ...]] = [("recompute", "activations", "peak", "extra computing")]
+    for granularity, extra in RECOMPUTATIONS:
         full = granularity == "full"
         settings = replace(
             plan.config.model,
@@ -274,7 +280,7 @@ def suggestions(command: CommandLine, plan: Plan) -> str:
     title = f"\nlayouts that fit on {plan.layout.world_size} {plan.device.name}, by estimated seconds per iteration"
     if not found:
         return f"{title}: none; take more GPUs or larger ones"
-    rows = [("TP", "PP", "VPP", "DP", "micro-batch", "recompute", "s/iteration", "why")]
+    rows: list[tuple[str, ...]] = [("TP", "PP", "VPP", "DP", "micro-batch", "recompute", "s/iteration", "why")]
     rows += [
         (
             *(str(n) for n in (one.layout.tp, one.layout.pp, one.layout.vpp, one.layout.dp, one.micro_batch_size)),

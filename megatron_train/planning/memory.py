@@ -216,7 +216,8 @@ def stage_activations(model: ModelConfig, config: TrainConfig, layout: ParallelL
     if settings.recompute_granularity == "full":
         group = min(settings.recompute_num_layers or 1, layers)
         if settings.recompute_method == "uniform":
-            chunk, working = math.ceil(layers / group) * entry, group * layer
+            group = max(size for size in range(1, group + 1) if layers % size == 0)  # as model/build.py
+            chunk, working = layers // group * entry, group * layer
         else:
             chunk, working = group * entry + (layers - group) * layer, layer
     elif settings.recompute_granularity == "selective":

@@ -205,6 +205,8 @@ def test_full_recomputation_keeps_the_input_of_each_layer() -> None:
     layout, layer = ParallelLayout(1), layer_activation(LLAMA, uniform, ParallelLayout(1)) * 48
     entry = 48 * 64 * 2
     assert stage_memory(LLAMA, uniform, layout, 0).activations == int(4 * entry + 2 * entry + layer)
+    three = planned_config(full | {"recompute_method": "uniform", "recompute_num_layers": 3})  # of four: two at a time
+    assert stage_memory(LLAMA, three, layout, 0).activations == int(2 * entry + 2 * entry + 2 * layer)
     block = planned_config(full | {"recompute_method": "block"})
     assert stage_memory(LLAMA, block, layout, 0).activations == int(entry + 3 * layer + 2 * entry + layer)
 
