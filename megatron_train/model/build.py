@@ -169,12 +169,26 @@ def _build_chunk(
         seq_len_interpolation_factor=model.rope_scaling_factor if model.rope_scaling_type == "linear" else None,
         vp_stage=vp_stage,
     )
+    if chunk.post_process and model.padded_vocab > model.vocab_size:
+        chunk.output_layer.register_forward_hook(_PaddingMask(model))
     settings = config.model
     set_residual_dropout(chunk.decoder, settings.hidden_dropout, settings.lima_dropout, model.num_layers)
     for layer in chunk.decoder.layers:
         if isinstance(layer, ParallelResidualLayer):
             layer.dropout_on_sum = settings.parallel_residual_dropout == "sum"
     return chunk.cuda(torch.cuda.current_device()) if torch.cuda.is_available() else chunk
+
+
+class _PaddingMask:
+    """Forward hook of the output layer: rows that only pad the vocabulary get probability 0, as after export."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        self.vocab_size = model.vocab_size
+
+    def __call__(self, layer: Any, inputs: Any, output: tuple[torch.Tensor, Any]) -> None:
+        logits = output[0]  # [s, b, rows of this tensor-parallel rank]
+        first = parallel_state.get_tensor_model_parallel_rank() * logits.shape[-1]
+        logits[..., max(0, self.vocab_size - first) :] = float("-inf")
 
 
 def single_process_logits(checkpoint_folder: Path, token_ids: list[list[int]]) -> torch.Tensor:
