@@ -33,7 +33,7 @@ def write_report(card: Card, hf: Path, runs: list[Path]) -> Path:
     if missing:
         raise ConfigError(f"no {', '.join(missing)}: --runs names the --save folders of the training runs")
     exported = path.read_text(encoding="utf-8").split(MARK)[0].rstrip()
-    parts = [front_matter(card), body(exported), MARK, data_mix(card), *(loss_section(run) for run in runs)]
+    parts = [front_matter(card), body(card, exported), MARK, data_mix(card), *(loss_section(run) for run in runs)]
     parts += [published(card), reproduce(card)]
     write_text_atomic(path, "\n\n".join(part for part in parts if part) + "\n")
     print(f"wrote {path}")
@@ -51,11 +51,12 @@ def front_matter(card: Card) -> str:
     return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
 
 
-def body(exported: str) -> str:
-    """The exported card without its front matter."""
+def body(card: Card, exported: str) -> str:
+    """The exported card without its front matter, under the card's name."""
     if exported.startswith("---\n"):
-        return exported.split("\n---\n", 1)[1].strip()
-    return exported
+        exported = exported.split("\n---\n", 1)[1].strip()
+    title, _, rest = exported.partition("\n")
+    return f"# {card.name}\n{rest}" if title.startswith("# ") else f"# {card.name}\n\n{exported}"
 
 
 def data_mix(card: Card) -> str:
