@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -110,7 +111,7 @@ def import_weights(
             writer.abandon()
         model.save(staging / MODEL_CONFIG)
         if tokenizer is not None:
-            chat_format = chat_format_of(tokenizer)
+            chat_format = chat_format_of(tokenizer, origin)
             tokenizer.save(staging / TOKENIZER_DIR, chat_format.name if chat_format else None)
         publish_checkpoint(checkpoint_dir, None)
     warn_of_not_finite(report)
@@ -121,7 +122,6 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
     """A checkpoint of any layout -> a Hugging Face folder. Raises ConvertError, TokenizerError or CheckpointError."""
     folder = find_checkpoint(checkpoint_dir, options.iteration)
     check_target(hf_dir)
-    check_folder(folder)
     model = ModelConfig.load(folder / MODEL_CONFIG)
     config, table = FAMILIES[model.family].to_hf_config(model), FAMILIES[model.family].table(model)
     reader = CheckpointReader(folder)
@@ -132,7 +132,8 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
     dtype = options.dtype or main_dtype(reader.infos.values())
     targets = target_infos(table, reader.infos, model, rows, dtype)
     report = Report(hf_dir, dtype=dtype, vocabulary=describe_rows(rows, model))
-    with folder_staging(hf_dir) as staging:
+    with folder_staging(hf_dir) as staging, ThreadPoolExecutor(1) as background:
+        checked = background.submit(check_folder, folder)
         writer = SafetensorsWriter(staging, targets, options.max_shard_bytes)
         try:
             with progress(reader.infos, f"writing {hf_dir.name}") as bar:
@@ -151,6 +152,7 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
             write_generation_config(ids, staging)
         write_model_card(staging / "README.md", hf_dir.name, model, folder, tokenizer, chat_format)
         write_sha256sums(staging)
+        checked.result()  # raises when the checkpoint is damaged: nothing is published then
         publish_folder(staging, hf_dir)
     warn_of_not_finite(report)
     return report

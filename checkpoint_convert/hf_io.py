@@ -10,7 +10,6 @@ its place and no shard is ever held in memory. Format of a shard: https://github
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from checkpoint_convert.new_file import NewFile
 from checkpoint_convert.tensors import ConvertError, TensorInfo, raw_bytes
 from checkpoint_convert.torch_archive import MappedFile, read_archive
 
@@ -37,7 +37,6 @@ _NAMES = {
 _WORDS = {dtype: word for word, dtype in _NAMES.items()}
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE = ("model.safetensors", "pytorch_model.bin")
-WRITE_BYTES = 1 << 26
 
 
 class HfWeights:
@@ -133,11 +132,11 @@ class SafetensorsWriter:
         self.folder, self.infos = folder, dict(infos)
         self._places: dict[str, tuple[int, int]] = {}
         self._written: set[str] = set()
-        self._files: list[int] = []
+        self._files: list[NewFile] = []
         shards = plan_shards(self.infos, max_shard_bytes)
         self.file_names = shard_names(len(shards))
         for file_name, names in zip(self.file_names, shards, strict=True):
-            self._files.append(os.open(folder / file_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            self._files.append(NewFile(folder / file_name))
             self._place(names)
         if len(shards) > 1:
             self._write_index(shards)
@@ -147,25 +146,20 @@ class SafetensorsWriter:
         if name not in self.infos or name in self._written or self.infos[name] != (tuple(tensor.shape), tensor.dtype):
             raise ConvertError(f"{name}: {tuple(tensor.shape)} {tensor.dtype} was not expected")
         file, offset = self._places[name]
-        data = raw_bytes(tensor)
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._files[file], data[done : done + WRITE_BYTES], offset + done)
+        self._files[file].write_at(raw_bytes(tensor), offset)
         self._written.add(name)
 
     def close(self) -> None:
-        """Flushes all shards. Raises ConvertError naming tensors that never came."""
+        """Closes all shards. Raises ConvertError naming tensors that never came."""
         missing = self.infos.keys() - self._written
-        for file in self._files:
-            os.fsync(file)
         self.abandon()
         if missing:
             raise ConvertError(f"never written: {', '.join(sorted(missing)[:5])}")
 
     def abandon(self) -> None:
         """Closes the files; the folder is incomplete and to be removed."""
-        while self._files:
-            os.close(self._files.pop())
+        for file in self._files:
+            file.close()
 
     def _place(self, names: list[str]) -> None:
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -176,7 +170,7 @@ class SafetensorsWriter:
             header[name] = {"dtype": _WORDS[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        os.pwrite(self._files[-1], len(text).to_bytes(8, "little") + text, 0)
+        self._files[-1].write_at(len(text).to_bytes(8, "little") + text, 0)
         for name in names:
             self._places[name] = (len(self._files) - 1, 8 + len(text) + header[name]["data_offsets"][0])
 

@@ -74,10 +74,15 @@ def _added_in_json(model: Path, as_json: Path) -> tuple[list[str], bool]:
     return [token for token in tokens if wrapped.token_to_id(token) is None], True
 
 
-def chat_format_of(tokenizer: Tokenizer) -> ChatFormat | None:
-    """The chat format whose control tokens the vocabulary has, or None."""
+def chat_format_of(tokenizer: Tokenizer, folder: Path) -> ChatFormat | None:
+    """The chat format whose template the folder has, else the one whose control tokens were added, or None."""
+    template = folder / "chat_template.jinja"
+    text = template.read_text(encoding="utf-8") if template.is_file() else None
     for chat_format in CHAT_FORMATS.values():
-        if all(token in tokenizer.special_tokens for token in chat_format.special_tokens if token != "<|endoftext|>"):
+        tokens = chat_format.special_tokens
+        are_known = all(token in tokenizer.special_tokens for token in tokens if token != "<|endoftext|>")
+        are_added = any(token in tokenizer.extra_special_tokens for token in tokens)
+        if chat_format.hf_chat_template == text or (text is None and are_known and are_added):
             return chat_format
     return None
 

@@ -11,8 +11,8 @@ archive. Layers are stacked on axis 0 under `decoder.layers.`. Here every layer 
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import pickle
 import re
 from collections.abc import Iterator
@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from checkpoint_convert.new_file import NewFile
 from checkpoint_convert.tensors import ConvertError, TensorInfo, raw_bytes
 from checkpoint_convert.torch_archive import MappedFile, read_archive
 from megatron_train.state.safe_pickle import UnsafePickleError, scan_pickles
@@ -139,24 +140,22 @@ class CheckpointWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file = (folder / DATA_FILE).open("wb")
+        self._file = NewFile(folder / DATA_FILE)
         self._chunks: dict[str, dict[int | None, TensorInfo]] = {}
         self._places: dict[MetadataIndex, _StorageInfo] = {}
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Appends one tensor; a layer's becomes a chunk of the stacked key."""
         key, layer = _stacked_key(name) or (name, None)
-        stored = _of_its_own_storage(tensor if layer is None else tensor.unsqueeze(0))
+        stored = tensor if layer is None else tensor.unsqueeze(0)
         start = self._file.tell()
-        torch.save(stored, self._file)
+        _save_tensor(stored, self._file)
         offset = torch.Size([layer or 0, *[0] * (stored.dim() - 1)])
         self._places[MetadataIndex(key, offset)] = _StorageInfo(DATA_FILE, start, self._file.tell() - start)
         self._chunks.setdefault(key, {})[layer] = TensorInfo(tuple(tensor.shape), tensor.dtype)
 
     def close(self, common: dict[str, object]) -> None:
         """Writes `.metadata`, `metadata.json` and `common.pt` (plain containers, e.g. {"iteration": 0})."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         tensors = {key: _stack(key, layers) for key, layers in self._chunks.items()}
         metadata = Metadata(state_dict_metadata=dict(tensors), planner_data=None, storage_data=self._places)
@@ -184,9 +183,28 @@ def _stack(key: str, layers: dict[int | None, TensorInfo]) -> TensorStorageMetad
     return TensorStorageMetadata(TensorProperties(dtype=dtype), torch.Size([len(layers), *shape]), chunks)
 
 
-def _of_its_own_storage(tensor: Tensor) -> Tensor:
-    """torch.save writes the whole storage behind a tensor: a mapped one gets its own over the same bytes."""
-    tensor = tensor.contiguous()
-    if tensor.untyped_storage().nbytes() == tensor.nbytes:
-        return tensor
-    return torch.frombuffer(raw_bytes(tensor), dtype=tensor.dtype).view(tensor.shape)
+class _Body:
+    """The file that torch.save writes to: where it leaves room for a tensor's bytes, they are put."""
+
+    def __init__(self, file: NewFile, data: memoryview) -> None:
+        self.file, self.data, self.start = file, data, file.tell()
+
+    def write(self, data: memoryview) -> int:
+        return self.file.write(data)
+
+    def tell(self) -> int:
+        return self.file.tell() - self.start
+
+    def seek(self, distance: int, whence: int) -> None:
+        assert (distance, whence) == (len(self.data), io.SEEK_CUR), "torch.save leaves room for something else"
+        self.file.write(self.data)
+
+    def flush(self) -> None:
+        pass
+
+
+def _save_tensor(tensor: Tensor, file: NewFile) -> None:
+    """What torch.save(tensor) writes, without the copy and the checksum of the bytes (SHA256SUMS has one)."""
+    empty = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    with torch.serialization.skip_data():
+        torch.save(empty, _Body(file, raw_bytes(tensor)))  # type: ignore[arg-type]

@@ -38,6 +38,8 @@ class Outcome:
     num_tensors: int = 0
     rows: int = 0
     different: list[str] = field(default_factory=list)
+    is_rounded: bool = False
+    """The sides have different dtypes."""
     logits: LogitDifference | None = None
     no_logits: str = ""
     """Why logits were not compared."""
@@ -62,6 +64,18 @@ class Outcome:
 
 def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None) -> Outcome:
     """Compares both sides. Raises ConvertError when they are not the same architecture or a file is missing."""
+    outcome = verify_weights(hf_dir, checkpoint_dir, iteration)
+    if outcome.different:
+        outcome.no_logits = "the weights differ already"
+    else:
+        folder = find_checkpoint(checkpoint_dir, iteration)
+        model = ModelConfig.load(folder / MODEL_CONFIG)
+        outcome.logits, outcome.no_logits = compare_logits(hf_dir, folder, model, outcome.is_rounded)
+    return outcome
+
+
+def verify_weights(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None) -> Outcome:
+    """The weights alone, one tensor at a time. Raises as `verify` does."""
     folder = find_checkpoint(checkpoint_dir, iteration)
     model = ModelConfig.load(folder / MODEL_CONFIG)
     check_architecture(
@@ -69,11 +83,7 @@ def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None) -> 
     )
     source, reader = HfWeights(hf_dir), CheckpointReader(folder)
     outcome = compare_weights(source, FAMILIES[model.family].table(model), reader, model, hf_dir)
-    if outcome.different:
-        outcome.no_logits = "the weights differ already"
-        return outcome
-    is_rounded = main_dtype(source.infos.values()) != main_dtype(reader.infos.values())
-    outcome.logits, outcome.no_logits = compare_logits(hf_dir, folder, model, is_rounded)
+    outcome.is_rounded = main_dtype(source.infos.values()) != main_dtype(reader.infos.values())
     return outcome
 
 

@@ -246,7 +246,7 @@ def test_to_hf_leaves_nothing_when_the_disk_is_full(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("checkpoint_convert.hf_io.os.pwrite", full)
+    monkeypatch.setattr("checkpoint_convert.new_file.os.pwrite", full)
 
     with pytest.raises(OSError, match="No space left"):
         to_hf(converted("llama_gqa"), tmp_path / "hf", ExportOptions())

@@ -87,8 +87,8 @@ def test_source_tokenizer_leaves_them_out_on_request(spm_model: Path) -> None:
     assert plain is not None
     assert tokenizer is not None
     assert tokenizer.vocab_size == plain.vocab_size + 2
-    assert chat_format_of(plain) is None
-    assert chat_format_of(tokenizer) is CHAT_FORMATS["chatml"]
+    assert chat_format_of(plain, spm_model.parent) is None
+    assert chat_format_of(tokenizer, spm_model.parent) is CHAT_FORMATS["chatml"]
 
 
 def test_source_tokenizer_keeps_the_tokens_of_an_exported_folder(spm_model: Path, tmp_path: Path) -> None:
@@ -114,3 +114,15 @@ def test_source_tokenizer_names_a_damaged_json(spm_model: Path, tmp_path: Path) 
 
     with pytest.raises(ConvertError, match=r"tokenizer\.json: not a tokenizer\.json"):
         source_tokenizer(tmp_path, (), new_tokens=True)
+
+
+def test_chat_format_is_recognised_by_its_template(json_tokenizer: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(json_tokenizer, CHAT_FORMATS["oasst"].special_tokens)
+    write_tokenizer_files(tokenizer, CHAT_FORMATS["oasst"], tmp_path, max_length=64)
+
+    again = source_tokenizer(tmp_path, (), new_tokens=True)
+
+    assert again is not None
+    assert again.extra_special_tokens == ()
+    assert again.fingerprint == tokenizer.fingerprint
+    assert chat_format_of(again, tmp_path) is CHAT_FORMATS["oasst"]
