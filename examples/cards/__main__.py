@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -105,12 +106,13 @@ def run_stage(options: argparse.Namespace) -> int:
 
 
 def run_all(options: argparse.Namespace) -> int:
-    """Every card to its end, then a table."""
+    """Every card to its end, from the beginning, then a table."""
     rows = []
     for name in options.card or card_names():
         started = time.perf_counter()
         card = load_card(name)
         miniature = Miniature(card, options.output_dir / name)
+        shutil.rmtree(miniature.folder, ignore_errors=True)
         for stage in card.stages:
             miniature.prepare(stage)
             miniature.train(stage, options.nproc, options.iterations)

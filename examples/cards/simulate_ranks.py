@@ -39,11 +39,11 @@ def dropout_rates(flags: list[str]) -> list[float]:
 
     from megatron_train.command_line import parse
     from megatron_train.model.build import build_model
-    from megatron_train.state.checkpoint import find_start, load_model_config
+    from megatron_train.state.start import find_start, load_model_config
 
     config = parse(flags).config
     start = find_start(config)
-    chunks = build_model(load_model_config(config, start[0] if start else None), config)
+    chunks = build_model(load_model_config(config, start.folder if start else None), config)
     own = {layer.layer_number: layer.hidden_dropout for chunk in chunks for layer in chunk.decoder.layers}
     everyone: list[dict[int, float]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(everyone, own)
