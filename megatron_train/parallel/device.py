@@ -27,6 +27,7 @@ _mode: TorchFunctionMode | None = None
 
 _NOISE = (
     ".*Transformer Engine.*",
+    ".*core_attn recompute.*",
     ".*Apex.*",
     ".*torch.jit.script.*",
     ".*_all_gather_base.*",
