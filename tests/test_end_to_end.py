@@ -1,4 +1,4 @@
-"""conversations -> shards -> stage 1 -> stage 2 in another layout -> Hugging Face folder -> transformers agrees with the trainer."""
+"""conversations -> shards -> stage 1 -> stage 2 in another layout -> Hugging Face folder -> transformers agrees."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def evaluations(folder: Path) -> dict[str, float]:
 
 
 def transformers_loss(hf: Path, prefix: Path, length: int) -> float:
-    """Mean loss over assistant tokens, each document cut to `length` tokens: our own script over the exported folder."""
+    """Mean loss over assistant tokens, each document cut to `length` tokens, from the exported folder alone."""
     model = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32).eval()
     text, role = ShardReader(f"{prefix}-text"), ShardReader(f"{prefix}-role")
     total = count = 0.0
@@ -60,7 +60,16 @@ def test_conversations_become_a_model_that_transformers_loads(tmp_path: Path) ->
     for stage in ("demo_stage1", "demo_stage2"):
         flags = ["--data_dir", "examples/data", "--output_dir", str(tmp_path / stage), "--output_dir_suffix", ""]
         run("pretokenizer", "build", "--configs", stage, "sample", *flags)
-    sizes = ["--hidden_size", "64", "--num_hidden_layers", "2", "--num_attention_heads", "4", "--num_key_value_heads", "2"]
+    sizes = [
+        "--hidden_size",
+        "64",
+        "--num_hidden_layers",
+        "2",
+        "--num_attention_heads",
+        "4",
+        "--num_key_value_heads",
+        "2",
+    ]
     run(
         "examples/make_tiny_llama.py",
         str(tmp_path / "hf"),
@@ -73,14 +82,31 @@ def test_conversations_become_a_model_that_transformers_loads(tmp_path: Path) ->
     tokens = "<|im_start|>,<|im_end|>"
     run("checkpoint_convert", "from-hf", str(tmp_path / "hf"), str(tmp_path / "base"), "--vocab_extra_ids_list", tokens)
 
-    common = "--seq_length 128 --global_batch_size 8 --lr 3e-3 --clip_grad 1.0 --use_checkpoint_args".split()
+    common = [
+        "--seq_length",
+        "128",
+        "--global_batch_size",
+        "8",
+        "--lr",
+        "3e-3",
+        "--clip_grad",
+        "1.0",
+        "--use_checkpoint_args",
+    ]
     stage1 = [
         f"--train_data_path={tmp_path}/demo_stage1/demo_stage1-train",
         f"--valid_data_path={tmp_path}/demo_stage1/demo_stage1-val",
     ]
-    layout = (
-        "--tensor_model_parallel_size 2 --sequence_parallel --packing --micro_batch_size 4 --train_iters 12".split()
-    )
+    layout = [
+        "--tensor_model_parallel_size",
+        "2",
+        "--sequence_parallel",
+        "--packing",
+        "--micro_batch_size",
+        "4",
+        "--train_iters",
+        "12",
+    ]
     run(
         "megatron_train", *common, *stage1, *layout, f"--load={tmp_path}/base", f"--save={tmp_path}/stage1", processes=2
     )
@@ -90,7 +116,18 @@ def test_conversations_become_a_model_that_transformers_loads(tmp_path: Path) ->
 
     valid = tmp_path / "demo_stage2" / "demo_stage2-val"
     stage2 = [f"--train_data_path={tmp_path}/demo_stage2/demo_stage2-train", f"--valid_data_path=held_out={valid}"]
-    layout = "--pipeline_model_parallel_size 2 --finetune --hidden_dropout 0.25 --lima_dropout --micro_batch_size 2 --train_iters 8".split()
+    layout = [
+        "--pipeline_model_parallel_size",
+        "2",
+        "--finetune",
+        "--hidden_dropout",
+        "0.25",
+        "--lima_dropout",
+        "--micro_batch_size",
+        "2",
+        "--train_iters",
+        "8",
+    ]
     run(
         "megatron_train",
         *common,
@@ -107,7 +144,8 @@ def test_conversations_become_a_model_that_transformers_loads(tmp_path: Path) ->
     run("checkpoint_convert", "to-hf", str(tmp_path / "stage2"), str(tmp_path / "out"))
     assert abs(transformers_loss(tmp_path / "out", valid, 129) - evaluations(tmp_path / "stage2")["held_out"]) < 1e-5
 
+    record = json.loads((ROOT / "examples/data/gsm8k/train.jsonl").read_text().splitlines()[0])
+    messages = [{"role": "user", "content": record["question"]}, {"role": "assistant", "content": record["answer"]}]
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    written = ShardReader(f"{tmp_path}/demo_stage1/demo_stage1-train-text")[0].tolist()
-    rendered = tokenizer.decode(written)
-    assert tokenizer.encode(rendered, add_special_tokens=False)[:2] == written[:2]
+    served = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+    assert served == ShardReader(tmp_path / "demo_stage1" / "demo_stage1-train-text")[0].tolist()
