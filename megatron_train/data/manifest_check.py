@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from megatron_train.config import Data
@@ -56,4 +57,4 @@ def check_same_data(state: TrainState, samples: Samples) -> TrainState:
             "the training shards are not those the checkpoint was trained on; going on at the same sample number of "
             "the new order"
         )
-    return TrainState(state.iteration, state.consumed_train_samples, state.skipped_iterations, found)
+    return replace(state, data_fingerprint=found)
