@@ -30,7 +30,7 @@ from megatron_train.model.build import build_model
 from megatron_train.model_config import ModelConfig
 from megatron_train.optim.loss import loss_factors, masked_loss_sum
 from megatron_train.optim.lr_schedule import learning_rate
-from megatron_train.optim.optimizer import build_optimizer, set_learning_rate, wrap_model
+from megatron_train.optim.optimizer import build_optimizer, set_rates, wrap_model
 from megatron_train.optim.update import apply_update, is_spike
 from megatron_train.parallel.distributed import init_distributed, planned_layout, say, sum_over_ranks, warn, world_size
 from megatron_train.parallel_layout import ParallelLayout
@@ -137,7 +137,7 @@ def train_step(
     outputs = forward_backward(chunks, batches)
     loss, targets, tokens, squared = global_sums(outputs, batches, layout)
     timer.mark("forward_backward")
-    set_learning_rate(optimizer, lr)
+    set_rates(optimizer, lr, config.optimizer.weight_decay)
     applied, grad_norm = apply_update(optimizer, config.optimizer.clip_grad, partial(is_unwanted, state, config, loss))
     timer.mark("optimizer")
 

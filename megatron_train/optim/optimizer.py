@@ -83,9 +83,11 @@ def _finalize(chunks: list[Any], num_tokens: Any = None, **groups: Any) -> None:
     finalize_model_grads(chunks, None, **groups)
 
 
-def set_learning_rate(optimizer: MegatronOptimizer, lr: float) -> None:
+def set_rates(optimizer: MegatronOptimizer, lr: float, weight_decay: float) -> None:
+    """For the next step. megatron-core marks biases and norms with `wd_mult` 0 and leaves applying it to its caller."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_mult", 1.0)
+        group["lr"] = lr * group["lr_mult"]
+        group["weight_decay"] = weight_decay * group["wd_mult"]
 
 
 def gather_weights(chunks: list[Any], config: TrainConfig) -> None:

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_train.optim.optimizer import set_rates
+from tests.conftest import toy_documents, write_shard
+from tests.megatron_train.toy_run import LLAMA, MODELS, full_parameters, start
+
+pytestmark = pytest.mark.usefixtures("single_process")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, object]:
+    return {"train_data_path": [write_shard(tmp_path / "toy", toy_documents(8))], "global_batch_size": 4}
+
+
+def test_weights_decay_and_one_dimensional_parameters_do_not(settings: dict[str, object]) -> None:
+    """With a learning rate of one and no gradient to speak of, what shrinks is what decays."""
+    run = start(MODELS["neox_parallel"], settings | {"lr": 1.0, "weight_decay": 0.25, "adam_eps": 1e9})
+    before = full_parameters(run.chunks)[0]
+    run.step()
+    after = full_parameters(run.chunks)[0]
+    kinds = {"layernorm": 1.0, "bias": 1.0, "weight": 0.75}
+    for key, value in after.items():
+        kind = next(name for name in kinds if name in key)
+        torch.testing.assert_close(value, before[key] * kinds[kind], rtol=1e-5, atol=1e-6, msg=key)
+
+
+def test_gradients_are_clipped_to_the_norm(settings: dict[str, object]) -> None:
+    """Adam with a large eps moves by lr x gradient / eps, so the length of the move is that of the clipped gradient."""
+    adam: dict[str, object] = {"lr": 1.0, "adam_eps": 1e4, "weight_decay": 0.0, "lr_decay_style": "constant"}
+    for limit in (0.25, 0.0):
+        run = start(LLAMA, settings | adam | {"clip_grad": limit})
+        before = full_parameters(run.chunks)[0]
+        report = run.step()
+        after = full_parameters(run.chunks)[0]
+        moved = sum(float((after[key] - before[key]).double().pow(2).sum()) for key in before) ** 0.5 * 1e4
+        assert report.grad_norm > 0.5
+        assert moved == pytest.approx(limit or report.grad_norm, rel=2e-2)
+
+
+def test_set_rates_reaches_every_group_and_spares_what_does_not_decay(settings: dict[str, object]) -> None:
+    run = start(LLAMA, settings)
+    set_rates(run.optimizer, 3e-4, 0.1)
+    assert [group["lr"] for group in run.optimizer.param_groups] == [3e-4, 3e-4]
+    assert sorted(group["weight_decay"] for group in run.optimizer.param_groups) == [0.0, 0.1]
+
+
+def test_an_iteration_with_infinite_gradients_changes_nothing(settings: dict[str, object]) -> None:
+    for precision in ({}, {"bf16": True}, {"fp16": True, "initial_loss_scale": 1024.0, "hysteresis": 1}):
+        run = start(LLAMA, settings | precision | {"lr": 1e-2})
+        weight = next(iter(run.chunks[0].parameters()))
+        handle = weight.register_hook(lambda gradient: gradient * float("inf"))
+        before = full_parameters(run.chunks)[0]
+        report = run.step()
+        assert report.skipped
+        assert run.state.skipped_iterations == 1
+        after = full_parameters(run.chunks)[0]
+        assert all(torch.equal(after[key], before[key]) for key in before)
+        handle.remove()
+        assert not run.step().skipped
+
+
+def test_a_run_whose_every_iteration_was_skipped_can_be_saved_and_resumed(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    run = start(LLAMA, settings | {"lr": 1e-2})
+    handle = next(iter(run.chunks[0].parameters())).register_hook(lambda gradient: gradient * float("nan"))
+    assert run.step().skipped
+    handle.remove()
+    folder = run.save(tmp_path / "checkpoints")
+    expected = run.step().lm_loss
+    assert start(LLAMA, settings | {"lr": 1e-2}, folder, resume=True).step().lm_loss == expected
