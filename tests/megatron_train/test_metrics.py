@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from megatron_train.command_line import config_from_settings
+from megatron_train.config import TrainConfig
+from megatron_train.report.flops import model_flops
+from megatron_train.report.metrics import Reporter, StepReport, console_line, cut_back
+from tests.megatron_train.toy_run import LLAMA
+
+REPORT = StepReport(
+    iteration=30,
+    lm_loss=1.23456,
+    lr=9.5e-6,
+    grad_norm=0.51234,
+    num_target_tokens=6_000,
+    num_tokens=10_000,
+    tokens_per_second=12_345.6,
+    mfu=None,
+    consumed_train_samples=1920,
+    epoch=0.25,
+    step_seconds=0.81,
+    skipped=False,
+)
+
+
+def test_console_line_is_for_people() -> None:
+    assert console_line(REPORT, 12_000) == (
+        "iter    30/12000 | loss 1.2346 | lr 9.5e-06 | grad 0.512 | 12,346 tok/s | 60% trained on | epoch 0.25 | "
+        "0.81 s/it | left 2:41:35"
+    )
+
+
+def test_console_line_shows_what_is_wrong() -> None:
+    line = console_line(replace(REPORT, lm_loss=math.nan, grad_norm=math.inf, skipped=True, loss_scale=512.0), 100)
+    assert "loss nan" in line
+    assert "grad inf" in line
+    assert "scale 512" in line
+    assert "NOT APPLIED: not finite" in line
+
+
+def test_console_line_has_mfu_where_the_peak_is_known() -> None:
+    assert "MFU 51.2%" in console_line(replace(REPORT, mfu=0.5123), 100)
+
+
+def reporter(folder: Path, iteration: int = 0, **settings: object) -> Reporter:
+    return Reporter(config_from_settings({"save": str(folder), "train_iters": 100} | settings, "test"), iteration)
+
+
+def lines_of(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_metrics_file_has_the_documented_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = reporter(tmp_path, log_interval=30)
+    log.step(replace(REPORT, iteration=29))
+    log.step(REPORT)
+    log.evaluation(30, {"val": {"loss": 1.5, "ppl": 4.4817, "token_accuracy": 0.61, "num_target_tokens": 1234}})
+    log.close()
+    first, second, evaluation = lines_of(tmp_path)
+    assert set(first) >= {
+        "iteration", "lm_loss", "lr", "grad_norm", "num_target_tokens", "num_tokens", "tokens_per_second", "mfu",
+        "consumed_train_samples", "epoch", "step_seconds", "skipped",
+    }  # fmt: skip
+    assert (second["iteration"], second["lm_loss"], second["lr"]) == (30, 1.23456, 9.5e-6)
+    assert evaluation == {
+        "iteration": 30,
+        "eval": {"val": {"loss": 1.5, "ppl": 4.4817, "token_accuracy": 0.61, "num_target_tokens": 1234}},
+    }
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 2
+    assert printed[1] == "eval after 30 | val | loss 1.5000 | ppl 4.482 | token accuracy 61.0% | 1,234 target tokens"
+
+
+def test_a_skipped_iteration_is_always_on_the_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reporter(tmp_path, log_interval=50).step(replace(REPORT, skipped=True))
+    assert "NOT APPLIED" in capsys.readouterr().out
+
+
+def test_resuming_cuts_the_file_back(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iteration": 2, "eval": {}}\n{"iteration": 3}\n{"itera')
+    cut_back(path, 2)
+    assert path.read_text() == '{"iteration": 1}\n{"iteration": 2}\n{"iteration": 2, "eval": {}}\n'
+    reporter(tmp_path, iteration=1)
+    assert lines_of(tmp_path) == [{"iteration": 1}]
+
+
+def test_cut_back_of_no_file_makes_none(tmp_path: Path) -> None:
+    cut_back(tmp_path / "metrics.jsonl", 5)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_tensorboard_gets_megatrons_names(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = reporter(tmp_path, tensorboard_dir=str(tmp_path / "tb"))
+    log.step(REPORT)
+    log.evaluation(30, {"val": {"loss": 1.5, "ppl": 4.5, "token_accuracy": 0.6, "num_target_tokens": 12}})
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    names = set(events.Tags()["scalars"])
+    assert {"lm loss", "grad_norm", "lm loss validation val", "lm loss validation ppl val"} <= names
+    assert [(e.step, round(e.value, 4)) for e in events.Scalars("lm loss")] == [(30, 1.2346)]
+
+
+def test_wandb_without_a_key_is_one_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    reporter(tmp_path, wandb_logger=True).step(REPORT)
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 1
+    assert warnings[0].startswith("warning: --wandb_logger: ")
+    assert warnings[0].endswith("going on without it")
+
+
+def test_nothing_is_written_without_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    Reporter(TrainConfig(), 0).step(REPORT)
+    assert "iter 30/0" in capsys.readouterr().out
+
+
+def test_model_flops_by_hand() -> None:
+    """Per layer 64 x (64 + 2 x 32) qkv, 64 x 64 projection, 3 x 64 x 96 MLP, 2 x 64 norms; 128 rows of output."""
+    per_layer = 64 * 128 + 64 * 64 + 3 * 64 * 96 + 128
+    assert LLAMA.parameters_per_layer() == per_layer
+    assert model_flops(LLAMA, 10, 0) == 6 * 10 * (4 * per_layer + 128 * 64)
+    assert model_flops(LLAMA, 0, 100) == 6 * 4 * 64 * 100
+
+
+def test_model_flops_of_the_70b_at_4096() -> None:
+    """6 x 68.7e9 per token and 6 x 80 x 8192 x 4096 for attention: about 4.3e11 a token."""
+    from megatron_train.model_config import ModelConfig
+
+    model = ModelConfig.load(Path(__file__).parents[2] / "configs" / "model" / "llama2_70b.yaml")
+    assert model_flops(model, 4096, 4096**2) / 4096 == pytest.approx(4.284e11, rel=1e-3)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from megatron.core import tensor_parallel
+
+from megatron_train.config import TrainConfig
+from megatron_train.parallel.distributed import init_distributed
+from megatron_train.parallel_layout import ParallelLayout
+from megatron_train.state.checkpoint_folder import CheckpointError
+from megatron_train.state.train_state import TrainState, load_rng, save_rng
+
+
+def test_advance_counts_iterations_samples_and_skips() -> None:
+    state = TrainState().advance(64, True).advance(64, False)
+    assert (state.iteration, state.consumed_train_samples, state.skipped_iterations) == (2, 128, 1)
+
+
+def test_save_and_load_give_the_same_as_readable_json(tmp_path: Path) -> None:
+    state = TrainState(3, 192, 1, "abc")
+    state.save(tmp_path)
+    assert json.loads((tmp_path / "train_state.json").read_text())["consumed_train_samples"] == 192
+    assert TrainState.load(tmp_path) == state
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"iterations": 3}', '{"iteration": "many"}'])
+def test_a_damaged_file_says_how_to_go_on(tmp_path: Path, text: str) -> None:
+    (tmp_path / "train_state.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"train_state.json: cannot be read .*load with --finetune"):
+        TrainState.load(tmp_path)
+
+
+def draws() -> list[float]:
+    own = torch.rand(3).tolist()
+    with tensor_parallel.get_cuda_rng_tracker().fork():
+        return own + torch.rand(3).tolist()
+
+
+def test_random_streams_go_on_where_they_were(tmp_path: Path, single_process: None) -> None:
+    layout = init_distributed(TrainConfig().parallel, 5)
+    first = draws()
+    save_rng(tmp_path, layout)
+    expected = draws()
+    init_distributed(TrainConfig().parallel, 6)
+    assert load_rng(tmp_path, layout)
+    assert draws() == expected
+    assert len({*first, *expected}) == 12
+
+
+def test_streams_of_another_layout_are_not_taken(tmp_path: Path, single_process: None) -> None:
+    layout = init_distributed(TrainConfig().parallel, 5)
+    assert not load_rng(tmp_path, layout)
+    save_rng(tmp_path, layout)
+    before = torch.get_rng_state()
+    assert not load_rng(tmp_path, ParallelLayout(world_size=2, tp=2))
+    assert torch.equal(torch.get_rng_state(), before)
