@@ -9,11 +9,11 @@ from typing import Any
 from pretokenizer.chat_format import ChatFormat
 from pretokenizer.document_table import DocumentTable, read_tables
 from pretokenizer.duplicates import DuplicateReport, handle_duplicates
-from pretokenizer.lengths import plot_histogram
+from pretokenizer.lengths import plot_histograms
 from pretokenizer.manifest import MANIFEST_NAME, DataManifest, DatasetCounts, FileRecord, SplitManifest
 from pretokenizer.plan import Plan
 from pretokenizer.publish import sha256_file, write_json_atomic, write_text_atomic
-from pretokenizer.report import has_plots, markdown_report
+from pretokenizer.report import PLOT_NAME, has_plots, markdown_report
 from pretokenizer.selection import Selected, select
 from pretokenizer.shard import optimal_dtype
 from pretokenizer.stats import DatasetStats, dataset_stats, published_report, total_stats
@@ -21,6 +21,7 @@ from pretokenizer.token_store import TokenStore
 from pretokenizer.tokenizer import Tokenizer
 from pretokenizer.write_shards import write_shards
 
+TEMPLATE_NAME = "chat_template.jinja"
 PACKAGES = ("oasst-megatron", "numpy", "sentencepiece", "tokenizers", "gigatoken", "orjson")
 
 
@@ -46,12 +47,12 @@ def assemble(
         write_text_atomic(
             prefix.with_name(prefix.name + "_stats.txt"), published_report(title, stats[split]), sync=False
         )
-        if has_plots() and any(s.accepted for s in stats[split]):
-            lengths = total_stats(stats[split]).lengths
-            plot_histogram(lengths, prefix.with_name(prefix.name + "_lengths.png"), prefix.name)
+    if has_plots() and any(s.accepted for parts in stats.values() for s in parts):
+        lengths = {split: total_stats(parts).lengths for split, parts in stats.items()}
+        plot_histograms(lengths, output / PLOT_NAME)
 
     write_json_atomic_compact(output / "special_tokens.json", tokenizer.special_tokens)
-    tokenizer.save(output / "tokenizer", chat_format.name)
+    save_tokenizer(output / "tokenizer", tokenizer, chat_format)
     reports = _reports(plan, tables, duplicates)
     report = markdown_report(plan, final, splits, stats, reports, store, tokenizer, chat_format)
     write_text_atomic(output / "stats.md", report, sync=False)
@@ -60,6 +61,12 @@ def assemble(
     manifest = _manifest(plan, tokenizer, chat_format, splits, stats, reports, output)
     manifest.save(output)
     return manifest
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer, chat_format: ChatFormat) -> None:
+    """The tokenizer and its chat template, as `tokenizer/` of an output or of a part."""
+    tokenizer.save(folder, chat_format.name)
+    write_text_atomic(folder / TEMPLATE_NAME, chat_format.hf_chat_template, sync=False)
 
 
 def write_json_atomic_compact(path: Path, value: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import shutil
 import sys
+import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -19,11 +20,13 @@ from typing import Any
 from tqdm import tqdm
 
 from pretokenizer.assemble import assemble
+from pretokenizer.chat_format import ChatFormat
 from pretokenizer.config import PretokenizeConfig, RunOptions
 from pretokenizer.manifest import DataManifest
 from pretokenizer.plan import Plan, Task, load_plan_tokenizer, make_plan
 from pretokenizer.publish import publish_folder, write_json_atomic
 from pretokenizer.tasks import TaskRunner
+from pretokenizer.tokenizer import Tokenizer
 
 PLAN_NAME = "plan.json"
 
@@ -38,13 +41,27 @@ def build(config: PretokenizeConfig, options: RunOptions) -> DataManifest:
     refuse_finished(final, options.overwrite)
     plan = make_plan(config)
     with work_folder(final, plan, options.overwrite) as work:
-        run_tasks(plan, list(plan.tasks), work / "parts", options)
-        tokenizer, chat_format = load_plan_tokenizer(config)
+        loaded = load_plan_tokenizer(config)
+        run_tasks(plan, list(plan.tasks), work / "parts", options, loaded)
         output = fresh_folder(work / "output")
-        manifest = assemble(plan, tokenizer, chat_format, [work / "parts"], output, final)
+        manifest = assemble(plan, *loaded, [work / "parts"], output, final)
         publish(output, final)
     shutil.rmtree(work)
+    if config.compress:
+        compress(final)
     return manifest
+
+
+def compress(folder: Path) -> None:
+    """Pack a finished folder into `<folder>.tar.gz` beside it."""
+    target = folder.with_name(folder.name + ".tar.gz")
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        with tarfile.open(temporary, "w:gz") as archive:
+            archive.add(folder, arcname=folder.name)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def refuse_finished(final: Path, overwrite: bool) -> None:
@@ -79,7 +96,9 @@ def work_folder(final: Path, plan: Plan, overwrite: bool) -> Iterator[Path]:
         yield work
 
 
-def run_tasks(plan: Plan, tasks: list[Task], folder: Path, options: RunOptions) -> None:
+def run_tasks(
+    plan: Plan, tasks: list[Task], folder: Path, options: RunOptions, loaded: tuple[Tokenizer, ChatFormat]
+) -> None:
     """Do the tasks that are not done yet, in this process or in several."""
     with tqdm(total=len(tasks), desc="read and encode", unit="part", disable=None) as progress:
         if options.executor == "ray":
@@ -87,7 +106,7 @@ def run_tasks(plan: Plan, tasks: list[Task], folder: Path, options: RunOptions) 
 
             run_on_ray(plan, tasks, folder, options.workers, progress)
         elif options.workers == 1 or len(tasks) == 1:
-            runner = TaskRunner(plan, folder)
+            runner = TaskRunner(plan, folder, loaded)
             for task in tasks:
                 runner.run(task)
                 progress.update()

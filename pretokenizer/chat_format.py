@@ -11,7 +11,10 @@ chatml, used by the llama2-70b card:
 
     <|system|>Be brief.<|endoftext|><|prompter|>Why is the sky blue?<|endoftext|><|assistant|>Scattering.<|endoftext|>
 
-A new format is a class here and a line in CHAT_FORMATS.
+llama2 is Llama 2's own: `<s>[INST] Why is the sky blue? [/INST] Scattering. </s>`.
+
+A new format is a class here and a line in CHAT_FORMATS; a Jinja template in a file needs neither
+(chat_template_file.py).
 """
 
 from collections.abc import Iterable, Sequence
@@ -124,7 +127,54 @@ class Oasst(FramedFormat):
     )
 
 
-CHAT_FORMATS: dict[str, ChatFormat] = {"chatml": ChatML(), "oasst": Oasst()}
+class Llama2(ChatFormat):
+    """Llama 2 chat: `<s>[INST] <<SYS>>\\nSYSTEM\\n<</SYS>>\\n\\nUSER [/INST] REPLY </s>`, then `<s>[INST] USER [/INST]
+    ...`.
+
+    The system message is part of the first user turn, and so is a context, in front of the question. Texts are
+    stripped, as Meta's code does.
+    """
+
+    name = "llama2"
+    special_tokens = ("<s>", "</s>")
+    end_of_turn = "</s>"
+    generation_prompt = ""
+    hf_chat_template = (
+        "{% set ns = namespace(held='') %}"
+        "{% for message in messages %}"
+        "{% if message['role'] == 'system' %}"
+        "{% set ns.held = '<<SYS>>\\n' + message['content'] | trim + '\\n<</SYS>>\\n\\n' %}"
+        "{% elif message['role'] == 'user' %}"
+        "{% set follows = messages[loop.index] if not loop.last else {'role': ''} %}"
+        "{% set context = follows['content'] | trim + '\\n\\n' if follows['role'] == 'context' else '' %}"
+        "{{ '<s>[INST] ' + ns.held + context + message['content'] | trim + ' [/INST]' }}{% set ns.held = '' %}"
+        "{% elif message['role'] == 'assistant' %}"
+        "{% set turn = ' ' + message['content'] | trim + ' </s>' %}"
+        "{% if message.get('train', true) and message.get('weight', 1) != 0 %}"
+        "{% generation %}{{ turn }}{% endgeneration %}"
+        "{% else %}{{ turn }}{% endif %}"
+        "{% elif message['role'] != 'context' %}{{ raise_exception('unknown role ' + message['role']) }}{% endif %}"
+        "{% endfor %}"
+    )
+
+    def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        """A user turn holds what stands before its question. Raises ChatFormatError for a question without a reply."""
+        turns: list[Turn] = []
+        held = ""
+        for position, (role, text) in enumerate(messages):
+            if role is Role.SYSTEM:
+                held = f"<<SYS>>\n{text.strip()}\n<</SYS>>\n\n"
+            elif role is Role.USER:
+                follows = messages[position + 1] if position + 1 < len(messages) else None
+                context = f"{follows.text.strip()}\n\n" if follows and follows.role is Role.CONTEXT else ""
+                turns.append(Turn("<s>[INST] ", held + context + text.strip(), " [/INST]", role))
+                held = ""
+            elif role is not Role.CONTEXT:
+                turns.append(Turn(" ", text.strip(), " </s>", role))
+        return turns
+
+
+CHAT_FORMATS: dict[str, ChatFormat] = {"chatml": ChatML(), "llama2": Llama2(), "oasst": Oasst()}
 
 
 def get_chat_format(name: str) -> ChatFormat:

@@ -42,6 +42,8 @@ class DatasetEntry:
     """Number of train samples to draw."""
     data_path: str | None = None
     """Folder to look in instead of data_dir."""
+    revision: str | None = None
+    """Commit or branch of the data set on the hub; default: the source's own."""
     options: dict[str, Any] = field(default_factory=dict)
     """What the data set's own source understands, e.g. `lang`, `top_k`, `input_file_path`."""
 

@@ -5,11 +5,12 @@
     batch.tokens, batch.document_sizes, batch.turn_sizes, batch.turn_roles
 
 A control token spelled inside a message (`<|im_end|>` in user text) stays text, or becomes the control token with
-`special_tokens_in_text="encode"`; either way it is counted. Turns are encoded each on its own, which gives the ids of
-the whole text wherever turns begin with a control token, as chatml's and oasst's do.
+`special_tokens_in_text="encode"`; either way it is counted. The ids are those of the whole text. Where turns begin with
+a control token, as chatml's and oasst's do, each can be encoded on its own.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from pretokenizer.engine import FastEngine
 from pretokenizer.roles import Role
 from pretokenizer.tokenizer import Tokenizer
 
-PROOF_INTERVAL = 256
+PROOF_INTERVAL = 512
 """One document in so many is also encoded by the reference."""
 
 
@@ -96,15 +97,41 @@ class Encoder:
     def _encode_by_reference(self, conversations: Sequence[Conversation]) -> EncodedBatch:
         documents = [self.chat_format.turns(conversation.messages) for conversation in conversations]
         pieces = [[self._pieces(turn) for turn in turns] for turns in documents]
-        plain = [p for turns in pieces for turn in turns for p in turn if isinstance(p, str)]
-        encoded = iter(self.tokenizer.encode_plain_batch(plain))
-        rows = [[_assemble(turn, encoded) for turn in turns] for turns in pieces]
+        if isinstance(self.chat_format, FramedFormat):
+            plain = [p for turns in pieces for turn in turns for p in turn if isinstance(p, str)]
+            encoded = iter(self.tokenizer.encode_plain_batch(plain))
+            rows = [[_assemble(turn, encoded) for turn in turns] for turns in pieces]
+        else:
+            rows = [self._encode_across_turns(turns) for turns in pieces]
         joined = _join_documents(rows, [[turn.role for turn in turns] for turns in documents])
         counts = [sum(len(self._special.findall(turn.text)) for turn in turns) for turns in documents]
         texts = ["".join(t.prefix + t.text + t.suffix for t in turns) for turns in documents]
         return joined._replace(
             control_counts=np.array(counts, dtype=np.int64), texts=texts if self.keep_texts else None
         )
+
+    def _encode_across_turns(self, turns: list[list[int | str]]) -> list[list[int]]:
+        """Ids of each turn where a turn may begin inside a text: text runs on, and a token goes to where it begins."""
+        rows: list[list[int]] = [[] for _ in turns]
+        run, owners = "", [(0, 0)]  # text since the last control token, and (character, turn) where turns begin in it
+
+        def flush() -> None:
+            ids, begins = self.tokenizer.encode_plain_offsets(run) if run else ([], [])
+            firsts = [character for character, _ in owners]
+            for token_id, begin in zip(ids, begins, strict=True):
+                rows[owners[max(0, bisect_right(firsts, begin) - 1)][1]].append(token_id)
+
+        for number, turn in enumerate(turns):
+            owners.append((len(run), number))
+            for piece in turn:
+                if isinstance(piece, str):
+                    run += piece
+                    continue
+                flush()
+                rows[number].append(piece)
+                run, owners = "", [(0, number)]
+        flush()
+        return rows
 
     def _pieces(self, turn: Turn) -> list[int | str]:
         """A turn as ids of control tokens and plain texts between them."""
@@ -164,27 +191,42 @@ class _FramedPass:
         """The batch, and the numbers of documents in it that are not right."""
         assert self.engine is not None
         texts = [self.render(conversation) for conversation in conversations]
-        flat, offsets = self.engine.encode(texts)
         turn_counts = np.array([len(conversation.messages) for conversation in conversations], dtype=np.int64)
-        roles = np.fromiter(chain.from_iterable(_roles(conversations)), dtype=np.uint8, count=int(turn_counts.sum()))
+        roles = np.array([m[0] for conversation in conversations for m in conversation.messages], dtype=np.uint8)
+        expected = self.frame_ids[roles].reshape(-1)
+        flat = self.engine.encode_joined(texts)
+        positions = np.flatnonzero(self.is_special[flat])
+        odd = np.empty(0, dtype=np.int64)
+        if np.array_equal(flat[positions], expected):
+            starts = positions[:: self.specials_per_turn]
+        else:
+            flat, starts, odd = self._encode_one_by_one(texts, turn_counts, expected)
+        turn_sizes = np.diff(starts, append=flat.size)
+        document_sizes = np.add.reduceat(turn_sizes, np.cumsum(turn_counts) - turn_counts)
+        controls = np.zeros(len(texts), dtype=np.int64)
+        return EncodedBatch(flat, document_sizes, turn_counts, turn_sizes, roles, controls, texts), odd.tolist()
+
+    def _encode_one_by_one(
+        self, texts: list[str], turn_counts: NDArray[np.int64], expected: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
+        """(ids, (T,) turn starts, odd documents): the slower way, for a batch with control tokens in its texts.
+
+        An odd document's turns all start at its end but the first, until it is replaced.
+        """
+        assert self.engine is not None
+        flat, offsets = self.engine.encode(texts)
         positions = np.flatnonzero(self.is_special[flat])
         found = np.diff(np.searchsorted(positions, offsets))
-        odd = np.flatnonzero(found != turn_counts * self.specials_per_turn)
-        if odd.size:
-            is_odd = np.zeros(len(texts), dtype=bool)
-            is_odd[odd] = True
-            positions = positions[~np.repeat(is_odd, found)]
-            kept_roles = roles[~np.repeat(is_odd, turn_counts)]
-        else:
-            kept_roles = roles
-        starts = positions[:: self.specials_per_turn]
-        if not np.array_equal(flat[positions], self.frame_ids[kept_roles].reshape(-1)):
+        is_odd = found != turn_counts * self.specials_per_turn
+        is_odd_turn = np.repeat(is_odd, turn_counts)
+        positions = positions[~np.repeat(is_odd, found)]
+        if not np.array_equal(flat[positions], expected[~np.repeat(is_odd_turn, self.specials_per_turn)]):
             raise EngineMismatchError(texts[0])
-        turn_sizes = self._turn_sizes(starts, odd, turn_counts, offsets)
-        batch = EncodedBatch(
-            flat, np.diff(offsets), turn_counts, turn_sizes, roles, np.zeros(len(texts), dtype=np.int64), texts
-        )
-        return batch, odd.tolist()
+        starts = np.repeat(offsets[1:], turn_counts)
+        starts[~is_odd_turn] = positions[:: self.specials_per_turn]
+        first_turns = np.cumsum(turn_counts) - turn_counts
+        starts[first_turns[is_odd]] = offsets[:-1][is_odd]
+        return flat, starts, np.flatnonzero(is_odd)
 
     def render(self, conversation: Conversation) -> str:
         """The text of a document."""
@@ -194,27 +236,6 @@ class _FramedPass:
             prefix, suffix = frames[role]
             pieces += (prefix, text, suffix)
         return "".join(pieces)
-
-    def _turn_sizes(
-        self,
-        starts: NDArray[np.int64],
-        odd: NDArray[np.int64],
-        turn_counts: NDArray[np.int64],
-        offsets: NDArray[np.int64],
-    ) -> NDArray[np.int64]:
-        """(T,) sizes; an odd document's whole size stands in its first turn, to be replaced."""
-        if odd.size:
-            first = np.cumsum(turn_counts) - turn_counts
-            is_odd_turn = np.repeat(np.isin(np.arange(turn_counts.size), odd), turn_counts)
-            all_starts = np.repeat(offsets[1:], turn_counts)
-            all_starts[~is_odd_turn] = starts
-            all_starts[first[odd]] = offsets[odd]
-            starts = all_starts
-        return np.diff(np.append(starts, offsets[-1]))
-
-
-def _roles(conversations: Sequence[Conversation]) -> list[list[int]]:
-    return [[message[0] for message in conversation.messages] for conversation in conversations]
 
 
 def _assemble(pieces: list[int | str], encoded: Iterator[list[int]]) -> list[int]:

@@ -1,5 +1,6 @@
 """Document lengths: histograms, and how well documents pack into rows of a given length. Pure functions of lengths."""
 
+from bisect import bisect_left, insort
 from pathlib import Path
 
 import numpy as np
@@ -43,42 +44,52 @@ def pack(lengths: NDArray[np.int64], row_length: int) -> tuple[int, float]:
     (2, 1.0)
     """
     counts = np.bincount(np.minimum(lengths[lengths > 0], row_length), minlength=row_length + 1)
-    free = np.zeros(row_length + 1, dtype=np.int64)  # free[r] = rows with room for r more tokens
+    free: dict[int, int] = {}  # room left -> rows with so much
+    rooms: list[int] = []  # its keys, sorted
     rows = 0
-    for length in range(row_length, 0, -1):
+
+    def add(room: int, count: int) -> None:
+        if room not in free:
+            insort(rooms, room)
+        free[room] = free.get(room, 0) + count
+
+    for length in np.flatnonzero(counts)[::-1].tolist():
         left = int(counts[length])
         while left:
-            fitting = np.flatnonzero(free[length:])
-            if fitting.size:
-                room = length + int(fitting[0])
-                moved = min(left, int(free[room]))
-                free[room] -= moved
-                free[room - length] += moved
-                left -= moved
-            else:
+            position = bisect_left(rooms, length)
+            if position == len(rooms):
                 per_row = row_length // length
                 whole, rest = divmod(left, per_row)
-                free[row_length - per_row * length] += whole
-                if rest:
-                    free[row_length - rest * length] += 1
-                rows += whole + bool(rest)
-                left = 0
+                for count, filled in ((whole, per_row * length), (min(rest, 1), rest * length)):
+                    rows += count
+                    if count:
+                        add(row_length - filled, count)
+                break
+            room = rooms[position]
+            moved = min(left, free[room])
+            left -= moved
+            free[room] -= moved
+            if not free[room]:
+                del free[room], rooms[position]
+            add(room - length, moved)
     tokens = int((counts * np.arange(row_length + 1)).sum())
     return rows, tokens / (rows * row_length) if rows else 0.0
 
 
-def plot_histogram(lengths: NDArray[np.int64], path: Path, title: str) -> None:
-    """Write a PNG. Needs matplotlib."""
+def plot_histograms(lengths_by_split: dict[str, NDArray[np.int64]], path: Path) -> None:
+    """Write a PNG with a panel a split. Needs matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    bounds, counts = histogram(lengths)
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    figure = Figure(figsize=(7, 3 * len(lengths_by_split)))
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.bar(range(len(counts)), counts, width=0.95)
-    axes.set_xticks([i - 0.5 for i in range(len(bounds))], [f"{bound:,}" for bound in bounds], rotation=45)
-    axes.set_xlabel("tokens per document")
-    axes.set_ylabel("documents")
-    axes.set_title(title)
+    figure.subplots_adjust(left=0.12, right=0.97, top=0.93, bottom=0.1, hspace=0.5)
+    panels = figure.subplots(len(lengths_by_split), squeeze=False)[:, 0]
+    for panel, (split, lengths) in zip(panels, lengths_by_split.items()):
+        bounds, counts = histogram(lengths)
+        panel.bar(range(len(counts)), counts, width=0.95)
+        panel.set_xticks([i - 0.5 for i in range(len(bounds))], [f"{bound:,}" for bound in bounds])
+        panel.set_xlabel("tokens per document")
+        panel.set_ylabel("documents")
+        panel.set_title(split)
     figure.savefig(path, dpi=100, metadata={"Software": None})

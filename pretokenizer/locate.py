@@ -38,7 +38,8 @@ def locate_files(entry: DatasetEntry, source: Source, data_dir: Path, cache_dir:
         )
     from pretokenizer.hub import fetch
 
-    return _choose(entry, source, fetch(source.hub, folder, cache_dir))
+    hub = source.hub._replace(revision=entry.revision) if entry.revision else source.hub
+    return _choose(entry, source, fetch(hub, folder, cache_dir))
 
 
 def _named_file(entry: DatasetEntry, path: str, data_dir: Path, folder: Path) -> Path:

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pretokenizer.assemble import assemble
+from pretokenizer.assemble import TEMPLATE_NAME, assemble, save_tokenizer
 from pretokenizer.build import (
     PLAN_NAME,
     BuildError,
@@ -20,7 +20,8 @@ from pretokenizer.build import (
     run_tasks,
     work_folder,
 )
-from pretokenizer.chat_format import get_chat_format
+from pretokenizer.chat_format import CHAT_FORMATS
+from pretokenizer.chat_template_file import read_template
 from pretokenizer.config import PretokenizeConfig, RunOptions
 from pretokenizer.locate import DatasetFiles
 from pretokenizer.manifest import DataManifest
@@ -40,10 +41,11 @@ def build_part(config: PretokenizeConfig, options: RunOptions) -> Path:
     refuse_finished(final, options.overwrite)
     plan = make_plan(config)
     with work_folder(final, plan, options.overwrite) as work:
-        run_tasks(plan, list(plan.tasks[options.part :: options.num_parts]), work / "parts", options)
-        output = fresh_folder(work / "output")
         tokenizer, chat_format = load_plan_tokenizer(config)
-        tokenizer.save(output / "tokenizer", chat_format.name)
+        tasks = list(plan.tasks[options.part :: options.num_parts])
+        run_tasks(plan, tasks, work / "parts", options, (tokenizer, chat_format))
+        output = fresh_folder(work / "output")
+        save_tokenizer(output / "tokenizer", tokenizer, chat_format)
         write_json_atomic(output / PLAN_NAME, plan_to_json(plan), sync=False)
         (work / "parts").rename(output / "parts")
         publish(output, final)
@@ -69,7 +71,8 @@ def merge(folders: list[Path], final: Path, overwrite: bool = False) -> DataMani
             f"tasks {missing} of {len(plan.tasks)} are in none of the folders; give all of them, or build the rest"
         )
     tokenizer = load_tokenizer_folder(folders[0] / "tokenizer")
-    chat_format = get_chat_format(plan.config.chat_format)
+    template = folders[0] / "tokenizer" / TEMPLATE_NAME
+    chat_format = CHAT_FORMATS.get(plan.config.chat_format) or read_template(template, tokenizer)
     final.parent.mkdir(parents=True, exist_ok=True)
     output = fresh_folder(final.with_name(final.name + ".merging"))
     manifest = assemble(plan, tokenizer, chat_format, part_folders, output, final)

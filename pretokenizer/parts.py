@@ -64,7 +64,7 @@ class PartWriter:
         self._dtype = np.dtype(dtype)
         self._keep_texts = keep_texts
         self._columns: dict[str, list[NDArray[Any]]] = {name: [] for name in _COLUMNS}
-        self._lang_ids = {"unknown": 0}
+        self._lang_ids: dict[str | None, int] = {None: 0, "unknown": 0}
 
     def __enter__(self) -> "PartWriter":
         self._tokens: BinaryIO = self.stem.with_suffix(".tokens").open("wb")
@@ -87,7 +87,7 @@ class PartWriter:
         self._tokens.write(raw)
         self.header.num_tokens += tokens.size
         known = self._lang_ids
-        lang_ids = [known.get(lang or "unknown") or self._lang_id(lang) for lang in langs]
+        lang_ids = [known[lang] if lang in known else self._lang_id(lang) for lang in langs]
         self._append(
             document_sizes=batch.document_sizes,
             document_turns=batch.turn_counts,
@@ -123,10 +123,10 @@ class PartWriter:
             self._columns[name].append(np.asarray(values, dtype=_COLUMNS[name]))
 
     def _lang_id(self, lang: str | None) -> int:
-        lang = lang or "unknown"
-        if lang not in self._lang_ids:
-            self._lang_ids[lang] = len(self.header.langs)
-            self.header.langs.append(lang)
+        if not lang:
+            return 0
+        self._lang_ids[lang] = len(self.header.langs)
+        self.header.langs.append(lang)
         return self._lang_ids[lang]
 
 

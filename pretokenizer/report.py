@@ -18,6 +18,7 @@ from pretokenizer.tokenizer import Tokenizer
 SEQ_LENGTHS = (512, 1024, 2048, 4096, 8192)
 PACKED_LENGTHS = (2048, 4096, 8192)
 GLOBAL_BATCHES = (16, 64, 128, 256)
+PLOT_NAME = "lengths.png"
 NUM_EXAMPLES = 3
 EXAMPLE_TOKENS = 600
 """Longer documents are cut in the report."""
@@ -44,9 +45,8 @@ def markdown_report(
     ]
     for split, parts in stats.items():
         total = total_stats(parts)
-        prefix = f"{config.filename_prefix}-{split}"
         lines += [f"## {split}", "", *_overview(parts, total), "", *_roles(parts, total), ""]
-        lines += [*_left_out(parts), *_languages(total), *_lengths(prefix, total), *_seq_lengths(total)]
+        lines += [*_left_out(parts), *_languages(total), *_lengths(split, total), *_seq_lengths(total)]
         if split == "train":
             lines += _epochs(total)
     lines += _data_quality(plan, reports, stats)
@@ -98,12 +98,12 @@ def _languages(total: DatasetStats) -> list[str]:
     return [f"Documents by language: {listed}.", ""]
 
 
-def _lengths(prefix: str, total: DatasetStats) -> list[str]:
+def _lengths(split: str, total: DatasetStats) -> list[str]:
     if not total.accepted:
         return []
     bounds, counts = histogram(total.lengths)
     lines = ["Tokens per document:", "", "```", *text_histogram(bounds, counts), "```", ""]
-    return [*lines, f"![lengths]({prefix}_lengths.png)", ""] if has_plots() else lines
+    return [*lines, f"![lengths]({PLOT_NAME})", ""] if has_plots() and split == "train" else lines
 
 
 def has_plots() -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from pretokenizer.chat_format import FramedFormat
+from pretokenizer.chat_format import ChatFormat, FramedFormat
 from pretokenizer.conversation import Conversation
 from pretokenizer.decontaminate import Questions
 from pretokenizer.encode import Encoder, EngineMismatchError
@@ -16,6 +16,7 @@ from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer
 from pretokenizer.record_files import RecordError, read_records
 from pretokenizer.shard import optimal_dtype
 from pretokenizer.sources.source import InputRecord, stem_of
+from pretokenizer.tokenizer import Tokenizer
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 4 << 20
@@ -24,11 +25,11 @@ BATCH_CHARACTERS = 4 << 20
 class TaskRunner:
     """Does tasks of one plan; loads the tokenizer and proves the engine once."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: Plan, folder: Path, loaded: tuple[Tokenizer, ChatFormat] | None = None) -> None:
         self.plan = plan
         self.folder = folder
         self.sources = plan.sources
-        tokenizer, chat_format = load_plan_tokenizer(plan.config)
+        tokenizer, chat_format = loaded or load_plan_tokenizer(plan.config)
         frames = list(chat_format.frames.values()) if isinstance(chat_format, FramedFormat) else [("", "")]
         engine, self.engine_line = make_engine(tokenizer, frames)
         keywords = {
@@ -77,7 +78,7 @@ class TaskRunner:
             batch.append((item, converted))
             for conversation in converted:
                 documents += 1
-                characters += sum(len(message.text) for message in conversation.messages)
+                characters += sum([len(text) for _, text in conversation.messages])
             if documents >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS or len(batch) >= 4 * BATCH_DOCUMENTS:
                 yield batch
                 batch, documents, characters = [], 0, 0

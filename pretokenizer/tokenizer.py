@@ -17,6 +17,7 @@ import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,7 +58,7 @@ class Tokenizer(ABC):
         """Number of ids, unpadded, added tokens included."""
         return len(self.tokens)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the id -> token table as JSON, so that both file kinds of one vocabulary agree."""
         table = json.dumps(self.tokens, ensure_ascii=True, separators=(",", ":"))
@@ -80,6 +81,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode_plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of texts in which nothing is special: a control token spelled in a text stays text."""
+
+    @abstractmethod
+    def encode_plain_offsets(self, text: str) -> tuple[list[int], list[int]]:
+        """(ids, begins) of a text in which nothing is special: the character at which each token begins."""
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
@@ -163,6 +168,11 @@ class SentencePieceTokenizer(Tokenizer):
         """SentencePiece itself never reads control tokens from text."""
         return [list(self.processor.encode(text)) for text in texts]
 
+    def encode_plain_offsets(self, text: str) -> tuple[list[int], list[int]]:
+        """From SentencePiece's own alignment."""
+        mapping = self.processor.encode(text, out_type="offset_mapping")
+        return list(mapping["ids"]), [begin for begin, _ in mapping["offsets"]]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Runs of ordinary ids are decoded by SentencePiece, special ids are spelled out."""
         pieces: list[str] = []
@@ -195,8 +205,7 @@ class JsonTokenizer(Tokenizer):
 
     def __init__(self, path: Path, extra_special_tokens: Sequence[str] = (), new_tokens: bool = True) -> None:
         super().__init__(path, extra_special_tokens, new_tokens)
-        self.backend, self._plain = (_load_backend(path, extra_special_tokens) for _ in range(2))
-        self._plain.encode_special_tokens = True
+        self.backend = _load_backend(path, extra_special_tokens)
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
         self.tokens = [None] * (max(vocabulary.values()) + 1)
         for token, token_id in vocabulary.items():
@@ -221,8 +230,20 @@ class JsonTokenizer(Tokenizer):
         return [e.ids for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """A copy of the backend that takes special tokens for text."""
+        """As the backend, but a special token is text."""
         return [e.ids for e in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_plain_offsets(self, text: str) -> tuple[list[int], list[int]]:
+        """From the backend's own alignment."""
+        encoding = self._plain.encode(text, add_special_tokens=False)
+        return list(encoding.ids), [begin for begin, _ in encoding.offsets]
+
+    @cached_property
+    def _plain(self) -> Any:
+        """A copy of the backend that takes special tokens for text."""
+        plain = _load_backend(self.path, self.extra_special_tokens)
+        plain.encode_special_tokens = True
+        return plain
 
     def decode(self, ids: Iterable[int]) -> str:
         """The backend's decoding, special tokens kept."""

@@ -1,8 +1,9 @@
 """Conversations in the usual open forms, for any data of one's own: `messages`, `sharegpt`, `prompt_response`, `ikala`.
 
-`{"messages": [{"role": "user", "content": "..."}, ...]}`, `{"conversations": [{"from": "human", "value": "..."}]}` or
-`{"prompt": "...", "response": "..."}` (also `completion`, and `system` beside them); each reader takes all three. An
-assistant message with `"train": false` or `"weight": 0` is kept, and gets no loss.
+`{"messages": [{"role": "user", "content": "..."}]}`, `{"conversations": [{"from": "human", "value": "..."}]}` or
+`{"prompt": "...", "response": "..."}` (for `prompt` also `instruction` and `input`, for `response` also `completion`
+and `output`; `system` may stand beside them); each reader takes all three. An assistant message with `"train": false`
+or `"weight": 0` is kept, and gets no loss.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pretokenizer.conversation import ROLE_OF_NAME, Conversation, Message
 from pretokenizer.record_files import Record
 from pretokenizer.roles import Role
 from pretokenizer.sources.source import Converted, Source
+
+_ANSWERS = ("response", "completion", "output")
 
 
 @dataclass(frozen=True)
@@ -31,54 +34,56 @@ class Messages(Source):
 
     def convert(self, record: Record, file_stem: str) -> Converted:
         """Conversations without an assistant's reply, or with an empty message, are left out and counted."""
-        messages = _messages_of(record)
-        if isinstance(messages, str):
-            return messages
-        if not any(message.role.is_assistant for message in messages):
+        turns, role_key, text_key = _turns_of(record)
+        messages: list[Message] = []
+        has_reply = False
+        for turn in turns:
+            role, text = ROLE_OF_NAME.get(turn[role_key]), turn.get(text_key)
+            if role is None:
+                return f"unknown role {turn[role_key]!r}"
+            if text.__class__ is not str and (text := _joined_parts(text)) is None:
+                return "message without text"
+            if not text:
+                return "empty message"
+            if role is Role.ASSISTANT:
+                has_reply = True
+                if turn.get("train") is False or turn.get("weight", 1) == 0:
+                    role = Role.ASSISTANT_NO_LOSS
+            elif role is Role.SYSTEM and messages:
+                return "system message after the start"
+            messages.append(Message(role, text))
+        if not has_reply:
             return "no assistant message"
-        if any(not message.text for message in messages):
-            return "empty message"
-        if any(message.role is Role.SYSTEM for message in messages[1:]):
-            return "system message after the start"
         return [Conversation(tuple(messages), record.get("lang") or record.get("language") or self.options.lang)]
 
 
-def _messages_of(record: Record) -> list[Message] | str:
-    """The messages of a record in any of the forms, or why there are none."""
+def _turns_of(record: Record) -> tuple[list[dict[str, Any]], str, str]:
+    """(turns, key of the role, key of the text) of a record in any of the forms."""
     if "messages" in record:
-        turns = [(m["role"], m.get("content"), m) for m in record["messages"]]
+        turns, role_key, text_key = record["messages"], "role", "content"
     elif "conversations" in record:
-        turns = [(m.get("from", m.get("role")), m.get("value", m.get("content")), m) for m in record["conversations"]]
-    elif "prompt" in record:
-        answer = record["response"] if "response" in record else record["completion"]
-        turns = [("user", record["prompt"], {}), ("assistant", answer, record)]
+        turns = record["conversations"]
+        role_key, text_key = ("from", "value") if turns and "from" in turns[0] else ("role", "content")
+    elif "prompt" in record or "instruction" in record:
+        question = record["prompt"] if "prompt" in record else _request(record)
+        answer = next((record[key] for key in _ANSWERS if key in record), None)
+        marks = {key: record[key] for key in ("train", "weight") if key in record}
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer, **marks}]
+        role_key, text_key = "role", "content"
     else:
         raise KeyError("messages")
-    system = record.get("system")
-    if system:
-        turns.insert(0, ("system", system, {}))
-    messages = []
-    for name, text, marks in turns:
-        role = ROLE_OF_NAME.get(name)
-        if role is None:
-            return f"unknown role {name!r}"
-        text = _plain_text(text)
-        if text is None:
-            return "message without text"
-        messages.append(Message(_role_with_loss(role, marks), text))
-    return messages
+    if record.get("system"):
+        turns = [{role_key: "system", text_key: record["system"]}, *turns]
+    return turns, role_key, text_key
 
 
-def _role_with_loss(role: Role, marks: dict[str, Any]) -> Role:
-    if role is Role.ASSISTANT and (marks.get("train") is False or marks.get("weight", 1) == 0):
-        return Role.ASSISTANT_NO_LOSS
-    return role
+def _request(record: Record) -> Any:
+    """Instruction and input, joined by a line feed when there is an input."""
+    return f"{record['instruction']}\n{record['input']}" if record.get("input") else record["instruction"]
 
 
-def _plain_text(content: Any) -> str | None:
-    """A string, or the text parts of a list of parts."""
-    if isinstance(content, str):
-        return content
+def _joined_parts(content: Any) -> str | None:
+    """The text of a list of text parts."""
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         return "".join(part["text"] for part in content)
     return None

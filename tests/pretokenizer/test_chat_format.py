@@ -43,7 +43,17 @@ OASST = [
 ]
 
 
-@pytest.mark.parametrize(("name", "expected"), [("chatml", CHATML), ("oasst", OASST)])
+LLAMA2 = [
+    ("<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nA text.\n\nWhy? [/INST]", Role.USER),
+    (" Because {{ x }}. </s>", Role.ASSISTANT),
+    ("<s>[INST] And? [/INST]", Role.USER),
+    (" So. </s>", Role.ASSISTANT_NO_LOSS),
+    ("<s>[INST]  [/INST]", Role.USER),
+    (" Ende é. </s>", Role.ASSISTANT),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("chatml", CHATML), ("oasst", OASST), ("llama2", LLAMA2)])
 def test_render_literally(name: str, expected: list[tuple[str, Role]]) -> None:
     assert get_chat_format(name).render(CONVERSATION) == expected
 
@@ -77,9 +87,10 @@ def test_jinja_template_gives_the_same_text_and_marks_what_gets_loss(name: str) 
     text = hf.apply_chat_template(messages, chat_template=chat_format.hf_chat_template, tokenize=False)
     assert text == "".join(turn for turn, _ in turns)
     prompt = hf.apply_chat_template(
-        messages[:3], chat_template=chat_format.hf_chat_template, tokenize=False, add_generation_prompt=True
+        messages[:5], chat_template=chat_format.hf_chat_template, tokenize=False, add_generation_prompt=True
     )
-    assert prompt == "".join(turn for turn, _ in turns[:3]) + chat_format.generation_prompt
+    asked = chat_format.render(Conversation(CONVERSATION.messages[:5]))
+    assert prompt == "".join(turn for turn, _ in asked) + chat_format.generation_prompt
     encoded = hf.apply_chat_template(
         messages, chat_template=chat_format.hf_chat_template, return_dict=True, return_assistant_tokens_mask=True
     )
@@ -91,7 +102,7 @@ def test_a_reply_ends_with_the_end_of_turn_and_begins_with_the_prompt() -> None:
     for chat_format in CHAT_FORMATS.values():
         (reply, _), *_ = chat_format.render(Conversation((Message(Role.ASSISTANT, "x"),)))
         assert reply.startswith(chat_format.generation_prompt)
-        assert reply.rstrip("\n").endswith("x" + chat_format.end_of_turn)
+        assert reply.rstrip("\n").removesuffix(chat_format.end_of_turn).rstrip(" ").endswith("x")
         assert chat_format.end_of_turn in chat_format.special_tokens
 
 
