@@ -3,9 +3,9 @@
     python benchmarks/convert.py --size_gb 2                 # a table: seconds, GB/s, peak memory
     python benchmarks/convert.py --size_gb 8 --no_transformers
 
-Every row moves the same bytes in a process of its own and ends with everything on the disk (fsync). Memory is the peak of
-RssAnon in /proc: pages of mapped files, which the kernel can drop at any time, do not count. GB are 10^9 bytes of weights.
-The page cache is warm in every row: the source has just been written or read.
+Every row moves the same bytes in a process of its own and ends with everything on the disk (fsync). Memory is the peak
+of RssAnon in /proc (pages of mapped files, which the kernel can drop at any time, do not count) and of VmRSS (they do).
+GB are 10^9 bytes of weights. The page cache is warm in every row: the source has just been written or read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ from checkpoint_convert.plan import megatron_shapes
 from checkpoint_convert.tensors import TensorInfo
 from megatron_train.model_config import ModelConfig
 
-SYNC = "import os,sys\nfor r,_,fs in os.walk(sys.argv[1]):\n  for f in fs:\n    d=os.open(os.path.join(r,f),os.O_RDONLY);os.fsync(d)"
+SYNC = """
+import os, sys
+for root, _, files in os.walk(sys.argv[1]):
+    for file in files:
+        os.fsync(os.open(os.path.join(root, file), os.O_RDONLY))
+"""
 TRANSFORMERS = """
 import sys, torch, transformers
 model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
@@ -42,7 +47,8 @@ class Row(NamedTuple):
     name: str
     seconds: float
     cpu_seconds: float
-    peak_bytes: int
+    peak_anonymous: int
+    peak_resident: int
 
 
 def main() -> int:
@@ -100,9 +106,10 @@ def measure(name: str, command: list[object], output: Path | None = None) -> Row
     """Runs a command, then flushes its output to the disk; both count."""
     start, used = time.perf_counter(), os.times()
     process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    peak = 0
+    anonymous = resident = 0
     while process.poll() is None:
-        peak = max(peak, anonymous_bytes(process.pid))
+        anonymous = max(anonymous, status_bytes(process.pid, "RssAnon"))
+        resident = max(resident, status_bytes(process.pid, "VmRSS"))
         time.sleep(POLL_SECONDS)
     if process.returncode:
         raise SystemExit(f"{name}: exit code {process.returncode}: {' '.join(str(word) for word in command)}")
@@ -110,27 +117,29 @@ def measure(name: str, command: list[object], output: Path | None = None) -> Row
         subprocess.run([sys.executable, "-c", SYNC, str(output)], check=True)
     now = os.times()
     cpu = now.children_user + now.children_system - used.children_user - used.children_system
-    row = Row(name, time.perf_counter() - start, cpu, peak)
+    row = Row(name, time.perf_counter() - start, cpu, anonymous, resident)
     print(f"  {row.name}: {row.seconds:.1f} s", flush=True)
     return row
 
 
-def anonymous_bytes(pid: int) -> int:
-    """RssAnon of a process; 0 when it has just ended."""
+def status_bytes(pid: int, field: str) -> int:
+    """A field of /proc/PID/status in bytes; 0 when the process has just ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
 
 
 def print_table(rows: list[Row], num_bytes: int) -> None:
     copy = rows[0].seconds
-    print("\n| | seconds | CPU seconds | GB/s | x cp | peak RssAnon, MB |\n|---|---|---|---|---|---|")
+    print(
+        "\n| | seconds | CPU seconds | GB/s | x cp | peak RssAnon, MB | peak RSS, MB |\n|---|---|---|---|---|---|---|"
+    )
     for row in rows:
         speed = num_bytes / 1e9 / row.seconds
         times = f"{row.seconds:.1f} | {row.cpu_seconds:.1f} | {speed:.2f} | {copy / row.seconds:.2f}"
-        print(f"| {row.name} | {times} | {row.peak_bytes / 1e6:.0f} |")
+        print(f"| {row.name} | {times} | {row.peak_anonymous / 1e6:.0f} | {row.peak_resident / 1e6:.0f} |")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -10,7 +10,7 @@ its place and no shard is ever held in memory. Format of a shard: https://github
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.new_file import NewFile
 from checkpoint_convert.tensors import ConvertError, TensorInfo, raw_bytes
-from checkpoint_convert.torch_archive import MappedFile, read_archive
+from checkpoint_convert.torch_archive import read_archive
 
 _NAMES = {
     "F64": torch.float64,
@@ -39,13 +40,17 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 
+Reader = Callable[[str], Tensor]
+"""Name -> tensor of one file."""
+
+
 class HfWeights:
     """Named tensors of a folder; safetensors is preferred to pickles where both are there."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.infos: dict[str, TensorInfo] = {}
-        self._files: dict[str, Any] = {}
+        self._files: dict[str, Reader] = {}
         self.file_of, files = _weight_files(folder)
         for file in files:
             self._open(file)
@@ -57,19 +62,14 @@ class HfWeights:
 
     def read(self, name: str) -> Tensor:
         """A tensor over the file's own bytes."""
-        file = self._files[self.file_of[name]]
-        try:
-            return file[name] if isinstance(file, dict) else file.get_tensor(name)
-        except SafetensorError as error:
-            raise ConvertError(f"{self.folder / self.file_of[name]}: cannot read {name}: {error}") from None
+        return self._files[self.file_of[name]](name)
 
     def _open(self, file: str) -> None:
         path = self.folder / file
         if not path.is_file():
             raise ConvertError(f"{path}: missing, though the index names it; fetch it")
-        tensors = _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
-        self._files[file] = tensors[0]
-        for name, info in tensors[1].items():
+        self._files[file], infos = (_open_safetensors if path.suffix == ".safetensors" else _open_pickle)(path)
+        for name, info in infos.items():
             if self.file_of.setdefault(name, file) != file:
                 raise ConvertError(
                     f"{path}: holds {name}, which the index places in {self.file_of[name]}; the index is wrong"
@@ -77,27 +77,36 @@ class HfWeights:
             self.infos[name] = info
 
 
-def _open_safetensors(path: Path) -> tuple[Any, dict[str, TensorInfo]]:
+def _open_safetensors(path: Path) -> tuple[Reader, dict[str, TensorInfo]]:
+    """The library checks the file; then each tensor is mapped from the place that the header gives."""
     try:
-        file = safe_open(path, framework="pt")
-        infos = {}
-        for name in file.keys():  # noqa: SIM118 - not a dict
-            part = file.get_slice(name)
-            if part.get_dtype() not in _NAMES:
-                raise ConvertError(
-                    f"{path}: {name} is of type {part.get_dtype()}, which cannot be converted (quantized?)"
-                )
-            infos[name] = TensorInfo(tuple(part.get_shape()), _NAMES[part.get_dtype()])
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
     except (SafetensorError, OSError) as error:
         raise ConvertError(f"{path}: not a complete safetensors file ({error}); fetch it again") from None
-    return file, infos
+    mapped = MappedFile(path)
+    length = int.from_bytes(mapped.read(0, 8), "little")
+    header = json.loads(mapped.read(8, length))
+    infos = {}
+    for name in names:
+        if header[name]["dtype"] not in _NAMES:
+            raise ConvertError(
+                f"{path}: {name} is of type {header[name]['dtype']}, which cannot be converted (quantized?)"
+            )
+        infos[name] = TensorInfo(tuple(header[name]["shape"]), _NAMES[header[name]["dtype"]])
+
+    def read(name: str) -> Tensor:
+        start = 8 + length + header[name]["data_offsets"][0]
+        return mapped.tensor(start, infos[name].num_bytes, infos[name].dtype).view(infos[name].shape)
+
+    return read, infos
 
 
-def _open_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, TensorInfo]]:
+def _open_pickle(path: Path) -> tuple[Reader, dict[str, TensorInfo]]:
     state = read_archive(MappedFile(path))
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConvertError(f"{path}: expected a dict of tensors")
-    return dict(state), {name: TensorInfo(tuple(value.shape), value.dtype) for name, value in state.items()}
+    return state.__getitem__, {name: TensorInfo(tuple(value.shape), value.dtype) for name, value in state.items()}
 
 
 def _weight_files(folder: Path) -> tuple[dict[str, str], list[str]]:

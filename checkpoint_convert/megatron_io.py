@@ -30,9 +30,10 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.new_file import NewFile
 from checkpoint_convert.tensors import ConvertError, TensorInfo, raw_bytes
-from checkpoint_convert.torch_archive import MappedFile, read_archive
+from checkpoint_convert.torch_archive import read_archive
 from megatron_train.state.safe_pickle import UnsafePickleError, scan_pickles
 
 STACKED = "decoder.layers."

@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.mapping import Direct, Rule, Table, expand, linear
 from checkpoint_convert.rotary_order import to_halves, to_interleaved
 from checkpoint_convert.tensors import ConvertError, TensorInfo
-from checkpoint_convert.torch_archive import MappedFile, Opaque, read_archive
+from checkpoint_convert.torch_archive import Opaque, read_archive
 from megatron_train.model_config import ModelConfig
 from megatron_train.parallel_layout import ParallelLayout
 

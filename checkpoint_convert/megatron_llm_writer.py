@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from checkpoint_convert import megatron_llm
+from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.mapping import Rule, Table
 from checkpoint_convert.megatron_io import CheckpointReader
 from checkpoint_convert.megatron_llm import EMBEDDING, HEAD, is_up_gate, partition_axis
@@ -27,7 +28,6 @@ from checkpoint_convert.plan import check_checkpoint
 from checkpoint_convert.report import Report, progress, warn_of_not_finite
 from checkpoint_convert.staging import check_target, folder_staging
 from checkpoint_convert.tensors import ConvertError, TensorInfo, main_dtype, raw_bytes
-from checkpoint_convert.torch_archive import MappedFile
 from checkpoint_convert.vocabulary import RowPlan, grow, shrink
 from megatron_train.model_config import ModelConfig, pad_vocab_size
 from megatron_train.parallel_layout import ParallelLayout

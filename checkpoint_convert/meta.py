@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from checkpoint_convert.families.family import words
+from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.rotary_order import to_halves
 from checkpoint_convert.tensors import ConvertError, TensorInfo
-from checkpoint_convert.torch_archive import MappedFile, read_archive
+from checkpoint_convert.torch_archive import read_archive
 
 
 @dataclass(frozen=True)

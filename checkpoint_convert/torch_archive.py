@@ -11,17 +11,16 @@ file's name.
 from __future__ import annotations
 
 import io
-import mmap
 import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.tensors import ConvertError
 
 _STORAGES = {
@@ -37,27 +36,6 @@ _STORAGES = {
     "BoolStorage": torch.bool,
 }
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _STORAGES.values()}
-
-
-class MappedFile:
-    """A file mapped into memory, private and copy on write: pages that are read stay the file's."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with path.open("rb") as file:
-                self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except (OSError, ValueError) as error:
-            raise ConvertError(f"{path}: cannot read: {error}") from None
-
-    def tensor(self, offset: int, num_bytes: int, dtype: torch.dtype) -> Tensor:
-        """`num_bytes` of the file as a flat tensor; copied only when the offset is not aligned for the dtype."""
-        if offset < 0 or offset + num_bytes > len(self.bytes):
-            raise ConvertError(f"{self.path}: truncated: bytes {offset} to {offset + num_bytes} are beyond its end")
-        if num_bytes == 0:
-            return torch.empty(0, dtype=dtype)
-        raw = torch.frombuffer(self.bytes, dtype=torch.uint8, count=num_bytes, offset=offset)
-        return (raw if offset % dtype.itemsize == 0 else raw.clone()).view(dtype)
 
 
 class Opaque:
@@ -117,7 +95,7 @@ class _Archive:
         self.mapped, self.offset = mapped, offset
         self.name = str(mapped.path) if offset == 0 else f"{mapped.path} (at byte {offset})"
         try:
-            with zipfile.ZipFile(_Window(mapped.bytes, offset, length)) as archive:
+            with zipfile.ZipFile(_Window(mapped, offset, length)) as archive:
                 self.entries = {"/".join(e.filename.split("/")[1:]): e for e in archive.infolist()}
                 self.pickled = archive.read(self.entries["data.pkl"])
                 order = archive.read(self.entries["byteorder"]) if "byteorder" in self.entries else b"little"
@@ -135,7 +113,7 @@ class _Archive:
             raise ConvertError(f"{self.name}: a tensor's storage is not in the archive; fetch the file again")
         entry = self.entries[f"data/{storage.key}"]
         header = self.offset + entry.header_offset
-        names = self.mapped.bytes[header + 26 : header + 30]
+        names = self.mapped.read(header + 26, 4)
         first = header + 30 + int.from_bytes(names[:2], "little") + int.from_bytes(names[2:], "little")
         size, stride = tuple(size), tuple(stride)
         last = start + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if 0 not in size else start - 1
@@ -150,10 +128,10 @@ class _Archive:
 
 
 class _Window(io.RawIOBase):
-    """Read-only view of a part of a mapped file."""
+    """Read-only view of a part of a file."""
 
-    def __init__(self, mapped: mmap.mmap, offset: int, length: int) -> None:
-        self.view, self.position = memoryview(mapped)[offset : offset + length], 0
+    def __init__(self, mapped: MappedFile, offset: int, length: int) -> None:
+        self.mapped, self.offset, self.length, self.position = mapped, offset, length, 0
 
     def readable(self) -> bool:
         return True
@@ -165,14 +143,13 @@ class _Window(io.RawIOBase):
         return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.position = max(
-            0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: len(self.view)}[whence]
-        )
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.length}[whence]
+        self.position = max(0, base + offset)
         return self.position
 
     def read(self, size: int = -1) -> bytes:
-        end = len(self.view) if size is None or size < 0 else self.position + size
-        data = bytes(self.view[self.position : end])
+        left = max(0, self.length - self.position)
+        data = self.mapped.read(self.offset + self.position, left if size is None or size < 0 else min(size, left))
         self.position += len(data)
         return data
 
@@ -181,7 +158,7 @@ def read_archive(
     mapped: MappedFile, offset: int = 0, length: int | None = None, opaque: Sequence[tuple[str, str]] = ()
 ) -> Any:
     """The object that torch.save wrote there. Raises ConvertError naming the file."""
-    archive = _Archive(mapped, offset, len(mapped.bytes) - offset if length is None else length)
+    archive = _Archive(mapped, offset, mapped.size - offset if length is None else length)
     try:
         return _Unpickler(archive.pickled, archive, opaque).load()
     except ConvertError:

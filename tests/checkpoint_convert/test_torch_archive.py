@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.tensors import ConvertError
-from checkpoint_convert.torch_archive import MappedFile, Opaque, read_archive
+from checkpoint_convert.torch_archive import Opaque, read_archive
 
 
 class Attack:
