@@ -14,6 +14,9 @@ from examples.cards.card import ROOT, load_card
 from examples.cards.commands import module, shown
 from examples.cards.miniature import Miniature, layout_settings, sample_texts, shrink
 from examples.cards.report import MARK, curve, write_report
+from examples.cards.simulate import compare, rank_arguments
+from megatron_train.command_line import parse
+from megatron_train.config import TrainConfig
 from pretokenizer.yaml_config import ConfigError
 
 
@@ -105,3 +108,35 @@ def test_smallest_card_in_miniature_from_records_to_an_answer(tmp_path: Path, mo
     config = json.loads((hf / "config.json").read_text())
     assert (config["max_position_embeddings"], config["use_parallel_residual"]) == (5120, False)
     assert "## Data mix" in write_report(card, hf, [tmp_path / "card" / "stage1"]).read_text()
+
+
+def test_simulation_runs_each_stage_in_fp32_and_then_the_last_as_the_card_says(tmp_path: Path) -> None:
+    card = load_card("llama2-70b-oasst-sft-v10")
+    runs = parse_runs(rank_arguments(card, tmp_path, "all", ["stage1", "stage2"]))
+    sizes = {(one.parallel.tensor_model_parallel_size, one.parallel.pipeline_model_parallel_size) for one in runs}
+    assert sizes == {(8, 4)} and all(one.parallel.sequence_parallel and one.batch.train_iters == 2 for one in runs)
+    assert [(one.model.bf16, one.model.hidden_dropout, one.model.lima_dropout) for one in runs] == [
+        (False, 0.0, False),
+        (False, 0.0, False),
+        (True, 0.25, True),
+    ]
+    alone = parse_runs(rank_arguments(card, tmp_path, "one", ["stage1", "stage2"], alone=True))
+    assert [one.parallel.tensor_model_parallel_size * one.parallel.pipeline_model_parallel_size for one in alone] == [
+        1,
+        1,
+    ]
+    assert [one.data.data_path for one in alone] == [one.data.data_path for one in runs[:2]]
+
+
+def parse_runs(words: list[str]) -> list[TrainConfig]:
+    text = " ".join(words).split("+ ")[1:]
+    return [parse(run.split()).config for run in text]
+
+
+@pytest.mark.parametrize(("second", "code"), [(2.500001, 0), (2.51, 1)])
+def test_simulation_fails_when_a_loss_differs(tmp_path: Path, second: float, code: int) -> None:
+    for name, last in (("one", 2.5), ("all", second), ("own", 2.4)):
+        run = tmp_path / f"{name}_stage1"
+        run.mkdir()
+        (run / "metrics.jsonl").write_text(f'{{"lm_loss": 3.0}}\n{{"lm_loss": {last}}}\n')
+    assert compare(tmp_path, ["stage1"]) == code

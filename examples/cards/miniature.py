@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from examples.cards.card import Card
 from examples.cards.commands import launch, module, run
@@ -44,6 +45,8 @@ class Miniature:
     card: Card
     folder: Path
     layers: int = LAYERS
+    sizes: dict[str, Any] = field(default_factory=dict)
+    """Sizes of the architecture other than `shrink` chooses."""
 
     def prepare(self, stage: str) -> None:
         """Shards of the stage's section, and the base model, where they are missing."""
@@ -95,8 +98,9 @@ class Miniature:
     def _base_model(self) -> None:
         hf = self.folder / "base_hf"
         if not hf.is_dir():
-            make_base(shrink(self.card.model, self.layers, self.vocabulary), self.vocabulary, hf)
-            print(f"\nwrote {hf}: {self.layers} layers of {self.card.architecture}, random weights", flush=True)
+            small = replace(shrink(self.card.model, self.layers, self.vocabulary), **self.sizes)
+            make_base(small, self.vocabulary, hf)
+            print(f"\nwrote {hf}: {small.num_layers} layers of {self.card.architecture}, random weights", flush=True)
         tokens = ",".join(self.card.extra_tokens)
         run(module("checkpoint_convert", "from-hf", hf, self.folder / "base", "--vocab_extra_ids_list", tokens))
 

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -21,13 +20,14 @@ import psutil
 from examples.cards.answer import read_losses
 from examples.cards.card import Card
 from examples.cards.commands import launch, module, run
-from examples.cards.miniature import SAMPLE_MODEL, SAMPLES, Miniature, make_base, shrink
+from examples.cards.miniature import Miniature
 from megatron_train.command_line import parse
 from pretokenizer.yaml_config import ConfigError
 
 ITERATIONS = 2
 TOLERANCE = 1e-5
 HEAD_DIM = 2
+"""Thin: the smallest head that rotary embeddings can turn."""
 THIN = ("--seq_length", "128", "--micro_batch_size", "1", "--global_batch_size", "4", "--wandb_logger", "false")
 
 
@@ -52,31 +52,27 @@ def simulate(card: Card, folder: Path) -> int:
 
 def prepare(card: Card, folder: Path) -> None:
     """Shards of every stage and a thin base model with the card's number of layers, heads and groups."""
-    miniature = Miniature(card, folder)
     model = card.model
-    thin = replace(
-        shrink(model, model.num_layers, SAMPLE_MODEL),
-        hidden_size=model.num_attention_heads * HEAD_DIM,
-        ffn_hidden_size=4 * model.num_attention_heads,
-        num_attention_heads=model.num_attention_heads,
-        num_query_groups=model.query_groups,
-        kv_channels=HEAD_DIM,
-    )
-    make_base(thin, SAMPLE_MODEL, folder / "base_hf")
-    tokens = ",".join(card.extra_tokens)
-    run(module("checkpoint_convert", "from-hf", folder / "base_hf", folder / "base", "--vocab_extra_ids_list", tokens))
+    thin = {
+        "num_layers": model.num_layers,
+        "hidden_size": model.num_attention_heads * HEAD_DIM,
+        "ffn_hidden_size": 4 * model.num_attention_heads,
+        "num_attention_heads": model.num_attention_heads,
+        "num_query_groups": model.query_groups,
+        "kv_channels": HEAD_DIM,
+        "rotary_percent": 1.0,
+    }
+    miniature = Miniature(card, folder, sizes=thin)
     for stage in card.stages:
-        sections, out = card.sections(card.stage(stage)), miniature.data(stage)
-        flags = ["--vocab_file", SAMPLE_MODEL, "--data_dir", SAMPLES, "--output_dir", out, "--output_dir_suffix", ""]
-        run(module("pretokenizer", "build", "--configs", *sections, *flags))
+        miniature.prepare(stage)
 
 
 def rank_arguments(card: Card, folder: Path, name: str, stages: list[str], alone: bool = False) -> list[str]:
     """Runs for simulate_ranks, each a list of training flags after a `+`."""
     words: list[str] = []
     for stage in stages:
-        words += ["+", *flags_of(card, folder, name, stage, alone), "--bf16", "false", "--hidden_dropout", "0"]
-        words += ["--lima_dropout", "false"]
+        words += ["+", *flags_of(card, folder, name, stage, alone), "--bf16", "false", "--fp16", "false"]
+        words += ["--hidden_dropout", "0", "--lima_dropout", "false"]
     if not alone:
         own = flags_of(card, folder, "own", stages[-1], alone)
         own[own.index("--load") + 1] = str(folder / "base")
@@ -87,8 +83,15 @@ def rank_arguments(card: Card, folder: Path, name: str, stages: list[str], alone
 def flags_of(card: Card, folder: Path, name: str, stage: str, alone: bool) -> list[str]:
     """The card's configuration on the sample shards, two iterations, saved in a folder of its own."""
     prefix = folder / f"data_{stage}" / card.stage(stage).prefix
-    flags = ["--config", card.stage(stage).config, "--data_path", f"{prefix}-train", "--load", str(folder / "base")]
-    flags += ["--save", str(folder / f"{name}_{stage}"), "--tensorboard_dir", str(folder / "logging")]
+    kind = "--data_path" if card.uses_sentencepiece else "--train_data_path"
+    flags = ["--config", card.stage(stage).config, kind, f"{prefix}-train", "--load", str(folder / "base")]
+    flags += [
+        "--use_checkpoint_args",
+        "--save",
+        str(folder / f"{name}_{stage}"),
+        "--tensorboard_dir",
+        str(folder / "logging"),
+    ]
     flags += ["--train_iters", str(ITERATIONS), "--lr_warmup_iters", "0", "--eval_iters", "0", *THIN]
     if alone:
         flags += [
