@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,15 @@ import numpy as np
 import pytest
 
 from megatron_train.command_line import CommandLine, parse
-from megatron_train.data.sft_dataset import split_documents
+from megatron_train.config import TrainConfig
+from megatron_train.data.sft_dataset import DocumentSet, split_documents
 from megatron_train.model.lima_dropout import lima_rate
 from megatron_train.model_config import ModelConfig, pad_vocab_size
 from megatron_train.optim.lr_schedule import learning_rate
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.validate import describe_batch, describe_choices, validate, validate_model
 from pretokenizer.yaml_config import load_yaml
+from tests.conftest import write_shard
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 COMMON_FLAGS = r"""
@@ -294,3 +297,56 @@ def test_stablelm_7b_settings() -> None:
 )
 def test_hugging_face_cards_learning_rates(name: str, applied: int, expected: str) -> None:
     assert rate(name, applied) == expected
+
+
+# Launching -------------------------------------------------------------------------------------------------------
+
+
+def test_a_prefix_that_is_not_there_lists_those_beside_it_and_under_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card's launch reads oasst_sft10-train, its section writes oasst_pre10-train."""
+    monkeypatch.chdir(tmp_path)
+    for folder, name in (("data", "oasst_pre10-train"), ("output/oasst_top1", "oasst_top1-train")):
+        Path(folder).mkdir(parents=True)
+        write_shard(Path(folder) / name, [([5, 6], [1, 2])])
+    with pytest.raises(
+        ValueError, match=r"no such shard; .*data/oasst_pre10-train, output/oasst_top1/oasst_top1-train"
+    ):
+        DocumentSet(["data/oasst_sft10-train"])
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize(("code", "left", "requeued"), [(0, 0, False), (85, 0, True), (1, 1, False)])
+def test_slurm_queues_a_job_again_only_after_a_saved_stop(
+    stage: int, code: int, left: int, requeued: bool, tmp_path: Path
+) -> None:
+    commands = {
+        "srun": f'echo "$@" > {tmp_path}/srun.log; exit {code}',
+        "scontrol": f"echo $@ >> {tmp_path}/scontrol.log",
+    }
+    for name, body in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_SUBMIT_DIR": str(CONFIGS.parent), "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_ID": "77"}
+    script = CONFIGS.parent / "examples" / "slurm" / f"train_stage{stage}.sbatch"
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **job}
+    done = subprocess.run(["bash", str(script), "--lr", "1e-5"], env=environment, capture_output=True, text=True)
+    assert done.returncode == left, done.stderr
+    assert ("requeue 77" in (tmp_path / "scontrol.log").read_text()) == requeued
+    words = shlex.split((tmp_path / "srun.log").read_text().replace("\n", " "))
+    flags = words[words.index("--config") :]
+    command = parse(flags)
+    validate(command, layout_of(command, 32))
+    assert command.config == with_flags(f"llama2-70b-oasst-sft-v10_stage{stage}_packed")
+
+
+def with_flags(name: str) -> TrainConfig:
+    return parse(["--config", f"{CONFIGS}/train/{name}.yaml", "--exit_code_on_signal", "85", "--lr", "1e-5"]).config
+
+
+def test_dockerfile_copies_what_is_there() -> None:
+    root = CONFIGS.parent
+    copied = [line.split()[1:-1] for line in (root / "Dockerfile").read_text().splitlines() if line.startswith("COPY")]
+    assert len(copied) == 6
+    assert all((root / name).exists() for names in copied for name in names)
