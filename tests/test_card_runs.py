@@ -78,6 +78,10 @@ def test_report_adds_its_sections_once(tmp_path: Path) -> None:
     lines = [{"iteration": 1, "lm_loss": 3.0, "num_tokens": 10}, {"iteration": 2, "lm_loss": 2.5, "num_tokens": 12}]
     lines.append({"iteration": 2, "eval": {"val": {"loss": 2.75, "ppl": 15.643, "token_accuracy": 0.5}}})
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "iter_0000002").mkdir()
+    settings = {"save": "there", "lr": 0.5, "packing": False, "train_data_path": [f"{tmp_path}/mix-train"]}
+    (run / "iter_0000002" / "train_config.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "mix-train_stats.txt").write_text("# Stats for the mix\n")
     text = write_report(card, hf, [run]).read_text()
     assert write_report(card, hf, [run]).read_text() == text
     assert text.count(MARK) == 1
@@ -89,6 +93,8 @@ def test_report_adds_its_sections_once(tmp_path: Path) -> None:
         "input_file_path: 2023-03-25_oasst_research_ready_synth_labels.jsonl.gz",
         "2 iterations, 22 tokens, loss 3.0000 at first and 2.5000 at last",
         "| 2 | val (eval) | 2.7500 | 15.643 | 50.0% |",
+        "## Data of stage1\n\n`mix-train`\n\n```\n# Stats for the mix\n```",
+        "## Training arguments of stage1\n\n```yaml\nsave: there\nlr: 0.5\ntrain_data_path:",
         "HellaSwag 68.59",
         "torchrun --nproc_per_node 8 -m megatron_train --config configs/train/oasst-sft-4-pythia-12b-epoch-3.5.yaml",
     ):

@@ -15,9 +15,10 @@ from typing import Any
 import yaml
 
 from examples.cards.card import ROOT, Card, Stage
+from megatron_train.state.checkpoint_folder import TRAIN_CONFIG
 from pretokenizer.publish import write_text_atomic
 from pretokenizer.sections import load_sections, merge_sections
-from pretokenizer.yaml_config import ConfigError
+from pretokenizer.yaml_config import ConfigError, load_yaml
 
 MARK = "<!-- added by make report -->"
 
@@ -33,7 +34,10 @@ def write_report(card: Card, hf: Path, runs: list[Path]) -> Path:
     if missing:
         raise ConfigError(f"no {', '.join(missing)}: --runs names the --save folders of the training runs")
     exported = path.read_text(encoding="utf-8").split(MARK)[0].rstrip()
-    parts = [front_matter(card), body(card, exported), MARK, data_mix(card), *(loss_section(run) for run in runs)]
+    text = body(card, exported)
+    parts = [front_matter(card), text, MARK, data_mix(card)]
+    for run in runs:
+        parts += [run_section(run, text), loss_section(run)]
     parts += [published(card), reproduce(card)]
     write_text_atomic(path, "\n\n".join(part for part in parts if part) + "\n")
     print(f"wrote {path}")
@@ -67,6 +71,24 @@ def data_mix(card: Card) -> str:
         merged = merge_sections(sections, card.sections(stage))
         mix = {stage.section: {key: merged[key] for key in ("datasets", "min_assistant_tokens") if merged.get(key)}}
         parts.append(f"{stage.name}:\n\n```yaml\n{yaml.safe_dump(mix, sort_keys=False, allow_unicode=True)}```")
+    return "\n\n".join(parts)
+
+
+def run_section(run: Path, already: str) -> str:
+    """Data statistics and settings of a run that the exported card, which knows the last run only, does not have."""
+    found = sorted(run.glob(f"iter_*/{TRAIN_CONFIG}"))
+    if not found:
+        return ""
+    settings = {key: value for key, value in load_yaml(found[-1]).items() if value not in (None, [], False)}
+    parts = []
+    for prefix in (*settings.get("data_path", ()), *settings.get("train_data_path", ())):
+        stats = Path(f"{prefix}_stats.txt")
+        text = stats.read_text(encoding="utf-8").strip() if stats.is_file() else ""
+        if text and text not in already:
+            parts.append(f"## Data of {run.name}\n\n`{Path(prefix).name}`\n\n```\n{text}\n```")
+    if f"save: {settings.get('save')}\n" not in already:
+        listed = yaml.safe_dump(settings, sort_keys=False)
+        parts.append(f"## Training arguments of {run.name}\n\n```yaml\n{listed}```")
     return "\n\n".join(parts)
 
 
