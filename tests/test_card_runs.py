@@ -94,7 +94,7 @@ def test_report_adds_its_sections_once(tmp_path: Path) -> None:
         "2 iterations, 22 tokens, loss 3.0000 at first and 2.5000 at last",
         "| 2 | val (eval) | 2.7500 | 15.643 | 50.0% |",
         "## Data of stage1\n\n`mix-train`\n\n```\n# Stats for the mix\n```",
-        "## Training arguments of stage1\n\n```yaml\nsave: there\nlr: 0.5\ntrain_data_path:",
+        "## Training arguments of stage1\n\n```yaml\nlr: 0.5\nsave: there\ntrain_data_path:",
         "HellaSwag 68.59",
         "torchrun --nproc_per_node 8 -m megatron_train --config configs/train/oasst-sft-4-pythia-12b-epoch-3.5.yaml",
     ):
