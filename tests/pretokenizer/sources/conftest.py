@@ -1,0 +1,31 @@
+"""Converting records as a build does."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pretokenizer.sources import make_source
+from pretokenizer.sources.source import InputRecord
+
+Convert = Callable[..., list[Any]]
+
+
+def simple(converted: Any) -> Any:
+    """Conversations as lists of (role name, text), a reason as it is."""
+    if isinstance(converted, str):
+        return converted
+    return [[(message.role.name.lower(), message.text) for message in c.messages] for c in converted]
+
+
+@pytest.fixture
+def convert() -> Convert:
+    """convert(name, records, seed=42, stem="train", **options): what each record gives, in order."""
+
+    def run(name: str, records: list[Any], seed: int = 42, stem: str = "train", **options: Any) -> list[Any]:
+        source = make_source(name, options)
+        items = [InputRecord(0, row, stem, record) for row, record in enumerate(records)]
+        return [simple(converted) for _, converted in source.convert_all(items, random.Random(seed))]
+
+    return run

@@ -1,0 +1,70 @@
+"""sources/messages.py"""
+
+from typing import Any
+
+import pytest
+
+from tests.pretokenizer.sources.conftest import Convert
+
+PAIR = [[("user", "q"), ("assistant", "a")]]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        {"conversations": [{"role": "prompter", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        {"prompt": "q", "response": "a"},
+        {"prompt": "q", "completion": "a"},
+        {"instruction": "q", "input": "", "output": "a"},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {"role": "model", "content": "a"}]},
+    ],
+)
+def test_forms(record: dict[str, Any], convert: Convert) -> None:
+    for name in ("messages", "sharegpt", "prompt_response", "ikala"):
+        assert convert(name, [record]) == [PAIR]
+
+
+def test_system_beside_the_messages(convert: Convert) -> None:
+    expected = [[[("system", "s"), *PAIR[0]]]]
+    assert convert("messages", [{"system": "s", "prompt": "q", "response": "a"}]) == expected
+    talk = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    assert convert("sharegpt", [{"system": "s", "conversations": talk}]) == expected
+
+
+def test_replies_without_loss(convert: Convert) -> None:
+    talk = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a", "train": False},
+        {"role": "user", "content": "r", "weight": 0},
+        {"role": "assistant", "content": "b", "weight": 0},
+        {"role": "user", "content": "s"},
+        {"role": "assistant", "content": "c", "weight": 1, "train": True},
+    ]
+    found = convert("messages", [{"messages": talk}])[0][0]
+    assert [role for role, _ in found] == [
+        "user",
+        "assistant_no_loss",
+        "user",
+        "assistant_no_loss",
+        "user",
+        "assistant",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("talk", "reason"),
+    [
+        ([], "no assistant message"),
+        ([("user", "q")], "no assistant message"),
+        ([("user", ""), ("assistant", "a")], "empty message"),
+        ([("user", None), ("assistant", "a")], "message without text"),
+        ([("user", "q"), ("tool", "x"), ("assistant", "a")], "unknown role 'tool'"),
+        ([("user", "q"), ("system", "s"), ("assistant", "a")], "system message after the start"),
+        ([("user", [{"type": "image"}]), ("assistant", "a")], "message without text"),
+    ],
+)
+def test_what_is_left_out(talk: list[tuple[str, Any]], reason: str, convert: Convert) -> None:
+    record = {"messages": [{"role": role, "content": text} for role, text in talk]}
+    assert convert("messages", [record]) == [reason]

@@ -1,0 +1,36 @@
+"""sources/qa.py, sources/alpaca.py, sources/orca_chat.py"""
+
+from tests.pretokenizer.sources.conftest import Convert
+
+
+def test_gsm8k_keeps_its_marks(convert: Convert) -> None:
+    answer = "48/2 = <<48/2=24>>24\n#### 24"
+    assert convert("gsm8k", [{"question": "q", "answer": answer}]) == [[[("user", "q"), ("assistant", answer)]]]
+
+
+def test_joke(convert: Convert) -> None:
+    assert convert("joke", [{"joke": "j", "explaination": "e"}]) == [[[("user", "j"), ("assistant", "e")]]]
+
+
+def test_alpaca_counts_filtered_rows_and_keeps_empty_texts(convert: Convert) -> None:
+    records = [
+        {"instruction": "do", "input": "this", "output": "done"},
+        {"instruction": "", "input": "", "output": ""},
+        {"instruction": "i am an", "input": "ai ", "output": "x"},
+        {"instruction": "as an", "input": "ai thing", "output": "as an AI model"},
+    ]
+    assert convert("alpaca", records) == [
+        [[("user", "do\nthis"), ("assistant", "done")]],
+        [[("user", ""), ("assistant", "")]],
+        [[("user", "i am an\nai "), ("assistant", "x")]],
+        [],
+    ]
+
+
+def test_orca_chat(convert: Convert) -> None:
+    turns = [{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]
+    records = [{"instruction": "s", "conversation": turns}, {"instruction": "", "conversation": turns[:1]}]
+    assert convert("orca-chat", records) == [
+        [[("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]],
+        [[("user", "a"), ("assistant", "b")]],
+    ]

@@ -1,0 +1,58 @@
+"""The registry, and what all sources share."""
+
+from pathlib import Path
+
+import pytest
+
+from pretokenizer.record_files import RecordError
+from pretokenizer.sources import SOURCES, make_source
+from pretokenizer.sources.source import stem_of
+from pretokenizer.yaml_config import ConfigError
+from tests.pretokenizer.sources.conftest import Convert
+
+REPORT_NAMES = {
+    "alpaca": "AlpacaBaseDataset",
+    "code_alpaca": "AlpacaBaseDataset",
+    "dolly15k": "DatabricksDolly15k",
+    "dolly15k_multilingual": "Dolly15kMultilingual",
+    "grade_school_math_instructions": "InstructionDataset (grade_school_math_instructions)",
+    "gsm8k": "QADataset",
+    "joke": "JokeExplaination (joke)",
+    "megacode2": "InstructionDataset (megacode2)",
+    "megacode3": "InstructionDataset (megacode3)",
+    "oa_leet10k": "InstructionDataset (oa_leet10k)",
+    "oasst_export": "ListDataset",
+    "orca-chat": "OrcaChat (orca-chat)",
+    "ted_trans_en-ja": "TEDTalk",
+    "ted_trans_zh-ja": "TEDTalk",
+    "vicuna": "Vicuna (vicuna)",
+    "webgpt": "WebGPT (webgpt)",
+    "wmt2019_zh-en": "WMT2019",
+}
+
+
+def test_report_names_are_the_originals() -> None:
+    assert {name: make_source(name, {}).report_name for name in REPORT_NAMES} == REPORT_NAMES
+    assert set(SOURCES) - set(REPORT_NAMES) == {"ikala", "messages", "prompt_response", "sharegpt"}
+
+
+def test_unknown_names_and_options_are_errors() -> None:
+    with pytest.raises(ConfigError, match=r"no data set 'gsm8'.*did you mean 'gsm8k'.*there are alpaca, "):
+        make_source("gsm8", {})
+    with pytest.raises(ConfigError, match=r"oasst_export: unknown option 'topk' \(did you mean 'top_k'\?\); it has "):
+        make_source("oasst_export", {"topk": 1})
+    with pytest.raises(ConfigError, match=r"gsm8k: unknown option 'lang'$"):
+        make_source("gsm8k", {"lang": "en"})
+    with pytest.raises(ConfigError, match="top_k: expected a whole number, found 'one'"):
+        make_source("oasst_export", {"top_k": "one"})
+
+
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"messages", "sharegpt", "prompt_response", "ikala"}))
+def test_a_record_of_another_form_is_named(name: str, convert: Convert) -> None:
+    with pytest.raises(RecordError, match=r"record 1.* it has: surprise|record 1 is neither"):
+        convert(name, [{"surprise": 1}])
+
+
+def test_stems() -> None:
+    names = ["train-00000-of-00002.parquet", "en.jsonl.gz", "Test.json", "data.jsonl"]
+    assert [stem_of(Path(name)) for name in names] == ["train", "en", "test", "data"]
