@@ -23,6 +23,8 @@ class Parallel:
     """Stages of consecutive layers; must divide num_layers."""
     virtual_pipeline_model_parallel_size: int | None = None
     """Model chunks per stage (interleaved schedule); needs micro-batches divisible by the pipeline size."""
+    context_parallel_size: int = 1
+    """Ranks that share each row; only 1: attention on torch's kernels has no exchange of keys between ranks."""
     sequence_parallel: bool = False
     """Split activations of norms and residuals along the sequence over the tensor-parallel ranks."""
     overlap_grad_reduce: bool = False
@@ -51,6 +53,8 @@ class Model:
     """Residual dropout grows linearly from 0 in the first layer to hidden_dropout in the last; none on embeddings."""
     parallel_residual_dropout: Literal["separate", "sum"] = "separate"
     """Parallel-residual models: dropout on attention and MLP outputs each, or once on their sum (Megatron-LLM)."""
+    neftune_noise_alpha: float = 0.0
+    """NEFTune: uniform noise on embeddings of alpha / sqrt(tokens of the row x hidden_size); 5 is usual, 0 = none."""
     recompute_granularity: Literal["selective", "full"] | None = None
     """Activations recomputed in the backward pass: attention only, or whole layers."""
     recompute_method: Literal["uniform", "block"] | None = None

@@ -149,6 +149,13 @@ def _setting_problems(config: TrainConfig) -> list[str]:
         found.append("recompute_method and recompute_num_layers go with recompute_granularity full")
     if schedule.lr < 0 or schedule.min_lr > schedule.lr:
         found.append(f"lr {schedule.lr} must be at least min_lr {schedule.min_lr}, and that at least 0")
+    if config.parallel.context_parallel_size != 1:
+        found.append(
+            "context_parallel_size must be 1: megatron-core's local attention has no context parallelism (it needs "
+            "Transformer Engine's); use tensor_model_parallel_size with sequence_parallel for long rows"
+        )
+    if model.neftune_noise_alpha < 0:
+        found.append(f"neftune_noise_alpha is {model.neftune_noise_alpha}; it must be at least 0")
     if config.parallel.overlap_param_gather and not config.parallel.overlap_grad_reduce:
         found.append("overlap_param_gather needs overlap_grad_reduce")
     if config.checkpoint.save_interval is not None and config.checkpoint.save is None:

@@ -25,6 +25,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from megatron_train.config import TrainConfig
 from megatron_train.model.attention import TorchAttention
 from megatron_train.model.lima_dropout import set_residual_dropout
+from megatron_train.model.neftune import NeftuneNoise
 from megatron_train.model.norm import Norm
 from megatron_train.model.parallel_layer import ParallelResidualLayer
 from megatron_train.model_config import ModelConfig
@@ -172,6 +173,8 @@ def _build_chunk(
     if chunk.post_process and model.padded_vocab > model.vocab_size:
         chunk.output_layer.register_forward_hook(_PaddingMask(model))
     settings = config.model
+    if chunk.pre_process and settings.neftune_noise_alpha:
+        chunk.embedding.register_forward_hook(NeftuneNoise(settings.neftune_noise_alpha, core_config.sequence_parallel))
     set_residual_dropout(chunk.decoder, settings.hidden_dropout, settings.lima_dropout, model.num_layers)
     for layer in chunk.decoder.layers:
         if isinstance(layer, ParallelResidualLayer):
