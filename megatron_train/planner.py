@@ -3,8 +3,8 @@
     python -m megatron_train plan --config configs/train/llama2-70b-oasst-sft-v10_stage1.yaml --world_size 64
     python -m megatron_train plan <the flags of a launch> --world_size 64 --suggest --gpu h200-141gb
 
-Takes the flags of training and the few of PLAN_FLAGS. Weights, gradients and optimizer state are exact; activations and
-times are estimates, and the report says so.
+Takes the flags of training and those below. Weights, gradients and optimizer state are exact; activations and times are
+estimates, and the report says so.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`plan --suggest`: every layout of N GPUs that the model allows and that fits, fastest first by a rough estimate.
 
-The estimate adds to the computing time (at `mfu` of the peak, extra passes of recomputation included) the time of
-tensor-parallel messages inside each layer and of the data-parallel reduction, and divides by the share of the step that
-is no pipeline bubble. It ranks; it does not promise.
+The estimate adds to the computing time (at `mfu` of the peak, extra passes of recomputation included) what starting
+kernels costs, tensor-parallel messages inside each layer and messages between stages, divides by the share of the step
+that is no pipeline bubble, and adds the data-parallel reduction. It ranks; it does not promise.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ RESERVE = 0.94
 """Share of the memory a plan may fill; the rest is fragmentation."""
 RECOMPUTE_COST = {None: 1.0, "selective": 1.02, "full": 4 / 3}
 """Forward passes done again, as a factor on the computing time."""
+LAUNCH_SECONDS = 0.3e-3
+"""Starting the kernels of one layer, forward and backward, for one micro-batch: about 60 at 5 microseconds."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,14 @@ def judge(
     work = workload(config, model, facts, layout.dp)
     computing = work.flops_per_iteration / (layout.world_size * device.peak * mfu)
     computing *= RECOMPUTE_COST[config.model.recompute_granularity]
-    tensor, data = tensor_seconds(model, config, layout, device, work), data_seconds(model, config, layout, device)
+    launches = LAUNCH_SECONDS * micro_batches(config, layout) * model.num_layers / layout.pp
+    messages = tensor_seconds(model, config, layout, device, work) + stage_seconds(model, config, layout, device, work)
+    data = data_seconds(model, config, layout, device)
     bubble = bubble_fraction(layout.pp, layout.vpp, micro_batches(config, layout))
-    seconds = (computing + tensor) / (1 - bubble) + data
+    seconds = (computing + launches + messages) / (1 - bubble) + data
     reason = (
-        f"computing {computing:.2f} s, tensor messages {tensor:.2f} s, bubble {bubble:.0%}, gradients {data:.2f} s; "
-        f"{peak:.0f} of {device.memory:.0f} GiB"
+        f"computing {computing:.2f} s, kernel starts {launches:.2f} s, messages {messages:.2f} s, bubble {bubble:.0%}, "
+        f"gradients {data:.2f} s; {peak:.0f} of {device.memory:.0f} GiB"
     )
     recompute = config.model.recompute_granularity or "none"
     return Suggestion(layout, config.batch.micro_batch_size, recompute, peak, seconds, reason)
@@ -127,6 +131,18 @@ def tensor_seconds(
     tokens = work.positions_per_iteration / layout.dp
     message = tokens * model.hidden_size * weight_bytes(config) * (layout.tp - 1) / layout.tp
     return 8 * message * model.num_layers / layout.pp / device.link
+
+
+def stage_seconds(
+    model: ModelConfig, config: TrainConfig, layout: ParallelLayout, device: Device, work: Workload
+) -> float:
+    """Hidden states to the next stage and gradients back, for each micro-batch and model chunk."""
+    if layout.pp == 1:
+        return 0.0
+    split = layout.tp if config.parallel.sequence_parallel else 1
+    message = work.positions_per_iteration / layout.dp * model.hidden_size * weight_bytes(config) / split
+    inside = layout.world_size <= GPUS_PER_NODE
+    return 2 * layout.vpp * message / (device.link if inside else device.network)
 
 
 def data_seconds(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, device: Device) -> float:
