@@ -1,7 +1,7 @@
 """NEFTune: uniform noise on the embeddings in training, of size alpha / sqrt(tokens x hidden size).
 
-Source: "NEFTune: Noisy Embeddings Improve Instruction Finetuning" (arXiv 2310.05914). `tokens` is the row's length as the
-model sees it, padding included, as in Hugging Face's implementation.
+Source: "NEFTune: Noisy Embeddings Improve Instruction Finetuning" (arXiv 2310.05914). `tokens` is the row's length, as
+the model sees it, padding included; so does Hugging Face.
 """
 
 from __future__ import annotations
