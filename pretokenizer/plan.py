@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretokenizer.chat_format import CHAT_FORMATS, ChatFormat, get_chat_format
+from pretokenizer.chat_format import CHAT_FORMATS, ChatFormat, ChatFormatError, get_chat_format
 from pretokenizer.chat_template_file import read_template
 from pretokenizer.config import PretokenizeConfig, find_file
 from pretokenizer.locate import DatasetFiles, locate_files
@@ -89,7 +89,8 @@ def make_plan(config: PretokenizeConfig, chunk_bytes: int = CHUNK_BYTES) -> Plan
     tasks = tuple(Task(i, group) for i, group in enumerate([*([chain] if chain else []), *alone]))
     paths = [tokenizer_path, *(path for files in located for path in (*files.train, *files.val))]
     extra = [find_file(path) for path in config.decontaminate]
-    extra += [find_file(config.chat_format)] if config.chat_format not in CHAT_FORMATS else []
+    template = template_file(config)
+    extra += [template] if template else []
     inputs = {str(path): {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in [*paths, *extra]}
     return Plan(config, tuple(located), tasks, inputs)
 
@@ -112,21 +113,33 @@ def tokenizer_file(config: PretokenizeConfig) -> Path:
     return path
 
 
+def template_file(config: PretokenizeConfig) -> Path | None:
+    """The file of a Jinja chat template, None for a named format. Raises ConfigError when it is neither."""
+    if config.chat_format in CHAT_FORMATS:
+        return None
+    path = find_file(config.chat_format)
+    if path.is_file():
+        return path
+    try:
+        get_chat_format(config.chat_format)
+    except ChatFormatError as error:
+        raise ConfigError(f"{error}, and it is no file with a Jinja template either") from None
+    return None
+
+
 def load_plan_tokenizer(config: PretokenizeConfig) -> tuple[Tokenizer, ChatFormat]:
     """Tokenizer and chat format; the format's control tokens are added when the configuration names none.
 
     Raises ConfigError when the format needs a token that the vocabulary then lacks.
     """
     named = CHAT_FORMATS.get(config.chat_format)
-    template = find_file(config.chat_format)
-    if named is None and not template.is_file():
-        get_chat_format(config.chat_format)  # raises: neither a name nor a file
+    template = template_file(config)
     names = config.vocab_extra_ids_list
     extra = tuple(n for n in (names or "").strip('"').split(",") if n)
     if names is None and named is not None:
         extra = named.special_tokens
     tokenizer = load_tokenizer(tokenizer_file(config), extra, config.new_tokens)
-    chat_format = named or read_template(template, tokenizer)
+    chat_format = read_template(template, tokenizer) if template else get_chat_format(config.chat_format)
     missing = [t for t in (*chat_format.special_tokens, chat_format.end_of_turn) if tokenizer.token_to_id(t) is None]
     if missing:
         raise ConfigError(
