@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from checkpoint_convert.checksums import Checksums
 from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.families.family import HfConfig, model_config_of, read_hf_config
 from checkpoint_convert.hf_io import HfWeights, SafetensorsWriter
@@ -97,8 +98,8 @@ def import_weights(
     )
     dtype = options.dtype or main_dtype(source.infos[name] for rule in table.rules for name in rule.others)
     report = Report(checkpoint_dir / folder_name(None), dtype=dtype, vocabulary=plan.describe(), dropped=dropped)
-    with release_staging(checkpoint_dir) as staging:
-        writer = CheckpointWriter(staging)
+    with release_staging(checkpoint_dir) as staging, Checksums() as checksums:
+        writer = CheckpointWriter(staging, checksums)
         try:
             with progress(source.infos, f"reading {origin.name}") as bar:
                 for rule in table.rules:
@@ -113,7 +114,7 @@ def import_weights(
         if tokenizer is not None:
             chat_format = chat_format_of(tokenizer, origin)
             tokenizer.save(staging / TOKENIZER_DIR, chat_format.name if chat_format else None)
-        publish_checkpoint(checkpoint_dir, None)
+        publish_checkpoint(checkpoint_dir, None, checksums.known())
     warn_of_not_finite(report)
     return report
 
@@ -132,9 +133,9 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
     dtype = options.dtype or main_dtype(reader.infos.values())
     targets = target_infos(table, reader.infos, model, rows, dtype)
     report = Report(hf_dir, dtype=dtype, vocabulary=describe_rows(rows, model))
-    with folder_staging(hf_dir) as staging, ThreadPoolExecutor(1) as background:
+    with folder_staging(hf_dir) as staging, ThreadPoolExecutor(1) as background, Checksums() as checksums:
         checked = background.submit(check_folder, folder)
-        writer = SafetensorsWriter(staging, targets, options.max_shard_bytes)
+        writer = SafetensorsWriter(staging, targets, options.max_shard_bytes, checksums)
         try:
             with progress(reader.infos, f"writing {hf_dir.name}") as bar:
                 for rule in table.rules:
@@ -151,7 +152,7 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
             write_tokenizer_files(tokenizer, chat_format, staging, model.max_position_embeddings)
             write_generation_config(ids, staging)
         write_model_card(staging / "README.md", hf_dir.name, model, folder, tokenizer, chat_format)
-        write_sha256sums(staging)
+        write_sha256sums(staging, checksums.known())
         checked.result()  # raises when the checkpoint is damaged: nothing is published then
         publish_folder(staging, hf_dir)
     warn_of_not_finite(report)

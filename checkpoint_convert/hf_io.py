@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from checkpoint_convert.checksums import Checksums
 from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.new_file import NewFile
 from checkpoint_convert.tensors import ConvertError, TensorInfo, raw_bytes
@@ -137,13 +138,17 @@ def _read_index(path: Path) -> dict[str, str]:
 class SafetensorsWriter:
     """Shards of at most `max_shard_bytes` (a larger tensor gets one of its own), complete after `close`."""
 
-    def __init__(self, folder: Path, infos: Mapping[str, TensorInfo], max_shard_bytes: int) -> None:
-        self.folder, self.infos = folder, dict(infos)
+    def __init__(
+        self, folder: Path, infos: Mapping[str, TensorInfo], max_shard_bytes: int, checksums: Checksums | None = None
+    ) -> None:
+        """`checksums` gets each shard as soon as all its tensors are there."""
+        self.folder, self.infos, self.checksums = folder, dict(infos), checksums
         self._places: dict[str, tuple[int, int]] = {}
         self._written: set[str] = set()
         self._files: list[NewFile] = []
         shards = plan_shards(self.infos, max_shard_bytes)
         self.file_names = shard_names(len(shards))
+        self._left = [len(names) for names in shards]
         for file_name, names in zip(self.file_names, shards, strict=True):
             self._files.append(NewFile(folder / file_name))
             self._place(names)
@@ -157,6 +162,11 @@ class SafetensorsWriter:
         file, offset = self._places[name]
         self._files[file].write_at(raw_bytes(tensor), offset)
         self._written.add(name)
+        self._left[file] -= 1
+        if self._left[file] == 0:
+            self._files[file].close()
+            if self.checksums is not None:
+                self.checksums.add(self._files[file].path)
 
     def close(self) -> None:
         """Closes all shards. Raises ConvertError naming tensors that never came."""

@@ -30,6 +30,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from checkpoint_convert.checksums import Checksums
 from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.new_file import NewFile
 from checkpoint_convert.tensors import ConvertError, TensorInfo, raw_bytes
@@ -39,7 +40,10 @@ from megatron_train.state.safe_pickle import UnsafePickleError, scan_pickles
 STACKED = "decoder.layers."
 WEIGHTS = ("embedding.", "decoder.", "output_layer.")
 """Beginnings of the keys that are weights; optimizer and random state have others."""
-DATA_FILE = "__0_0.distcp"
+FILE_BYTES = 1 << 30
+"""A new file is begun after this many bytes."""
+ALIGNMENT = 64
+"""Of each blob in its file, so that tensors can be mapped where they are."""
 BACKEND = {
     "sharded_backend": "torch_dist",
     "sharded_backend_version": 1,
@@ -139,9 +143,11 @@ def _load_metadata(folder: Path) -> Metadata:
 class CheckpointWriter:
     """Writes tensors into a folder as a checkpoint that megatron-core loads in any layout; complete after `close`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._file = NewFile(folder / DATA_FILE)
+    def __init__(self, folder: Path, checksums: Checksums | None = None) -> None:
+        """`checksums` gets each file of tensors as soon as it is complete."""
+        self.folder, self.checksums = folder, checksums
+        self._num_files = 0
+        self._file = self._next_file()
         self._chunks: dict[str, dict[int | None, TensorInfo]] = {}
         self._places: dict[MetadataIndex, _StorageInfo] = {}
 
@@ -149,20 +155,33 @@ class CheckpointWriter:
         """Appends one tensor; a layer's becomes a chunk of the stacked key."""
         key, layer = _stacked_key(name) or (name, None)
         stored = tensor if layer is None else tensor.unsqueeze(0)
+        if self._file.tell() >= FILE_BYTES:
+            self._finish_file()
+            self._file = self._next_file()
+        self._file.align(ALIGNMENT)
         start = self._file.tell()
         _save_tensor(stored, self._file)
         offset = torch.Size([layer or 0, *[0] * (stored.dim() - 1)])
-        self._places[MetadataIndex(key, offset)] = _StorageInfo(DATA_FILE, start, self._file.tell() - start)
+        self._places[MetadataIndex(key, offset)] = _StorageInfo(self._file.path.name, start, self._file.tell() - start)
         self._chunks.setdefault(key, {})[layer] = TensorInfo(tuple(tensor.shape), tensor.dtype)
 
     def close(self, common: dict[str, object]) -> None:
         """Writes `.metadata`, `metadata.json` and `common.pt` (plain containers, e.g. {"iteration": 0})."""
-        self._file.close()
+        self._finish_file()
         tensors = {key: _stack(key, layers) for key, layers in self._chunks.items()}
         metadata = Metadata(state_dict_metadata=dict(tensors), planner_data=None, storage_data=self._places)
         (self.folder / ".metadata").write_bytes(pickle.dumps(metadata))
         (self.folder / "metadata.json").write_text(json.dumps(BACKEND))
         torch.save(common, self.folder / "common.pt")
+
+    def _next_file(self) -> NewFile:
+        self._num_files += 1
+        return NewFile(self.folder / f"__0_{self._num_files - 1}.distcp")
+
+    def _finish_file(self) -> None:
+        self._file.close()
+        if self.checksums is not None:
+            self.checksums.add(self._file.path)
 
     def abandon(self) -> None:
         """Closes the file; the folder is incomplete and to be removed."""

@@ -24,6 +24,10 @@ class NewFile:
         self.position += len(data)
         return len(data)
 
+    def align(self, multiple: int) -> None:
+        """Moves the position up to a multiple; the bytes between are zero."""
+        self.position += -self.position % multiple
+
     def tell(self) -> int:
         return self.position
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,10 @@ def publish_folder(staging: Path, final: Path) -> None:
     fsync_path(final.parent)
 
 
-def write_sha256sums(folder: Path) -> None:
-    """Write `SHA256SUMS` over all files below `folder` but itself, sorted by name."""
-    lines = [f"{sha256_file(path)}  {name}\n" for name, path in _files_below(folder).items()]
+def write_sha256sums(folder: Path, known: Mapping[Path, str] | None = None) -> None:
+    """Write `SHA256SUMS` over all files below `folder` but itself, sorted by name; `known` digests are not computed."""
+    digests = known or {}
+    lines = [f"{digests.get(path) or sha256_file(path)}  {name}\n" for name, path in _files_below(folder).items()]
     write_text_atomic(folder / SHA256SUMS, "".join(lines))
 
 

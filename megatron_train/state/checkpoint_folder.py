@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from megatron_train.state.safe_pickle import UnsafePickleError, scan_pickles
@@ -45,12 +46,12 @@ def staging_folder(checkpoint_dir: Path, iteration: int | None) -> Path:
     return checkpoint_dir / f".{folder_name(iteration)}.staging"
 
 
-def publish_checkpoint(checkpoint_dir: Path, iteration: int | None) -> Path:
-    """Writes SHA256SUMS into the staging folder, renames it to its final name, then moves the tracker. Returns the
-    final folder.
+def publish_checkpoint(checkpoint_dir: Path, iteration: int | None, known: Mapping[Path, str] | None = None) -> Path:
+    """Writes SHA256SUMS into the staging folder (`known` digests are not computed again), renames it to its final name,
+    then moves the tracker. Returns the final folder.
     """
     staging, final = staging_folder(checkpoint_dir, iteration), checkpoint_dir / folder_name(iteration)
-    write_sha256sums(staging)
+    write_sha256sums(staging, known)
     publish_folder(staging, final)
     write_text_atomic(checkpoint_dir / TRACKER, f"{RELEASE if iteration is None else iteration}\n")
     return final
