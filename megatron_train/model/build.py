@@ -28,9 +28,14 @@ from megatron_train.model.lima_dropout import set_residual_dropout
 from megatron_train.model.neftune import NeftuneNoise
 from megatron_train.model.norm import Norm
 from megatron_train.model.parallel_layer import ParallelResidualLayer
+from megatron_train.model.swiglu import GatedSilu
 from megatron_train.model_config import ModelConfig
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
+
+
+def is_swiglu(model: ModelConfig) -> bool:
+    return model.gated_linear_unit and model.activation == "silu"
 
 
 def training_dtype(config: TrainConfig) -> torch.dtype:
@@ -72,6 +77,7 @@ def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerCo
         layernorm_epsilon=model.layernorm_epsilon,
         gated_linear_unit=model.gated_linear_unit,
         activation_func=ACTIVATIONS[model.activation],
+        use_te_activation_func=is_swiglu(model),  # megatron-core's name for "as the layer spec says"
         add_bias_linear=model.add_bias_linear,
         add_qkv_bias=model.add_qkv_bias,
         window_size=(model.sliding_window - 1, 0) if model.sliding_window else None,
@@ -132,7 +138,12 @@ def layer_spec(model: ModelConfig) -> ModuleSpec:
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=IdentityOp if model.shared_norm else Norm,
             mlp=ModuleSpec(
-                module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+                module=MLP,
+                submodules=MLPSubmodules(
+                    linear_fc1=ColumnParallelLinear,
+                    linear_fc2=RowParallelLinear,
+                    activation_func=GatedSilu if is_swiglu(model) else None,
+                ),
             ),
             mlp_bda=get_bias_dropout_add,
         ),

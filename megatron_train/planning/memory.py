@@ -187,8 +187,8 @@ def layer_activation(model: ModelConfig, config: TrainConfig, layout: ParallelLa
     """Bytes one layer keeps per token for its backward pass when nothing is recomputed.
 
     Counted as autograd saves them: inputs of norms, of the four linear layers and of attention, the fused
-    query/key/value (its value part is a view), and the MLP's products. A gated MLP keeps gate, up, act(gate), a copy of
-    up, and their product. Holds where norms are one kernel; RMSNorm on the CPU is not, and keeps more.
+    query/key/value (its value part is a view), and the MLP's products. Holds where norms are one kernel; RMSNorm on the
+    CPU is not, and keeps more.
     """
     size, t = weight_bytes(config), layout.tp
     s = t if config.parallel.sequence_parallel else 1
@@ -199,11 +199,18 @@ def layer_activation(model: ModelConfig, config: TrainConfig, layout: ParallelLa
     norms = 1 if model.parallel_residual else 2  # parallel branches read the same residual stream
     normed = 1 if model.shared_norm else 2
     elements = (norms + normed) * hidden + (queries + 2 * keys) + (queries + keys) + queries
-    elements += width * (5 if model.gated_linear_unit else 2)
+    elements += width * _mlp_products(model)
     elements += 4 * model.head_dim * model.rotary_percent / config.batch.micro_batch_size  # sines, shared by the rows
     masks = (2 if config.model.hidden_dropout > 0 else 0) * hidden
     statistics = 4 * (normed * (1 if model.normalization == "RMSNorm" else 2) / s + model.num_attention_heads / t)
     return elements * size + masks + statistics
+
+
+def _mlp_products(model: ModelConfig) -> int:
+    """Numbers kept per unit of the MLP: what goes into and comes out of the activation; see model/swiglu.py."""
+    if not model.gated_linear_unit:
+        return 2
+    return 3 if model.activation == "silu" else 5
 
 
 def stage_activations(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, stage: int) -> int:
