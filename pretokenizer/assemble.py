@@ -79,7 +79,7 @@ def write_json_atomic_compact(path: Path, value: dict[str, Any]) -> None:
 def _reports(
     plan: Plan, tables: list[tuple[DocumentTable, DocumentTable | None]], duplicates: DuplicateReport
 ) -> dict[str, Any]:
-    headers = [part.header for pair in tables for table in pair if table for part in table.parts]
+    headers = [header for pair in tables for table in pair if table for header in table.headers]
     contaminated = {
         f"{number}:{entry.name}": int(table.contaminated.sum())
         for number, (entry, (table, _)) in enumerate(zip(plan.config.entries, tables, strict=True))

@@ -5,7 +5,6 @@
 Sources make it, chat formats render it. Messages are plain named tuples because millions of them are made.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from pretokenizer.roles import Role
@@ -23,10 +22,6 @@ ROLE_OF_NAME = {
 """Role names accepted on input."""
 
 
-class ConversationError(ValueError):
-    """A conversation that cannot be trained on; the message says why."""
-
-
 class Message(NamedTuple):
     """One message, its text neither trimmed nor escaped. A context stands before the reply that uses it."""
 
@@ -35,24 +30,12 @@ class Message(NamedTuple):
 
 
 class Conversation(NamedTuple):
-    """One conversation; `lang` is an ISO code where the record has one, `origin` (file number, row) of its record."""
+    """One conversation; `lang` is an ISO code where the record has one."""
 
     messages: tuple[Message, ...]
     lang: str | None = None
-    origin: tuple[int, int] = (-1, -1)
 
 
 def pair(question: str, answer: str) -> tuple[Message, Message]:
     """A question and its answer."""
     return (Message(Role.USER, question), Message(Role.ASSISTANT, answer))
-
-
-def problem_of(messages: Iterable[Message]) -> str | None:
-    """Why these messages are no conversation, or None: at least one message, all of them text, system only first."""
-    count = 0
-    for count, message in enumerate(messages, 1):
-        if not isinstance(message.text, str):
-            return f"message {count} has no text"
-        if message.role is Role.SYSTEM and count > 1:
-            return f"message {count} is a system message after the start"
-    return None if count else "the conversation has no messages"

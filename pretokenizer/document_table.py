@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pretokenizer.parts import Part, read_part
+from pretokenizer.parts import Part, PartHeader, read_part
 from pretokenizer.plan import Plan
 from pretokenizer.roles import Role
 
@@ -35,45 +36,63 @@ class PartTokens:
             self._read = 0
 
 
+class PartFiles(NamedTuple):
+    """Where some of the documents are, in record order."""
+
+    stem: Path
+    num_documents: int
+
+
 @dataclass(frozen=True)
 class DocumentTable:
-    """Documents in record order. N documents, T turns, U units (records that count)."""
+    """Documents in record order. N documents, T turns, U units (records that count).
 
-    parts: Sequence[Part]
+    Of tens of millions of documents every column counts, so each is as narrow as its part file's.
+    """
+
+    parts: Sequence[PartFiles]
     num_records: int
     unit_records: NDArray[np.int64]
     """(U,) number of the record in the data set."""
-    unit_documents: NDArray[np.int64]
+    unit_files: NDArray[np.int32]
+    """(U,) number of its file in the data set."""
+    unit_rows: NDArray[np.int64]
+    """(U,) row in the file, from 0."""
+    unit_documents: NDArray[np.int32]
     """(U,) documents of each unit."""
-    sizes: NDArray[np.int64]
+    sizes: NDArray[np.int32]
     """(N,) tokens."""
-    turns: NDArray[np.int64]
+    turns: NDArray[np.int32]
     """(N,) turns."""
     keys: NDArray[np.uint64]
     """(N,) CRC-32 of the tokens and their number: equal documents have equal keys."""
-    controls: NDArray[np.int64]
+    controls: NDArray[np.int32]
     """(N,) control tokens spelled in text."""
-    langs: NDArray[np.int64]
+    langs: NDArray[np.uint16]
     """(N,) into lang_names."""
     lang_names: list[str]
     contaminated: NDArray[np.bool_]
-    text_bytes: NDArray[np.int64]
+    text_bytes: NDArray[np.int32]
     """(N,) or empty: bytes of the document's JSON line."""
-    origins: NDArray[np.int64]
-    """(N, 2) file number in the data set, row in the file (from 0)."""
-    turn_sizes: NDArray[np.int64]
+    turn_sizes: NDArray[np.int32]
     turn_roles: NDArray[np.uint8]
     dropped: Counter[str]
+    headers: list[PartHeader]
 
     @cached_property
     def turn_starts(self) -> NDArray[np.int64]:
         """(N,) first turn of each document."""
-        return np.cumsum(self.turns) - self.turns
+        return np.cumsum(self.turns, dtype=np.int64) - self.turns
 
     @cached_property
     def unit_starts(self) -> NDArray[np.int64]:
         """(U,) first document of each unit."""
-        return np.cumsum(self.unit_documents) - self.unit_documents
+        return np.cumsum(self.unit_documents, dtype=np.int64) - self.unit_documents
+
+    def origins_of(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n, 2) number of the file in the data set and row in the file, from 0, of each document."""
+        units = np.searchsorted(self.unit_starts + self.unit_documents, documents, side="right")
+        return np.column_stack([self.unit_files[units].astype(np.int64), self.unit_rows[units]])
 
     @cached_property
     def assistant_tokens(self) -> NDArray[np.int64]:
@@ -82,13 +101,15 @@ class DocumentTable:
 
     def role_tokens(self, role: Role) -> NDArray[np.int64]:
         """(N,) tokens of turns of a role."""
-        counted = np.append(0, np.cumsum(np.where(self.turn_roles == role, self.turn_sizes, 0)))
+        counted = np.zeros(self.turn_sizes.size + 1, dtype=np.int64)
+        np.cumsum(np.where(self.turn_roles == role, self.turn_sizes, 0), out=counted[1:])
         return counted[self.turn_starts + self.turns] - counted[self.turn_starts]
 
     @cached_property
-    def part_of(self) -> NDArray[np.int64]:
+    def part_of(self) -> NDArray[np.int32]:
         """(N,) part that holds each document."""
-        return np.repeat(np.arange(len(self.parts)), [part.columns["document_sizes"].size for part in self.parts])
+        numbers = np.arange(len(self.parts), dtype=np.int32)
+        return np.repeat(numbers, [part.num_documents for part in self.parts])
 
     @cached_property
     def token_starts(self) -> NDArray[np.int64]:
@@ -106,9 +127,9 @@ class DocumentTable:
         return ranges(self.unit_starts[units], counts)
 
 
-def ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def ranges(starts: NDArray[np.int64], counts: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """The numbers starts[i] .. starts[i] + counts[i] - 1 of each i, joined."""
-    ends = np.cumsum(counts)
+    ends = np.cumsum(counts, dtype=np.int64)
     return np.arange(int(ends[-1]) if ends.size else 0) + np.repeat(starts - (ends - counts), counts)
 
 
@@ -128,44 +149,51 @@ def read_tables(plan: Plan, folders: Sequence[Path], itemsize: int) -> list[tupl
 
 
 def _join(parts: list[tuple[Part, tuple[int, bool]]]) -> DocumentTable:
-    columns = {name: [part.columns[name] for part, _ in parts] for name in parts[0][0].columns}
     lang_names = sorted({name for part, _ in parts for name in part.header.langs})
     lang_ids = {name: i for i, name in enumerate(lang_names)}
-    langs = [np.array([lang_ids[n] for n in p.header.langs])[p.columns["document_langs"]] for p, _ in parts]
-    records, origins, base = [], [], 0
+    langs = [
+        np.array([lang_ids[n] for n in p.header.langs], np.uint16)[p.columns.pop("document_langs")] for p, _ in parts
+    ]
+    records, rows, base = [], [], 0
     rows_before: Counter[int] = Counter()
     for part, (first_file, is_span) in parts:
-        files, rows = part.columns["unit_files"].astype(np.int64), part.columns["unit_rows"]
-        if is_span:  # rows of a span count from its start
-            rows = rows + rows_before[first_file]
-            rows_before[first_file] += part.header.num_records
-        records.append(part.columns["unit_rows"] + base)
+        own_rows = part.columns.pop("unit_rows")
+        rows.append(own_rows + rows_before[first_file] if is_span else own_rows)  # a span's rows count from its start
+        rows_before[first_file] += part.header.num_records if is_span else 0
+        records.append(own_rows + base)
         base += part.header.num_records
-        origins.append(np.repeat(np.stack([files, rows], axis=1), part.columns["unit_documents"], axis=0))
+    files = [PartFiles(part.stem, part.columns["document_sizes"].size) for part, _ in parts]
+
+    def column(name: str) -> NDArray[Any]:
+        """A column of all parts; the parts let go of it."""
+        return np.concatenate([part.columns.pop(name) for part, _ in parts])
+
     return DocumentTable(
-        parts=[part for part, _ in parts],
+        parts=files,
         num_records=base,
         unit_records=np.concatenate(records),
-        unit_documents=np.concatenate(columns["unit_documents"]).astype(np.int64),
-        sizes=np.concatenate(columns["document_sizes"]).astype(np.int64),
-        turns=np.concatenate(columns["document_turns"]).astype(np.int64),
-        keys=np.concatenate(columns["document_keys"]),
-        controls=np.concatenate(columns["document_controls"]).astype(np.int64),
+        unit_files=column("unit_files"),
+        unit_rows=np.concatenate(rows),
+        unit_documents=column("unit_documents"),
+        sizes=column("document_sizes"),
+        turns=column("document_turns"),
+        keys=column("document_keys"),
+        controls=column("document_controls"),
         langs=np.concatenate(langs),
         lang_names=lang_names,
-        contaminated=np.concatenate(columns["document_contaminated"]),
-        text_bytes=np.concatenate(columns["text_bytes"]).astype(np.int64),
-        origins=np.concatenate(origins),
-        turn_sizes=np.concatenate(columns["turn_sizes"]).astype(np.int64),
-        turn_roles=np.concatenate(columns["turn_roles"]),
+        contaminated=column("document_contaminated"),
+        text_bytes=column("text_bytes"),
+        turn_sizes=column("turn_sizes"),
+        turn_roles=column("turn_roles"),
         dropped=sum((part.header.dropped for part, _ in parts), Counter[str]()),
+        headers=[part.header for part, _ in parts],
     )
 
 
-def _starts_within(groups: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+def _starts_within(groups: NDArray[np.int32], sizes: NDArray[np.int32]) -> NDArray[np.int64]:
     """(N,) running sum of `sizes`, from 0 in each group (groups are sorted)."""
-    starts = np.cumsum(sizes) - sizes
+    starts = np.cumsum(sizes, dtype=np.int64) - sizes
     if not starts.size:
         return starts
-    firsts = np.searchsorted(groups, groups)
-    return starts - starts[firsts]
+    starts -= starts[np.searchsorted(groups, groups)]
+    return starts

@@ -108,5 +108,6 @@ def _equal_members(
 
 def _describe(everything: list[Selected], place: Place) -> dict[str, object]:
     selected = everything[place.selected]
-    file_number, row = selected.table.origins[selected.processed[place.position]].tolist()
+    document = selected.processed[place.position : place.position + 1]
+    file_number, row = selected.table.origins_of(document)[0].tolist()
     return {"dataset": selected.name, "file": file_number, "record": row + 1}

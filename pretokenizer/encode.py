@@ -23,6 +23,7 @@ from pretokenizer.conversation import Conversation
 from pretokenizer.engine import FastEngine
 from pretokenizer.roles import Role
 from pretokenizer.tokenizer import Tokenizer
+from pretokenizer.word_cache import WordCache
 
 PROOF_INTERVAL = 512
 """One document in so many is also encoded by the reference."""
@@ -59,6 +60,7 @@ class Encoder:
         tokenizer: Tokenizer,
         chat_format: ChatFormat,
         engine: FastEngine | None = None,
+        words: WordCache | None = None,
         encode_special_in_text: bool = False,
         keep_texts: bool = False,
     ) -> None:
@@ -66,6 +68,7 @@ class Encoder:
         self.chat_format = chat_format
         self.encode_special_in_text = encode_special_in_text
         self.keep_texts = keep_texts
+        self.words = words
         self._special = re.compile("|".join(map(re.escape, tokenizer.special_tokens)) or r"(?!)")
         self._template_cache: dict[str, list[int | str]] = {}
         self._framed = _FramedPass(tokenizer, chat_format, engine) if isinstance(chat_format, FramedFormat) else None
@@ -99,7 +102,7 @@ class Encoder:
         pieces = [[self._pieces(turn) for turn in turns] for turns in documents]
         if isinstance(self.chat_format, FramedFormat):
             plain = [p for turns in pieces for turn in turns for p in turn if isinstance(p, str)]
-            encoded = iter(self.tokenizer.encode_plain_batch(plain))
+            encoded = iter(self._encode_plain(plain))
             rows = [[_assemble(turn, encoded) for turn in turns] for turns in pieces]
         else:
             rows = [self._encode_across_turns(turns) for turns in pieces]
@@ -109,6 +112,18 @@ class Encoder:
         return joined._replace(
             control_counts=np.array(counts, dtype=np.int64), texts=texts if self.keep_texts else None
         )
+
+    def _encode_plain(self, texts: list[str]) -> list[list[int]]:
+        """By words where that is possible, a sample compared with the reference."""
+        if self.words is None:
+            return self.tokenizer.encode_plain_batch(texts)
+        encoded = self.words.encode_plain_batch(texts)
+        sampled = range(0, len(texts), PROOF_INTERVAL)
+        exact = self.tokenizer.encode_plain_batch([texts[i] for i in sampled])
+        for index, ids in zip(sampled, exact, strict=True):
+            if encoded[index] != ids:
+                raise EngineMismatchError(texts[index])
+        return encoded
 
     def _encode_across_turns(self, turns: list[list[int | str]]) -> list[list[int]]:
         """Ids of each turn where a turn may begin inside a text: text runs on, and a token goes to where it begins."""

@@ -28,7 +28,7 @@ class UnsupportedModelError(ValueError):
 
 def tokenizer_json(tokenizer: SentencePieceTokenizer) -> bytes:
     """`tokenizer.json` with the wrapper's special tokens. Raises UnsupportedModelError."""
-    add_dummy_prefix = _check_model(tokenizer.path.read_bytes())
+    add_dummy_prefix = has_dummy_prefix(tokenizer.path.read_bytes())
     processor, pieces = tokenizer.processor, tokenizer.tokens[: tokenizer.num_pieces]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     scores = [processor.GetScore(i) for i in range(len(pieces))]
@@ -85,7 +85,7 @@ def ranked_merges(vocabulary: dict[Any, int], scores: list[float]) -> list[tuple
     return merges
 
 
-def _check_model(data: bytes) -> bool:
+def has_dummy_prefix(data: bytes) -> bool:
     """Whether the model puts `▁` in front. Raises UnsupportedModelError for what cannot be expressed."""
     trainer, normalizer = _specs(data)
     wrong = {

@@ -38,7 +38,7 @@ class DatasetStats:
     """Control tokens spelled inside messages."""
     dropped: dict[str, int]
     """Records that were never samples, by reason (train and val together)."""
-    lengths: NDArray[np.int64]
+    lengths: NDArray[np.integer[Any]]
     """(accepted,) tokens of each document."""
 
     @property

@@ -17,6 +17,7 @@ from pretokenizer.record_files import RecordError, read_records
 from pretokenizer.shard import optimal_dtype
 from pretokenizer.sources.source import InputRecord, stem_of
 from pretokenizer.tokenizer import Tokenizer
+from pretokenizer.word_cache import make_word_cache
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 4 << 20
@@ -32,12 +33,12 @@ class TaskRunner:
         tokenizer, chat_format = loaded or load_plan_tokenizer(plan.config)
         frames = list(chat_format.frames.values()) if isinstance(chat_format, FramedFormat) else [("", "")]
         engine, self.engine_line = make_engine(tokenizer, frames)
-        keywords = {
-            "encode_special_in_text": plan.config.special_tokens_in_text == "encode",
-            "keep_texts": plan.config.write_json,
-        }
-        self.encoder = Encoder(tokenizer, chat_format, engine, **keywords)
-        self.reference = Encoder(tokenizer, chat_format, None, **keywords)
+        encode_special, keep_texts = plan.config.special_tokens_in_text == "encode", plan.config.write_json
+        words = make_word_cache(tokenizer) if engine is None else None
+        if words is not None:
+            self.engine_line += ", words cached"
+        self.encoder = Encoder(tokenizer, chat_format, engine, words, encode_special, keep_texts)
+        self.reference = Encoder(tokenizer, chat_format, None, None, encode_special, keep_texts)
         self.dtype = optimal_dtype(tokenizer.vocab_size)
         self.questions = Questions.load(plan.config) if plan.config.decontaminate else None
 
@@ -50,7 +51,10 @@ class TaskRunner:
             self._run(task, stems, self.encoder)
         except EngineMismatchError as error:
             self._run(
-                task, stems, self.reference, f"gigatoken gave other ids for {str(error)[:80]!r}; encoded again exactly"
+                task,
+                stems,
+                self.reference,
+                f"the fast way gave other ids for {str(error)[:80]!r}; encoded again exactly",
             )
 
     def _run(self, task: Task, stems: list[Path], encoder: Encoder, warning: str | None = None) -> None:

@@ -22,13 +22,13 @@ class TokenStore:
 
     def gather(self, table: DocumentTable, documents: NDArray[np.int64]) -> NDArray[Any]:
         """Token ids of many documents, joined in the order given."""
-        itemsize = self.dtype.itemsize
-        raw = self._gather(table, documents, table.token_starts * itemsize, table.sizes * itemsize, ".tokens")
-        return raw.view(self.dtype)
+        return self._gather(table, documents, table.token_starts, table.sizes, ".tokens", self.dtype)
 
     def gather_texts(self, table: DocumentTable, documents: NDArray[np.int64]) -> bytes:
         """JSON lines of many documents, joined in the order given."""
-        return self._gather(table, documents, table.text_starts, table.text_bytes, ".texts").tobytes()
+        return self._gather(
+            table, documents, table.text_starts, table.text_bytes, ".texts", np.dtype(np.uint8)
+        ).tobytes()
 
     def gather_roles(self, table: DocumentTable, documents: NDArray[np.int64], dtype: DTypeLike) -> NDArray[Any]:
         """Role ids of many documents, token by token."""
@@ -40,23 +40,25 @@ class TokenStore:
         table: DocumentTable,
         documents: NDArray[np.int64],
         starts: NDArray[np.int64],
-        sizes: NDArray[np.int64],
+        sizes: NDArray[np.int32],
         suffix: str,
-    ) -> NDArray[np.uint8]:
+        dtype: np.dtype[Any],
+    ) -> NDArray[Any]:
+        """Elements of documents, of which `starts` and `sizes` say where they are in their part's file."""
         if not documents.size:
-            return np.empty(0, dtype=np.uint8)
+            return np.empty(0, dtype=dtype)
         # Documents that follow one another in the same part are copied as one run.
         parts = table.part_of[documents]
         breaks = np.flatnonzero((np.diff(documents) != 1) | (np.diff(parts) != 0)) + 1
         firsts, lasts = np.append(0, breaks), np.append(breaks, documents.size) - 1
-        run_starts = starts[documents[firsts]].tolist()
-        run_ends = (starts[documents[lasts]] + sizes[documents[lasts]]).tolist()
-        files = [self._file(part.stem.with_suffix(suffix)) for part in table.parts]
-        flats = [file.bytes for file in files]
+        run_starts = (starts[documents[firsts]] * dtype.itemsize).tolist()
+        run_ends = ((starts[documents[lasts]] + sizes[documents[lasts]]) * dtype.itemsize).tolist()
+        files = {part: self._file(table.parts[part].stem.with_suffix(suffix)) for part in np.unique(parts).tolist()}
+        flats = {part: file.bytes for part, file in files.items()}
         joined = np.concatenate([flats[p][s:e] for p, s, e in zip(parts[firsts].tolist(), run_starts, run_ends)])
-        for part in np.unique(parts).tolist():
-            files[part].count_read(joined.size)
-        return joined
+        for file in files.values():
+            file.count_read(joined.size)
+        return joined.view(dtype)
 
     def _file(self, path: Path) -> PartTokens:
         if path not in self._open:

@@ -48,14 +48,14 @@ def origin_path(prefix: Path) -> Path:
 def origins_of(chosen: list[Selected]) -> NDArray[np.int64]:
     """(N, 3): number of the data set in the section, of its file, and of the record in the file, from 0."""
     blocks = [
-        np.column_stack([np.full(s.documents.size, s.dataset, dtype=np.int64), s.table.origins[s.documents]])
+        np.column_stack([np.full(s.documents.size, s.dataset, dtype=np.int64), s.table.origins_of(s.documents)])
         for s in chosen
     ]
     return np.concatenate(blocks) if blocks else np.empty((0, 3), dtype=np.int64)
 
 
-def _batches(documents: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def _batches(documents: NDArray[np.int64], sizes: NDArray[np.int32]) -> Iterator[NDArray[np.int64]]:
     """`documents` in runs of about BATCH_TOKENS tokens."""
     if documents.size:
-        batch_of = np.cumsum(sizes[documents]) // BATCH_TOKENS
+        batch_of = np.cumsum(sizes[documents], dtype=np.int64) // BATCH_TOKENS
         yield from np.split(documents, np.flatnonzero(np.diff(batch_of)) + 1)

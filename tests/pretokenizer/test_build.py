@@ -119,7 +119,7 @@ def test_same_bytes_without_the_fast_engine(
     monkeypatch.setenv(REFERENCE_ENV, "reference")
     manifest, folder = build_toy(DATASETS, write_json=True)
     assert without_titles(contents(folder)) == without_titles(reference_bytes)
-    assert manifest.reports["engines"] == ["sentencepiece (the reference; PRETOKENIZER_ENGINE=reference)"]
+    assert manifest.reports["engines"] == ["sentencepiece (the reference; PRETOKENIZER_ENGINE=reference), words cached"]
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -215,7 +215,7 @@ def test_an_engine_found_wrong_on_data_is_replaced(
     monkeypatch.setattr(FastEngine, "encode_joined", wrong_for_sums)
     manifest, folder = build_toy(DATASETS, write_json=True)
     assert without_titles(contents(folder)) == without_titles(reference_bytes)
-    assert any("gigatoken gave other ids" in warning for warning in manifest.reports["warnings"])
+    assert any("the fast way gave other ids" in warning for warning in manifest.reports["warnings"])
     assert os.environ.get(REFERENCE_ENV) is None
 
 

@@ -59,8 +59,8 @@ def hard_conversations() -> list[Conversation]:
 def test_the_fast_way_gives_what_the_reference_gives(name: str, encode_special: bool) -> None:
     pytest.importorskip("gigatoken")
     tokenizer = load_tokenizer(SAMPLE_MODEL, CHAT_FORMATS[name].special_tokens)
-    fast = Encoder(tokenizer, CHAT_FORMATS[name], FastEngine(tokenizer), encode_special, keep_texts=True)
-    exact = Encoder(tokenizer, CHAT_FORMATS[name], None, encode_special, keep_texts=True)
+    fast = Encoder(tokenizer, CHAT_FORMATS[name], FastEngine(tokenizer), None, encode_special, keep_texts=True)
+    exact = Encoder(tokenizer, CHAT_FORMATS[name], None, None, encode_special, keep_texts=True)
     conversations = hard_conversations()
     assert fast.engine is not None
     found, expected = fast.encode(conversations), exact.encode(conversations)

@@ -60,7 +60,7 @@ def test_a_vocabulary_it_cannot_load(
     def refuse(data: bytes) -> bool:
         raise sentencepiece_json.UnsupportedModelError("the model normalises characters")
 
-    monkeypatch.setattr(sentencepiece_json, "_check_model", refuse)
+    monkeypatch.setattr(sentencepiece_json, "has_dummy_prefix", refuse)
     engine, line = make_engine(sentencepiece_tokenizer, FRAMES)
     assert engine is None and "gigatoken cannot load this vocabulary: the model normalises characters" in line
 

@@ -1,0 +1,70 @@
+"""word_cache.py, against the reference tokenizers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretokenizer.chat_format import CHAT_FORMATS
+from pretokenizer.conversation import Conversation, pair
+from pretokenizer.encode import Encoder, EngineMismatchError
+from pretokenizer.engine import BATTERY
+from pretokenizer.sentencepiece_json import UnsupportedModelError
+from pretokenizer.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from pretokenizer.word_cache import ByteLevelWords, SentencePieceWords, make_word_cache
+from tests.pretokenizer.conftest import SHARED, needs_shared
+
+TEXTS = [
+    *BATTERY,
+    *(a + b for a, b in zip(BATTERY, BATTERY[3:])),
+    "▁▁x ▁",
+    "\n",
+    "\n\n",
+    " \n ",
+    "a\n b",
+    "<|im_end|>",
+    "\x1c\x1f",
+]
+
+
+def test_sentencepiece_words(sentencepiece_tokenizer: SentencePieceTokenizer) -> None:
+    words = SentencePieceWords(sentencepiece_tokenizer)
+    expected = sentencepiece_tokenizer.encode_plain_batch(TEXTS)
+    for _ in range(2):  # the second time from the cache
+        assert words.encode_plain_batch(TEXTS) == expected
+
+
+def test_byte_level_words(byte_level_path: Path) -> None:
+    tokenizer = load_tokenizer(byte_level_path, ("<|im_end|>",))
+    words = make_word_cache(tokenizer)
+    assert isinstance(words, ByteLevelWords)
+    for _ in range(2):
+        assert words.encode_plain_batch(TEXTS) == tokenizer.encode_plain_batch(TEXTS)
+
+
+def test_pieces_across_words_are_noticed(sentencepiece_tokenizer: SentencePieceTokenizer, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sentencepiece_tokenizer, "tokens", [*sentencepiece_tokenizer.tokens[:-9], *["of▁the"] * 9])
+    monkeypatch.setattr(sentencepiece_tokenizer, "num_pieces", len(sentencepiece_tokenizer.tokens))
+    with pytest.raises(UnsupportedModelError, match="pieces reach across words"):
+        SentencePieceWords(sentencepiece_tokenizer)
+    assert make_word_cache(sentencepiece_tokenizer) is None
+
+
+def test_a_wrong_cache_is_found(sample_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = make_word_cache(sample_tokenizer)
+    assert isinstance(words, SentencePieceWords)
+    monkeypatch.setitem(words._known, "▁user", [5])
+    encoder = Encoder(sample_tokenizer, CHAT_FORMATS["chatml"], None, words)
+    with pytest.raises(EngineMismatchError, match="user"):
+        encoder.encode([Conversation(pair("q", "a"))])
+
+
+@needs_shared
+@pytest.mark.parametrize(("path", "has_words"), [("llama2", True), ("gpt_neox", True), ("falcon", False)])
+def test_real_vocabularies(path: str, has_words: bool) -> None:
+    tokenizer = load_tokenizer(SHARED / "tokenizers" / path)
+    words = make_word_cache(tokenizer)
+    assert (words is not None) is has_words
+    if words is not None:
+        texts = [*TEXTS, *(SHARED / "data/gsm8k/test.jsonl").read_text(encoding="utf-8").splitlines()[:200]]
+        assert words.encode_plain_batch(texts) == tokenizer.encode_plain_batch(texts)
