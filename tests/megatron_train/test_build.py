@@ -23,6 +23,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pp2": {"pipeline_model_parallel_size": 2},
     "tp2-pp2-sp": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "sequence_parallel": True},
 }
+SPLIT = [kind for kind in MODELS if "rope" not in kind and kind not in {"llama_head_dim", "falcon_7b_untied"}]
+"""The kinds whose weights or activations differ in how they are split; the rest differ in arithmetic alone."""
 
 
 def tokens() -> torch.Tensor:
@@ -78,7 +80,7 @@ def largest_differences(folder: Path) -> dict[str, float]:
 
     differences = {}
     for name, layout in LAYOUTS.items():
-        for kind in MODELS:
+        for kind in SPLIT:
             logits = own_logits(folder / kind / "release", layout)
             expected = torch.load(folder / f"{kind}.pt")
             own = 0.0 if logits is None else float((logits - expected).abs().max())
@@ -112,7 +114,7 @@ def test_logits_are_transformers_logits_in_one_process(kind: str, folder: Path, 
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", SPLIT)
 def test_logits_are_transformers_logits_in_every_layout(kind: str, layout: str, differences: dict[str, float]) -> None:
     assert differences[f"{kind}-{layout}"] < 1e-5
 

@@ -12,6 +12,7 @@ import torch
 
 from megatron_train.data.batch import Document
 from megatron_train.data.sft_dataset import DocumentSet, evaluation_samples
+from megatron_train.parallel.distributed import seed_rank
 from tests.conftest import toy_documents, write_shard
 from tests.distributed import run_distributed
 from tests.megatron_train.toy_run import LLAMA, MODELS, ToyRun, full_gradients, full_parameters, start
@@ -245,7 +246,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2-pp2-sp": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "sequence_parallel": True},
     "pp2-vpp2-dp2": {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2},
     "tp2-dp2": {"tensor_model_parallel_size": 2},
-    "dp4": {},
 }
 RUN: dict[str, Any] = {"global_batch_size": 8, "micro_batch_size": 2, "packing": True, "clip_grad": 0.0}
 
@@ -258,6 +258,7 @@ class FourProcesses:
     resumed: dict[str, list[float]]
     saved: dict[str, str]
     same_layout: dict[str, bool]
+    streams: dict[str, list[tuple[Any, float, float]]]
     evaluated: dict[str, dict[str, float]]
 
 
@@ -265,11 +266,12 @@ def run_four_processes(settings: dict[str, Any], folder: Path, valid_prefix: str
     """`folder` holds a one-process checkpoint before the first iteration and one after it."""
     from megatron_train.evaluate import evaluate
 
-    gradients, resumed, saved, same, evaluated = {}, {}, {}, {}, {}
+    gradients, resumed, saved, same, streams, evaluated = {}, {}, {}, {}, {}, {}
     for name, layout in LAYOUTS.items():
         run = start(LLAMA, settings | layout, folder / "one" / "iter_0000001", resume=True)
         resumed[name] = [run.step().lm_loss for _ in range(2)]
 
+        streams[name] = random_streams(run)
         run = start(LLAMA, settings | layout, folder / "one" / "iter_0000000")
         for packing, size in ((True, 1), (False, 2)):
             data = replace(run.config.data, packing=packing)
@@ -289,7 +291,21 @@ def run_four_processes(settings: dict[str, Any], folder: Path, valid_prefix: str
         found = again.step().lm_loss
         parameters, others = full_parameters(again.chunks)[0], full_parameters(run.chunks)[0]
         same[name] = found == expected and all(torch.equal(parameters[key], others[key]) for key in parameters)
-    return FourProcesses(gradients, resumed, saved, same, evaluated)
+    return FourProcesses(gradients, resumed, saved, same, streams, evaluated)
+
+
+def random_streams(run: ToyRun) -> list[tuple[Any, float, float]]:
+    """By rank: coordinates, the next number of the plain stream and of the one of the tensor-parallel rank."""
+    import torch.distributed as dist
+    from megatron.core import tensor_parallel
+
+    seed_rank(7)
+    plain = float(torch.rand(()))
+    with tensor_parallel.get_cuda_rng_tracker().fork():
+        own = float(torch.rand(()))
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, (run.layout.coordinates(dist.get_rank()), plain, own))
+    return everyone
 
 
 @pytest.fixture(scope="module")
@@ -345,13 +361,24 @@ def test_resuming_in_the_same_layout_is_bitwise(layout: str, four: FourProcesses
     assert four.same_layout[layout]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_dropout_streams_differ_over_replicas_and_stages_but_not_over_tensor_ranks(
+    layout: str, four: FourProcesses
+) -> None:
+    """The residual stream is whole on every tensor-parallel rank, so its dropout must be the same there."""
+    plain = {coordinates[1:]: number for coordinates, number, _ in four.streams[layout]}
+    assert all(number == plain[coordinates[1:]] for coordinates, number, _ in four.streams[layout])
+    assert len(set(plain.values())) == len(plain)
+    assert len({own for _, _, own in four.streams[layout]}) == 4
+
+
 def test_evaluation_is_the_same_in_any_layout_and_shape(
     one_process: tuple[Path, dict[str, Any]], four: FourProcesses
 ) -> None:
     folder, settings = one_process
     run = start(LLAMA, settings, folder / "one" / "iter_0000000")
     total, targets, right = losses_one_by_one(run, documents_of(str(folder / "valid")))
-    assert len(four.evaluated) == 7
+    assert len(four.evaluated) == 5
     for result in four.evaluated.values():
         assert result["loss"] == pytest.approx(total.item() / targets, rel=1e-6)
         assert result["ppl"] == pytest.approx(np.exp(total.item() / targets), rel=1e-5)

@@ -1,0 +1,168 @@
+"""Runs as a user starts them: exit codes, messages, files, stopping and going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from megatron_train.__main__ import main
+from tests.conftest import toy_documents, write_shard
+from tests.megatron_train.toy_run import LLAMA
+
+
+@pytest.fixture
+def run(tmp_path: Path, single_process: None) -> Iterator[Any]:
+    """`run(*flags)` -> exit code of six iterations on toy data, saved in tmp_path/save."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    train = write_shard(tmp_path / "toy-train", toy_documents(12))
+    valid = write_shard(tmp_path / "toy-val", toy_documents(5, seed=1))
+    LLAMA.save(tmp_path / "model.yaml")
+    settings = {
+        "model": str(tmp_path / "model.yaml"),
+        "train_data_path": [train],
+        "valid_data_path": [f"val={valid}"],
+        "save": str(tmp_path / "save"),
+        "seq_length": 48,
+        "micro_batch_size": 2,
+        "global_batch_size": 4,
+        "train_iters": 6,
+        "lr": 1e-2,
+        "lr_decay_style": "constant",
+        "packing": True,
+        "log_interval": 1,
+        "hidden_dropout": 0.1,
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    yield lambda *flags: main(["--config", str(tmp_path / "run.yaml"), *map(str, flags)])
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+def metrics(folder: Path) -> tuple[dict[int, float], dict[int, Any]]:
+    """Losses by iteration, evaluations by iteration."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = {record["iteration"]: record["lm_loss"] for record in records if "lm_loss" in record}
+    return losses, {record["iteration"]: record["eval"] for record in records if "eval" in record}
+
+
+def test_a_run_leaves_checkpoint_metrics_and_a_readable_console(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--save_interval", 4, "--eval_interval", 3) == 0
+    losses, evaluations = metrics(tmp_path / "save")
+    assert sorted(losses) == [1, 2, 3, 4, 5, 6]
+    assert sorted(evaluations) == [3, 6]
+    assert set(evaluations[6]["val"]) == {"loss", "ppl", "token_accuracy", "num_target_tokens"}
+    assert (tmp_path / "save" / "latest_checkpointed_iteration.txt").read_text() == "6\n"
+    assert sorted(path.name for path in (tmp_path / "save").glob("iter_*")) == ["iter_0000004", "iter_0000006"]
+    folder = tmp_path / "save" / "iter_0000006"
+    assert {path.name for path in folder.iterdir()} >= {
+        ".metadata", "common.pt", "metadata.json", "model_config.yaml", "train_config.yaml", "train_state.json",
+        "SHA256SUMS",
+    }  # fmt: skip
+    assert json.loads((folder / "train_state.json").read_text())["consumed_train_samples"] == 24
+    out = capsys.readouterr().out
+    assert "4 samples = 2 per micro-batch x 2 micro-batches x 1 data-parallel ranks" in out
+    assert "iter 6/6 | loss " in out
+
+
+def test_a_run_goes_on_where_it_was_stopped(run: Any, tmp_path: Path) -> None:
+    assert run("--save", tmp_path / "whole", "--eval_interval", 2) == 0
+    assert run("--exit_interval", 3, "--eval_interval", 2) == 0
+    assert (tmp_path / "save" / "latest_checkpointed_iteration.txt").read_text() == "3\n"
+    assert run("--eval_interval", 2) == 0
+    assert metrics(tmp_path / "save") == metrics(tmp_path / "whole")
+    assert run() == 0  # nothing left to do
+    assert metrics(tmp_path / "save") == metrics(tmp_path / "whole")
+
+
+def test_a_signal_saves_and_leaves(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from megatron_train.report.metrics import Reporter
+
+    step = Reporter.step
+
+    def step_and_signal(self: Reporter, report: Any) -> None:
+        step(self, report)
+        if report.iteration == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Reporter, "step", step_and_signal)
+    assert run("--exit_code_on_signal", 17) == 17
+    assert (tmp_path / "save" / "latest_checkpointed_iteration.txt").read_text() == "2\n"
+    assert sorted(metrics(tmp_path / "save")[0]) == [1, 2]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--save", tmp_path / "whole") == 0
+    assert run("--save_interval", 2, "--exit_interval", 4) == 0
+    damaged = next((tmp_path / "save" / "iter_0000004").glob("*.distcp"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    assert run() == 0
+    error = capsys.readouterr().err
+    assert f"iter_0000004: damaged: {damaged}: contents differ from SHA256SUMS" in error
+    assert f"going back to {tmp_path}/save/iter_0000002" in error
+    assert metrics(tmp_path / "save")[0] == metrics(tmp_path / "whole")[0]
+
+
+def test_finetune_takes_the_weights_alone(run: Any, tmp_path: Path) -> None:
+    assert run() == 0
+    flags = ["--load", tmp_path / "save", "--save", tmp_path / "second", "--finetune", "--train_iters", 2]
+    assert run(*flags) == 0
+    state = json.loads((tmp_path / "second" / "iter_0000002" / "train_state.json").read_text())
+    assert (state["iteration"], state["consumed_train_samples"]) == (2, 8)
+    first, second = metrics(tmp_path / "save")[0], metrics(tmp_path / "second")[0]
+    assert second[1] < first[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--train_data_path", "missing"], 1, "error: missing-text.idx: no such shard"),
+        (["--load", "missing"], 1, "error: missing: no such checkpoint folder"),
+        (["--model", "missing.yaml"], 2, "error: missing.yaml: cannot read: No such file or directory"),
+        (["--tensor_model_parallel_size", "2"], 2, "error: world size 1 is not a multiple of"),
+        (["--seq_length", "4096"], 2, "error: seq_length 4096 exceeds the model's max_position_embeddings 64"),
+        (["--lr", "much"], 2, "lr: expected a number, found 'much'"),
+        (["--learning"], 2, "error: unknown flag --learning"),
+        (["--config", "missing.yaml"], 2, "error: missing.yaml: cannot read: No such file or directory"),
+        (["--global_batch_size", "3"], 2, "error: global_batch_size 3 is not a multiple of micro_batch_size 2"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_message_and_no_traceback(
+    flags: list[str], code: int, message: str, run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*flags) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert len([line for line in error.splitlines() if line.startswith("error: ")]) == 1
+    assert not (tmp_path / "save").exists()
+
+
+def test_a_truncated_shard_is_named(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "toy-train-text.bin"
+    path.write_bytes(path.read_bytes()[:-7])
+    assert run() == 1
+    assert f"error: {tmp_path}/toy-train-text" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_shape_is_refused(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--train_iters", 1) == 0
+    text = (tmp_path / "model.yaml").read_text()
+    (tmp_path / "model.yaml").write_text(text.replace("num_layers: 4", "num_layers: 2"))
+    assert run() == 1
+    assert "num_layers: 2 in" in capsys.readouterr().err
+
+
+def test_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "--tensor_model_parallel_size" in capsys.readouterr().out
