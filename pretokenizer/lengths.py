@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, insort
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ BAR = 50
 """Characters of the longest bar."""
 
 
-def histogram(lengths: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+def histogram(lengths: NDArray[np.integer[Any]]) -> tuple[list[int], list[int]]:
     """(bounds, counts): counts[i] lengths from bounds[i] up to, not with, bounds[i + 1]. Bounds grow by powers of two.
 
     >>> histogram(np.array([3, 5, 40]))
@@ -37,7 +38,7 @@ def text_histogram(bounds: list[int], counts: list[int]) -> list[str]:
     return lines
 
 
-def pack(lengths: NDArray[np.int64], row_length: int) -> tuple[int, float]:
+def pack(lengths: NDArray[np.integer[Any]], row_length: int) -> tuple[int, float]:
     """(rows, filled share) when documents, cut to `row_length`, are packed best fit, longest first.
 
     >>> pack(np.array([6, 5, 5, 4]), 10)
@@ -76,7 +77,7 @@ def pack(lengths: NDArray[np.int64], row_length: int) -> tuple[int, float]:
     return rows, tokens / (rows * row_length) if rows else 0.0
 
 
-def plot_histograms(lengths_by_split: dict[str, NDArray[np.int64]], path: Path) -> None:
+def plot_histograms(lengths_by_split: dict[str, NDArray[np.integer[Any]]], path: Path) -> None:
     """Write a PNG with a panel a split. Needs matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
