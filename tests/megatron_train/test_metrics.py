@@ -97,7 +97,7 @@ def test_cut_back_of_no_file_makes_none(tmp_path: Path) -> None:
 
 
 def test_tensorboard_gets_megatrons_names(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     log = reporter(tmp_path, tensorboard_dir=str(tmp_path / "tb"))
     log.step(REPORT)
