@@ -81,11 +81,13 @@ def activation_bytes() -> list[tuple[float, float]]:
     """(what autograd keeps of one layer per token, what the planner says) for each of ACTIVATIONS."""
     from megatron_train.parallel.distributed import init_distributed
 
-    found = []
+    found, started = [], None
     for name, changes, settings in ACTIVATIONS:
         config = planned_config({"seq_length": 128, "micro_batch_size": 2} | settings)
         model = replace(MODELS[name], **WIDE | changes)
-        init_distributed(config.parallel, config.batch.seed)
+        if config.parallel != started:  # process groups are slow to make
+            init_distributed(config.parallel, config.batch.seed)
+            started = config.parallel
         deep, shallow = (saved_bytes(replace(model, num_layers=layers), config) for layers in (4, 2))
         tokens = config.batch.micro_batch_size * config.data.seq_length
         found.append(((deep - shallow) / 2 / tokens, layer_activation(model, config, planned_layout(config, 4))))
