@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from megatron_train.config import TrainConfig
 from megatron_train.parallel.distributed import is_printing_rank, warn
@@ -94,6 +95,8 @@ class Reporter:
         self.wandb: Any = None
         if not is_printing_rank():
             return
+        iterations = config.batch.train_iters
+        self.bar = tqdm(total=iterations, initial=iteration, desc="train", unit="it", disable=None, leave=False)
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             cut_back(self.path, iteration)
@@ -127,7 +130,8 @@ class Reporter:
             or report.skipped
             or not math.isfinite(report.lm_loss)
         ):
-            print(console_line(report, self.config.batch.train_iters), flush=True)
+            self._say(console_line(report, self.config.batch.train_iters))
+        self.bar.update()
 
     def evaluation(self, iteration: int, results: dict[str, dict[str, float]], kind: str = "eval") -> None:
         """`results`: name -> {loss, ppl, token_accuracy, num_target_tokens}."""
@@ -135,10 +139,9 @@ class Reporter:
             return
         self._write({"iteration": iteration, kind: results})
         for name, result in results.items():
-            print(
+            self._say(
                 f"{kind} after {iteration} | {name} | loss {result['loss']:.4f} | ppl {result['ppl']:.3f} | "
-                f"token accuracy {result['token_accuracy']:.1%} | {result['num_target_tokens']:,} target tokens",
-                flush=True,
+                f"token accuracy {result['token_accuracy']:.1%} | {result['num_target_tokens']:,} target tokens"
             )
             self._scalars(
                 iteration,
@@ -150,10 +153,18 @@ class Reporter:
             )
 
     def close(self) -> None:
+        if is_printing_rank():
+            self.bar.close()
         if self.tensorboard:
             self.tensorboard.close()
         if self.wandb:
             self.wandb.finish()
+
+    def _say(self, line: str) -> None:
+        """A line above the progress bar, which is there on terminals only."""
+        self.bar.clear()
+        print(line, flush=True)
+        self.bar.refresh()
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.path:
