@@ -12,6 +12,7 @@ import torch
 
 from megatron_train.data.batch import Document
 from megatron_train.data.sft_dataset import DocumentSet, evaluation_samples
+from megatron_train.evaluate import evaluate
 from megatron_train.parallel.distributed import seed_rank
 from tests.conftest import toy_documents, write_shard
 from tests.distributed import run_distributed
@@ -184,13 +185,12 @@ class Trace:
     random_state: torch.Tensor
 
 
-def trace(run: ToyRun, iterations: int) -> Trace:
-    from megatron_train.evaluate import evaluate
-
+def trace(run: ToyRun, iterations: int, evaluated: bool = True) -> Trace:
     reports = []
     for _ in range(iterations):
         reports.append(run.step())
-        evaluate(run.chunks, {"all": run.samples}, evaluation_config(run), run.layout, run.make_batch)
+        if evaluated:
+            evaluate(run.chunks, {"all": run.samples}, evaluation_config(run), run.layout, run.make_batch)
     adam = [part.optimizer for part in run.optimizer.chained_optimizers]
     return Trace(
         [report.lm_loss for report in reports],
@@ -239,6 +239,12 @@ def test_resuming_is_bitwise_the_uninterrupted_run(tmp_path: Path, shape: dict[s
     assert_same(trace(resumed, 3), expected)
 
 
+def test_an_evaluation_leaves_no_trace(tmp_path: Path) -> None:
+    settings = write_documents(tmp_path, 14) | {"global_batch_size": 4, "hidden_dropout": 0.25}
+    with_evaluations = trace(start(SMALL, settings), 3)
+    assert_same(trace(start(SMALL, settings), 3, evaluated=False), with_evaluations)
+
+
 # ---- four processes: packing over stages, evaluation, resuming in other layouts
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -264,8 +270,6 @@ class FourProcesses:
 
 def run_four_processes(settings: dict[str, Any], folder: Path, valid_prefix: str) -> FourProcesses:
     """`folder` holds a one-process checkpoint before the first iteration and one after it."""
-    from megatron_train.evaluate import evaluate
-
     gradients, resumed, saved, same, streams, evaluated = {}, {}, {}, {}, {}, {}
     for name, layout in LAYOUTS.items():
         run = start(LLAMA, settings | layout, folder / "one" / "iter_0000001", resume=True)
