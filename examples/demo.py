@@ -69,9 +69,16 @@ def pretokenize(out: Path) -> list[Step]:
 
 def base_model(out: Path) -> list[Step]:
     hf = out / "base_hf"
-    sizes = "--hidden_size=192 --intermediate_size=512 --num_hidden_layers=4 --num_attention_heads=6 --num_key_value_heads=2"
-    command = [sys.executable, "examples/make_tiny_llama.py", str(hf), "--tokenizer", TOKENIZER, *sizes.split()]
-    made = run_command(command)
+    sizes = "--hidden_size=192 --intermediate_size=512 --num_hidden_layers=4 --num_attention_heads=6"
+    command = [
+        sys.executable,
+        "examples/make_tiny_llama.py",
+        str(hf),
+        "--tokenizer",
+        TOKENIZER,
+        "--num_key_value_heads=2",
+    ]
+    made = run_command([*command, *sizes.split()])
     tokens = "<|im_start|>,<|im_end|>"
     converted = run("checkpoint_convert", "from-hf", str(hf), str(out / "base"), "--vocab_extra_ids_list", tokens)
     return [
