@@ -29,6 +29,8 @@ TOLERANCE = 1e-5
 HEAD_DIM = 2
 """Thin: the smallest head that rotary embeddings can turn."""
 THIN = ("--seq_length", "128", "--micro_batch_size", "1", "--global_batch_size", "4", "--wandb_logger", "false")
+PATIENCE = ("--distributed_timeout_minutes", "60")
+"""Many more processes than cores: a rank may wait long for its turn."""
 
 
 def simulate(card: Card, folder: Path) -> int:
@@ -92,7 +94,7 @@ def flags_of(card: Card, folder: Path, name: str, stage: str, alone: bool) -> li
         "--tensorboard_dir",
         str(folder / "logging"),
     ]
-    flags += ["--train_iters", str(ITERATIONS), "--lr_warmup_iters", "0", "--eval_iters", "0", *THIN]
+    flags += ["--train_iters", str(ITERATIONS), "--lr_warmup_iters", "0", "--eval_iters", "0", *THIN, *PATIENCE]
     if alone:
         flags += [
             "--tensor_model_parallel_size",
