@@ -17,23 +17,18 @@ from pretokenizer.roles import Role
 
 
 class PartTokens:
-    """A part's tokens or texts on disk, mapped; pages already read are given back, so that memory stays bounded."""
-
-    _GIVE_BACK_BYTES = 64 << 20
+    """A part's tokens or texts on disk, mapped."""
 
     def __init__(self, path: Path) -> None:
         size = path.stat().st_size
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
         self.bytes: NDArray[np.uint8] = np.frombuffer(self._map or b"", dtype=np.uint8)
-        self._read = 0
 
-    def count_read(self, num_bytes: int) -> None:
-        """Note that so many bytes were copied out."""
-        self._read += num_bytes
-        if self._read > self._GIVE_BACK_BYTES and self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+    def give_back(self) -> None:
+        """Let go of the pages read so far; they come back from the file when they are needed again."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
-            self._read = 0
 
 
 class PartFiles(NamedTuple):

@@ -70,7 +70,7 @@ class Encoder:
         self.keep_texts = keep_texts
         self.words = words
         self._special = re.compile("|".join(map(re.escape, tokenizer.special_tokens)) or r"(?!)")
-        self._template_cache: dict[str, list[int | str]] = {}
+        self._frames: dict[tuple[str, str], tuple[list[int | str], str, str, list[int | str]]] = {}
         self._framed = _FramedPass(tokenizer, chat_format, engine) if isinstance(chat_format, FramedFormat) else None
         self.engine = engine if self._framed and self._framed.is_possible else None
 
@@ -152,18 +152,28 @@ class Encoder:
         """A turn as ids of control tokens and plain texts between them."""
         if self.encode_special_in_text:
             return self._split(turn.prefix + turn.text + turn.suffix)
-        head, tail = self._split_template(turn.prefix), self._split_template(turn.suffix)
-        text = turn.text
-        if head and isinstance(last := head[-1], str):
-            head, text = head[:-1], last + text
-        if tail and isinstance(first := tail[0], str):
-            tail, text = tail[1:], text + first
+        head, opening, closing, tail = self._frame(turn.prefix, turn.suffix)
+        text = opening + turn.text + closing
         return [*head, text, *tail] if text else [*head, *tail]
 
-    def _split_template(self, template: str) -> list[int | str]:
-        if template not in self._template_cache:
-            self._template_cache[template] = self._split(template)
-        return self._template_cache[template]
+    def _frame(self, prefix: str, suffix: str) -> tuple[list[int | str], str, str, list[int | str]]:
+        """(what comes first, text right before the message, text right after it, what comes last) of a frame.
+
+        In a framed format what comes first and last stands alone, so it is ids already.
+        """
+        key = (prefix, suffix)
+        if key not in self._frames:
+            head, tail = self._split(prefix), self._split(suffix)
+            opening = head.pop() if head and isinstance(head[-1], str) else ""
+            closing = tail.pop(0) if tail and isinstance(tail[0], str) else ""
+            if isinstance(self.chat_format, FramedFormat):
+                head, tail = self._constant(head), self._constant(tail)
+            self._frames[key] = head, str(opening), str(closing), tail
+        return self._frames[key]
+
+    def _constant(self, pieces: list[int | str]) -> list[int | str]:
+        encoded = iter(self.tokenizer.encode_plain_batch([piece for piece in pieces if isinstance(piece, str)]))
+        return list(_assemble(pieces, encoded))
 
     def _split(self, text: str) -> list[int | str]:
         pieces: list[int | str] = []

@@ -8,6 +8,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from pretokenizer.document_table import DocumentTable, PartTokens, ranges
 
+GIVE_BACK_BYTES = 128 << 20
+"""Pages of the mapped parts are given back after so many bytes, so that memory stays bounded."""
+
 
 class TokenStore:
     """Opens each part's files once."""
@@ -15,6 +18,7 @@ class TokenStore:
     def __init__(self, dtype: DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
         self._open: dict[Path, PartTokens] = {}
+        self._read = 0
 
     def tokens(self, table: DocumentTable, document: int) -> NDArray[Any]:
         """Token ids of one document."""
@@ -56,8 +60,11 @@ class TokenStore:
         files = {part: self._file(table.parts[part].stem.with_suffix(suffix)) for part in np.unique(parts).tolist()}
         flats = {part: file.bytes for part, file in files.items()}
         joined = np.concatenate([flats[p][s:e] for p, s, e in zip(parts[firsts].tolist(), run_starts, run_ends)])
-        for file in files.values():
-            file.count_read(joined.size)
+        self._read += joined.size
+        if self._read > GIVE_BACK_BYTES:
+            for file in self._open.values():
+                file.give_back()
+            self._read = 0
         return joined.view(dtype)
 
     def _file(self, path: Path) -> PartTokens:

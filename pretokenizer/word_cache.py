@@ -13,6 +13,7 @@ As with the fast engine, the ids are proved: on the battery at the start, on a s
 import json
 import re
 from collections.abc import Sequence
+from itertools import chain
 from typing import Protocol
 
 from pretokenizer.engine import BATTERY
@@ -64,27 +65,20 @@ class SentencePieceWords:
         self._known: dict[str, list[int]] = {"\n": line_feed[1:]}
 
     def encode_plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Word by word."""
-        return [self._encode_text(text) for text in texts]
-
-    def _encode_text(self, text: str) -> list[int]:
-        if not text:
-            return []
+        """Word by word; those not seen before are encoded together."""
+        words = [_SENTENCEPIECE_WORDS.findall("▁" + text.replace(" ", "▁")) if text else [] for text in texts]
         if len(self._known) > MAX_WORDS:
             self._known = {"\n": self._known["\n"]}
-        known, ids = self._known.get, []
-        for word in _SENTENCEPIECE_WORDS.findall("▁" + text.replace(" ", "▁")):
-            ids += known(word) or self._encode_word(word)
-        return ids
+        self._learn(list(set().union(*words).difference(self._known)))
+        return [list(chain.from_iterable(map(self._known.__getitem__, own))) for own in words]
 
-    def _encode_word(self, word: str) -> list[int]:
-        """A word alone; a line feed beside it keeps the model from treating it as a text of its own."""
-        if word[0] == "▁":
-            ids = list(self._encode(word[1:] + "\n"))[: -self._line_feed_size]
-        else:
-            ids = list(self._encode("\n" + word))[1 + self._line_feed_size :]
-        self._known[word] = ids
-        return ids
+    def _learn(self, words: list[str]) -> None:
+        """Encode words alone; a line feed beside one keeps the model from treating it as a text of its own."""
+        begins = [word[0] == "▁" for word in words]
+        texts = [word[1:] + "\n" if begin else "\n" + word for word, begin in zip(words, begins, strict=True)]
+        size = self._line_feed_size
+        for word, begin, ids in zip(words, begins, self._encode(texts, num_threads=1) if texts else [], strict=True):
+            self._known[word] = list(ids[:-size] if begin else ids[1 + size :])
 
 
 class ByteLevelWords:
