@@ -1,4 +1,4 @@
-"""Does a Hugging Face folder hold the same model as a checkpoint? Weights bit by bit, then logits where the model fits.
+"""Does a Hugging Face folder hold the same model as a checkpoint? Weights bit by bit, logits where they fit, chat.
 
     outcome = verify(Path("HF_DIR"), Path("CKPT_DIR"));  print("\\n".join(outcome.lines()));  outcome.is_equal
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from checkpoint_convert.chat_check import ChatOutcome, check_chat
 from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.families.family import model_config_of, read_hf_config
 from checkpoint_convert.hf_io import HfWeights
@@ -43,10 +44,13 @@ class Outcome:
     logits: LogitDifference | None = None
     no_logits: str = ""
     """Why logits were not compared."""
+    chat: ChatOutcome | None = None
+    """Chat template and stop tokens, where both sides have a tokenizer."""
 
     @property
     def is_equal(self) -> bool:
-        return not self.different and (self.logits is None or self.logits.is_close)
+        is_chat_equal = self.chat is None or not self.chat.problem
+        return not self.different and (self.logits is None or self.logits.is_close) and is_chat_equal
 
     def lines(self) -> list[str]:
         """The result, for people."""
@@ -59,16 +63,19 @@ class Outcome:
         found.append(
             f"verify: {self.logits.describe()}" if self.logits else f"verify: logits not compared: {self.no_logits}"
         )
+        if self.chat:
+            found.append(f"verify: {self.chat.describe()}")
         return found
 
 
 def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None) -> Outcome:
     """Compares both sides. Raises ConvertError when they are not the same architecture or a file is missing."""
     outcome = verify_weights(hf_dir, checkpoint_dir, iteration)
+    folder = find_checkpoint(checkpoint_dir, iteration)
+    outcome.chat = check_chat(hf_dir, folder)
     if outcome.different:
         outcome.no_logits = "the weights differ already"
     else:
-        folder = find_checkpoint(checkpoint_dir, iteration)
         model = ModelConfig.load(folder / MODEL_CONFIG)
         outcome.logits, outcome.no_logits = compare_logits(hf_dir, folder, model, outcome.is_rounded)
     return outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,13 @@ def test_there_and_back(llama_with_tokenizer: Path, tmp_path: Path, capsys: pyte
     code, out, err = run(capsys, "verify", tmp_path / "hf", tmp_path / "ckpt")
     assert code == 0
     assert out.splitlines()[0] == "verify: all 21 tensors are bitwise equal (407 vocabulary rows compared)"
+    stops = "verify: chat template gives the pretokenizer's [0-9]+ ids, generation stops at the end of a turn"
+    assert re.fullmatch(stops, out.splitlines()[2])
+
+    (tmp_path / "hf" / "generation_config.json").write_text('{"eos_token_id": 2}')
+    code, out, err = run(capsys, "verify", tmp_path / "hf", tmp_path / "ckpt")
+    assert code == 1
+    assert out.splitlines()[2] == "verify: chat DIFFERS: generation_config.json stops at [2], a turn ends with 406"
 
 
 def test_verify_exits_1_on_a_difference(

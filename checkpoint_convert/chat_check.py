@@ -1,0 +1,69 @@
+"""Does an exported folder tokenize a chat as the pretokenizer does, and does generation stop at the end of a turn?
+
+check_chat(Path("HF_DIR"), Path("CKPT_DIR/iter_0000500"))      # None where there is no template, else what was found
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkpoint_convert.hf_tokenizer import special_ids
+from megatron_train.state.checkpoint_folder import TOKENIZER_DIR
+from pretokenizer.chat_format import CHAT_FORMATS
+from pretokenizer.conversation import Conversation, Message
+from pretokenizer.roles import Role
+from pretokenizer.tokenizer import load_tokenizer_folder, read_tokenizer_spec
+
+CONVERSATION = Conversation(
+    (
+        Message(Role.SYSTEM, "Answer  briefly."),
+        Message(Role.USER, "What does this print?\n\n    for i in range(2):\n        print(i, 'é', '🎉')"),
+        Message(Role.ASSISTANT, "It prints two lines:\n\n0 é 🎉\n1 é 🎉"),
+        Message(Role.USER, "Thanks!"),
+        Message(Role.ASSISTANT, "You are welcome."),
+    )
+)
+
+
+@dataclass(frozen=True)
+class ChatOutcome:
+    """Number of tokens compared, and what differs, if anything."""
+
+    num_tokens: int
+    problem: str = ""
+
+    def describe(self) -> str:
+        if self.problem:
+            return f"chat DIFFERS: {self.problem}"
+        return f"chat template gives the pretokenizer's {self.num_tokens} ids, generation stops at the end of a turn"
+
+
+def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
+    """None when the folder has no chat template or the checkpoint no tokenizer with a known chat format."""
+    folder = checkpoint / TOKENIZER_DIR
+    if not folder.is_dir() or not (hf_dir / "chat_template.jinja").is_file():
+        return None
+    chat_format = CHAT_FORMATS.get(read_tokenizer_spec(folder).get("chat_format") or "")
+    if chat_format is None:
+        return None
+    from transformers import AutoTokenizer
+
+    tokenizer = load_tokenizer_folder(folder)
+    ours = tokenizer.encode("".join(text for text, _ in chat_format.render(CONVERSATION)))
+    messages = [{"role": role.template_name, "content": text} for role, text in CONVERSATION.messages]
+    theirs = AutoTokenizer.from_pretrained(hf_dir, local_files_only=True).apply_chat_template(
+        messages, tokenize=True, return_dict=True
+    )
+    if list(theirs["input_ids"]) != ours:
+        return ChatOutcome(len(ours), "apply_chat_template gives other ids than the pretokenizer")
+    end, stops = special_ids(tokenizer, chat_format).end_of_turn, _stops(hf_dir / "generation_config.json")
+    if end not in stops:
+        return ChatOutcome(len(ours), f"generation_config.json stops at {stops}, a turn ends with {end}")
+    return ChatOutcome(len(ours))
+
+
+def _stops(path: Path) -> list[int]:
+    found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    return found if isinstance(found, list) else [] if found is None else [found]

@@ -1,0 +1,73 @@
+"""What is left behind when a conversion is killed in the middle: nothing that looks finished."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from checkpoint_convert.convert import from_hf, to_hf
+from checkpoint_convert.plan import ExportOptions, ImportOptions
+from checkpoint_convert.staging import check_target, folder_staging, release_staging
+from checkpoint_convert.tensors import ConvertError
+
+REPOSITORY = Path(__file__).parents[2]
+KILL_AT_THE_NINTH = """
+import os, sys
+from checkpoint_convert import new_file
+from checkpoint_convert.__main__ import main
+writes = []
+def write_at(self, data, offset, original=new_file.NewFile.write_at):
+    writes.append(offset)
+    if len(writes) == 9:
+        os.kill(os.getpid(), 9)
+    original(self, data, offset)
+new_file.NewFile.write_at = write_at
+main(sys.argv[1:])
+"""
+
+
+def run_and_kill(*arguments: object) -> None:
+    command = [sys.executable, "-c", KILL_AT_THE_NINTH, *map(str, arguments)]
+    process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False)
+    assert process.returncode == -9, process.stderr
+
+
+def test_a_killed_conversion_publishes_nothing_and_can_be_run_again(
+    hf_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    ckpt, out = tmp_path / "ckpt", tmp_path / "hf"
+
+    run_and_kill("from-hf", hf_folder("llama_gqa"), ckpt)
+    assert [path.name for path in ckpt.iterdir()] == [".release.staging"]
+    from_hf(hf_folder("llama_gqa"), ckpt, ImportOptions())
+    assert sorted(path.name for path in ckpt.iterdir()) == ["latest_checkpointed_iteration.txt", "release"]
+
+    run_and_kill("to-hf", ckpt, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hf.staging", "ckpt"]
+    to_hf(ckpt, out, ExportOptions())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt", "hf"]
+
+
+def test_staging_is_removed_on_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), release_staging(tmp_path / "ckpt") as staging:
+        (staging / "part").write_text("x")
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), folder_staging(tmp_path / "hf") as staging:
+        (staging / "part").write_text("x")
+        raise KeyboardInterrupt
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_target_gives_way_and_a_full_one_does_not(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    check_target(tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConvertError, match="file: exists already"):
+        check_target(tmp_path / "file")
