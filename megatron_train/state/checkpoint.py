@@ -121,20 +121,23 @@ def save_checkpoint(
         state.save(staging)
         if tokenizer_dir is not None:
             shutil.copytree(tokenizer_dir, staging / TOKENIZER_DIR)
-        _make_room(root / folder_name(state.iteration))
+        replaced = _set_aside(root / folder_name(state.iteration))
         publish_checkpoint(root, state.iteration)
+        if replaced:
+            shutil.rmtree(replaced)
         _retain(root, config.checkpoint.save_total_limit, state.best_iteration)
     dist.barrier()
     say(f"saved {root / folder_name(state.iteration)}")
     return root / folder_name(state.iteration)
 
 
-def _make_room(final: Path) -> None:
-    """A checkpoint of the same iteration (an earlier, longer run went back) steps aside just before the new one takes
-    its name.
-    """
-    if final.exists():
-        shutil.rmtree(final)
+def _set_aside(final: Path) -> Path | None:
+    """A checkpoint of the same iteration, of a run that went back, steps aside until the new one has its name."""
+    if not final.exists():
+        return None
+    aside = final.with_name(f".{final.name}.replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    return final.rename(aside)
 
 
 def _retain(root: Path, limit: int | None, best: int | None) -> None:

@@ -105,8 +105,9 @@ def check_folder(folder: Path) -> None:
 
 def remove_stale_staging(checkpoint_dir: Path) -> None:
     """Deletes what an interrupted save left behind. Only names of our own making are touched."""
-    for path in checkpoint_dir.glob(".iter_*.staging"):
-        _remove_tree(path)
+    for pattern in (".iter_*.staging", ".iter_*.replaced"):
+        for path in checkpoint_dir.glob(pattern):
+            _remove_tree(path)
     _remove_tree(checkpoint_dir / f".{RELEASE}.staging")
 
 

@@ -66,13 +66,18 @@ def _candidates(config: TrainConfig) -> Iterator[Start]:
 
 
 def _newest_first(root: Path) -> Iterator[Start]:
-    """The checkpoint the tracker names, then older ones."""
-    named = find_checkpoint(root)
-    yield Start(named, resume=True)
-    for iteration in reversed(list_iterations(root)):
-        folder = root / folder_name(iteration)
-        if folder.name < named.name:
-            yield Start(folder, resume=True)
+    """The checkpoint the tracker names, then older ones; all, newest first, when what it names is gone."""
+    iterations = list_iterations(root)
+    try:
+        named = find_checkpoint(root)
+        yield Start(named, resume=True)
+        iterations = [iteration for iteration in iterations if folder_name(iteration) < named.name]
+    except CheckpointError as error:
+        if not iterations:
+            raise
+        warn(str(error))
+    for iteration in reversed(iterations):
+        yield Start(root / folder_name(iteration), resume=True)
 
 
 def _problem_of(folder: Path) -> str | None:
