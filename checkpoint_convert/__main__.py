@@ -132,6 +132,7 @@ def _add_to_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="default: the larger of the two",
     )
     command.add_argument("--no_verify", action="store_true", help="do not compare checkpoint and result afterwards")
+    command.add_argument("--push_to_hub", metavar="ORG/NAME", help="upload afterwards; the token comes from HF_TOKEN")
     command.set_defaults(run=run_to_hf)
 
 
@@ -172,13 +173,19 @@ def run_from_hf(options: argparse.Namespace) -> int:
 
 def run_to_hf(options: argparse.Namespace) -> int:
     from checkpoint_convert.convert import to_hf
+    from checkpoint_convert.hub import check_hub, push
     from checkpoint_convert.plan import ExportOptions
     from checkpoint_convert.verify import verify
 
+    if options.push_to_hub:
+        check_hub(options.push_to_hub)
     dtype = DTYPES[options.dtype] if options.dtype else None
     export = ExportOptions(dtype, options.max_shard_size, options.iteration, options.vocab_size)
     report = to_hf(options.checkpoint_dir, options.hf_dir, export)
-    return finish(report, options.no_verify, lambda: verify(options.hf_dir, options.checkpoint_dir, options.iteration))
+    code = finish(report, options.no_verify, lambda: verify(options.hf_dir, options.checkpoint_dir, options.iteration))
+    if options.push_to_hub and code == 0:
+        print(f"uploaded to {push(options.hf_dir, options.push_to_hub)}")
+    return code
 
 
 def run_from_meta(options: argparse.Namespace) -> int:
