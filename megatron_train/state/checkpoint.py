@@ -35,7 +35,7 @@ from megatron_train.state.checkpoint_folder import (
     remove_stale_staging,
     staging_folder,
 )
-from megatron_train.state.start import Start
+from megatron_train.state.start import Start, changed_settings
 from megatron_train.state.train_state import TrainState, load_rng, save_rng
 from pretokenizer.publish import write_text_atomic
 
@@ -64,6 +64,9 @@ def load_checkpoint(
         warn(f"{folder} was written in another layout: dropout streams start anew")
     state = TrainState.load(folder)
     say(f"resumed from {folder} at iteration {state.iteration}")
+    changes = changed_settings(config, folder)
+    if changes:
+        warn("settings that differ from the checkpoint's:\n  " + "\n  ".join(changes))
     return state
 
 

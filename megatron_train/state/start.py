@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
+import yaml
 
+from megatron_train.command_line import OWNER, config_to_yaml
 from megatron_train.config import TrainConfig
 from megatron_train.model_config import ModelConfig
 from megatron_train.parallel.distributed import warn
 from megatron_train.state.checkpoint_folder import (
     MODEL_CONFIG,
     TRACKER,
+    TRAIN_CONFIG,
     TRAIN_STATE,
     CheckpointError,
     check_folder,
@@ -21,6 +24,7 @@ from megatron_train.state.checkpoint_folder import (
     folder_name,
     list_iterations,
 )
+from pretokenizer.yaml_config import load_yaml
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,19 @@ def _newest_first(root: Path) -> Iterator[Start]:
         warn(str(error))
     for iteration in reversed(iterations):
         yield Start(root / folder_name(iteration), resume=True)
+
+
+def changed_settings(config: TrainConfig, folder: Path) -> list[str]:
+    """`name: then -> now` of each setting that differs from those `folder` was written with, paths and reports aside."""
+    if not (folder / TRAIN_CONFIG).is_file():
+        return []
+    before, now = load_yaml(folder / TRAIN_CONFIG), yaml.safe_load(config_to_yaml(config))
+    names = [
+        name
+        for name, group in OWNER.items()
+        if group not in {"checkpoint", "logging", "evaluation"} and name != "model"
+    ]
+    return [f"{name}: {before[name]} -> {now[name]}" for name in names if name in before and before[name] != now[name]]
 
 
 def _problem_of(folder: Path) -> str | None:
