@@ -68,7 +68,8 @@ def train(command: CommandLine) -> int:
         config.data, config.batch.train_iters * global_batch_size(config, layout), config.batch.seed
     )
     describe_data(config, layout, samples)
-    make_batch = BatchMaker(config.data, loss_rule(config), manifest.pad_token_id if manifest else 0)
+    pad_id = manifest.pad_token_id if manifest else 0
+    make_batch = BatchMaker(config.data, loss_rule(config), pad_id, model_config.vocab_size)
     chunks = wrap_model(build_model(model_config, config), config)
     optimizer = build_optimizer(chunks, config)
     state = load_checkpoint(start, config, chunks, optimizer, layout)

@@ -14,6 +14,7 @@ from megatron_train.config import Data
 from megatron_train.data.batch import Batch, Document, LossRule, packed_batch, padded_batch, padded_width
 from megatron_train.data.sft_dataset import Samples
 from megatron_train.parallel.distributed import device
+from pretokenizer.shard import ShardError
 
 EMPTY: Document = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
@@ -35,19 +36,32 @@ class DeviceBatch:
 
 
 class BatchMaker:
-    """Knows the pad id, the loss rule and the shape of rows; called with samples and row numbers."""
+    """Knows the pad id, the loss rule and the shape of rows; called with samples and row numbers.
 
-    def __init__(self, data: Data, rule: LossRule, pad_id: int) -> None:
-        self.data, self.rule, self.pad_id = data, rule, pad_id
+    With `vocab_size`, a token id that is not below it raises ShardError: shards without a manifest may hold any, and a
+    tensor-parallel embedding would take it for zeros.
+    """
+
+    def __init__(self, data: Data, rule: LossRule, pad_id: int, vocab_size: int | None = None) -> None:
+        self.data, self.rule, self.pad_id, self.vocab_size = data, rule, pad_id, vocab_size
 
     def __call__(self, samples: Samples, rows: Sequence[int], end: int | None = None) -> DeviceBatch:
         """Rows at or beyond `end` (default: never) are padding without loss."""
-        documents = [samples.row(row) if end is None or row < end else [] for row in rows]
+        batch = self._batch([samples.row(row) if end is None or row < end else [] for row in rows])
+        largest = int(max(batch.tokens.max(), batch.labels.max()))
+        if self.vocab_size is not None and largest >= self.vocab_size:
+            raise ShardError(
+                f"{' '.join(samples.documents.prefixes)}: token id {largest}, but the model has {self.vocab_size} "
+                "vocabulary rows; the data was pretokenized for another model"
+            )
+        return to_device(batch)
+
+    def _batch(self, rows: list[list[Document]]) -> Batch:
         if self.data.packing:
-            return to_device(packed_batch(documents, self.data.seq_length, self.pad_id, self.rule))
-        single = [row[0] if row else EMPTY for row in documents]
+            return packed_batch(rows, self.data.seq_length, self.pad_id, self.rule)
+        single = [row[0] if row else EMPTY for row in rows]
         width = padded_width(single, self.data.seq_length, self.data.pad_to_multiple)
-        return to_device(padded_batch(single, width, self.pad_id, self.rule))
+        return padded_batch(single, width, self.pad_id, self.rule)
 
 
 def to_device(batch: Batch) -> DeviceBatch:

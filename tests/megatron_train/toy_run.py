@@ -126,7 +126,7 @@ def start(model: ModelConfig, settings: dict[str, Any], weights: Path | None = N
     state = (
         load_checkpoint(Start(weights, True), config, chunks, optimizer, layout) if weights and resume else TrainState()
     )
-    make_batch = BatchMaker(config.data, loss_rule(config), 0)
+    make_batch = BatchMaker(config.data, loss_rule(config), 0, model.vocab_size)
     return ToyRun(config, layout, model, chunks, optimizer, samples, make_batch, state)
 
 
