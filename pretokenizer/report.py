@@ -107,10 +107,10 @@ def _lengths(split: str, total: DatasetStats) -> list[str]:
 
 
 def has_plots() -> bool:
-    """Whether matplotlib is installed."""
+    """Whether Pillow is installed, which comes with the extra `plots`."""
     from importlib.util import find_spec
 
-    return find_spec("matplotlib") is not None
+    return find_spec("PIL") is not None
 
 
 def _seq_lengths(total: DatasetStats) -> list[str]:

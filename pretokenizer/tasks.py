@@ -2,9 +2,10 @@
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from pretokenizer.chat_format import ChatFormat, FramedFormat
 from pretokenizer.conversation import Conversation
@@ -13,14 +14,16 @@ from pretokenizer.encode import Encoder, EngineMismatchError
 from pretokenizer.engine import make_engine
 from pretokenizer.parts import PartWriter, is_complete
 from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer
-from pretokenizer.record_files import RecordError, read_records
+from pretokenizer.record_files import FileSpan, RecordError, read_records
 from pretokenizer.shard import optimal_dtype
-from pretokenizer.sources.source import InputRecord, stem_of
+from pretokenizer.sources.source import InputRecord, Source, stem_of
 from pretokenizer.tokenizer import Tokenizer
 from pretokenizer.word_cache import make_word_cache
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 4 << 20
+Batch = list[tuple[int, int, list[Conversation]]]
+"""(file number, row, conversations) of records that count."""
 
 
 class TaskRunner:
@@ -69,32 +72,35 @@ class TaskRunner:
                     self._write_batch(part, batch, encoder)
                 part.header.seconds["total"] = time.process_time() - started
 
-    def _batches(
-        self, piece: Piece, part: PartWriter, rng: random.Random
-    ) -> Iterator[list[tuple[InputRecord, list[Conversation]]]]:
+    def _batches(self, piece: Piece, part: PartWriter, rng: random.Random) -> Iterator[Batch]:
         """Records that count with their conversations, in batches; the others are counted by reason."""
-        batch: list[tuple[InputRecord, list[Conversation]]] = []
+        batch: Batch = []
         documents = characters = 0
-        for item, converted in self._convert(piece, part, rng):
-            if isinstance(converted, str):
+        for item in self._convert(piece, part, rng):
+            converted = item[2]
+            if converted.__class__ is str:
                 part.header.dropped[converted] += 1
                 continue
-            batch.append((item, converted))
+            batch.append(item)
             for conversation in converted:
                 documents += 1
-                characters += sum([len(text) for _, text in conversation.messages])
+                for message in conversation[0]:
+                    characters += len(message[1] or "")
             if documents >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS or len(batch) >= 4 * BATCH_DOCUMENTS:
                 yield batch
                 batch, documents, characters = [], 0, 0
         if batch:
             yield batch
 
-    def _convert(
-        self, piece: Piece, part: PartWriter, rng: random.Random
-    ) -> Iterator[tuple[InputRecord, list[Conversation] | str]]:
+    def _convert(self, piece: Piece, part: PartWriter, rng: random.Random) -> Iterator[tuple[int, int, Any]]:
+        """(file number, row, conversations or reason) of each record."""
         source = self.sources[piece.dataset]
         files = self.plan.datasets[piece.dataset]
         paths = (*files.train, *files.val)
+        if source.independent:
+            for number, span in piece.files:
+                yield from _convert_alone(source, number, span, part)
+            return
         current = paths[piece.files[0][0]]
 
         def records() -> Iterator[InputRecord]:
@@ -107,15 +113,14 @@ class TaskRunner:
                     yield InputRecord(number, row, stem, record)
 
         try:
-            yield from source.convert_all(records(), rng)
+            for item, converted in source.convert_all(records(), rng):
+                yield item.file_index, item.row, converted
         except RecordError as error:
             message = str(error)
             raise RecordError(message if message.startswith(str(current)) else f"{current}: {message}") from None
 
-    def _write_batch(
-        self, part: PartWriter, batch: list[tuple[InputRecord, list[Conversation]]], encoder: Encoder
-    ) -> None:
-        conversations = list(chain.from_iterable(converted for _, converted in batch))
+    def _write_batch(self, part: PartWriter, batch: Batch, encoder: Encoder) -> None:
+        conversations = list(chain.from_iterable(converted for _, _, converted in batch))
         try:
             encoded = encoder.encode(conversations)
         except TypeError:
@@ -123,42 +128,51 @@ class TaskRunner:
             raise
         except UnicodeEncodeError:
             batch = _without_broken_text(batch, part)
-            conversations = list(chain.from_iterable(converted for _, converted in batch))
+            conversations = list(chain.from_iterable(converted for _, _, converted in batch))
             encoded = encoder.encode(conversations)
-        part.add_units(
-            [item.file_index for item, _ in batch],
-            [item.row for item, _ in batch],
-            [len(converted) for _, converted in batch],
-        )
+        part.add_units([file for file, _, _ in batch], [row for _, row, _ in batch], [len(c) for _, _, c in batch])
         contaminated = [self.questions.has_run_of(c) for c in conversations] if self.questions else None
         part.add_documents(encoded, [c.lang for c in conversations], contaminated)
 
 
-def _without_broken_text(
-    batch: Iterable[tuple[InputRecord, list[Conversation]]], part: PartWriter
-) -> list[tuple[InputRecord, list[Conversation]]]:
+def _convert_alone(source: Source, number: int, span: FileSpan, part: PartWriter) -> Iterator[tuple[int, int, Any]]:
+    """Records of a source that converts each by itself; errors name file and record."""
+    stem = stem_of(Path(span.path))
+    convert = source.convert
+    row = -1
+    for row, record in read_records(span):
+        try:
+            yield number, row, convert(record, stem)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            before = sum(1 for _ in read_records(FileSpan(span.path, 0, span.start))) if span.start else 0
+            item = InputRecord(number, row + before, stem, record)
+            raise RecordError(f"{span.path}: {source.record_error(item, error)}") from None
+    part.header.num_records += row + 1
+
+
+def _without_broken_text(batch: Batch, part: PartWriter) -> Batch:
     """The batch without records whose text cannot be written as UTF-8 (half of a surrogate pair)."""
     sound = []
-    for item, converted in batch:
+    for item in batch:
         try:
-            for conversation in converted:
+            for conversation in item[2]:
                 for message in conversation.messages:
                     message.text.encode("utf-8")
         except UnicodeEncodeError:
             part.header.dropped["broken Unicode"] += 1
             continue
-        sound.append((item, converted))
+        sound.append(item)
     return sound
 
 
-def _refuse_other_than_text(batch: Iterable[tuple[InputRecord, list[Conversation]]]) -> None:
+def _refuse_other_than_text(batch: Batch) -> None:
     """Raise RecordError for the first record with a message that is no text."""
-    for item, converted in batch:
+    for _, row, converted in batch:
         for conversation in converted:
             for message in conversation.messages:
                 if not isinstance(message.text, str):
                     kind = type(message.text).__name__
                     role = message.role.template_name
                     raise RecordError(
-                        f"record {item.row + 1}: the {role} message is no text but {kind}: {message.text!r:.80}"
+                        f"record {row + 1}: the {role} message is no text but {kind}: {message.text!r:.80}"
                     )

@@ -58,7 +58,7 @@ def test_pack_is_best_fit(seed: int) -> None:
 
 
 def test_plot(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("PIL")
     lengths = {"train": np.array([1, 5, 100]), "val": np.array([7])}
     plot_histograms(lengths, tmp_path / "a.png")
     plot_histograms(lengths, tmp_path / "b.png")
