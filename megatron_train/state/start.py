@@ -85,7 +85,7 @@ def _newest_first(root: Path) -> Iterator[Start]:
 
 
 def changed_settings(config: TrainConfig, folder: Path) -> list[str]:
-    """`name: then -> now` of each setting that differs from those `folder` was written with, paths and reports aside."""
+    """`name: then -> now` of each setting that differs from those of `folder`, paths and reports aside."""
     if not (folder / TRAIN_CONFIG).is_file():
         return []
     before, now = load_yaml(folder / TRAIN_CONFIG), yaml.safe_load(config_to_yaml(config))
