@@ -9,12 +9,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint_convert.hf_tokenizer import special_ids
+from checkpoint_convert.hf_tokenizer import recorded_chat_format, special_ids
+from checkpoint_convert.logits import quiet_transformers
 from megatron_train.state.checkpoint_folder import TOKENIZER_DIR
-from pretokenizer.chat_format import CHAT_FORMATS
 from pretokenizer.conversation import Conversation, Message
 from pretokenizer.roles import Role
-from pretokenizer.tokenizer import load_tokenizer_folder, read_tokenizer_spec
+from pretokenizer.tokenizer import load_tokenizer_folder
 
 CONVERSATION = Conversation(
     (
@@ -45,17 +45,16 @@ def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
     folder = checkpoint / TOKENIZER_DIR
     if not folder.is_dir() or not (hf_dir / "chat_template.jinja").is_file():
         return None
-    chat_format = CHAT_FORMATS.get(read_tokenizer_spec(folder).get("chat_format") or "")
+    tokenizer = load_tokenizer_folder(folder)
+    chat_format = recorded_chat_format(folder, tokenizer)
     if chat_format is None:
         return None
-    from transformers import AutoTokenizer
-
-    tokenizer = load_tokenizer_folder(folder)
     ours = tokenizer.encode("".join(text for text, _ in chat_format.render(CONVERSATION)))
     messages = [{"role": role.template_name, "content": text} for role, text in CONVERSATION.messages]
-    theirs = AutoTokenizer.from_pretrained(hf_dir, local_files_only=True).apply_chat_template(
-        messages, tokenize=True, return_dict=True
-    )
+    with quiet_transformers() as transformers:
+        theirs = transformers.AutoTokenizer.from_pretrained(hf_dir, local_files_only=True).apply_chat_template(
+            messages, tokenize=True, return_dict=True
+        )
     if list(theirs["input_ids"]) != ours:
         return ChatOutcome(len(ours), "apply_chat_template gives other ids than the pretokenizer")
     end, stops = special_ids(tokenizer, chat_format).end_of_turn, _stops(hf_dir / "generation_config.json")

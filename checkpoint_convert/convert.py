@@ -23,6 +23,8 @@ from checkpoint_convert.hf_io import HfWeights, SafetensorsWriter
 from checkpoint_convert.hf_tokenizer import (
     SpecialIds,
     chat_format_of,
+    recorded_chat_format,
+    save_with_template,
     source_tokenizer,
     special_ids,
     write_generation_config,
@@ -55,9 +57,9 @@ from megatron_train.state.checkpoint_folder import (
     folder_name,
     publish_checkpoint,
 )
-from pretokenizer.chat_format import CHAT_FORMATS, ChatFormat
+from pretokenizer.chat_format import ChatFormat
 from pretokenizer.publish import publish_folder, write_sha256sums
-from pretokenizer.tokenizer import Tokenizer, load_tokenizer_folder, read_tokenizer_spec
+from pretokenizer.tokenizer import Tokenizer, load_tokenizer_folder
 
 
 def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Report:
@@ -112,8 +114,7 @@ def import_weights(
             writer.abandon()
         model.save(staging / MODEL_CONFIG)
         if tokenizer is not None:
-            chat_format = chat_format_of(tokenizer, origin)
-            tokenizer.save(staging / TOKENIZER_DIR, chat_format.name if chat_format else None)
+            save_with_template(tokenizer, chat_format_of(tokenizer, origin), staging / TOKENIZER_DIR)
         publish_checkpoint(checkpoint_dir, None, checksums.known())
     warn_of_not_finite(report)
     return report
@@ -170,10 +171,7 @@ def checkpoint_tokenizer(folder: Path) -> tuple[Tokenizer | None, ChatFormat | N
         warn(f"{folder} has no {TOKENIZER_DIR}/ folder: only weights and config are written, no tokenizer files")
         return None, None
     tokenizer = load_tokenizer_folder(folder / TOKENIZER_DIR)
-    name = read_tokenizer_spec(folder / TOKENIZER_DIR).get("chat_format")
-    if name is not None and name not in CHAT_FORMATS:
-        warn(f"{folder / TOKENIZER_DIR}: chat format {name!r} is not known, so no chat template is written")
-    return tokenizer, CHAT_FORMATS.get(name or "")
+    return tokenizer, recorded_chat_format(folder / TOKENIZER_DIR, tokenizer)
 
 
 def write_hf_config(config: HfConfig, rows: int, ids: SpecialIds | None, dtype: torch.dtype, folder: Path) -> None:

@@ -17,11 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checkpoint_convert.report import warn
 from checkpoint_convert.spm_tokenizer import tokenizers_backend
 from checkpoint_convert.tensors import ConvertError
-from pretokenizer.chat_format import CHAT_FORMATS, ChatFormat
-from pretokenizer.tokenizer import JsonTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
+from pretokenizer.chat_format import CHAT_FORMATS, ChatFormat, ChatFormatError
+from pretokenizer.chat_template_file import read_template
+from pretokenizer.tokenizer import (
+    JsonTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    read_tokenizer_spec,
+)
 
+TEMPLATE_NAME = "chat_template.jinja"
 WRAPPER = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")
 
 
@@ -75,16 +84,43 @@ def _added_in_json(model: Path, as_json: Path) -> tuple[list[str], bool]:
 
 
 def chat_format_of(tokenizer: Tokenizer, folder: Path) -> ChatFormat | None:
-    """The chat format whose template the folder has, else the one whose control tokens were added, or None."""
-    template = folder / "chat_template.jinja"
-    text = template.read_text(encoding="utf-8") if template.is_file() else None
-    for chat_format in CHAT_FORMATS.values():
-        tokens = chat_format.special_tokens
-        are_known = all(token in tokenizer.special_tokens for token in tokens if token != "<|endoftext|>")
-        are_added = any(token in tokenizer.extra_special_tokens for token in tokens)
-        if chat_format.hf_chat_template == text or (text is None and are_known and are_added):
-            return chat_format
-    return None
+    """The chat format whose template the folder has, else the one whose control tokens were added, or None.
+
+    A template of the folder's own is carried as it is where it can be asked for a prompt and a reply.
+    """
+    template = folder / TEMPLATE_NAME
+    if not template.is_file():
+        added, known = set(tokenizer.extra_special_tokens), {*tokenizer.special_tokens, "<|endoftext|>"}
+        formats = (
+            f for f in CHAT_FORMATS.values() if known.issuperset(f.special_tokens) and added & {*f.special_tokens}
+        )
+        return next(formats, None)
+    text = template.read_text(encoding="utf-8")
+    named = next((f for f in CHAT_FORMATS.values() if f.hf_chat_template == text), None)
+    try:
+        return named or read_template(template, tokenizer)
+    except ChatFormatError as error:
+        warn(f"the chat template is left out: {error}")
+        return None
+
+
+def save_with_template(tokenizer: Tokenizer, chat_format: ChatFormat | None, folder: Path) -> None:
+    """`tokenizer/` of a checkpoint: the tokenizer, the name of its chat format, and the template."""
+    tokenizer.save(folder, chat_format.name if chat_format else None)
+    if chat_format is not None:
+        (folder / TEMPLATE_NAME).write_text(chat_format.hf_chat_template, encoding="utf-8")
+
+
+def recorded_chat_format(folder: Path, tokenizer: Tokenizer) -> ChatFormat | None:
+    """The chat format that `tokenizer/` was saved with; a Jinja template lies beside it."""
+    name = read_tokenizer_spec(folder).get("chat_format")
+    if name is None or name in CHAT_FORMATS:
+        return CHAT_FORMATS.get(name or "")
+    try:
+        return read_template(folder / TEMPLATE_NAME, tokenizer)
+    except ChatFormatError as error:
+        warn(f"chat format {name!r} has no usable template, so none is written: {error}")
+        return None
 
 
 def special_ids(tokenizer: Tokenizer, chat_format: ChatFormat | None) -> SpecialIds:
@@ -124,7 +160,7 @@ def write_tokenizer_files(tokenizer: Tokenizer, chat_format: ChatFormat | None, 
     _write_json(folder / "tokenizer_config.json", config)
     _write_json(folder / "special_tokens_map.json", own)
     if chat_format is not None:
-        (folder / "chat_template.jinja").write_text(chat_format.hf_chat_template, encoding="utf-8")
+        (folder / TEMPLATE_NAME).write_text(chat_format.hf_chat_template, encoding="utf-8")
 
 
 def write_generation_config(ids: SpecialIds, folder: Path) -> None:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import torch
@@ -76,18 +79,27 @@ def draw_tokens(model: ModelConfig) -> list[list[int]]:
 @torch.no_grad()
 def hugging_face_logits(hf_dir: Path, tokens: list[list[int]]) -> torch.Tensor:
     """[sequences, tokens, rows] in fp32 from transformers; no code of the folder is run."""
+    with quiet_transformers() as transformers:
+        model = transformers.AutoModelForCausalLM.from_pretrained(hf_dir, dtype=torch.float32, local_files_only=True)
+        logits: torch.Tensor = model.eval()(torch.tensor(tokens)).logits.float()
+        return logits
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[Any]:
+    """The library without its progress bars and its advice."""
     import transformers
 
-    bars, level = transformers.utils.logging.is_progress_bar_enabled(), transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    logging = transformers.utils.logging
+    has_bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(hf_dir, dtype=torch.float32, local_files_only=True)
-        return model.eval()(torch.tensor(tokens)).logits.float()
+        yield transformers
     finally:
-        transformers.utils.logging.set_verbosity(level)
-        if bars:
-            transformers.utils.logging.enable_progress_bar()
+        logging.set_verbosity(level)
+        if has_bars:
+            logging.enable_progress_bar()
 
 
 def difference(theirs: torch.Tensor, ours: torch.Tensor) -> LogitDifference:

@@ -15,6 +15,7 @@ PACKAGES = ("pretokenizer", "megatron_train", "checkpoint_convert")
 SHARED = {
     "pretokenizer": {
         "chat_format",
+        "chat_template_file",  # a template of its own travels with a checkpoint
         "conversation",  # what a chat format renders
         "manifest",
         "publish",

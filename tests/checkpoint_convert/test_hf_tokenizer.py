@@ -11,6 +11,8 @@ import transformers
 
 from checkpoint_convert.hf_tokenizer import (
     chat_format_of,
+    recorded_chat_format,
+    save_with_template,
     source_tokenizer,
     special_ids,
     write_generation_config,
@@ -126,3 +128,28 @@ def test_chat_format_is_recognised_by_its_template(json_tokenizer: Path, tmp_pat
     assert again.extra_special_tokens == ()
     assert again.fingerprint == tokenizer.fingerprint
     assert chat_format_of(again, tmp_path) is CHAT_FORMATS["oasst"]
+
+
+def test_a_template_of_its_own_travels_with_the_tokenizer(spm_model: Path, tmp_path: Path) -> None:
+    source = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ':' + m['content'] + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant:' }}{% endif %}"
+    )
+    (tmp_path / "chat_template.jinja").write_text(source)
+    tokenizer = load_tokenizer(spm_model, CHATML)
+
+    found = chat_format_of(tokenizer, tmp_path)
+    save_with_template(tokenizer, found, tmp_path / "tokenizer")
+    recorded = recorded_chat_format(tmp_path / "tokenizer", tokenizer)
+
+    assert recorded is not None
+    assert (recorded.name, recorded.hf_chat_template, recorded.end_of_turn) == ("jinja", source, "<|im_end|>")
+
+
+def test_a_template_that_is_no_template_is_left_out(
+    spm_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "chat_template.jinja").write_text("{% for %}")
+
+    assert chat_format_of(load_tokenizer(spm_model, CHATML), tmp_path) is None
+    assert "the chat template is left out: " in capsys.readouterr().err
