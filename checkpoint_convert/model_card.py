@@ -45,7 +45,7 @@ def write_model_card(
     parts = [
         "---\npipeline_tag: text-generation\nlibrary_name: transformers\n---\n",
         f"# {name}\n",
-        _model_table(model, checkpoint),
+        _model_table(model, checkpoint, training),
     ]
     if chat_format is not None and tokenizer is not None:
         parts += ["## Prompt format\n", _prompt_format(chat_format, tokenizer), "## Use\n", USE.format(name=name)]
@@ -59,7 +59,7 @@ def write_model_card(
     path.write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
 
-def _model_table(model: ModelConfig, checkpoint: Path) -> str:
+def _model_table(model: ModelConfig, checkpoint: Path, training: dict[str, Any]) -> str:
     rows = {
         "architecture": model.family,
         "parameters": f"{model.num_parameters():,}",
@@ -67,6 +67,7 @@ def _model_table(model: ModelConfig, checkpoint: Path) -> str:
         "attention heads (key/value)": f"{model.num_attention_heads} ({model.query_groups})",
         "context length": f"{model.max_position_embeddings:,} tokens",
         "converted from": f"`{checkpoint.name}`",
+        **({"base model": f"`{Path(training['load']).name}`"} if training.get("load") else {}),
     }
     return "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows.items())
 
@@ -80,14 +81,16 @@ def _prompt_format(chat_format: ChatFormat, tokenizer: Tokenizer) -> str:
 
 
 def _training(checkpoint: Path) -> dict[str, Any]:
+    """The settings of the run that made the checkpoint, those left open apart."""
     path = checkpoint / TRAIN_CONFIG
     loaded = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return loaded if isinstance(loaded, dict) else {}
+    settings = loaded if isinstance(loaded, dict) else {}
+    return {key: value for key, value in settings.items() if value is not None and value != []}
 
 
 def _data(training: dict[str, Any]) -> str:
     """The prefixes that training read, each with the statistics report beside it where that is still there."""
-    words = [word for key in ("data_path", "train_data_path") for word in _words(_find(training, key))]
+    words = [word for key in ("data_path", "train_data_path") for word in _words(training.get(key))]
     parts = []
     for prefix in dict.fromkeys(word for word in words if not _is_number(word)):
         stats = Path(f"{prefix}_stats.txt")
@@ -96,13 +99,6 @@ def _data(training: dict[str, Any]) -> str:
             + (f"\n\n```\n{stats.read_text(encoding='utf-8').strip()}\n```" if stats.is_file() else "")
         )
     return "\n\n".join(parts) + "\n" if parts else ""
-
-
-def _find(mapping: dict[str, Any], key: str) -> Any:
-    """A field of the configuration, whichever of its groups it is in."""
-    if key in mapping:
-        return mapping[key]
-    return next((group[key] for group in mapping.values() if isinstance(group, dict) and key in group), None)
 
 
 def _words(value: Any) -> list[str]:

@@ -1,0 +1,172 @@
+"""config.json of the models on the cards <-> the architecture, with literal values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoint_convert.families import FAMILIES
+from checkpoint_convert.families.family import model_config_of
+from checkpoint_convert.tensors import ConvertError
+from megatron_train.model_config import ModelConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "model"
+PATH = Path("config.json")
+LLAMA2_70B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "hidden_size": 8192,
+    "initializer_range": 0.02,
+    "intermediate_size": 28672,
+    "max_position_embeddings": 4096,
+    "num_attention_heads": 64,
+    "num_hidden_layers": 80,
+    "num_key_value_heads": 8,
+    "pad_token_id": 0,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+    "use_cache": True,
+    "vocab_size": 32000,
+}
+PYTHIA_12B = {
+    "architectures": ["GPTNeoXForCausalLM"],
+    "model_type": "gpt_neox",
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "hidden_act": "gelu",
+    "hidden_size": 5120,
+    "initializer_range": 0.02,
+    "intermediate_size": 20480,
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 2048,
+    "num_attention_heads": 40,
+    "num_hidden_layers": 36,
+    "rotary_emb_base": 10000,
+    "rotary_pct": 0.25,
+    "tie_word_embeddings": False,
+    "use_parallel_residual": True,
+    "vocab_size": 50688,
+}
+FALCON_7B = {
+    "alibi": False,
+    "apply_residual_connection_post_layernorm": False,
+    "architectures": ["FalconForCausalLM"],
+    "auto_map": {"AutoConfig": "configuration_falcon.FalconConfig"},
+    "bias": False,
+    "hidden_size": 4544,
+    "layer_norm_epsilon": 1e-05,
+    "model_type": "falcon",
+    "multi_query": True,
+    "new_decoder_architecture": False,
+    "num_attention_heads": 71,
+    "num_hidden_layers": 32,
+    "parallel_attn": True,
+    "vocab_size": 65024,
+}
+MISTRAL_7B = {
+    "model_type": "mistral",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+    "sliding_window": 4096,
+    "vocab_size": 32000,
+}
+LLAMA31_8B = {
+    "model_type": "llama",
+    "attention_bias": False,
+    "eos_token_id": [128001, 128008, 128009],
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 131072,
+    "mlp_bias": False,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "rope_theta": 500000.0,
+    "vocab_size": 128256,
+}
+
+
+def model_of(config: dict[str, Any]) -> ModelConfig:
+    return model_config_of(config, FAMILIES, PATH)
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "parameters"),
+    [
+        (LLAMA2_70B, "llama2_70b", 68_976_648_192),
+        (PYTHIA_12B, "pythia_12b", 11_846_072_320),
+        (FALCON_7B, "falcon_7b", 6_921_720_704),
+    ],
+)
+def test_the_cards_models_have_the_architectures_of_configs(config: dict[str, Any], name: str, parameters: int) -> None:
+    model, ours = model_of(config), ModelConfig.load(CONFIGS / f"{name}.yaml")
+    rows = {"vocab_size", "source_vocab_size", "padded_vocab_size", "make_vocab_size_divisible_by"}
+
+    assert model.num_parameters() == parameters
+    assert {key: value for key, value in vars(model).items() if key not in rows} == {
+        key: value for key, value in vars(ours).items() if key not in rows
+    }
+
+
+@pytest.mark.parametrize("config", [LLAMA2_70B, PYTHIA_12B, FALCON_7B, MISTRAL_7B, LLAMA31_8B])
+def test_a_config_written_again_means_the_same(config: dict[str, Any]) -> None:
+    model = model_of(config)
+    written = FAMILIES[model.family].to_hf_config(model) | {"vocab_size": model.vocab_size}
+
+    assert model_of(written) == model
+    assert written["model_type"] == config["model_type"]
+
+
+def test_both_rope_spellings_are_written() -> None:
+    written = FAMILIES["llama"].to_hf_config(model_of(LLAMA31_8B))
+    rule = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+    assert written["rope_theta"] == 500000.0
+    assert written["rope_scaling"] == {"rope_type": "llama3", "type": "llama3", **rule}
+    assert written["rope_parameters"] == {"rope_type": "llama3", "rope_theta": 500000.0, **rule}
+
+
+def test_sliding_window_makes_a_mistral() -> None:
+    model = model_of(MISTRAL_7B)
+
+    assert (model.sliding_window, model.query_groups) == (4096, 8)
+    assert FAMILIES["llama"].to_hf_config(model)["architectures"] == ["MistralForCausalLM"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LLAMA2_70B | {"attention_bias": True}, "attention_bias = True with mlp_bias = False is not supported"),
+        (LLAMA2_70B | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' is not supported"),
+        (LLAMA31_8B | {"rope_scaling": {"rope_type": "llama3", "low_freq_factor": 2.0}}, "only the rule of Llama 3.1"),
+        (PYTHIA_12B | {"attention_bias": False}, "attention_bias = False is not supported"),
+        (FALCON_7B | {"alibi": True}, "alibi = True is not supported"),
+        (FALCON_7B | {"num_ln_in_parallel_attn": 2}, "needs new_decoder_architecture"),
+        (LLAMA2_70B | {"num_hidden_layers": 0}, "num_hidden_layers is 0; expected a whole number from 1 to"),
+        (LLAMA2_70B | {"num_hidden_layers": "80"}, "num_hidden_layers is '80'; expected a whole number"),
+        (LLAMA2_70B | {"clip_qkv": 8.0}, "no place for clip_qkv = 8.0 in a llama model"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_by_name(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConvertError, match=message):
+        model_of(config)
