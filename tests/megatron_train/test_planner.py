@@ -27,11 +27,12 @@ from tests.test_cards import card_flags
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 LLAMA = MODELS["llama"]
-# (model, settings): layouts of 4 processes.
+# (model, settings): layouts of 4 processes, those with the same process groups one after another.
 ALLOCATIONS: list[tuple[str, dict[str, Any]]] = [
-    ("llama", {"tensor_model_parallel_size": 2, "sequence_parallel": True, "bf16": True}),
     ("llama", {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "fp16": True}),
+    ("falcon_40b", {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "bf16": True}),
     ("llama", {"pipeline_model_parallel_size": 4}),
+    ("falcon_7b", {"pipeline_model_parallel_size": 4, "bf16": True}),
     (
         "llama",
         {
@@ -43,14 +44,11 @@ ALLOCATIONS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("llama", {"overlap_grad_reduce": True, "overlap_param_gather": True, "bf16": True}),
     ("llama", {}),
-    ("neox_parallel", {"tensor_model_parallel_size": 4, "bf16": True}),
-    ("neox_sequential", {"tensor_model_parallel_size": 2, "bf16": True}),
-    ("falcon_7b", {"pipeline_model_parallel_size": 2, "bf16": True}),
     ("falcon_7b", {"bf16": True}),
-    ("falcon_40b", {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "bf16": True}),
+    ("llama", {"tensor_model_parallel_size": 2, "sequence_parallel": True, "bf16": True}),
+    ("neox_parallel", {"tensor_model_parallel_size": 2, "bf16": True}),
+    ("neox_sequential", {"tensor_model_parallel_size": 2, "bf16": True}),
 ]
-
-
 # (changes to a wider model, settings): LayerNorm, which keeps the same on the CPU as on a GPU.
 WIDE: dict[str, Any] = {
     "hidden_size": 256,
@@ -62,11 +60,11 @@ WIDE: dict[str, Any] = {
     "normalization": "LayerNorm",
 }
 ACTIVATIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("llama", {}, {"bf16": True, "tensor_model_parallel_size": 2}),
+    ("llama", {}, {"bf16": True, "tensor_model_parallel_size": 2, "sequence_parallel": True}),
     ("llama", {}, {"bf16": True}),
     ("llama", {"num_query_groups": 2}, {"bf16": True, "micro_batch_size": 1}),
     ("llama", {}, {"hidden_dropout": 0.1}),
-    ("llama", {}, {"bf16": True, "tensor_model_parallel_size": 2}),
-    ("llama", {}, {"bf16": True, "tensor_model_parallel_size": 2, "sequence_parallel": True}),
     ("neox_parallel", {}, {"bf16": True}),
     ("neox_sequential", {}, {}),
     ("falcon_7b", {}, {"bf16": True}),
@@ -79,15 +77,11 @@ def measured_on_one_launch() -> tuple[list[tuple[int, int, int, int]], list[tupl
 
 def activation_bytes() -> list[tuple[float, float]]:
     """(what autograd keeps of one layer per token, what the planner says) for each of ACTIVATIONS."""
-    from megatron_train.parallel.distributed import init_distributed
-
-    found, started = [], None
+    found = []
     for name, changes, settings in ACTIVATIONS:
         config = planned_config({"seq_length": 128, "micro_batch_size": 2} | settings)
         model = replace(MODELS[name], **WIDE | changes)
-        if config.parallel != started:  # process groups are slow to make
-            init_distributed(config.parallel, config.batch.seed)
-            started = config.parallel
+        ensure_groups(config)
         deep, shallow = (saved_bytes(replace(model, num_layers=layers), config) for layers in (4, 2))
         tokens = config.batch.micro_batch_size * config.data.seq_length
         found.append(((deep - shallow) / 2 / tokens, layer_activation(model, config, planned_layout(config, 4))))
@@ -122,12 +116,11 @@ def allocated_bytes() -> list[tuple[int, int, int, int]]:
 
     from megatron_train.model.build import build_model
     from megatron_train.optim.optimizer import build_optimizer, wrap_model
-    from megatron_train.parallel.distributed import init_distributed
 
     found = []
     for name, settings in ALLOCATIONS:
         config = planned_config(settings)
-        init_distributed(config.parallel, config.batch.seed)
+        ensure_groups(config)
         chunks = wrap_model(build_model(MODELS[name], config), config)
         optimizer: Any = build_optimizer(chunks, config)
         buffers = [buffer for chunk in chunks for buffer in chunk.buffers]
@@ -140,6 +133,27 @@ def allocated_bytes() -> list[tuple[int, int, int, int]]:
             state += sum(main.nbytes for group in part.shard_fp32_from_float16_groups for main in group)
         found.append((parallel_state.get_pipeline_model_parallel_rank(), weights, gradients, state))
     return found
+
+
+def ensure_groups(config: TrainConfig) -> None:
+    """Makes process groups, which is slow, only where those there are others."""
+    from megatron.core import parallel_state
+
+    from megatron_train.parallel.distributed import init_distributed
+
+    parallel = config.parallel
+    wanted = [
+        parallel.tensor_model_parallel_size,
+        parallel.pipeline_model_parallel_size,
+        parallel.virtual_pipeline_model_parallel_size,
+    ]
+    there = parallel_state.model_parallel_is_initialized() and [
+        parallel_state.get_tensor_model_parallel_world_size(),
+        parallel_state.get_pipeline_model_parallel_world_size(),
+        parallel_state.get_virtual_pipeline_model_parallel_world_size(),
+    ]
+    if there != wanted:
+        init_distributed(parallel, config.batch.seed)
 
 
 def planned_config(settings: dict[str, Any]) -> TrainConfig:
