@@ -14,6 +14,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,11 @@ def _run_in_processes(plan: Plan, tasks: list[Task], folder: Path, workers: int,
             for future in as_completed(futures):
                 future.result()
                 progress.update()
+        except BrokenProcessPool:
+            raise BuildError(
+                "a worker process was killed, perhaps for want of memory; the same command goes on from here,"
+                " and fewer --workers need less memory"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -73,13 +73,14 @@ def ranked_merges(vocabulary: dict[Any, int], scores: list[float]) -> list[tuple
     by_score = sorted(((scores[i], piece) for piece, i in vocabulary.items() if len(piece) > 1), key=lambda p: -p[0])
     merges: list[tuple[str, str]] = []
     for _, group in groupby(by_score, key=lambda p: p[0]):
+        pieces = [piece for _, piece in group]
         cuts = [
-            (piece[:i], piece[i:])
-            for _, piece in group
+            (left, right)
+            for piece in pieces
             for i in range(len(piece) - 1, 0, -1)
-            if piece[:i] in vocabulary and piece[i:] in vocabulary
+            if (left := piece[:i]) in vocabulary and (right := piece[i:]) in vocabulary
         ]
-        if len(cuts) > 1:
+        if len(pieces) > 1:
             cuts.sort(key=lambda cut: (-len(cut[0]), -len(cut[1]), vocabulary[cut[0]], vocabulary[cut[1]]))
         merges += cuts
     return merges

@@ -225,3 +225,22 @@ def test_broken_unicode_is_left_out_and_counted(build_toy: BuildToy, tmp_path: P
     manifest, folder = build_toy(["gsm8k"])
     assert manifest.splits["train"].documents == 3
     assert json.loads((folder / "stats.json").read_text())["splits"]["train"][0]["dropped"] == {"broken Unicode": 1}
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_worker_that_dies_is_no_traceback(
+    build_toy: BuildToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy_data(tmp_path / "data")
+    run = tasks.TaskRunner.run
+
+    def die_on_the_third(self: tasks.TaskRunner, task: Any) -> None:
+        if task.index == 3:
+            os._exit(9)
+        run(self, task)
+
+    with monkeypatch.context() as patch, pytest.raises(BuildError, match="a worker process was killed"):
+        patch.setattr(tasks.TaskRunner, "run", die_on_the_third)
+        build_toy(DATASETS, RunOptions(workers=2))
+    manifest, _ = build_toy(DATASETS, RunOptions(workers=2))
+    assert manifest.splits["train"].documents > 0
