@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was published", file=sys.stderr)
+        return 130
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}; nothing was published", file=sys.stderr)

@@ -62,9 +62,9 @@ def merges_of(scores: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def _read_proto(tokenizer: SentencePieceTokenizer) -> Any:
-    from transformers.convert_slow_tokenizer import import_protobuf
+    from sentencepiece import sentencepiece_model_pb2
 
-    proto = import_protobuf().ModelProto()
+    proto = sentencepiece_model_pb2.ModelProto()
     try:
         proto.ParseFromString(tokenizer.path.read_bytes())
     except Exception as error:  # protobuf's DecodeError has no public home that is stable
