@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pretokenizer.encoded_batch import ranges
 from pretokenizer.parts import Part, PartHeader, read_part
 from pretokenizer.plan import Plan
 from pretokenizer.roles import Role
@@ -120,12 +121,6 @@ class DocumentTable:
         """Documents of units, in the units' order."""
         counts = self.unit_documents[units]
         return ranges(self.unit_starts[units], counts)
-
-
-def ranges(starts: NDArray[np.int64], counts: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """The numbers starts[i] .. starts[i] + counts[i] - 1 of each i, joined."""
-    ends = np.cumsum(counts, dtype=np.int64)
-    return np.arange(int(ends[-1]) if ends.size else 0) + np.repeat(starts - (ends - counts), counts)
 
 
 def read_tables(plan: Plan, folders: Sequence[Path], itemsize: int) -> list[tuple[DocumentTable, DocumentTable | None]]:

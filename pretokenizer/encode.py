@@ -13,43 +13,17 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pretokenizer.chat_format import ChatFormat, FramedFormat, Turn
 from pretokenizer.conversation import Conversation
+from pretokenizer.encoded_batch import PROOF_INTERVAL, EncodedBatch, EngineMismatchError
 from pretokenizer.engine import FastEngine
 from pretokenizer.roles import Role
 from pretokenizer.tokenizer import Tokenizer
-from pretokenizer.word_cache import WordCache
-
-PROOF_INTERVAL = 512
-"""One document in so many is also encoded by the reference."""
-
-
-class EncodedBatch(NamedTuple):
-    """N documents with T turns in all; a document's turns follow one another, and so do its tokens."""
-
-    tokens: NDArray[np.integer]
-    """Ids of all documents joined."""
-    document_sizes: NDArray[np.int64]
-    """(N,) tokens of each."""
-    turn_counts: NDArray[np.int64]
-    """(N,) turns of each."""
-    turn_sizes: NDArray[np.int64]
-    """(T,) tokens of each turn, template tokens included."""
-    turn_roles: NDArray[np.uint8]
-    """(T,)"""
-    control_counts: NDArray[np.int64]
-    """(N,) control tokens spelled inside message text."""
-    texts: list[str] | None
-    """The rendered documents, where they were asked for."""
-
-
-class EngineMismatchError(Exception):
-    """The fast engine gave other ids than the reference for `document`."""
+from pretokenizer.word_pass import WordPass
 
 
 class Encoder:
@@ -60,7 +34,7 @@ class Encoder:
         tokenizer: Tokenizer,
         chat_format: ChatFormat,
         engine: FastEngine | None = None,
-        words: WordCache | None = None,
+        words: WordPass | None = None,
         encode_special_in_text: bool = False,
         keep_texts: bool = False,
     ) -> None:
@@ -68,7 +42,7 @@ class Encoder:
         self.chat_format = chat_format
         self.encode_special_in_text = encode_special_in_text
         self.keep_texts = keep_texts
-        self.words = words
+        self.words = words if not encode_special_in_text else None
         self._special = re.compile("|".join(map(re.escape, tokenizer.special_tokens)) or r"(?!)")
         self._frames: dict[tuple[str, str], tuple[list[int | str], str, str, list[int | str]]] = {}
         self._framed = _FramedPass(tokenizer, chat_format, engine) if isinstance(chat_format, FramedFormat) else None
@@ -79,7 +53,8 @@ class Encoder:
         if not conversations:
             return _join_documents([], None)
         if self.engine is None or self._framed is None:
-            return self._encode_by_reference(conversations)
+            batch = self.words.encode(conversations) if self.words else self._encode_by_reference(conversations)
+            return batch if self.keep_texts else batch._replace(texts=None)
         batch, odd = self._framed.encode(conversations)
         sampled = [d for d in range(0, len(conversations), PROOF_INTERVAL) if d not in odd]
         assert batch.texts is not None
@@ -102,28 +77,16 @@ class Encoder:
         pieces = [[self._pieces(turn) for turn in turns] for turns in documents]
         if isinstance(self.chat_format, FramedFormat):
             plain = [p for turns in pieces for turn in turns for p in turn if isinstance(p, str)]
-            encoded = iter(self._encode_plain(plain))
+            encoded = iter(self.tokenizer.encode_plain_batch(plain))
             rows = [[_assemble(turn, encoded) for turn in turns] for turns in pieces]
         else:
             rows = [self._encode_across_turns(turns) for turns in pieces]
         joined = _join_documents(rows, [[turn.role for turn in turns] for turns in documents])
         counts = [sum(len(self._special.findall(turn.text)) for turn in turns) for turns in documents]
-        texts = ["".join(t.prefix + t.text + t.suffix for t in turns) for turns in documents]
-        return joined._replace(
-            control_counts=np.array(counts, dtype=np.int64), texts=texts if self.keep_texts else None
+        texts = (
+            ["".join(t.prefix + t.text + t.suffix for t in turns) for turns in documents] if self.keep_texts else None
         )
-
-    def _encode_plain(self, texts: list[str]) -> list[list[int]]:
-        """By words where that is possible, a sample compared with the reference."""
-        if self.words is None:
-            return self.tokenizer.encode_plain_batch(texts)
-        encoded = self.words.encode_plain_batch(texts)
-        sampled = range(0, len(texts), PROOF_INTERVAL)
-        exact = self.tokenizer.encode_plain_batch([texts[i] for i in sampled])
-        for index, ids in zip(sampled, exact, strict=True):
-            if encoded[index] != ids:
-                raise EngineMismatchError(texts[index])
-        return encoded
+        return joined._replace(control_counts=np.array(counts, dtype=np.int64), texts=texts)
 
     def _encode_across_turns(self, turns: list[list[int | str]]) -> list[list[int]]:
         """Ids of each turn where a turn may begin inside a text: text runs on, and a token goes to where it begins."""

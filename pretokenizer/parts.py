@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from pretokenizer.encode import EncodedBatch
+from pretokenizer.encoded_batch import EncodedBatch
 from pretokenizer.publish import write_text_atomic
 
 _COLUMNS = {

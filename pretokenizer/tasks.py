@@ -10,7 +10,8 @@ from typing import Any
 from pretokenizer.chat_format import ChatFormat, FramedFormat
 from pretokenizer.conversation import Conversation
 from pretokenizer.decontaminate import Questions
-from pretokenizer.encode import Encoder, EngineMismatchError
+from pretokenizer.encode import Encoder
+from pretokenizer.encoded_batch import EngineMismatchError
 from pretokenizer.engine import make_engine
 from pretokenizer.parts import PartWriter, is_complete
 from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer
@@ -19,6 +20,7 @@ from pretokenizer.shard import optimal_dtype
 from pretokenizer.sources.source import InputRecord, Source, stem_of
 from pretokenizer.tokenizer import Tokenizer
 from pretokenizer.word_cache import make_word_cache
+from pretokenizer.word_pass import WordPass
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 4 << 20
@@ -37,7 +39,8 @@ class TaskRunner:
         frames = list(chat_format.frames.values()) if isinstance(chat_format, FramedFormat) else [("", "")]
         engine, self.engine_line = make_engine(tokenizer, frames)
         encode_special, keep_texts = plan.config.special_tokens_in_text == "encode", plan.config.write_json
-        words = make_word_cache(tokenizer) if engine is None else None
+        cache = make_word_cache(tokenizer) if engine is None and isinstance(chat_format, FramedFormat) else None
+        words = WordPass(tokenizer, chat_format, cache) if cache and isinstance(chat_format, FramedFormat) else None
         if words is not None:
             self.engine_line += ", words cached"
         self.encoder = Encoder(tokenizer, chat_format, engine, words, encode_special, keep_texts)

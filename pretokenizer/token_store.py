@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from pretokenizer.document_table import DocumentTable, PartTokens, ranges
+from pretokenizer.document_table import DocumentTable, PartTokens
+from pretokenizer.encoded_batch import ranges
 
 GIVE_BACK_BYTES = 128 << 20
 """Pages of the mapped parts are given back after so many bytes, so that memory stays bounded."""

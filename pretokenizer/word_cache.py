@@ -16,6 +16,10 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pretokenizer.encoded_batch import ranges
 from pretokenizer.engine import BATTERY
 from pretokenizer.sentencepiece_json import UnsupportedModelError, has_dummy_prefix
 from pretokenizer.tokenizer import JsonTokenizer, SentencePieceTokenizer, Tokenizer
@@ -26,10 +30,14 @@ _GPT2_ASCII = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-
 _SENTENCEPIECE_WORDS = re.compile(r"\n|▁*[^▁\n]+|▁+")
 
 
+Flat = tuple[NDArray[np.uint32], NDArray[np.int64]]
+"""(ids of all texts joined, number of ids of each)."""
+
+
 class WordCache(Protocol):
     """Encodes plain texts, exactly as Tokenizer.encode_plain_batch does."""
 
-    def encode_plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_plain_flat(self, texts: Sequence[str]) -> Flat:
         """Ids of texts in which nothing is special."""
 
 
@@ -46,7 +54,15 @@ def make_word_cache(tokenizer: Tokenizer) -> WordCache | None:
     except UnsupportedModelError:
         return None
     texts = [*BATTERY, *(f"user\n{text}" for text in BATTERY)]
-    return cache if cache.encode_plain_batch(texts) == tokenizer.encode_plain_batch(texts) else None
+    expected = flatten(tokenizer.encode_plain_batch(texts))
+    is_right = all(map(np.array_equal, cache.encode_plain_flat(texts), expected))
+    return cache if is_right else None
+
+
+def flatten(rows: list[list[int]]) -> Flat:
+    """Lists of ids as flat arrays."""
+    sizes = np.array([len(row) for row in rows], dtype=np.int64)
+    return np.fromiter(chain.from_iterable(rows), dtype=np.uint32, count=int(sizes.sum())), sizes
 
 
 class SentencePieceWords:
@@ -60,25 +76,41 @@ class SentencePieceWords:
         if any(crossing.search(piece) for piece in pieces):
             raise UnsupportedModelError("pieces reach across words")
         self._encode = tokenizer.processor.encode
-        line_feed = list(self._encode("\n"))
-        self._line_feed_size = len(line_feed) - 1
-        self._known: dict[str, list[int]] = {"\n": line_feed[1:]}
+        self._line_feed = list(self._encode("\n"))[1:]
+        self._forget()
 
-    def encode_plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_plain_flat(self, texts: Sequence[str]) -> Flat:
         """Word by word; those not seen before are encoded together."""
         words = [_SENTENCEPIECE_WORDS.findall("▁" + text.replace(" ", "▁")) if text else [] for text in texts]
-        if len(self._known) > MAX_WORDS:
-            self._known = {"\n": self._known["\n"]}
-        self._learn(list(set().union(*words).difference(self._known)))
-        return [list(chain.from_iterable(map(self._known.__getitem__, own))) for own in words]
+        if len(self._numbers) > MAX_WORDS:
+            self._forget()
+        self._learn(list(set().union(*words).difference(self._numbers)))
+        counts = np.array([len(own) for own in words], dtype=np.int64)
+        all_words = map(self._numbers.__getitem__, chain.from_iterable(words))
+        numbers = np.fromiter(all_words, dtype=np.int64, count=int(counts.sum()))
+        sizes = self._sizes[numbers]
+        before = np.append(0, np.cumsum(sizes))
+        ends = np.cumsum(counts)
+        return self._ids[ranges(self._starts[numbers], sizes)], before[ends] - before[ends - counts]
+
+    def _forget(self) -> None:
+        """Start over with the line feed alone, word number 0."""
+        self._numbers = {"\n": 0}
+        self._ids = np.array(self._line_feed, dtype=np.uint32)
+        self._starts, self._sizes = np.array([0]), np.array([len(self._line_feed)])
 
     def _learn(self, words: list[str]) -> None:
         """Encode words alone; a line feed beside one keeps the model from treating it as a text of its own."""
+        if not words:
+            return
         begins = [word[0] == "▁" for word in words]
         texts = [word[1:] + "\n" if begin else "\n" + word for word, begin in zip(words, begins, strict=True)]
-        size = self._line_feed_size
-        for word, begin, ids in zip(words, begins, self._encode(texts, num_threads=1) if texts else [], strict=True):
-            self._known[word] = list(ids[:-size] if begin else ids[1 + size :])
+        size = len(self._line_feed)
+        encoded = zip(begins, self._encode(texts, num_threads=1), strict=True)
+        ids, sizes = flatten([row[:-size] if begin else row[1 + size :] for begin, row in encoded])
+        self._numbers.update(zip(words, range(len(self._numbers), len(self._numbers) + len(words)), strict=True))
+        self._starts = np.append(self._starts, self._ids.size + np.cumsum(sizes) - sizes)
+        self._sizes, self._ids = np.append(self._sizes, sizes), np.append(self._ids, ids)
 
 
 class ByteLevelWords:
@@ -97,11 +129,11 @@ class ByteLevelWords:
         self._tokenizer = tokenizer
         self._known: dict[str, list[int]] = {}
 
-    def encode_plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_plain_flat(self, texts: Sequence[str]) -> Flat:
         """ASCII texts word by word, the others by the reference."""
         others = [index for index, text in enumerate(texts) if not text.isascii()]
         exact = dict(zip(others, self._tokenizer.encode_plain_batch([texts[i] for i in others]), strict=True))
-        return [exact[i] if i in exact else self._encode_text(text) for i, text in enumerate(texts)]
+        return flatten([exact[i] if i in exact else self._encode_text(text) for i, text in enumerate(texts)])
 
     def _encode_text(self, text: str) -> list[int]:
         if len(self._known) > MAX_WORDS:

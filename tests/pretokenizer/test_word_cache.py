@@ -3,16 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pretokenizer.chat_format import CHAT_FORMATS
+from pretokenizer.chat_format import CHAT_FORMATS, FramedFormat
 from pretokenizer.conversation import Conversation, pair
 from pretokenizer.encode import Encoder, EngineMismatchError
 from pretokenizer.engine import BATTERY
 from pretokenizer.sentencepiece_json import UnsupportedModelError
 from pretokenizer.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
-from pretokenizer.word_cache import ByteLevelWords, SentencePieceWords, make_word_cache
-from tests.pretokenizer.conftest import SHARED, needs_shared
+from pretokenizer.word_cache import ByteLevelWords, SentencePieceWords, WordCache, make_word_cache
+from pretokenizer.word_pass import WordPass
+from tests.pretokenizer.conftest import SAMPLE_MODEL, SHARED, needs_shared
+from tests.pretokenizer.test_encode import as_lists, hard_conversations
 
 TEXTS = [
     *BATTERY,
@@ -27,11 +30,16 @@ TEXTS = [
 ]
 
 
+def rows(words: WordCache, texts: list[str]) -> list[list[int]]:
+    flat, sizes = words.encode_plain_flat(texts)
+    return [ids.tolist() for ids in np.split(flat, np.cumsum(sizes)[:-1])]
+
+
 def test_sentencepiece_words(sentencepiece_tokenizer: SentencePieceTokenizer) -> None:
     words = SentencePieceWords(sentencepiece_tokenizer)
     expected = sentencepiece_tokenizer.encode_plain_batch(TEXTS)
     for _ in range(2):  # the second time from the cache
-        assert words.encode_plain_batch(TEXTS) == expected
+        assert rows(words, TEXTS) == expected
 
 
 def test_byte_level_words(byte_level_path: Path) -> None:
@@ -39,7 +47,7 @@ def test_byte_level_words(byte_level_path: Path) -> None:
     words = make_word_cache(tokenizer)
     assert isinstance(words, ByteLevelWords)
     for _ in range(2):
-        assert words.encode_plain_batch(TEXTS) == tokenizer.encode_plain_batch(TEXTS)
+        assert rows(words, TEXTS) == tokenizer.encode_plain_batch(TEXTS)
 
 
 def test_pieces_across_words_are_noticed(sentencepiece_tokenizer: SentencePieceTokenizer, monkeypatch: Any) -> None:
@@ -50,11 +58,26 @@ def test_pieces_across_words_are_noticed(sentencepiece_tokenizer: SentencePieceT
     assert make_word_cache(sentencepiece_tokenizer) is None
 
 
+@pytest.mark.parametrize("name", ["chatml", "oasst"])
+def test_documents_by_words_are_the_references(name: str) -> None:
+    chat_format = CHAT_FORMATS[name]
+    assert isinstance(chat_format, FramedFormat)
+    tokenizer = load_tokenizer(SAMPLE_MODEL, chat_format.special_tokens)
+    words = make_word_cache(tokenizer)
+    assert words is not None
+    by_words = Encoder(tokenizer, chat_format, None, WordPass(tokenizer, chat_format, words), keep_texts=True)
+    found, expected = (
+        e.encode(hard_conversations()) for e in (by_words, Encoder(tokenizer, chat_format, keep_texts=True))
+    )
+    assert as_lists(found) == as_lists(expected) and found.texts == expected.texts
+
+
 def test_a_wrong_cache_is_found(sample_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat_format = CHAT_FORMATS["chatml"]
     words = make_word_cache(sample_tokenizer)
-    assert isinstance(words, SentencePieceWords)
-    monkeypatch.setitem(words._known, "▁user", [5])
-    encoder = Encoder(sample_tokenizer, CHAT_FORMATS["chatml"], None, words)
+    assert isinstance(words, SentencePieceWords) and isinstance(chat_format, FramedFormat)
+    monkeypatch.setitem(words._numbers, "▁user", 0)
+    encoder = Encoder(sample_tokenizer, chat_format, None, WordPass(sample_tokenizer, chat_format, words))
     with pytest.raises(EngineMismatchError, match="user"):
         encoder.encode([Conversation(pair("q", "a"))])
 
@@ -67,4 +90,4 @@ def test_real_vocabularies(path: str, has_words: bool) -> None:
     assert (words is not None) is has_words
     if words is not None:
         texts = [*TEXTS, *(SHARED / "data/gsm8k/test.jsonl").read_text(encoding="utf-8").splitlines()[:200]]
-        assert words.encode_plain_batch(texts) == tokenizer.encode_plain_batch(texts)
+        assert rows(words, texts) == tokenizer.encode_plain_batch(texts)
