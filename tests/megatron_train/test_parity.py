@@ -134,8 +134,13 @@ def all_cases(world: int) -> list[Case]:
 
 
 def pairwise_cases(world: int) -> list[Case]:
-    """Few cases in which every two values of different settings meet: greedily, always the case with most new pairs."""
+    """Few cases in which every two values of different settings meet: greedily, always the case with most new pairs.
+
+    Four processes leave out the families that differ from another one in no way that four processes would show.
+    """
     values = choices(world)
+    if world == 4:
+        values[1] = ("llama", "neox_parallel", "falcon_7b")
     open_pairs = {
         ((i, a), (j, b)) for i, j in itertools.combinations(range(len(values)), 2) for a in values[i] for b in values[j]
     }
