@@ -83,9 +83,7 @@ class Encoder:
             rows = [self._encode_across_turns(turns) for turns in pieces]
         joined = _join_documents(rows, [[turn.role for turn in turns] for turns in documents])
         counts = [sum(len(self._special.findall(turn.text)) for turn in turns) for turns in documents]
-        texts = (
-            ["".join(t.prefix + t.text + t.suffix for t in turns) for turns in documents] if self.keep_texts else None
-        )
+        texts = ["".join(t.prefix + t.text + t.suffix for t in turns) for turns in documents]
         return joined._replace(control_counts=np.array(counts, dtype=np.int64), texts=texts)
 
     def _encode_across_turns(self, turns: list[list[int | str]]) -> list[list[int]]:

@@ -31,10 +31,8 @@ class WordPass:
         sizes = np.array([len(ids) for ids in constants], dtype=np.int64)
         self._constants = np.array([i for ids in constants for i in ids], dtype=np.uint32)
         starts = np.cumsum(sizes) - sizes
-        (self._head_starts, self._tail_starts), (self._head_sizes, self._tail_sizes) = (
-            starts.reshape(2, -1),
-            sizes.reshape(2, -1),
-        )
+        self._head_starts, self._tail_starts = starts.reshape(2, -1)
+        self._head_sizes, self._tail_sizes = sizes.reshape(2, -1)
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
         """Encode documents in order. Raises EngineMismatchError when a sample proves the cache wrong."""
