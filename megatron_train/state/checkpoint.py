@@ -13,8 +13,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.dist_checkpointing.serialization import get_default_save_sharded_strategy
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
+from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_train.command_line import config_to_yaml
 from megatron_train.config import TrainConfig
@@ -76,8 +79,8 @@ def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None
     try:
         with torch.no_grad():
             loaded = dist_checkpointing.load(state_dict, str(folder))
-    except dist_checkpointing.core.CheckpointingException as error:
-        raise CheckpointError(f"{folder}: does not fit this model: {str(error).splitlines()[0]}") from error
+    except (dist_checkpointing.core.CheckpointingException, CheckpointException) as error:
+        raise CheckpointError(f"{folder}: does not fit this model: {str(error).strip().splitlines()[-1]}") from error
     for key, chunk in zip(_model_keys(chunks), chunks, strict=True):
         missing = [name for name in _load_chunk(unwrap(chunk), loaded[key]) if not name.endswith("_extra_state")]
         if missing:
@@ -167,6 +170,10 @@ def _sharded_state_dict(chunks: list[Any], optimizer: Any, loading: bool) -> dic
         key: unwrap(chunk).sharded_state_dict(metadata=metadata)
         for key, chunk in zip(_model_keys(chunks), chunks, strict=True)
     }
+    for key in _model_keys(chunks):
+        for tensor in nested_values(state_dict[key]):
+            if isinstance(tensor, ShardedTensor):
+                tensor.allow_shape_mismatch = False  # megatron-core would fill or cut a vocabulary without a word
     if optimizer is not None:
         # Adam makes its moments at the first applied step; every step so far may have been skipped.
         for part in optimizer.chained_optimizers:
