@@ -10,13 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_train.data.batch import Document
 from megatron_train.data.sft_dataset import DocumentSet, evaluation_samples
 from megatron_train.evaluate import evaluate
 from megatron_train.parallel.distributed import seed_rank
 from tests.conftest import toy_documents, write_shard
 from tests.distributed import run_distributed
-from tests.megatron_train.toy_run import LLAMA, MODELS, ToyRun, full_gradients, full_parameters, start
+from tests.megatron_train.toy_run import (
+    LLAMA,
+    MODELS,
+    ToyRun,
+    documents_of,
+    full_gradients,
+    full_parameters,
+    losses_one_by_one,
+    start,
+)
 
 pytestmark = pytest.mark.usefixtures("single_process")
 
@@ -56,24 +64,6 @@ def test_a_global_batch_gives_the_same_in_any_micro_batch_size_and_packed(tmp_pa
         assert report.lm_loss == pytest.approx(reports[0].lm_loss, rel=1e-6)
         for key, value in gradient.items():
             torch.testing.assert_close(value, gradients[0][key], rtol=1e-4, atol=1e-7)
-
-
-def losses_one_by_one(run: ToyRun, documents: list[Document]) -> tuple[torch.Tensor, int, int]:
-    """(summed loss, targets, right ones) with every document alone, by torch's own cross-entropy from the logits."""
-    total, targets, right = torch.zeros(()), 0, 0
-    for tokens, roles in documents:
-        ids = torch.tensor(tokens.astype(np.int64))[None]
-        logits = run.chunks[0](ids[:, :-1], torch.arange(ids.shape[1] - 1)[None], None)
-        wanted = torch.tensor(roles[1:].astype(np.int64)) == 2
-        picked, labels = logits[0][wanted], ids[0, 1:][wanted]
-        total = total + torch.nn.functional.cross_entropy(picked, labels, reduction="sum")
-        targets, right = targets + len(labels), right + int((picked.argmax(-1) == labels).sum())
-    return total, targets, right
-
-
-def documents_of(prefix: str) -> list[Document]:
-    documents = DocumentSet([prefix])
-    return [documents.piece(index, 0, int(size)) for index, size in enumerate(documents.lengths)]
 
 
 @pytest.mark.parametrize("packing", [False, True])

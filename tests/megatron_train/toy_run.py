@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from megatron_train.command_line import CommandLine, config_from_settings
 from megatron_train.config import TrainConfig
+from megatron_train.data.batch import Document
 from megatron_train.data.loader import BatchMaker
-from megatron_train.data.sft_dataset import Samples, training_samples
+from megatron_train.data.sft_dataset import DocumentSet, Samples, training_samples
 from megatron_train.model.build import build_model
 from megatron_train.model_config import ModelConfig
 from megatron_train.optim.optimizer import build_optimizer, wrap_model
@@ -189,3 +191,21 @@ def full_gradients(chunks: list[Any]) -> dict[str, Tensor]:
     for parameter, data in kept:
         parameter.data = data
     return gradients
+
+
+def losses_one_by_one(run: ToyRun, documents: list[Document]) -> tuple[Tensor, int, int]:
+    """(summed loss, targets, right ones) with every document alone, by torch's own cross-entropy from the logits."""
+    total, targets, right = torch.zeros(()), 0, 0
+    for tokens, roles in documents:
+        ids = torch.tensor(tokens.astype(np.int64))[None]
+        logits = run.chunks[0](ids[:, :-1], torch.arange(ids.shape[1] - 1)[None], None)
+        wanted = torch.tensor(roles[1:].astype(np.int64)) == 2
+        picked, labels = logits[0][wanted], ids[0, 1:][wanted]
+        total = total + torch.nn.functional.cross_entropy(picked, labels, reduction="sum")
+        targets, right = targets + len(labels), right + int((picked.argmax(-1) == labels).sum())
+    return total, targets, right
+
+
+def documents_of(prefix: str) -> list[Document]:
+    documents = DocumentSet([prefix])
+    return [documents.piece(index, 0, int(size)) for index, size in enumerate(documents.lengths)]

@@ -1,0 +1,64 @@
+"""One clean pass, the same numbers in any shape; other layouts are in test_train.py."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_train.data.sft_dataset import DocumentSet, evaluation_samples
+from megatron_train.evaluate import evaluate
+from tests.conftest import toy_documents, write_shard
+from tests.megatron_train.toy_run import LLAMA, ToyRun, documents_of, losses_one_by_one, start
+
+pytestmark = pytest.mark.usefixtures("single_process")
+SMALL = replace(LLAMA, num_layers=2)
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> str:
+    return write_shard(tmp_path / "valid", toy_documents(11, seed=3))
+
+
+def run_of(prefix: str, **settings: Any) -> ToyRun:
+    return start(SMALL, {"train_data_path": [prefix], "hidden_dropout": 0.2} | settings)
+
+
+def result(run: ToyRun, prefix: str) -> dict[str, float]:
+    samples = evaluation_samples(DocumentSet([prefix]), None, run.config.data)
+    return evaluate(run.chunks, {"v": samples}, run.config, run.layout, run.make_batch)["v"]
+
+
+@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 4, 16])
+def test_every_document_counts_once_in_any_shape(prefix: str, packing: bool, size: int) -> None:
+    run = run_of(prefix, packing=packing, micro_batch_size=size)
+    found = result(run, prefix)
+    run.chunks[0].eval()
+    total, targets, right = losses_one_by_one(run, documents_of(prefix))
+    assert found["num_target_tokens"] == targets
+    assert found["loss"] == pytest.approx(total.item() / targets, rel=1e-6)
+    assert found["ppl"] == pytest.approx(math.exp(total.item() / targets), rel=1e-5)
+    assert found["token_accuracy"] == pytest.approx(right / targets, abs=1e-12)
+
+
+def test_eval_iters_takes_so_many_global_batches(prefix: str) -> None:
+    run = run_of(prefix, eval_iters=2, global_batch_size=3, micro_batch_size=1)
+    _, targets, _ = losses_one_by_one(run, documents_of(prefix)[:6])
+    assert result(run, prefix)["num_target_tokens"] == targets
+
+
+def test_a_set_without_targets_has_no_loss(tmp_path: Path) -> None:
+    prefix = write_shard(tmp_path / "silent", [([5, 6, 7], [1, 1, 1])])
+    found = result(run_of(prefix), prefix)
+    assert (math.isnan(found["loss"]), math.isnan(found["ppl"]), found["num_target_tokens"]) == (True, True, 0)
+
+
+def test_the_model_trains_on_afterwards(prefix: str) -> None:
+    run = run_of(prefix)
+    result(run, prefix)
+    assert run.chunks[0].training
+    assert next(iter(run.chunks[0].parameters())).requires_grad
