@@ -83,7 +83,8 @@ def work_folder(final: Path, plan: Plan, overwrite: bool) -> Iterator[Path]:
             raise BuildError(f"{work}: another process is building this output") from None
         fingerprint = plan.fingerprint()
         plan_path = work / PLAN_NAME
-        if plan_path.is_file() and json.loads(plan_path.read_text())["fingerprint"] != fingerprint:
+        is_other = plan_path.is_file() and json.loads(plan_path.read_text())["fingerprint"] != fingerprint
+        if is_other and any((work / "parts").glob("*.json")):  # with no part finished there is nothing to mix
             if not overwrite:
                 raise BuildError(
                     f"{work}: an unfinished build with another configuration or other inputs; remove this folder or"

@@ -72,7 +72,7 @@ class TaskRunner:
                 part.header.engine = self.engine_line if encoder is self.encoder else "the reference"
                 part.header.warnings += [warning] if warning else []
                 for batch in self._batches(piece, part, rng):
-                    self._write_batch(part, batch, encoder)
+                    self._write_batch(part, batch, encoder, piece)
                 part.header.seconds["total"] = time.process_time() - started
 
     def _batches(self, piece: Piece, part: PartWriter, rng: random.Random) -> Iterator[Batch]:
@@ -122,12 +122,12 @@ class TaskRunner:
             message = str(error)
             raise RecordError(message if message.startswith(str(current)) else f"{current}: {message}") from None
 
-    def _write_batch(self, part: PartWriter, batch: Batch, encoder: Encoder) -> None:
+    def _write_batch(self, part: PartWriter, batch: Batch, encoder: Encoder, piece: Piece) -> None:
         conversations = list(chain.from_iterable(converted for _, _, converted in batch))
         try:
             encoded = encoder.encode(conversations)
         except TypeError:
-            _refuse_other_than_text(batch)
+            _refuse_other_than_text(batch, dict(piece.files))
             raise
         except UnicodeEncodeError:
             batch = _without_broken_text(batch, part)
@@ -147,8 +147,7 @@ def _convert_alone(source: Source, number: int, span: FileSpan, part: PartWriter
         try:
             yield number, row, convert(record, stem)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
-            before = sum(1 for _ in read_records(FileSpan(span.path, 0, span.start))) if span.start else 0
-            item = InputRecord(number, row + before, stem, record)
+            item = InputRecord(number, row + _records_before(span), stem, record)
             raise RecordError(f"{span.path}: {source.record_error(item, error)}") from None
     part.header.num_records += row + 1
 
@@ -168,14 +167,17 @@ def _without_broken_text(batch: Batch, part: PartWriter) -> Batch:
     return sound
 
 
-def _refuse_other_than_text(batch: Batch) -> None:
+def _refuse_other_than_text(batch: Batch, spans: dict[int, FileSpan]) -> None:
     """Raise RecordError for the first record with a message that is no text."""
-    for _, row, converted in batch:
+    for number, row, converted in batch:
         for conversation in converted:
             for message in conversation.messages:
                 if not isinstance(message.text, str):
-                    kind = type(message.text).__name__
-                    role = message.role.template_name
-                    raise RecordError(
-                        f"record {row + 1}: the {role} message is no text but {kind}: {message.text!r:.80}"
-                    )
+                    record, role = row + _records_before(spans[number]) + 1, message.role.template_name
+                    found = f"{type(message.text).__name__} {message.text!r:.60}"
+                    raise RecordError(f"{spans[number].path}: record {record}: the {role} message is no text: {found}")
+
+
+def _records_before(span: FileSpan) -> int:
+    """Records of the file that stand before a span; counted only for an error's sake."""
+    return sum(1 for _ in read_records(FileSpan(span.path, 0, span.start))) if span.start else 0

@@ -177,6 +177,22 @@ def test_an_unfinished_build_is_not_mixed_with_another(build_toy: BuildToy, tmp_
     assert manifest.splits["train"].documents > 0
 
 
+def test_a_build_that_failed_at_once_can_be_mended(build_toy: BuildToy, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "data/gsm8k/train.jsonl", [*question_records(1), {"question": "q", "answer": None}])
+    with pytest.raises(RecordError, match=r"train\.jsonl: record 2: the assistant message is no text: NoneType None"):
+        build_toy(["gsm8k"])
+    write_jsonl(path, question_records(2))
+    assert build_toy(["gsm8k"])[0].splits["train"].documents == 2
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("record", [{"question": "q", "answer": 7}, {"question": "q"}])
+def test_a_bad_record_deep_in_a_file_is_named(record: dict[str, Any], build_toy: BuildToy, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "data/gsm8k/train.jsonl", [*question_records(60), record])
+    with pytest.raises(RecordError, match=r"train\.jsonl: record 61"):
+        build_toy(["gsm8k"])
+
+
 def test_finished_output_is_kept(build_toy: BuildToy, tmp_path: Path) -> None:
     toy_data(tmp_path / "data")
     _, folder = build_toy(DATASETS)
