@@ -74,3 +74,33 @@ def test_a_run_whose_every_iteration_was_skipped_can_be_saved_and_resumed(
     folder = run.save(tmp_path / "checkpoints")
     expected = run.step().lm_loss
     assert start(LLAMA, settings | {"lr": 1e-2}, folder, resume=True).step().lm_loss == expected
+
+
+def test_the_loss_scale_halves_after_overflows_and_doubles_after_good_iterations(settings: dict[str, object]) -> None:
+    """Hysteresis 2: the second overflow halves; the window of 3 good iterations doubles. Never below the minimum."""
+    scales: dict[str, object] = {"initial_loss_scale": 1024.0, "loss_scale_window": 3, "min_loss_scale": 512.0}
+    run = start(LLAMA, settings | scales | {"fp16": True, "hysteresis": 2, "lr": 1e-3})
+    weight = next(iter(run.chunks[0].parameters()))
+    handle = weight.register_hook(lambda gradient: gradient * float("inf"))
+    overflowing = [run.step() for _ in range(4)]
+    handle.remove()
+    good = [run.step() for _ in range(3)]
+    assert [report.loss_scale for report in overflowing] == [1024.0, 512.0, 512.0, 512.0]
+    assert [report.skipped for report in overflowing + good] == [True] * 4 + [False] * 3
+    assert [report.loss_scale for report in good] == [512.0, 512.0, 1024.0]
+
+
+def test_fp16_and_bf16_start_with_the_loss_and_gradient_of_fp32(settings: dict[str, object]) -> None:
+    full, half, brain = (
+        start(LLAMA, settings | precision).step() for precision in ({}, {"fp16": True}, {"bf16": True})
+    )
+    for report in (half, brain):
+        assert report.lm_loss == pytest.approx(full.lm_loss, rel=5e-3)
+        assert report.grad_norm == pytest.approx(full.grad_norm, rel=5e-2)
+
+
+def test_a_skipped_iteration_does_not_advance_the_schedule(settings: dict[str, object]) -> None:
+    """As the original: the rate counts applied updates, the data position all iterations."""
+    run = start(LLAMA, settings | {"lr": 1e-2, "lr_warmup_iters": 10, "skip_iters": [2]})
+    assert [run.step().lr for _ in range(4)] == pytest.approx([0.0, 1e-3, 1e-3, 2e-3])
+    assert run.state.consumed_train_samples == 16
