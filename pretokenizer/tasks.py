@@ -87,8 +87,8 @@ class TaskRunner:
             batch.append(item)
             for conversation in converted:
                 documents += 1
-                for message in conversation[0]:
-                    characters += len(message[1] or "")
+                for _, text in conversation[0]:
+                    characters += len(text) if text.__class__ is str else 0  # other than text is refused on encoding
             if documents >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS or len(batch) >= 4 * BATCH_DOCUMENTS:
                 yield batch
                 batch, documents, characters = [], 0, 0
