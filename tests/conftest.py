@@ -1,4 +1,4 @@
-"""Fixtures of more than one package: toy shards with roles, and a miniature architecture."""
+"""For the tests of more than one package: a miniature architecture, toy documents and shards of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ import pytest
 from megatron_train.model_config import ModelConfig
 from pretokenizer.shard import ShardWriter
 
-TOY_VOCAB_SIZE = 120
+TINY_LLAMA = ModelConfig(
+    family="llama",
+    num_layers=4,
+    hidden_size=64,
+    ffn_hidden_size=96,
+    num_attention_heads=4,
+    num_query_groups=2,
+    vocab_size=120,
+    max_position_embeddings=64,
+)
 
 
 def write_shard(prefix: Path, documents: list[tuple[list[int], list[int]]]) -> str:
@@ -32,27 +41,11 @@ def toy_documents(count: int, seed: int = 0, longest: int = 40) -> list[tuple[li
     for _ in range(count):
         size = int(rng.randint(4, longest + 1))
         asked = int(rng.randint(1, size - 1))
-        tokens = rng.randint(3, TOY_VOCAB_SIZE, size).tolist()
+        tokens = rng.randint(3, TINY_LLAMA.vocab_size, size).tolist()
         documents.append((tokens, [1] * asked + [2] * (size - asked)))
     return documents
 
 
 @pytest.fixture(scope="session")
-def toy_shard(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Prefix of a shard of 64 documents, seed 0."""
-    return write_shard(tmp_path_factory.mktemp("toy") / "toy", toy_documents(64))
-
-
-@pytest.fixture(scope="session")
 def tiny_model_config() -> ModelConfig:
-    """A Llama of 4 layers with 4 heads in 2 groups."""
-    return ModelConfig(
-        family="llama",
-        num_layers=4,
-        hidden_size=64,
-        ffn_hidden_size=96,
-        num_attention_heads=4,
-        num_query_groups=2,
-        vocab_size=TOY_VOCAB_SIZE,
-        max_position_embeddings=64,
-    )
+    return TINY_LLAMA

@@ -31,17 +31,9 @@ from megatron_train.state.start import Start
 from megatron_train.state.train_state import TrainState
 from megatron_train.train import global_batch_size, loss_rule, train_step
 from megatron_train.validate import validate, validate_model
+from tests.conftest import TINY_LLAMA
 
-LLAMA = ModelConfig(
-    family="llama",
-    num_layers=4,
-    hidden_size=64,
-    ffn_hidden_size=96,
-    num_attention_heads=4,
-    num_query_groups=2,
-    vocab_size=120,
-    max_position_embeddings=64,
-)
+LLAMA = TINY_LLAMA
 _BIASED: dict[str, Any] = {
     "num_query_groups": 4,
     "ffn_hidden_size": 256,
