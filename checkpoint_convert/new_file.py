@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-WRITE_BYTES = 1 << 26
+WRITE_BYTES = 1 << 18
+"""Of one call. With much more the kernel looks for large contiguous pages, which costs several times the copying."""
+FLUSH_BYTES = 1 << 26
 
 
 class NewFile:
@@ -34,12 +36,14 @@ class NewFile:
     def write_at(self, data: bytes | memoryview, offset: int) -> None:
         """Writes all of `data` at `offset`. Raises OSError, e.g. when the disk is full."""
         assert self._descriptor is not None, "the file is closed"
-        view = memoryview(data)
+        view, start = memoryview(data), offset
         while len(view):
             done = os.pwrite(self._descriptor, view[:WRITE_BYTES], offset)
-            # Starts writing these pages to the disk, without waiting for it: otherwise it idles until the last fsync.
-            os.posix_fadvise(self._descriptor, offset, done, os.POSIX_FADV_DONTNEED)
             view, offset = view[done:], offset + done
+            if offset - start >= FLUSH_BYTES or not len(view):
+                # Starts writing these pages to the disk without waiting for it: otherwise it idles until the fsync.
+                os.posix_fadvise(self._descriptor, start, offset - start, os.POSIX_FADV_DONTNEED)
+                start = offset
 
     def close(self) -> None:
         """Closes the file; a second call does nothing. Publishing the folder flushes it to the disk."""
