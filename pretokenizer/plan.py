@@ -140,7 +140,8 @@ def load_plan_tokenizer(config: PretokenizeConfig) -> tuple[Tokenizer, ChatForma
         extra = named.special_tokens
     tokenizer = load_tokenizer(tokenizer_file(config), extra, config.new_tokens)
     chat_format = read_template(template, tokenizer) if template else get_chat_format(config.chat_format)
-    missing = [t for t in (*chat_format.special_tokens, chat_format.end_of_turn) if tokenizer.token_to_id(t) is None]
+    needed = dict.fromkeys((*chat_format.special_tokens, chat_format.end_of_turn))
+    missing = [token for token in needed if tokenizer.token_to_id(token) is None]
     if missing:
         raise ConfigError(
             f"chat_format {chat_format.name} needs {', '.join(missing)}, which {tokenizer.path} has not;"
