@@ -9,14 +9,17 @@ import dataclasses
 import fcntl
 import json
 import multiprocessing
+import os
 import shutil
 import sys
 import tarfile
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -30,6 +33,7 @@ from pretokenizer.tasks import TaskRunner
 from pretokenizer.tokenizer import Tokenizer
 
 PLAN_NAME = "plan.json"
+LOCK_PATIENCE_SECONDS = 5.0
 
 
 class BuildError(ValueError):
@@ -77,10 +81,8 @@ def work_folder(final: Path, plan: Plan, overwrite: bool) -> Iterator[Path]:
     work = final.with_name(final.name + ".building")
     (work / "parts").mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BuildError(f"{work}: another process is building this output") from None
+        if not _lock(lock):
+            raise BuildError(f"{work}: another process is building this output")
         fingerprint = plan.fingerprint()
         plan_path = work / PLAN_NAME
         is_other = plan_path.is_file() and json.loads(plan_path.read_text())["fingerprint"] != fingerprint
@@ -96,6 +98,19 @@ def work_folder(final: Path, plan: Plan, overwrite: bool) -> Iterator[Path]:
             plan_path, {"fingerprint": fingerprint, "config": dataclasses.asdict(plan.config)}, sync=False
         )
         yield work
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file; the workers of a build that was just killed may hold it for a moment more."""
+    deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
 
 
 def run_tasks(
@@ -119,9 +134,17 @@ def run_tasks(
 _runner: TaskRunner | None = None
 
 
-def _start_worker(plan: Plan, folder: Path) -> None:
+def _start_worker(plan: Plan, folder: Path, parent: int) -> None:
     global _runner
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     _runner = TaskRunner(plan, folder)
+
+
+def _leave_with(parent: int) -> None:
+    """End this worker when the build was killed: nobody else would tell it."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _run_in_worker(task: Task) -> None:
@@ -132,7 +155,7 @@ def _run_in_worker(task: Task) -> None:
 def _run_in_processes(plan: Plan, tasks: list[Task], folder: Path, workers: int, progress: "tqdm[Any]") -> None:
     method = "fork" if sys.platform == "linux" else "spawn"
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(workers, context, _start_worker, (plan, folder)) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker, (plan, folder, os.getpid())) as pool:
         futures = [pool.submit(_run_in_worker, task) for task in tasks]
         try:
             for future in as_completed(futures):

@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from pretokenizer.plan import make_plan
 from pretokenizer.record_files import RecordError
 from pretokenizer.shard import ShardReader
 from pretokenizer.tokenizer import Tokenizer
-from tests.pretokenizer.conftest import BuildToy, make_toy_config, question_records, write_jsonl
+from tests.pretokenizer.conftest import REPOSITORY, BuildToy, make_toy_config, question_records, write_jsonl
 
 SAME = (
     "-text.bin",
@@ -204,7 +207,8 @@ def test_finished_output_is_kept(build_toy: BuildToy, tmp_path: Path) -> None:
     assert folder.is_dir()
 
 
-def test_two_builds_of_one_output_do_not_meet(tmp_path: Path) -> None:
+def test_two_builds_of_one_output_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_module, "LOCK_PATIENCE_SECONDS", 0.1)
     toy_data(tmp_path / "data")
     config = make_toy_config(tmp_path, DATASETS)
     plan = make_plan(config)
@@ -260,3 +264,37 @@ def test_a_worker_that_dies_is_no_traceback(
         build_toy(DATASETS, RunOptions(workers=2))
     manifest, _ = build_toy(DATASETS, RunOptions(workers=2))
     assert manifest.splits["train"].documents > 0
+
+
+def test_after_a_kill_the_workers_leave_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """With real processes: SIGKILL in the middle, at once the same command again."""
+    write_jsonl(tmp_path / "data/gsm8k/train.jsonl", question_records(300))
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from pretokenizer import build, plan, tasks\n"
+        "from pretokenizer.config import RunOptions\n"
+        "from tests.pretokenizer.conftest import make_toy_config\n"
+        "run = tasks.TaskRunner.run\n"
+        "def slow(self, task):\n"
+        "    run(self, task)\n"
+        "    time.sleep(float(sys.argv[2]))\n"
+        "tasks.TaskRunner.run = slow\n"
+        "build.make_plan = lambda config: plan.make_plan(config, 3000)\n"
+        "config = make_toy_config(Path(sys.argv[1]), ['gsm8k'])\n"
+        "print(build.build(config, RunOptions(workers=2)).splits['train'].documents)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    started = subprocess.Popen([*command, "60"], env=environment, stderr=subprocess.DEVNULL)
+    parts = tmp_path / "out.building/parts"
+    for _ in range(600):
+        if len(list(parts.glob("*.json"))) == 2:
+            break
+        time.sleep(0.1)
+    started.kill()
+    started.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.json")}
+    assert len(before) == 2
+    done = subprocess.run([*command, "0"], env=environment, capture_output=True, text=True)
+    assert done.stdout == "300\n", done.stderr
