@@ -212,7 +212,7 @@ def single_process_logits(checkpoint_folder: Path, token_ids: list[list[int]]) -
     Starts a process group of one rank and ends it again. For verification; the model must fit into memory.
     """
     from megatron_train.parallel.device import install
-    from megatron_train.parallel.distributed import init_distributed, shutdown
+    from megatron_train.parallel.distributed import device, init_distributed, shutdown
     from megatron_train.state.checkpoint import load_weights
     from megatron_train.state.checkpoint_folder import MODEL_CONFIG
 
@@ -223,12 +223,12 @@ def single_process_logits(checkpoint_folder: Path, token_ids: list[list[int]]) -
         model_config = ModelConfig.load(checkpoint_folder / MODEL_CONFIG)
         chunks = build_model(model_config, config)
         load_weights(checkpoint_folder, chunks)
-        tokens: Any = torch.tensor(token_ids)
-        positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
+        tokens = torch.tensor(token_ids, device=device())
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
         chunks[0].eval()
         with torch.no_grad():
             logits: torch.Tensor = chunks[0](tokens, positions, None)
-        return logits[..., : model_config.vocab_size].float()
+        return logits[..., : model_config.vocab_size].float().cpu()
     finally:
         parallel_state.destroy_model_parallel()
         shutdown()
