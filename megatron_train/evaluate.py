@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from megatron_train.config import TrainConfig
 from megatron_train.data.loader import BatchMaker, DeviceBatch
 from megatron_train.data.sft_dataset import Samples
 from megatron_train.parallel.distributed import sum_over_ranks
+from megatron_train.parallel.schedule import run_schedule
 from megatron_train.parallel_layout import ParallelLayout
 
 MICROBATCHES_PER_CALL = 8
@@ -52,17 +52,7 @@ def _evaluate_set(
 ) -> dict[str, float]:
     totals = [0.0, 0.0, 0.0]
     for batches in _calls(samples, config, layout, make_batch):
-        iterators = [iter(batches) for _ in chunks]
-        outputs = get_forward_backward_func()(
-            forward_step_func=_forward_step,
-            data_iterator=iterators if len(chunks) > 1 else iterators[0],
-            model=chunks if len(chunks) > 1 else chunks[0],
-            num_microbatches=len(batches),
-            seq_length=batches[0].tokens.shape[1],
-            micro_batch_size=batches[0].tokens.shape[0],
-            forward_only=True,
-        )
-        for output in outputs:
+        for output in run_schedule(chunks, batches, _forward_step, forward_only=True):
             totals = [total + float(x) for total, x in zip(totals, output["sums"].tolist(), strict=True)]
     # Every tensor-parallel rank of the last stage holds the same sums; the other stages hold zeros.
     loss_sum, weight, correct = (total / layout.tp for total in sum_over_ranks(totals))

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megatron_train.command_line import CommandLine, config_table
@@ -33,6 +32,7 @@ from megatron_train.optim.lr_schedule import learning_rate
 from megatron_train.optim.optimizer import build_optimizer, set_rates, wrap_model
 from megatron_train.optim.update import apply_update, is_spike
 from megatron_train.parallel.distributed import init_distributed, planned_layout, say, sum_over_ranks, warn, world_size
+from megatron_train.parallel.schedule import run_schedule
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.report.flops import model_flops
 from megatron_train.report.metrics import Reporter, StepReport, peak_flops
@@ -135,7 +135,7 @@ def train_step(
     for chunk in chunks:
         chunk.zero_grad_buffer()
     optimizer.zero_grad()
-    outputs = forward_backward(chunks, batches)
+    outputs = run_schedule(chunks, batches, forward_step, forward_only=False)
     loss, targets, tokens, squared = global_sums(outputs, batches, layout)
     timer.mark("forward_backward")
     set_rates(optimizer, lr, config.optimizer.weight_decay)
@@ -194,23 +194,6 @@ def read_global_batch(
     for batch, factor in zip(batches, factors, strict=True):
         batch.loss_factor = factor
     return batches
-
-
-def forward_backward(chunks: list[Any], batches: list[DeviceBatch]) -> list[dict[str, Tensor]]:
-    """megatron-core's schedule for this layout; gradients are reduced when it returns. On the last stage: one dict per
-    micro-batch.
-    """
-    iterators = [iter(batches) for _ in chunks]
-    outputs: list[dict[str, Tensor]] = get_forward_backward_func()(
-        forward_step_func=forward_step,
-        data_iterator=iterators if len(chunks) > 1 else iterators[0],
-        model=chunks if len(chunks) > 1 else chunks[0],
-        num_microbatches=len(batches),
-        seq_length=batches[0].tokens.shape[1],
-        micro_batch_size=batches[0].tokens.shape[0],
-        forward_only=False,
-    )
-    return outputs
 
 
 def forward_step(data_iterator: Iterator[DeviceBatch], model: Any) -> tuple[Tensor, Any]:

@@ -1,0 +1,29 @@
+"""megatron-core's schedule over a list of micro-batches, whatever the layout: plain, 1F1B or interleaved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+
+def run_schedule(
+    chunks: list[Any], batches: Sequence[Any], forward_step: Callable[..., Any], forward_only: bool
+) -> list[dict[str, Tensor]]:
+    """What the loss function of `forward_step` reports, one dict per micro-batch, on the last stage; [] on the others.
+
+    Every rank passes its own `batches` (DeviceBatch). Without `forward_only`, gradients are reduced when it returns.
+    """
+    iterators = [iter(batches) for _ in chunks]
+    outputs: list[dict[str, Tensor]] = get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=iterators if len(chunks) > 1 else iterators[0],
+        model=chunks if len(chunks) > 1 else chunks[0],
+        num_microbatches=len(batches),
+        seq_length=batches[0].tokens.shape[1],
+        micro_batch_size=batches[0].tokens.shape[0],
+        forward_only=forward_only,
+    )
+    return outputs
