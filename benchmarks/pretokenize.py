@@ -89,12 +89,15 @@ def main() -> None:
 def write_corpus(data_dir: Path, corpus: Path, text_dir: Path | None = None, text_mb: int = 0) -> None:
     """Every conversation below DATA_DIR in `messages` form; folders with other names are read as open forms."""
     count = characters = 0
+    source = make_source("messages", {})
     with corpus.open("w", encoding="utf-8") as file:
         folders = sorted(path for path in data_dir.iterdir() if path.is_dir())
         from_data = chain.from_iterable(map(conversations_of, folders))
         from_text = conversations_of_text(text_dir, text_mb << 20) if text_dir else iter(())
         for conversation in chain(from_data, from_text):
             messages = [{"role": m.role.template_name, "content": m.text} for m in conversation.messages]
+            if not isinstance(source.convert({"messages": messages}, "train"), list):
+                continue  # an empty message, which this form refuses
             file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
             count += 1
             characters += sum(len(message.text) for message in conversation.messages)
