@@ -7,6 +7,7 @@ command, a build goes on after its last finished part; the final folder appears 
 import contextlib
 import dataclasses
 import fcntl
+import gc
 import json
 import multiprocessing
 import os
@@ -45,7 +46,7 @@ def build(config: PretokenizeConfig, options: RunOptions) -> DataManifest:
     final = config.output_folder
     refuse_finished(final, options.overwrite)
     plan = make_plan(config)
-    with work_folder(final, plan, options.overwrite) as work:
+    with _rare_garbage_collection(), work_folder(final, plan, options.overwrite) as work:
         loaded = load_plan_tokenizer(config)
         run_tasks(plan, list(plan.tasks), work / "parts", options, loaded)
         output = fresh_folder(work / "output")
@@ -55,6 +56,17 @@ def build(config: PretokenizeConfig, options: RunOptions) -> DataManifest:
     if config.compress:
         compress(final)
     return manifest
+
+
+@contextlib.contextmanager
+def _rare_garbage_collection() -> Iterator[None]:
+    """Records hold no cycles; looking for some after every 700 objects takes 7 % of a build."""
+    threshold = gc.get_threshold()
+    gc.set_threshold(100_000, *threshold[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*threshold)
 
 
 def compress(folder: Path) -> None:

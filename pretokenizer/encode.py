@@ -11,14 +11,14 @@ a control token, as chatml's and oasst's do, each can be encoded on its own.
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pretokenizer.chat_format import ChatFormat, FramedFormat, Turn
-from pretokenizer.conversation import Conversation
+from pretokenizer.conversation import Conversation, Message
 from pretokenizer.encoded_batch import PROOF_INTERVAL, EncodedBatch, EngineMismatchError
 from pretokenizer.engine import FastEngine
 from pretokenizer.roles import Role
@@ -55,22 +55,21 @@ class Encoder:
         if self.engine is None or self._framed is None:
             batch = self.words.encode(conversations) if self.words else self._encode_by_reference(conversations)
             return batch if self.keep_texts else batch._replace(texts=None)
-        batch, odd = self._framed.encode(conversations)
-        sampled = [d for d in range(0, len(conversations), PROOF_INTERVAL) if d not in odd]
-        assert batch.texts is not None
-        self._prove(batch, sampled)
-        if odd:
-            batch = _replace_documents(batch, odd, self._encode_by_reference([conversations[d] for d in odd]))
-        return batch if self.keep_texts else batch._replace(texts=None)
+        batch = self._framed.encode(conversations, self._encode_by_reference)
+        self._prove(conversations, batch)
+        return batch._replace(texts=[self._framed.render(c) for c in conversations]) if self.keep_texts else batch
 
-    def _prove(self, batch: EncodedBatch, sampled: Sequence[int]) -> None:
-        """Compare documents of a batch with the reference's ids."""
-        assert batch.texts is not None
+    def _prove(self, conversations: Sequence[Conversation], batch: EncodedBatch) -> None:
+        """Compare a sample of documents, each as a whole, with the reference's ids."""
+        assert self._framed is not None
         ends = np.cumsum(batch.document_sizes)
-        for document in sampled:
+        for document in range(0, len(conversations), PROOF_INTERVAL):
+            if self._framed.has_odd_turn(conversations[document]):
+                continue  # its control tokens are text here, and ids when the whole is encoded
+            text = self._framed.render(conversations[document])
             found = batch.tokens[ends[document] - batch.document_sizes[document] : ends[document]]
-            if found.tolist() != self.tokenizer.encode(batch.texts[document]):
-                raise EngineMismatchError(batch.texts[document])
+            if found.tolist() != self.tokenizer.encode(text):
+                raise EngineMismatchError(text)
 
     def _encode_by_reference(self, conversations: Sequence[Conversation]) -> EncodedBatch:
         documents = [self.chat_format.turns(conversation.messages) for conversation in conversations]
@@ -146,9 +145,9 @@ class Encoder:
 
 
 class _FramedPass:
-    """The fast pass: whole documents through the engine, turns found again by the control tokens of their frames.
+    """The fast pass: a batch through the engine as one text, turns found again by the control tokens of their frames.
 
-    A document that gives a control id too many (its text spells one) is reported as odd, for the reference to encode.
+    A turn that spells a control token is odd, and encoded exactly: the engine would take it for the token.
     """
 
     def __init__(self, tokenizer: Tokenizer, chat_format: FramedFormat, engine: FastEngine | None) -> None:
@@ -166,62 +165,75 @@ class _FramedPass:
         )
         if not self.is_possible or engine is None:
             return
-        self.frames = dict(zip(Role, frames, strict=True))
-        self.frame_ids = np.array(
-            [[tokenizer.special_tokens[name] for name in names] for names in found], dtype=np.int64
-        )
+        self.frames = frames
+        self.frame_ids = np.array([[tokenizer.special_tokens[name] for name in names] for names in found])
         self.is_special = np.zeros(tokenizer.vocab_size, dtype=bool)
         self.is_special[engine.special_ids] = True
+        names = [tokenizer.id_to_token(i) for i in engine.special_ids.tolist()]
+        self._odd = re.compile("|".join(re.escape(name) for name in names if name))
 
-    def encode(self, conversations: Sequence[Conversation]) -> tuple[EncodedBatch, list[int]]:
-        """The batch, and the numbers of documents in it that are not right."""
+    def encode(
+        self, conversations: Sequence[Conversation], encode_exactly: Callable[[Sequence[Conversation]], EncodedBatch]
+    ) -> EncodedBatch:
+        """The documents, in order. Raises EngineMismatchError when the engine gives too few or other control ids."""
         assert self.engine is not None
-        texts = [self.render(conversation) for conversation in conversations]
+        messages = list(chain.from_iterable([conversation.messages for conversation in conversations]))
+        roles = np.array([role for role, _ in messages], dtype=np.uint8)
+        flat = self.engine.encode_joined(self._pieces(messages))
+        turn_sizes = self._turn_sizes(flat, roles)
+        turn_controls = np.zeros(len(messages), dtype=np.int64)
+        if turn_sizes is None:
+            flat, turn_sizes, turn_controls = self._encode_around_odd(messages, roles, encode_exactly)
         turn_counts = np.array([len(conversation.messages) for conversation in conversations], dtype=np.int64)
-        roles = np.array([m[0] for conversation in conversations for m in conversation.messages], dtype=np.uint8)
-        expected = self.frame_ids[roles].reshape(-1)
-        flat = self.engine.encode_joined(texts)
-        positions = np.flatnonzero(self.is_special[flat])
-        odd = np.empty(0, dtype=np.int64)
-        if np.array_equal(flat[positions], expected):
-            starts = positions[:: self.specials_per_turn]
-        else:
-            flat, starts, odd = self._encode_one_by_one(texts, turn_counts, expected)
-        turn_sizes = np.diff(starts, append=flat.size)
-        document_sizes = np.add.reduceat(turn_sizes, np.cumsum(turn_counts) - turn_counts)
-        controls = np.zeros(len(texts), dtype=np.int64)
-        return EncodedBatch(flat, document_sizes, turn_counts, turn_sizes, roles, controls, texts), odd.tolist()
-
-    def _encode_one_by_one(
-        self, texts: list[str], turn_counts: NDArray[np.int64], expected: NDArray[np.int64]
-    ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
-        """(ids, (T,) turn starts, odd documents): the slower way, for a batch with control tokens in its texts.
-
-        An odd document's turns all start at its end but the first, until it is replaced.
-        """
-        assert self.engine is not None
-        flat, offsets = self.engine.encode(texts)
-        positions = np.flatnonzero(self.is_special[flat])
-        found = np.diff(np.searchsorted(positions, offsets))
-        is_odd = found != turn_counts * self.specials_per_turn
-        is_odd_turn = np.repeat(is_odd, turn_counts)
-        positions = positions[~np.repeat(is_odd, found)]
-        if not np.array_equal(flat[positions], expected[~np.repeat(is_odd_turn, self.specials_per_turn)]):
-            raise EngineMismatchError(texts[0])
-        starts = np.repeat(offsets[1:], turn_counts)
-        starts[~is_odd_turn] = positions[:: self.specials_per_turn]
         first_turns = np.cumsum(turn_counts) - turn_counts
-        starts[first_turns[is_odd]] = offsets[:-1][is_odd]
-        return flat, starts, np.flatnonzero(is_odd)
+        sizes, controls = (np.add.reduceat(of_turns, first_turns) for of_turns in (turn_sizes, turn_controls))
+        return EncodedBatch(flat, sizes, turn_counts, turn_sizes, roles, controls, None)
+
+    def _encode_around_odd(
+        self,
+        messages: list[Message],
+        roles: NDArray[np.uint8],
+        encode_exactly: Callable[[Sequence[Conversation]], EncodedBatch],
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
+        """(ids, (T,) turn sizes, (T,) control tokens spelled) of a batch with odd turns."""
+        assert self.engine is not None
+        is_odd = np.array([self._odd.search(text) is not None for _, text in messages])
+        odd = encode_exactly([Conversation((message,)) for message, skip in zip(messages, is_odd) if skip])
+        sound = [message for message, skip in zip(messages, is_odd) if not skip]
+        flat = self.engine.encode_joined(self._pieces(sound))
+        sound_sizes = self._turn_sizes(flat, roles[~is_odd])
+        if sound_sizes is None:
+            raise EngineMismatchError(sound[0].text)
+        turn_sizes, turn_controls = np.zeros((2, len(messages)), dtype=np.int64)
+        turn_sizes[~is_odd], turn_sizes[is_odd] = sound_sizes, odd.turn_sizes
+        turn_controls[is_odd] = odd.control_counts
+        is_odd_token = np.repeat(is_odd, turn_sizes)
+        tokens = np.empty(is_odd_token.size, dtype=np.uint32)
+        tokens[~is_odd_token], tokens[is_odd_token] = flat, odd.tokens
+        return tokens, turn_sizes, turn_controls
+
+    def _turn_sizes(self, flat: NDArray[np.uint32], roles: NDArray[np.uint8]) -> NDArray[np.int64] | None:
+        """(T,) tokens of each turn, or None when the control ids are not exactly those of the frames."""
+        positions = np.flatnonzero(self.is_special[flat])
+        if not np.array_equal(flat[positions], self.frame_ids[roles].reshape(-1)):
+            return None
+        return np.diff(positions[:: self.specials_per_turn], append=flat.size)
+
+    def _pieces(self, messages: Sequence[Message]) -> list[str]:
+        frames = self.frames
+        pieces: list[str] = []
+        for role, text in messages:
+            prefix, suffix = frames[role]
+            pieces += (prefix, text, suffix)
+        return pieces
+
+    def has_odd_turn(self, conversation: Conversation) -> bool:
+        """Whether a message spells a control token."""
+        return any(self._odd.search(text) for _, text in conversation.messages)
 
     def render(self, conversation: Conversation) -> str:
         """The text of a document."""
-        frames = self.frames
-        pieces: list[str] = []
-        for role, text in conversation.messages:
-            prefix, suffix = frames[role]
-            pieces += (prefix, text, suffix)
-        return "".join(pieces)
+        return "".join(self._pieces(conversation.messages))
 
 
 def _assemble(pieces: list[int | str], encoded: Iterator[list[int]]) -> list[int]:
@@ -245,44 +257,3 @@ def _join_documents(rows: list[list[list[int]]], roles: list[list[Role]] | None)
     return EncodedBatch(
         tokens, document_sizes, turn_counts, turn_sizes, turn_roles, np.zeros(len(rows), np.int64), None
     )
-
-
-def _replace_documents(batch: EncodedBatch, odd: list[int], replacement: EncodedBatch) -> EncodedBatch:
-    """`batch` with the documents of the numbers `odd` taken from `replacement`."""
-    token_parts, turn_parts = _Cutter(batch, odd), _Cutter(replacement, list(range(len(odd))))
-    sizes, counts = batch.document_sizes.copy(), batch.control_counts.copy()
-    sizes[odd], counts[odd] = replacement.document_sizes, replacement.control_counts
-    return batch._replace(
-        tokens=np.concatenate(token_parts.between(batch.tokens, turn_parts.own_tokens(), "tokens")),
-        turn_sizes=np.concatenate(token_parts.between(batch.turn_sizes, turn_parts.own_turns(), "turns")),
-        document_sizes=sizes,
-        control_counts=counts,
-    )
-
-
-class _Cutter:
-    """Cuts the flat arrays of a batch at the documents `numbers`."""
-
-    def __init__(self, batch: EncodedBatch, numbers: list[int]) -> None:
-        self.batch, self.numbers = batch, numbers
-        self.ends = {"tokens": np.cumsum(batch.document_sizes), "turns": np.cumsum(batch.turn_counts)}
-        self.sizes = {"tokens": batch.document_sizes, "turns": batch.turn_counts}
-
-    def between(
-        self, flat: NDArray[np.integer], own: list[NDArray[np.integer]], kind: str
-    ) -> list[NDArray[np.integer]]:
-        """`flat` with the documents' ranges replaced by `own`."""
-        pieces, position = [], 0
-        for number, replacement in zip(self.numbers, own, strict=True):
-            end = int(self.ends[kind][number])
-            pieces += [flat[position : end - int(self.sizes[kind][number])], replacement.astype(flat.dtype, copy=False)]
-            position = end
-        return [*pieces, flat[position:]]
-
-    def own_tokens(self) -> list[NDArray[np.integer]]:
-        """Tokens of each document."""
-        return np.split(self.batch.tokens, self.ends["tokens"][:-1])
-
-    def own_turns(self) -> list[NDArray[np.integer]]:
-        """Turn sizes of each document."""
-        return np.split(self.batch.turn_sizes, self.ends["turns"][:-1])

@@ -52,12 +52,12 @@ class FastEngine:
         self.special_ids = np.array(sorted(_added_ids(tokenizer)), dtype=np.int64)
         """Ids that control tokens in a text would give; a text that gives one where none belongs is encoded again."""
 
-    def encode_joined(self, documents: Sequence[str]) -> NDArray[np.uint32]:
-        """Ids of documents joined, in one call: the same as one by one where each begins with a control token.
+    def encode_joined(self, pieces: Sequence[str]) -> NDArray[np.uint32]:
+        """Ids of texts joined, in one call: the same as one by one where each text begins with a control token.
 
         Raises UnicodeEncodeError for half of a surrogate pair.
         """
-        ids: NDArray[np.uint32] = self._backend.encode("".join(documents).encode("utf-8"))
+        ids: NDArray[np.uint32] = self._backend.encode("".join(pieces).encode("utf-8"))
         return ids
 
     def encode(self, documents: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:

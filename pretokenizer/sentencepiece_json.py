@@ -8,7 +8,9 @@ itself.
 
 import json
 import struct
-from itertools import groupby
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from operator import itemgetter
 from typing import Any
 
 from pretokenizer.tokenizer import SentencePieceTokenizer
@@ -18,6 +20,8 @@ _TRAINER_SPEC, _NORMALIZER_SPEC = 2, 3
 _MODEL_TYPE, _SUFFIX_WHITESPACE, _BYTE_FALLBACK = 3, 24, 35
 _CHARSMAP, _DUMMY_PREFIX, _REMOVE_WHITESPACES, _ESCAPE_WHITESPACES = 2, 3, 4, 5
 _BPE = 2
+_SHORT_PIECE_KEY = 1 << 3 | 2
+"""Tag of a piece, the first field, length-delimited; nearly all are shorter than 128 bytes."""
 
 Fields = dict[int, int | bytes]
 
@@ -70,20 +74,19 @@ def ranked_merges(vocabulary: dict[Any, int], scores: list[float]) -> list[tuple
     >>> ranked_merges({"a": 0, "b": 1, "ab": 2, "aba": 3}, [-9, -9, -1, -2])
     [('a', 'b'), ('ab', 'a')]
     """
-    by_score = sorted(((scores[i], piece) for piece, i in vocabulary.items() if len(piece) > 1), key=lambda p: -p[0])
-    merges: list[tuple[str, str]] = []
-    for _, group in groupby(by_score, key=lambda p: p[0]):
-        pieces = [piece for _, piece in group]
-        cuts = [
-            (left, right)
-            for piece in pieces
-            for i in range(len(piece) - 1, 0, -1)
-            if (left := piece[:i]) in vocabulary and (right := piece[i:]) in vocabulary
-        ]
-        if len(pieces) > 1:
-            cuts.sort(key=lambda cut: (-len(cut[0]), -len(cut[1]), vocabulary[cut[0]], vocabulary[cut[1]]))
-        merges += cuts
-    return merges
+    by_score = sorted([(-scores[i], piece) for piece, i in vocabulary.items() if len(piece) > 1], key=itemgetter(0))
+    cuts = [
+        (score, left, right)
+        for score, piece in by_score
+        for i in range(len(piece) - 1, 0, -1)
+        if (left := piece[:i]) in vocabulary and (right := piece[i:]) in vocabulary
+    ]
+    for tied in [score for score, count in Counter([score for score, _ in by_score]).items() if count > 1]:
+        first, last = bisect_left(cuts, tied, key=itemgetter(0)), bisect_right(cuts, tied, key=itemgetter(0))
+        cuts[first:last] = sorted(
+            cuts[first:last], key=lambda cut: (-len(cut[1]), -len(cut[2]), vocabulary[cut[1]], vocabulary[cut[2]])
+        )
+    return [(left, right) for _, left, right in cuts]
 
 
 def has_dummy_prefix(data: bytes) -> bool:
@@ -108,6 +111,9 @@ def _specs(data: bytes) -> tuple[Fields, Fields]:
     found: dict[int, Fields] = {_TRAINER_SPEC: {}, _NORMALIZER_SPEC: {}}
     position = 0
     while position < len(data):
+        if data[position] == _SHORT_PIECE_KEY and data[position + 1] < 0x80:
+            position += 2 + data[position + 1]  # tens of thousands of them come first
+            continue
         key, position = _varint(data, position)
         if key & 7 != 2:
             raise UnsupportedModelError("the model is not a SentencePiece protocol buffer")
