@@ -187,6 +187,8 @@ class Checkpoint:
     """Iterations between checkpoints; default: at the end only."""
     save_total_limit: int | None = None
     """Newest checkpoints kept, and the best by validation loss besides; default all."""
+    async_save: bool = False
+    """Write checkpoints while training goes on, from a copy in CPU memory as large as the rank's part of the files."""
 
 
 @dataclass(frozen=True)

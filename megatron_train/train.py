@@ -37,7 +37,8 @@ from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.report.flops import model_flops
 from megatron_train.report.metrics import Reporter, StepReport, peak_flops
 from megatron_train.report.phases import PhaseTimer, Profiler
-from megatron_train.state.checkpoint import load_checkpoint, save_checkpoint
+from megatron_train.state.checkpoint import load_checkpoint
+from megatron_train.state.saver import CheckpointSaver
 from megatron_train.state.signals import StopRequest
 from megatron_train.state.start import find_start, load_model_config
 from megatron_train.state.train_state import TrainState
@@ -81,32 +82,32 @@ def train(command: CommandLine) -> int:
     )
     tokenizer_dir = find_tokenizer(data_folder, start.folder if start else None)
     reporter, stop, profiler = Reporter(config, state.iteration), StopRequest(config.logging), Profiler(config)
-    saved_at, evaluated_at = state.iteration if start and start.resume else -1, -1
+    saved_at = state.iteration if start and start.resume else -1
 
-    while state.iteration < config.batch.train_iters:
-        profiler.before(state.iteration + 1)
-        state, report = train_step(state, config, layout, model_config, chunks, optimizer, samples, make_batch)
-        profiler.after(state.iteration)
-        reporter.step(report)
-        if valid and due(state.iteration, config.evaluation.eval_interval):
-            results = evaluate(chunks, valid, config, layout, make_batch)
-            reporter.evaluation(state.iteration, results)
-            state = state.evaluated(mean_loss(results))
-            evaluated_at = state.iteration
-        if config.checkpoint.save and due(state.iteration, config.checkpoint.save_interval):
-            save_checkpoint(config, model_config, state, chunks, optimizer, layout, tokenizer_dir)
-            saved_at = state.iteration
-        reason = stop.due(state.iteration)
-        if reason:
-            say(f"leaving after iteration {state.iteration}: {reason}")
-            break
+    with CheckpointSaver(config, model_config, layout, tokenizer_dir) as saver:
+        while state.iteration < config.batch.train_iters:
+            profiler.before(state.iteration + 1)
+            state, report = train_step(state, config, layout, model_config, chunks, optimizer, samples, make_batch)
+            profiler.after(state.iteration)
+            reporter.step(report)
+            saver.check()
+            finished = state.iteration >= config.batch.train_iters
+            if valid and (finished or due(state.iteration, config.evaluation.eval_interval)):
+                results = evaluate(chunks, valid, config, layout, make_batch)
+                reporter.evaluation(state.iteration, results)
+                state = state.evaluated(mean_loss(results))
+            if config.checkpoint.save and due(state.iteration, config.checkpoint.save_interval):
+                saver.save(state, chunks, optimizer)
+                saved_at = state.iteration
+            reason = stop.due(state.iteration)
+            if reason:
+                say(f"leaving after iteration {state.iteration}: {reason}")
+                break
 
-    if config.checkpoint.save and saved_at != state.iteration:
-        save_checkpoint(config, model_config, state, chunks, optimizer, layout, tokenizer_dir)
-    if state.iteration >= config.batch.train_iters:
-        if valid and evaluated_at != state.iteration:
-            reporter.evaluation(state.iteration, evaluate(chunks, valid, config, layout, make_batch))
-        reporter.evaluation(state.iteration, evaluate(chunks, test, config, layout, make_batch), kind="test")
+        if config.checkpoint.save and saved_at != state.iteration:
+            saver.save(state, chunks, optimizer)
+        if state.iteration >= config.batch.train_iters:
+            reporter.evaluation(state.iteration, evaluate(chunks, test, config, layout, make_batch), kind="test")
     reporter.close()
     return config.logging.exit_code_on_signal if stop.signalled else 0
 

@@ -1,5 +1,4 @@
-"""Save, load, publish, retain: megatron-core's torch_dist format in folders as state/checkpoint_folder.py describes
-them.
+"""Save and load: megatron-core's torch_dist format in folders as state/checkpoint_folder.py describes them.
 
 A checkpoint knows nothing of the layout that wrote it: any TP, PP, VPP and DP loads it, optimizer state included.
 """
@@ -15,8 +14,7 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
-from megatron.core.dist_checkpointing.serialization import get_default_save_sharded_strategy
-from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
+from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_train.command_line import config_to_yaml
@@ -26,21 +24,18 @@ from megatron_train.optim.optimizer import gather_weights, unwrap
 from megatron_train.parallel.distributed import is_printing_rank, say, warn
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.state.checkpoint_folder import (
-    BEST,
     MODEL_CONFIG,
     TOKENIZER_DIR,
     TRAIN_CONFIG,
     TRAIN_STATE,
     CheckpointError,
     folder_name,
-    list_iterations,
-    publish_checkpoint,
     remove_stale_staging,
     staging_folder,
 )
+from megatron_train.state.checkpoint_writer import TensorPlan, plan_tensors, write_and_publish
 from megatron_train.state.start import Start, changed_settings
 from megatron_train.state.train_state import TrainState, load_rng, save_rng
-from pretokenizer.publish import write_text_atomic
 
 
 def load_checkpoint(
@@ -104,56 +99,50 @@ def save_checkpoint(
     tokenizer_dir: Path | None,
 ) -> Path:
     """Writes iter_<iteration> and moves the tracker; all ranks call it. Nothing is visible under its final name before
-    it is complete.
+    it is complete. Raises CheckpointError naming the folder; older checkpoints are then as they were.
     """
+    plan = stage_checkpoint(config, model_config, state, chunks, optimizer, layout, tokenizer_dir, keep_copies=False)
     root = Path(config.checkpoint.save or "")
-    staging = staging_folder(root, state.iteration)
-    if is_printing_rank():
-        root.mkdir(parents=True, exist_ok=True)
-        remove_stale_staging(root)
-        staging.mkdir()
-    dist.barrier()
-    gather_weights(chunks, config)
-    state_dict = _sharded_state_dict(chunks, optimizer, loading=False)
-    strategy = FullyParallelSaveStrategyWrapper(
-        get_default_save_sharded_strategy("torch_dist"),
-        parallel_state.get_data_parallel_group(with_context_parallel=True),
-    )
-    dist_checkpointing.save(state_dict, str(staging), strategy)
-    save_rng(staging, layout)
-    if is_printing_rank():
-        model_config.save(staging / MODEL_CONFIG)
-        (staging / TRAIN_CONFIG).write_text(config_to_yaml(config))
-        state.save(staging)
-        if tokenizer_dir is not None:
-            shutil.copytree(tokenizer_dir, staging / TOKENIZER_DIR)
-        replaced = _set_aside(root / folder_name(state.iteration))
-        publish_checkpoint(root, state.iteration)
-        if replaced:
-            shutil.rmtree(replaced)
-        _retain(root, config.checkpoint.save_total_limit, state.best_iteration)
-    dist.barrier()
+    write_and_publish(plan, root, state.iteration, state.best_iteration, config.checkpoint.save_total_limit)
     say(f"saved {root / folder_name(state.iteration)}")
     return root / folder_name(state.iteration)
 
 
-def _set_aside(final: Path) -> Path | None:
-    """A checkpoint of the same iteration, of a run that went back, steps aside until the new one has its name."""
-    if not final.exists():
-        return None
-    aside = final.with_name(f".{final.name}.replaced")
-    shutil.rmtree(aside, ignore_errors=True)
-    return final.rename(aside)
+def stage_checkpoint(
+    config: TrainConfig,
+    model_config: ModelConfig,
+    state: TrainState,
+    chunks: list[Any],
+    optimizer: Any,
+    layout: ParallelLayout,
+    tokenizer_dir: Path | None,
+    keep_copies: bool,
+) -> TensorPlan:
+    """Everything of a checkpoint but the tensors' own files, in its staging folder; those are ready to be written.
 
-
-def _retain(root: Path, limit: int | None, best: int | None) -> None:
-    """Names the best checkpoint by validation loss if it was saved; removes all but the newest `limit` and that one."""
-    saved = list_iterations(root)
-    if best in saved:
-        write_text_atomic(root / BEST, f"{best}\n")
-    for iteration in saved[: -limit if limit else 0]:
-        if iteration != best:
-            shutil.rmtree(root / folder_name(iteration))
+    With `keep_copies` training may go on before they are. All ranks call it.
+    """
+    root = Path(config.checkpoint.save or "")
+    staging = staging_folder(root, state.iteration)
+    try:
+        if is_printing_rank():
+            root.mkdir(parents=True, exist_ok=True)
+            remove_stale_staging(root)
+            staging.mkdir()
+            model_config.save(staging / MODEL_CONFIG)
+            (staging / TRAIN_CONFIG).write_text(config_to_yaml(config))
+            state.save(staging)
+            if tokenizer_dir is not None:
+                shutil.copytree(tokenizer_dir, staging / TOKENIZER_DIR)
+        dist.barrier()
+        gather_weights(chunks, config)
+        plan = plan_tensors(_sharded_state_dict(chunks, optimizer, loading=False), staging, keep_copies)
+        save_rng(staging, layout)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if is_printing_rank():
+            shutil.rmtree(staging, ignore_errors=True)
+        raise CheckpointError(f"{root / folder_name(state.iteration)}: could not be saved: {error}") from error
+    return plan
 
 
 def _model_keys(chunks: list[Any]) -> list[str]:

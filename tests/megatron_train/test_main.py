@@ -166,3 +166,19 @@ def test_a_checkpoint_of_another_shape_is_refused(run: Any, tmp_path: Path, caps
 def test_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "--tensor_model_parallel_size" in capsys.readouterr().out
+
+
+def test_saving_in_the_background_gives_the_same_checkpoints(run: Any, tmp_path: Path) -> None:
+    flags = ["--save_interval", 2, "--eval_interval", 2, "--save_total_limit", 2]
+    assert run("--save", tmp_path / "plain", *flags) == 0
+    assert run("--async_save", "--exit_interval", 3, *flags) == 0
+    assert run("--async_save", *flags) == 0
+    assert metrics(tmp_path / "save") == metrics(tmp_path / "plain")
+    names = [sorted(path.name for path in (tmp_path / way).glob("iter_*")) for way in ("plain", "save")]
+    assert names[0] == names[1]
+    for name in names[0]:
+        sums = [
+            [line for line in (tmp_path / way / name / "SHA256SUMS").read_text().splitlines() if "_config" not in line]
+            for way in ("plain", "save")
+        ]
+        assert sums[0] == sums[1]
