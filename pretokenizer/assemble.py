@@ -2,15 +2,18 @@
 
 import dataclasses
 import platform
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pretokenizer.bad_records import MAX_EXAMPLES, refuse_too_many
 from pretokenizer.chat_format import ChatFormat
 from pretokenizer.document_table import DocumentTable, read_tables
 from pretokenizer.duplicates import DuplicateReport, handle_duplicates
 from pretokenizer.lengths import plot_histograms
 from pretokenizer.manifest import MANIFEST_NAME, DataManifest, DatasetCounts, FileRecord, SplitManifest
+from pretokenizer.parts import PartHeader
 from pretokenizer.plan import Plan
 from pretokenizer.publish import sha256_file, write_json_atomic, write_text_atomic
 from pretokenizer.report import PLOT_NAME, has_plots, markdown_report
@@ -26,12 +29,23 @@ PACKAGES = ("oasst-megatron", "numpy", "sentencepiece", "tokenizers", "gigatoken
 
 
 def assemble(
-    plan: Plan, tokenizer: Tokenizer, chat_format: ChatFormat, part_folders: list[Path], output: Path, final: Path
+    plan: Plan,
+    tokenizer: Tokenizer,
+    chat_format: ChatFormat,
+    part_folders: list[Path],
+    output: Path,
+    final: Path,
+    max_bad_fraction: float,
 ) -> DataManifest:
-    """Make everything that belongs into the finished folder in `output`; `final` is the name it will get."""
+    """Make everything that belongs into the finished folder in `output`; `final` is the name it will get.
+
+    Raises BadRecordsError when more than `max_bad_fraction` of a data set's records are bad.
+    """
     dtype = optimal_dtype(tokenizer.vocab_size)
     store = TokenStore(dtype)
     tables = read_tables(plan, part_folders, store.dtype.itemsize)
+    headers = [[header for table in pair if table for header in table.headers] for pair in tables]
+    warnings = refuse_too_many([entry.name for entry in plan.config.entries], headers, max_bad_fraction)
     splits = select(plan, tables)
     splits, duplicates = handle_duplicates(splits, store, plan.config.dedup == "exact")
 
@@ -53,7 +67,7 @@ def assemble(
 
     write_json_atomic_compact(output / "special_tokens.json", tokenizer.special_tokens)
     save_tokenizer(output / "tokenizer", tokenizer, chat_format)
-    reports = _reports(plan, tables, duplicates)
+    reports = _reports(plan, tables, headers, warnings, duplicates)
     report = markdown_report(plan, final, splits, stats, reports, store, tokenizer, chat_format)
     write_text_atomic(output / "stats.md", report, sync=False)
     figures = {split: [s.to_json() for s in parts] for split, parts in stats.items()}
@@ -77,16 +91,30 @@ def write_json_atomic_compact(path: Path, value: dict[str, Any]) -> None:
 
 
 def _reports(
-    plan: Plan, tables: list[tuple[DocumentTable, DocumentTable | None]], duplicates: DuplicateReport
+    plan: Plan,
+    tables: list[tuple[DocumentTable, DocumentTable | None]],
+    headers: list[list[PartHeader]],
+    warnings: list[str],
+    duplicates: DuplicateReport,
 ) -> dict[str, Any]:
-    headers = [header for pair in tables for table in pair if table for header in table.headers]
+    flat = [header for parts in headers for header in parts]
+    bad = {
+        f"{number}:{entry.name}": {
+            "records": sum(header.num_records for header in parts),
+            "reasons": dict(sum((header.bad for header in parts), Counter[str]())),
+            "examples": [example for header in parts for example in header.bad_examples][:MAX_EXAMPLES],
+        }
+        for number, (entry, parts) in enumerate(zip(plan.config.entries, headers, strict=True))
+        if any(header.bad for header in parts)
+    }
     contaminated = {
         f"{number}:{entry.name}": int(table.contaminated.sum())
         for number, (entry, (table, _)) in enumerate(zip(plan.config.entries, tables, strict=True))
     }
     return {
-        "engines": sorted({header.engine for header in headers if header.engine}),
-        "warnings": [warning for header in headers for warning in header.warnings],
+        "engines": sorted({header.engine for header in flat if header.engine}),
+        "warnings": [*warnings, *(warning for header in flat for warning in header.warnings)],
+        "bad_records": bad,
         "duplicates": dataclasses.asdict(duplicates),
         "contaminated": contaminated if plan.config.decontaminate else {},
         "files": [[str(path) for path in (*files.train, *files.val)] for files in plan.datasets],

@@ -25,12 +25,12 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from pretokenizer.assemble import assemble
+from pretokenizer.bad_records import CountingRunner
 from pretokenizer.chat_format import ChatFormat
 from pretokenizer.config import PretokenizeConfig, RunOptions
 from pretokenizer.manifest import DataManifest
 from pretokenizer.plan import Plan, Task, load_plan_tokenizer, make_plan
 from pretokenizer.publish import publish_folder, write_json_atomic
-from pretokenizer.tasks import TaskRunner
 from pretokenizer.tokenizer import Tokenizer
 
 PLAN_NAME = "plan.json"
@@ -50,7 +50,7 @@ def build(config: PretokenizeConfig, options: RunOptions) -> DataManifest:
         loaded = load_plan_tokenizer(config)
         run_tasks(plan, list(plan.tasks), work / "parts", options, loaded)
         output = fresh_folder(work / "output")
-        manifest = assemble(plan, *loaded, [work / "parts"], output, final)
+        manifest = assemble(plan, *loaded, [work / "parts"], output, final, options.max_bad_fraction)
         publish(output, final)
     shutil.rmtree(work)
     if config.compress:
@@ -133,23 +133,23 @@ def run_tasks(
         if options.executor == "ray":
             from pretokenizer.ray_executor import run_on_ray
 
-            run_on_ray(plan, tasks, folder, options.workers, progress)
+            run_on_ray(plan, tasks, folder, options, progress)
         elif options.workers == 1 or len(tasks) == 1:
-            runner = TaskRunner(plan, folder, loaded)
+            runner = CountingRunner(plan, folder, options.strict, loaded)
             for task in tasks:
                 runner.run(task)
                 progress.update()
         else:
-            _run_in_processes(plan, tasks, folder, min(options.workers, len(tasks)), progress)
+            _run_in_processes(plan, tasks, folder, options, progress)
 
 
-_runner: TaskRunner | None = None
+_runner: CountingRunner | None = None
 
 
-def _start_worker(plan: Plan, folder: Path, parent: int) -> None:
+def _start_worker(plan: Plan, folder: Path, is_strict: bool, parent: int) -> None:
     global _runner
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    _runner = TaskRunner(plan, folder)
+    _runner = CountingRunner(plan, folder, is_strict)
 
 
 def _leave_with(parent: int) -> None:
@@ -164,10 +164,11 @@ def _run_in_worker(task: Task) -> None:
     _runner.run(task)
 
 
-def _run_in_processes(plan: Plan, tasks: list[Task], folder: Path, workers: int, progress: "tqdm[Any]") -> None:
+def _run_in_processes(plan: Plan, tasks: list[Task], folder: Path, options: RunOptions, progress: "tqdm[Any]") -> None:
     method = "fork" if sys.platform == "linux" else "spawn"
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(workers, context, _start_worker, (plan, folder, os.getpid())) as pool:
+    workers, arguments = min(options.workers, len(tasks)), (plan, folder, options.strict, os.getpid())
+    with ProcessPoolExecutor(workers, context, _start_worker, arguments) as pool:
         futures = [pool.submit(_run_in_worker, task) for task in tasks]
         try:
             for future in as_completed(futures):

@@ -78,10 +78,17 @@ def _build_parser() -> _Parser:
     )
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1); the bytes do not depend on it")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished output, or start over")
+    parser.add_argument("--strict", action="store_true", help="stop at the first bad record instead of counting it")
+    _add_max_bad_fraction(parser)
     parser.add_argument("--executor", choices=("local", "ray"), default="local", help="where the work is done")
     parser.add_argument("--part", type=int, metavar="i", help="build only part i of --num_parts, from 0; then merge")
     parser.add_argument("--num_parts", type=int, metavar="n")
     return parser
+
+
+def _add_max_bad_fraction(parser: argparse.ArgumentParser) -> None:
+    text = "stop when a data set has a larger share of bad records (default 0.05)"
+    parser.add_argument("--max_bad_fraction", type=float, default=0.05, metavar="SHARE", help=text)
 
 
 def parse_keys(arguments: list[str], parser: argparse.ArgumentParser) -> dict[str, Any]:
@@ -121,13 +128,13 @@ def _merge(arguments: list[str]) -> int:
     parser.add_argument("parts", nargs="+", metavar="PART_DIR")
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--overwrite", action="store_true")
+    _add_max_bad_fraction(parser)
     given = parser.parse_args(arguments)
     from pretokenizer.merge import merge
     from pretokenizer.summary import print_summary
 
-    print_summary(
-        merge([Path(part) for part in given.parts], Path(given.output_dir), given.overwrite), Path(given.output_dir)
-    )
+    options = RunOptions(overwrite=given.overwrite, max_bad_fraction=given.max_bad_fraction)
+    print_summary(merge([Path(part) for part in given.parts], Path(given.output_dir), options), Path(given.output_dir))
     return 0
 
 

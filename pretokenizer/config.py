@@ -107,6 +107,8 @@ class PretokenizeConfig:
     """Also write the formatted text of each document as JSON lines."""
     compress: bool = False
     """Also pack the finished folder into <folder>.tar.gz."""
+    max_line_mb: int = 64
+    """A longer line (in MiB) is a bad record, so that memory stays bounded."""
     dataset_impl: Literal["mmap"] = "mmap"
     use_system_prefix: bool = False
     """Accepted for the original's sections; has no effect there either."""
@@ -122,8 +124,9 @@ class PretokenizeConfig:
             problems.append(f"filename_prefix: {self.filename_prefix!r} must be a file name without folders")
         if not (self.output_dir + self.output_dir_suffix).strip("/"):
             problems.append("output_dir: is empty")
-        if self.decontaminate_ngram < 1:
-            problems.append("decontaminate_ngram: must be at least 1")
+        for name in ("decontaminate_ngram", "max_line_mb"):
+            if getattr(self, name) < 1:
+                problems.append(f"{name}: must be at least 1")
         if problems:
             raise ConfigError("\n".join(problems))
 
@@ -150,10 +153,16 @@ class RunOptions:
     part: int | None = None
     """Build only part `part` of `num_parts` (from 0)."""
     num_parts: int | None = None
+    strict: bool = False
+    """Stop at the first bad record instead of counting it."""
+    max_bad_fraction: float = 0.05
+    """Stop when a data set has a larger share of bad records than this."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ConfigError(f"--workers {self.workers}: must be at least 1")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ConfigError(f"--max_bad_fraction {self.max_bad_fraction}: must be from 0 to 1")
         if (self.part is None) != (self.num_parts is None):
             raise ConfigError("--part and --num_parts belong together")
         if self.part is not None and self.num_parts is not None and not 0 <= self.part < self.num_parts:

@@ -47,6 +47,10 @@ class PartHeader:
     num_tokens: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     """Records that do not count, by reason."""
+    bad: Counter[str] = field(default_factory=Counter)
+    """Records that are wrong, by reason."""
+    bad_examples: list[str] = field(default_factory=list)
+    """`file:line: what is wrong` of the first of them."""
     langs: list[str] = field(default_factory=lambda: ["unknown"])
     """Names of `document_langs`."""
     engine: str = ""
@@ -144,11 +148,20 @@ def is_complete(stem: Path) -> bool:
     return stem.with_suffix(".json").is_file()
 
 
+def read_header(stem: Path) -> PartHeader:
+    """The header of a finished part. Raises PartError naming the file."""
+    path = stem.with_suffix(".json")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return PartHeader(**{**raw, "dropped": Counter(raw["dropped"]), "bad": Counter(raw["bad"])})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PartError(f"{path}: not a readable part ({error!r}); build this part again with --overwrite") from None
+
+
 def read_part(stem: Path, itemsize: int) -> Part:
     """A finished part. Raises PartError naming the file."""
+    header = read_header(stem)
     try:
-        raw = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-        header = PartHeader(**{**raw, "dropped": Counter(raw["dropped"])})
         with np.load(stem.with_suffix(".npz"), allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in _COLUMNS}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -6,10 +6,11 @@ The output folder and the input files must be visible from every node under the 
 from pathlib import Path
 from typing import Any
 
+from pretokenizer.config import RunOptions
 from pretokenizer.plan import Plan, Task
 
 
-def run_on_ray(plan: Plan, tasks: list[Task], folder: Path, workers: int, progress: Any) -> None:
+def run_on_ray(plan: Plan, tasks: list[Task], folder: Path, options: RunOptions, progress: Any) -> None:
     """Run `tasks` on actors, as many as the cluster's CPUs or `workers` if that is more than 1."""
     try:
         import ray
@@ -18,13 +19,13 @@ def run_on_ray(plan: Plan, tasks: list[Task], folder: Path, workers: int, progre
         from pretokenizer.build import BuildError
 
         raise BuildError("--executor ray: Ray is not installed; pip install 'oasst-megatron[ray]'") from None
-    from pretokenizer.tasks import TaskRunner
+    from pretokenizer.bad_records import CountingRunner
 
     class Worker:
         """One process of the cluster, with its tokenizer loaded once."""
 
         def __init__(self) -> None:
-            self.runner = TaskRunner(plan, folder)
+            self.runner = CountingRunner(plan, folder, options.strict)
 
         def run(self, task: Task) -> str | None:
             """Do a task; the text of an error that is the user's to mend."""
@@ -39,7 +40,7 @@ def run_on_ray(plan: Plan, tasks: list[Task], folder: Path, workers: int, progre
         ray.init(log_to_driver=False, include_dashboard=False)
     try:
         available = int(ray.cluster_resources().get("CPU", 1))
-        count = max(1, min(workers if workers > 1 else available, len(tasks)))
+        count = max(1, min(options.workers if options.workers > 1 else available, len(tasks)))
         actor = ray.remote(num_cpus=1)(Worker)
         pool = ActorPool([actor.remote() for _ in range(count)])
         for error in pool.map_unordered(lambda worker, task: worker.run.remote(task), tasks):

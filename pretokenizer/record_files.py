@@ -8,16 +8,18 @@ JSON lines, and a real tar is read as well (without extracting it). A plain JSON
 so that several processes share one file. Nothing larger than one record is held, a JSON list apart.
 """
 
-import gzip
 import io
 import json
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import zstandard
+
+from pretokenizer.decompress import open_gzip, open_zstd
 
 fast_loads: Callable[[bytes], Any]
 try:
@@ -30,6 +32,11 @@ RECORD_SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".j
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 _LIST_IN_MEMORY_BYTES = 256 << 20
 _PARQUET_BATCH = 1024
+_MAX_DEPTH = 2
+"""Archives inside archives."""
+MAX_LINE_BYTES = 64 << 20
+OnBad = Callable[[int, str, str], None]
+"""Gets (row, `file:line`, what is wrong) of a line or item that is no record."""
 
 
 class RecordError(ValueError):
@@ -61,27 +68,73 @@ def split_file(path: Path, chunk_bytes: int) -> list[FileSpan]:
     return [FileSpan(str(path), start, min(start + chunk_bytes, size)) for start in starts]
 
 
-def read_records(source: Path | FileSpan) -> Iterator[tuple[int, Record]]:
+def read_records(
+    source: Path | FileSpan, on_bad: OnBad | None = None, max_line_bytes: int = MAX_LINE_BYTES
+) -> Iterator[tuple[int, Record]]:
     """(row, record) for each record of a file or span; rows count from 0 in the file or span, blank lines not counted.
 
-    Raises RecordError.
+    A single line or item that is no record goes to `on_bad` and counts as a row. Raises RecordError: for it too where
+    there is no `on_bad`, and always for a file that is damaged as a whole.
     """
     span = source if isinstance(source, FileSpan) else FileSpan(str(source))
     path = Path(span.path)
+    reading = _Reading(span.path, on_bad or _raise_bad, max_line_bytes)
     try:
         with path.open("rb") as file:
             head = file.read(512)
             file.seek(0)
             if span.end >= 0:
-                yield from _parse_lines(_lines_of_span(file, span.start, span.end), path, span.start)
+                lines = _lines_of_span(file, span.start, span.end, max_line_bytes)
+                yield from _parse_lines(lines, reading, lambda line: None, span.start)
             elif head.startswith(_PARQUET):
                 yield from _read_parquet(path)
             else:
-                yield from _read_stream(file, head, path)
+                yield from _read_stream(file, head, reading)
     except OSError as error:
         raise RecordError(f"{path}: cannot read: {error.strerror or error}") from None
-    except (EOFError, zlib.error, zstandard.ZstdError, tarfile.TarError) as error:
+    except RecordError:
+        raise
+    except (EOFError, zlib.error, zstandard.ZstdError, tarfile.TarError, OverflowError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: damaged or truncated: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path}: {error}") from None
+
+
+def place_of(span: FileSpan, row: int) -> str:
+    """`file:line` of a record, `file: record N` where it has no line; found by reading again, for a report's sake."""
+    path = Path(span.path)
+    with path.open("rb") as file:
+        head = file.read(512)
+        file.seek(0)
+        kind = _kind_of(head)
+        stream: BinaryIO = file
+        if kind in ("gzip", "zstd"):
+            stream = open_gzip(file) if kind == "gzip" else open_zstd(file)
+            head = cast(io.BufferedReader, stream).peek(512)[:512]
+            kind = _kind_of(head)
+        if kind != "plain" or _starts_list(head):
+            return f"{path}: record {row + 1}"
+        lines = _lines_of_span(stream, span.start, span.end) if span.end >= 0 else iter(stream)
+        number = 1
+        for line in lines:
+            row -= bool(line.strip())
+            if row < 0:
+                break
+            number += 1
+    return _line_name(str(path), span.start, number)
+
+
+class _Reading(NamedTuple):
+    """What is the same for all of a file."""
+
+    name: str
+    """Of the file, for messages."""
+    on_bad: OnBad
+    max_line_bytes: int
+
+
+def _raise_bad(row: int, place: str, reason: str) -> None:
+    raise RecordError(f"{place}: {reason}")
 
 
 def _kind_of(head: bytes) -> str:
@@ -94,48 +147,56 @@ def _kind_of(head: bytes) -> str:
     return "tar" if head[257:262] == b"ustar" else "plain"
 
 
-def _read_stream(file: BinaryIO, head: bytes, path: Path) -> Iterator[tuple[int, Record]]:
+def _read_stream(file: BinaryIO, head: bytes, reading: _Reading, depth: int = 0) -> Iterator[tuple[int, Record]]:
     kind = _kind_of(head)
-    if kind == "gzip":
-        file, kind = _peekable(cast(BinaryIO, gzip.GzipFile(fileobj=file)))
-    elif kind == "zstd":
-        file, kind = _peekable(cast(BinaryIO, _ZstdFrames(file)))
+    if depth > _MAX_DEPTH:
+        raise RecordError(f"{reading.name}: an archive in an archive in an archive; unpack it yourself")
+    if kind in ("gzip", "zstd"):
+        file = open_gzip(file) if kind == "gzip" else open_zstd(file)
+        kind = _kind_of(cast(io.BufferedReader, file).peek(512)[:512])
     if kind == "tar":
-        yield from _read_tar(file, path)
+        yield from _read_tar(file, reading, depth)
     else:
         buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, file))
-        yield from _parse_text(buffered, path)
+        yield from _parse_text(buffered, reading)
 
 
-def _peekable(file: BinaryIO) -> tuple[BinaryIO, str]:
-    buffered = io.BufferedReader(cast(io.RawIOBase, file), buffer_size=1 << 20)
-    return cast(BinaryIO, buffered), _kind_of(buffered.peek(512)[:512])
-
-
-def _read_tar(file: BinaryIO, path: Path) -> Iterator[tuple[int, Record]]:
-    """The record files inside a tar, in archive order; rows count on through them."""
+def _read_tar(file: BinaryIO, reading: _Reading, depth: int) -> Iterator[tuple[int, Record]]:
+    """The record files inside a tar, in archive order; rows count on through them. Nothing is extracted: links,
+    devices and sparse files are passed over, and a member's name goes into messages only.
+    """
     row = 0
+
+    def on_bad(_: int, place: str, reason: str) -> None:
+        nonlocal row
+        reading.on_bad(row, place, reason)
+        row += 1
+
     with tarfile.open(fileobj=file, mode="r|") as archive:
         for member in archive:
             name = Path(member.name).name
-            if not member.isfile() or name.startswith(".") or not name.lower().endswith(RECORD_SUFFIXES):
+            if not member.isreg() or member.issparse() or name.startswith("."):
+                continue
+            if not name.lower().endswith(RECORD_SUFFIXES):
                 continue
             extracted = archive.extractfile(member)
             assert extracted is not None
             buffered = io.BufferedReader(cast(io.RawIOBase, extracted), buffer_size=1 << 20)
-            for _, record in _read_stream(cast(BinaryIO, buffered), buffered.peek(512)[:512], path / member.name):
+            inner = reading._replace(name=f"{reading.name}/{member.name.lstrip('/')}", on_bad=on_bad)
+            for _, record in _read_stream(cast(BinaryIO, buffered), buffered.peek(512)[:512], inner, depth + 1):
                 yield row, record
                 row += 1
     if row == 0:
-        raise RecordError(f"{path}: a tar archive without a .json or .jsonl file that has records")
+        raise RecordError(f"{reading.name}: a tar archive without a .json or .jsonl file that has records")
 
 
-def _parse_text(file: io.BufferedReader, path: Path) -> Iterator[tuple[int, Record]]:
+def _parse_text(file: io.BufferedReader, reading: _Reading) -> Iterator[tuple[int, Record]]:
     head = file.peek(512)[:512]
     if _starts_list(head):
-        yield from _parse_list(file, path)
+        yield from _parse_list(file, reading)
     else:
-        yield from _parse_lines(iter(file), path, 0)
+        lines = iter(partial(file.readline, reading.max_line_bytes + 1), b"")
+        yield from _parse_lines(lines, reading, partial(_skip_line, file))
 
 
 def _starts_list(head: bytes) -> bool:
@@ -143,82 +204,104 @@ def _starts_list(head: bytes) -> bool:
     return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
 
 
-def _lines_of_span(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
-    """The lines that begin inside [start, end); a line over the end is finished."""
+def _lines_of_span(file: BinaryIO, start: int, end: int, max_bytes: int = -2) -> Iterator[bytes]:
+    """The lines that begin inside [start, end); a line over the end is finished, of one over `max_bytes` only the
+    beginning comes.
+    """
     position = start
     if start > 0:
         file.seek(start - 1)
-        position = start - 1 + len(file.readline())
+        position = start - 1 + _skip_line(file, b"")
     file.seek(position)
     while position < end:
-        line = file.readline()
+        line = file.readline(max_bytes + 1)
         if not line:
             return
         position += len(line)
+        if 0 <= max_bytes < len(line):
+            position += _skip_line(file, line)
         yield line
 
 
-def _parse_lines(lines: Iterator[bytes], path: Path, span_start: int) -> Iterator[tuple[int, Record]]:
+def _skip_line(file: BinaryIO, line: bytes) -> int:
+    """Read to the end of the line that begins with `line`; the number of bytes read."""
+    skipped = 0
+    while not line.endswith(b"\n") and (line := file.readline(1 << 20)):
+        skipped += len(line)
+    return skipped
+
+
+def _parse_lines(
+    lines: Iterator[bytes], reading: _Reading, skip_rest: Callable[[bytes], object], span_start: int = 0
+) -> Iterator[tuple[int, Record]]:
     row = 0
     for number, line in enumerate(lines, 1):
         try:
             record = fast_loads(line)
-        except ValueError:
-            stripped = line.removeprefix(b"\xef\xbb\xbf").strip()
-            if not stripped:
+            problem = "" if record.__class__ is dict else f"expected a JSON object, found a {type(record).__name__}"
+        except (ValueError, RecursionError):
+            if len(line) > reading.max_line_bytes:
+                skip_rest(line)
+                problem = f"a line of more than {reading.max_line_bytes / (1 << 20):g} MiB (--max_line_mb)"
+            elif stripped := line.removeprefix(b"\xef\xbb\xbf").strip():
+                record, problem = _slow_loads(stripped)
+            else:
                 continue
-            record = _slow_loads(stripped, path, span_start, number)
-        if record.__class__ is not dict:
-            kind = type(record).__name__
-            raise RecordError(f"{_line_name(path, span_start, number)}: expected a JSON object, found a {kind}")
-        yield row, record
+        if problem:
+            reading.on_bad(row, _line_name(reading.name, span_start, number), problem)
+        else:
+            yield row, record
         row += 1
 
 
-def _slow_loads(text: bytes, path: Path, span_start: int, number: int) -> Any:
-    """What the fast parser refuses and Python's does not: NaN, numbers out of range. Raises RecordError."""
+def _slow_loads(text: bytes) -> tuple[Any, str]:
+    """(what the fast parser refuses and Python's does not: NaN, numbers out of range; or what is wrong with it)."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = str(error).split(": line ")[0]
-        raise RecordError(f"{_line_name(path, span_start, number)}: not valid JSON: {reason}") from None
+        record = json.loads(text)
+    except RecursionError:
+        return None, "not valid JSON: nested too deep"
+    except ValueError as error:
+        return None, f"not valid JSON: {str(error).split(': line ')[0]}"
+    return record, "" if isinstance(record, dict) else f"expected a JSON object, found a {type(record).__name__}"
 
 
-def _line_name(path: Path, span_start: int, number: int) -> str:
+def _line_name(name: str, span_start: int, number: int) -> str:
     """`file:line`; lines before a span are counted only now that someone asks."""
     if span_start:
-        with path.open("rb") as file:
+        with Path(name).open("rb") as file:
             before = 0
             left = span_start
             while left > 0 and (block := file.read(min(left, 1 << 20))):
                 before += block.count(b"\n")
                 left -= len(block)
             number += before + (0 if block.endswith(b"\n") else 1)
-    return f"{path}:{number}"
+    return f"{name}:{number}"
 
 
-def _parse_list(file: io.BufferedReader, path: Path) -> Iterator[tuple[int, Record]]:
+def _parse_list(file: io.BufferedReader, reading: _Reading) -> Iterator[tuple[int, Record]]:
     head = file.read(_LIST_IN_MEMORY_BYTES)
     rest = file.peek(1)
-    items = _parse_large_list(head, file, path) if rest else iter(_load_list(head, path))
+    items = _parse_large_list(head, file, reading) if rest else iter(_load_list(head, reading.name))
     for row, record in enumerate(items):
-        if not isinstance(record, dict):
-            raise RecordError(f"{path}: item {row + 1}: expected a JSON object, found a {type(record).__name__}")
-        yield row, record
+        if isinstance(record, dict):
+            yield row, record
+        else:
+            found = type(record).__name__
+            reading.on_bad(row, f"{reading.name}: item {row + 1}", f"expected a JSON object, found a {found}")
 
 
-def _load_list(text: bytes, path: Path) -> list[Any]:
+def _load_list(text: bytes, name: str) -> list[Any]:
     text = text.removeprefix(b"\xef\xbb\xbf")
     try:
         return cast(list[Any], fast_loads(text))
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             return cast(list[Any], json.loads(text))
         except (ValueError, RecursionError) as error:
-            raise RecordError(f"{path}: not valid JSON: {error}") from None
+            raise RecordError(f"{name}: not valid JSON: {error}") from None
 
 
-def _parse_large_list(head: bytes, file: io.BufferedReader, path: Path) -> Iterator[Any]:
+def _parse_large_list(head: bytes, file: io.BufferedReader, reading: _Reading) -> Iterator[Any]:
     """Items of a JSON list too large to hold, decoded one after another from a sliding window."""
     text = io.TextIOWrapper(io.BufferedReader(_Chained(head, file)), encoding="utf-8-sig")
     decoder = json.JSONDecoder()
@@ -231,42 +314,14 @@ def _parse_large_list(head: bytes, file: io.BufferedReader, path: Path) -> Itera
                 return
             item, position = decoder.raw_decode(window, position)
         except json.JSONDecodeError as error:
-            more = text.read(max(1 << 22, len(window) - position))
+            left = len(window) - position
+            more = text.read(max(1 << 22, left)) if left <= reading.max_line_bytes else ""
             if not more:
-                raise RecordError(f"{path}: item {number + 1}: not valid JSON: {error.msg}") from None
+                raise RecordError(f"{reading.name}: item {number + 1}: not valid JSON: {error.msg}") from None
             window, position = window[position:] + more, 0
             continue
         number += 1
         yield item
-
-
-class _ZstdFrames(io.RawIOBase):
-    """Decompressed zstandard frames. The library's own reader takes a truncated frame for the end; this one raises."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._input = b""
-        self._output = io.BytesIO()
-        self._is_inside_frame = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not (data := self._output.read(len(buffer))):
-            self._input = self._input or self._file.read(1 << 18)
-            if not self._input:
-                if self._is_inside_frame:
-                    raise EOFError("the last zstandard frame does not end")
-                return 0
-            self._output = io.BytesIO(self._frame.decompress(self._input))
-            self._is_inside_frame = not self._frame.eof
-            self._input = b"" if self._is_inside_frame else self._frame.unused_data
-            if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-        buffer[: len(data)] = data
-        return len(data)
 
 
 class _Chained(io.RawIOBase):
@@ -296,5 +351,5 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Record]]:
                 for record in batch.to_pylist():
                     yield row, record
                     row += 1
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         raise RecordError(f"{path}: not a readable parquet file: {error}") from None

@@ -171,6 +171,11 @@ def _data_quality(plan: Plan, reports: dict[str, Any], stats: dict[str, list[Dat
         )
     for name, count in reports["contaminated"].items():
         lines.append(f"- {name.partition(':')[2]}: {count:,} documents share a run of words with a test question")
+    for name, bad in reports["bad_records"].items():
+        total = sum(bad["reasons"].values())
+        lines.append(f"- {name.partition(':')[2]}: {total:,} of {bad['records']:,} records are bad and left out:")
+        lines += [f"  - {count:,} x {reason}" for reason, count in bad["reasons"].items()]
+        lines += [f"  - `{example}`" for example in bad["examples"]]
     lines += [f"- Warning: {warning}" for warning in reports["warnings"]]
     return [*lines, ""]
 

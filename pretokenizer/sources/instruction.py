@@ -73,7 +73,7 @@ class Instruction(Source):
         joined: list[Message] = []
         for index in order:
             converted = self.convert_checked(items[index])
-            if isinstance(converted, str):
+            if not isinstance(converted, list):
                 yield items[index], converted
                 continue
             joined += converted[0].messages

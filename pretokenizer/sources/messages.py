@@ -12,7 +12,7 @@ from typing import Any
 from pretokenizer.conversation import ROLE_OF_NAME, Conversation, Message
 from pretokenizer.record_files import Record
 from pretokenizer.roles import Role
-from pretokenizer.sources.source import Converted, Source
+from pretokenizer.sources.source import BadRecord, Converted, Source
 
 _ANSWERS = ("response", "completion", "output")
 
@@ -33,28 +33,45 @@ class Messages(Source):
     Options = MessagesOptions
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Conversations without an assistant's reply, or with an empty message, are left out and counted."""
+        """Conversations without an assistant's reply are left out. Wrong are: unknown roles, messages without text,
+        a speaker twice in a row, a system message after the start, a weight other than 0 and 1.
+        """
         turns, role_key, text_key = _turns_of(record)
         messages: list[Message] = []
         has_reply = False
+        speaker = None
         for turn in turns:
             role, text = ROLE_OF_NAME.get(turn[role_key]), turn.get(text_key)
             if role is None:
-                return f"unknown role {turn[role_key]!r}"
+                return BadRecord("unknown role", repr(turn[role_key])[:80])
             if text.__class__ is not str and (text := _joined_parts(text)) is None:
-                return "message without text"
+                return BadRecord("message without text")
             if not text:
-                return "empty message"
+                return BadRecord("empty message")
+            if role is speaker:
+                return BadRecord("roles do not alternate", f"two messages of the {role.template_name} in a row")
+            speaker = speaker if role is Role.CONTEXT else role
             if role is Role.ASSISTANT:
                 has_reply = True
-                if turn.get("train") is False or turn.get("weight", 1) == 0:
+                if ("train" in turn or "weight" in turn) and not _has_loss(turn):
                     role = Role.ASSISTANT_NO_LOSS
             elif role is Role.SYSTEM and messages:
-                return "system message after the start"
+                return BadRecord("system message after the start")
             messages.append(Message(role, text))
         if not has_reply:
             return "no assistant message"
-        return [Conversation(tuple(messages), record.get("lang") or record.get("language") or self.options.lang)]
+        lang = record.get("lang") or record.get("language") or self.options.lang
+        return [Conversation(tuple(messages), lang if isinstance(lang, str) else None)]
+
+
+def _has_loss(turn: dict[str, Any]) -> bool:
+    """Of `train` and `weight`. Raises ValueError for other labels than there are."""
+    train, weight = turn.get("train", True), turn.get("weight", 1)
+    if not isinstance(train, bool):
+        raise ValueError("`train` is neither true nor false")
+    if weight not in (0, 1):
+        raise ValueError("`weight` is neither 0 nor 1")
+    return train and weight == 1
 
 
 def _turns_of(record: Record) -> tuple[list[dict[str, Any]], str, str]:
@@ -72,6 +89,8 @@ def _turns_of(record: Record) -> tuple[list[dict[str, Any]], str, str]:
         role_key, text_key = "role", "content"
     else:
         raise KeyError("messages")
+    if not isinstance(turns, list):
+        raise TypeError("the messages are no list")
     if record.get("system"):
         turns = [{role_key: "system", text_key: record["system"]}, *turns]
     return turns, role_key, text_key

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pretokenizer.conversation import Conversation, Message
-from pretokenizer.record_files import Record, RecordError
+from pretokenizer.record_files import Record
 from pretokenizer.roles import Role
-from pretokenizer.sources.source import Converted, HubFiles, InputRecord, Source
+from pretokenizer.sources.source import WRONG_FORM, BadRecord, Converted, HubFiles, InputRecord, Source, bad_record
 
 _ROLES = {"prompter": Role.USER, "assistant": Role.ASSISTANT}
 
@@ -52,10 +52,13 @@ class OasstExport(Source):
     ) -> Iterator[tuple[InputRecord, Converted]]:
         """A tree at a time; a tree of single messages stands at its root's row."""
         for item, tree in _trees(records):
+            if isinstance(tree, BadRecord):
+                yield item, tree
+                continue
             try:
                 yield item, self.convert_tree(tree)
-            except (KeyError, TypeError, AttributeError) as error:
-                raise self.record_error(item, error) from None
+            except WRONG_FORM as error:
+                yield item, bad_record(tree, error)
 
     def convert_tree(self, tree: Record) -> Converted:
         """The conversations of a tree, or why it does not count."""
@@ -95,8 +98,9 @@ class OasstExport(Source):
             return False
         if self.options.top_k is not None and not all(self._has_rank(parent, m) for parent, m in pairwise(path)):
             return False
-        # The original stops with an error when roles do not alternate; such a path is no conversation.
-        return all(m["role"] == ("prompter", "assistant")[i % 2] for i, m in enumerate(path))
+        if any(m["role"] != ("prompter", "assistant")[i % 2] for i, m in enumerate(path)):
+            raise ValueError("roles do not alternate")  # where the original stops with an error
+        return True
 
     def _has_rank(self, parent: Record, message: Record) -> bool:
         if message["role"] != "assistant":
@@ -110,7 +114,7 @@ def _conversation(path: tuple[Record, ...]) -> Conversation:
     return Conversation(messages, path[0].get("lang"))
 
 
-def _trees(records: Iterable[InputRecord]) -> Iterator[tuple[InputRecord, Record]]:
+def _trees(records: Iterable[InputRecord]) -> Iterator[tuple[InputRecord, Record | BadRecord]]:
     """Trees as they stand, or put together from single messages."""
     builder: tuple[InputRecord, Record] | None = None
     messages: dict[str, Record] = {}
@@ -121,20 +125,21 @@ def _trees(records: Iterable[InputRecord]) -> Iterator[tuple[InputRecord, Record
         elif "message_id" in record:
             message = {**record, "replies": []}
             parent_id = record.get("parent_id")
-            if parent_id is None:
+            if not isinstance(record["message_id"], str) or not isinstance(parent_id, str | None):
+                yield item, BadRecord("message_id or parent_id is no text")
+            elif parent_id is None:
                 if builder:
                     yield builder
                 builder = (item, {"prompt": message, "tree_state": record.get("tree_state")})
-                messages = {}
+                messages = {record["message_id"]: message}
             elif parent_id in messages:
                 messages[parent_id]["replies"].append(message)
+                messages[record["message_id"]] = message
             else:
-                raise RecordError(f"record {item.row + 1}: its parent {parent_id} is not among the messages before it")
-            messages[record["message_id"]] = message
+                yield item, BadRecord("its parent is not among the messages before it", f"{parent_id!r:.80}")
         else:
-            hint = (
-                "a thread; export trees instead" if "thread_id" in record else f"it has: {', '.join(map(str, record))}"
-            )
-            raise RecordError(f"record {item.row + 1} is neither a message tree nor a message ({hint})")
+            keys = f"it has: {', '.join(map(str, record))}"[:200]
+            found = "a thread; export trees instead" if "thread_id" in record else keys
+            yield item, BadRecord("neither a message tree nor a message", found)
     if builder:
         yield builder

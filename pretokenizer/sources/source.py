@@ -15,8 +15,22 @@ from pretokenizer.conversation import Conversation
 from pretokenizer.record_files import Record, RecordError
 from pretokenizer.yaml_config import from_mapping
 
-Converted = list[Conversation] | str
-"""Conversations of a record; or, as a string, why the record does not count (it is dropped before the split)."""
+
+class BadRecord(NamedTuple):
+    """A record that is wrong: it is counted and named in the report, and stops the build with --strict."""
+
+    reason: str
+    """One of few, for counting."""
+    found: str = ""
+    """What this record has instead, for the message."""
+
+
+Converted = list[Conversation] | str | BadRecord
+"""Conversations of a record; or, as a string, why the record does not count (it is dropped before the split); or what
+is wrong with it.
+"""
+WRONG_FORM = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
+"""What a record of another form than the expected one raises in `convert`."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +95,7 @@ class Source:
         return getattr(self.options, "input_file_path", None)
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """One record. KeyError and TypeError become a RecordError that names file and row."""
+        """One record. Whatever it raises of WRONG_FORM becomes a BadRecord."""
         raise NotImplementedError
 
     def convert_all(
@@ -92,21 +106,26 @@ class Source:
             yield item, self.convert_checked(item)
 
     def convert_checked(self, item: InputRecord) -> Converted:
-        """`convert`, with the record's place in the error."""
+        """`convert`, with a BadRecord for a record of the wrong form."""
         try:
             return self.convert(item.record, item.file_stem)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise self.record_error(item, error) from None
+        except WRONG_FORM as error:
+            return bad_record(item.record, error)
 
     def record_error(self, item: InputRecord, error: Exception) -> RecordError:
         """An error that names the record's row and what is wrong with it."""
-        reason = f"lacks the key {error}" if isinstance(error, KeyError) else f"has not the expected form ({error})"
-        keys = ", ".join(map(str, item.record))
-        return RecordError(f"record {item.row + 1} {reason}; it has: {keys}")
+        bad = bad_record(item.record, error)
+        return RecordError(f"record {item.row + 1} {bad.reason}; {bad.found}")
 
     def order(self, num_records: int) -> list[int] | None:
         """The order in which records are visited before the split; None = as they stand."""
         return None
+
+
+def bad_record(record: Record, error: Exception) -> BadRecord:
+    """What is wrong with a record on which `convert` raised `error`."""
+    reason = f"lacks the key {error}" if isinstance(error, KeyError) else f"has not the expected form ({error})"
+    return BadRecord(reason[:120], f"it has: {', '.join(map(str, record))}"[:200])
 
 
 def stem_of(path: Path) -> str:

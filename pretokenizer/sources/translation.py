@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from pretokenizer.conversation import Conversation, Message, pair
 from pretokenizer.mixture import split_sklearn
 from pretokenizer.sources.qa import FileOption
-from pretokenizer.sources.source import Converted, HubFiles, InputRecord, Source
+from pretokenizer.sources.source import WRONG_FORM, Converted, HubFiles, InputRecord, Source, bad_record
 
 MAX_ROWS = 100_001
 HISTORY_SHARE = 0.2
@@ -61,8 +61,9 @@ class Translation(Source):
         for item in islice(records, MAX_ROWS):
             try:
                 requests.append(self._request(item.record["translation"], rng))
-            except (KeyError, TypeError, AttributeError) as error:
-                raise self.record_error(item, error) from None
+            except WRONG_FORM as error:
+                yield item, bad_record(item.record, error)
+                continue
             items.append(item._replace(record={}))
         sides = self._sides(len(items))
         history_rng = random.Random(len(items))

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 from pretokenizer.conversation import Conversation, pair
-from pretokenizer.sources.source import Converted, HubFiles, InputRecord, Source
+from pretokenizer.sources.source import WRONG_FORM, Converted, HubFiles, InputRecord, Source, bad_record
 
 FILLERS = ("...", "Please continue", "Go on", "")
 _CITATION = re.compile(r"\[\s?\d+\s?\]")
@@ -45,8 +45,8 @@ class Vicuna(Source):
         for item in records:
             try:
                 yield item, self._convert_turns(item.record["conversations"], rng)
-            except (KeyError, TypeError, AttributeError) as error:
-                raise self.record_error(item, error) from None
+            except WRONG_FORM as error:
+                yield item, bad_record(item.record, error)
 
     def _convert_turns(self, turns: list[dict[str, Any]], rng: random.Random) -> Converted:
         if not turns or turns[0]["from"] != "human":

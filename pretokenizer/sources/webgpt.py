@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pretokenizer.conversation import Conversation, pair
 from pretokenizer.sources.dolly import NUMBER_CITATION
 from pretokenizer.sources.qa import FileOption
-from pretokenizer.sources.source import Converted, HubFiles, InputRecord, Source
+from pretokenizer.sources.source import WRONG_FORM, Converted, HubFiles, InputRecord, Source, bad_record
 
 
 class WebGPT(Source):
@@ -34,9 +34,10 @@ class WebGPT(Source):
                 if "" in answers or answers[0] == answers[1]:
                     yield item, "no comparison"
                     continue
+                pair_scores = row["score_0"] + 0.0, row["score_1"] + 0.0
                 _, known = scores.setdefault(question, (item, {}))
-                known[answers[0]], known[answers[1]] = row["score_0"], row["score_1"]
-            except (KeyError, TypeError) as error:
-                raise self.record_error(item, error) from None
+                known[answers[0]], known[answers[1]] = pair_scores
+            except WRONG_FORM as error:
+                yield item, bad_record(item.record, error)
         for question, (item, known) in scores.items():
             yield item, [Conversation(pair(question, max(known, key=known.__getitem__)), "en")]

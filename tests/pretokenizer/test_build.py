@@ -168,7 +168,7 @@ def test_an_unfinished_build_is_not_mixed_with_another(build_toy: BuildToy, tmp_
     sound = broken.read_text()
     broken.write_text(sound + "broken\n")
     with pytest.raises(RecordError, match=r"a\.jsonl:51: not valid JSON"):
-        build_toy(DATASETS)
+        build_toy(DATASETS, RunOptions(strict=True))
     with pytest.raises(
         BuildError, match=r"out\.building: an unfinished build with another configuration or other inputs"
     ):
@@ -182,8 +182,10 @@ def test_an_unfinished_build_is_not_mixed_with_another(build_toy: BuildToy, tmp_
 
 def test_a_build_that_failed_at_once_can_be_mended(build_toy: BuildToy, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "data/gsm8k/train.jsonl", [*question_records(1), {"question": "q", "answer": None}])
-    with pytest.raises(RecordError, match=r"train\.jsonl: record 2: the assistant message is no text: NoneType None"):
-        build_toy(["gsm8k"])
+    with pytest.raises(
+        RecordError, match=r"train\.jsonl:2: a message is no text; the assistant message is NoneType None"
+    ):
+        build_toy(["gsm8k"], RunOptions(strict=True))
     write_jsonl(path, question_records(2))
     assert build_toy(["gsm8k"])[0].splits["train"].documents == 2
 
@@ -192,8 +194,8 @@ def test_a_build_that_failed_at_once_can_be_mended(build_toy: BuildToy, tmp_path
 @pytest.mark.parametrize("record", [{"question": "q", "answer": 7}, {"question": "q"}])
 def test_a_bad_record_deep_in_a_file_is_named(record: dict[str, Any], build_toy: BuildToy, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "data/gsm8k/train.jsonl", [*question_records(60), record])
-    with pytest.raises(RecordError, match=r"train\.jsonl: record 61"):
-        build_toy(["gsm8k"])
+    with pytest.raises(RecordError, match=r"train\.jsonl:61: "):
+        build_toy(["gsm8k"], RunOptions(strict=True))
 
 
 def test_finished_output_is_kept(build_toy: BuildToy, tmp_path: Path) -> None:
@@ -242,9 +244,10 @@ def test_an_engine_found_wrong_on_data_is_replaced(
 def test_broken_unicode_is_left_out_and_counted(build_toy: BuildToy, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "data/gsm8k/train.jsonl", question_records(3))
     path.write_text(path.read_text() + '{"question": "half \\ud83d pair", "answer": "x"}\n')
-    manifest, folder = build_toy(["gsm8k"])
+    manifest, _ = build_toy(["gsm8k"], RunOptions(max_bad_fraction=0.25))
     assert manifest.splits["train"].documents == 3
-    assert json.loads((folder / "stats.json").read_text())["splits"]["train"][0]["dropped"] == {"broken Unicode": 1}
+    assert manifest.reports["bad_records"]["0:gsm8k"]["reasons"] == {"broken Unicode": 1}
+    assert manifest.reports["bad_records"]["0:gsm8k"]["examples"] == [f"{path}:4: broken Unicode"]
 
 
 @pytest.mark.usefixtures("small_chunks")

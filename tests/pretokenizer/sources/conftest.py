@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from pretokenizer.sources import make_source
-from pretokenizer.sources.source import InputRecord
+from pretokenizer.sources.source import BadRecord, InputRecord
 
 Convert = Callable[..., list[Any]]
 
 
 def simple(converted: Any) -> Any:
-    """Conversations as lists of (role name, text), a reason as it is."""
+    """Conversations as lists of (role name, text), a reason as it is, what is wrong with a bad record."""
+    if isinstance(converted, BadRecord):
+        return f"bad: {converted.reason}; {converted.found}".removesuffix("; ")
     if isinstance(converted, str):
         return converted
     return [[(message.role.name.lower(), message.text) for message in c.messages] for c in converted]

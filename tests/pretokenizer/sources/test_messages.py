@@ -58,13 +58,51 @@ def test_replies_without_loss(convert: Convert) -> None:
     [
         ([], "no assistant message"),
         ([("user", "q")], "no assistant message"),
-        ([("user", ""), ("assistant", "a")], "empty message"),
-        ([("user", None), ("assistant", "a")], "message without text"),
-        ([("user", "q"), ("tool", "x"), ("assistant", "a")], "unknown role 'tool'"),
-        ([("user", "q"), ("system", "s"), ("assistant", "a")], "system message after the start"),
-        ([("user", [{"type": "image"}]), ("assistant", "a")], "message without text"),
+        ([("user", ""), ("assistant", "a")], "bad: empty message"),
+        ([("user", None), ("assistant", "a")], "bad: message without text"),
+        ([("user", "q"), ("tool", "x"), ("assistant", "a")], "bad: unknown role; 'tool'"),
+        ([("user", "q"), ("system", "s"), ("assistant", "a")], "bad: system message after the start"),
+        ([("user", [{"type": "image"}]), ("assistant", "a")], "bad: message without text"),
+        (
+            [("user", "q"), ("human", "r"), ("gpt", "a")],
+            "bad: roles do not alternate; two messages of the user in a row",
+        ),
+        (
+            [("user", "q"), ("gpt", "a"), ("model", "b")],
+            "bad: roles do not alternate; two messages of the assistant in a row",
+        ),
     ],
 )
 def test_what_is_left_out(talk: list[tuple[str, Any]], reason: str, convert: Convert) -> None:
     record = {"messages": [{"role": role, "content": text} for role, text in talk]}
     assert convert("messages", [record]) == [reason]
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"messages": "q"}, "bad: has not the expected form (the messages are no list); it has: messages"),
+        ({"messages": [7]}, "bad: has not the expected form ('int' object is not subscriptable); it has: messages"),
+        ({"messages": [{"content": "q"}]}, "bad: lacks the key 'role'; it has: messages"),
+        (
+            {"messages": [{"role": ["user"], "content": "q"}]},
+            "bad: has not the expected form (unhashable type: 'list'); it has: messages",
+        ),
+        (
+            {"prompt": "q", "response": "a", "weight": 2},
+            "bad: has not the expected form (`weight` is neither 0 nor 1); it has: prompt, response, weight",
+        ),
+        (
+            {"prompt": "q", "response": "a", "train": "no"},
+            "bad: has not the expected form (`train` is neither true nor false); it has: prompt, response, train",
+        ),
+    ],
+)
+def test_records_of_another_form(record: dict[str, Any], reason: str, convert: Convert) -> None:
+    assert convert("messages", [record]) == [reason]
+
+
+def test_contexts_stand_between_speakers(convert: Convert) -> None:
+    talk = [("user", "q"), ("context", "c"), ("context", "d"), ("assistant", "a")]
+    record = {"messages": [{"role": role, "content": text} for role, text in talk], "lang": 5}
+    assert convert("messages", [record]) == [[talk]]

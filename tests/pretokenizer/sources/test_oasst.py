@@ -2,9 +2,6 @@
 
 from typing import Any
 
-import pytest
-
-from pretokenizer.record_files import RecordError
 from tests.pretokenizer.sources.conftest import Convert
 
 
@@ -68,8 +65,9 @@ def test_trees_that_do_not_count(convert: Convert) -> None:
     assert texts(convert("oasst_export", trees, lang="en, de")[2]) == ["aB"]
 
 
-def test_roles_that_do_not_alternate_are_left_out(convert: Convert) -> None:
-    assert texts(convert("oasst_export", [tree(node("a", node("B", node("C")), node("D")))])[0]) == ["aD"]
+def test_roles_that_do_not_alternate_make_a_tree_bad(convert: Convert) -> None:
+    found = convert("oasst_export", [tree(node("a", node("B", node("C")), node("D")))])
+    assert found[0].startswith("bad: has not the expected form (roles do not alternate); it has: message_tree_id")
 
 
 def test_flat_messages_of_the_hub(convert: Convert) -> None:
@@ -87,10 +85,11 @@ def test_flat_messages_of_the_hub(convert: Convert) -> None:
         flat("G", "f"),
     ]
     assert [texts(found) for found in convert("oasst_export", records)] == [["aBcD", "aE"], ["fG"]]
-    with pytest.raises(RecordError, match="record 2: its parent x is not among the messages before it"):
-        convert("oasst_export", [records[0], flat("B", "x")])
+    orphan = "bad: its parent is not among the messages before it; 'x'"
+    found = convert("oasst_export", [*records[:2], flat("B", "x"), flat("H", "a"), flat("i", None, message_id=7)])
+    assert [texts(f) for f in found] == [orphan, "bad: message_id or parent_id is no text", ["aB", "aH"]]
 
 
 def test_other_kinds_of_lines_are_named(convert: Convert) -> None:
-    with pytest.raises(RecordError, match=r"record 1 is neither a message tree nor a message \(a thread; export trees"):
-        convert("oasst_export", [{"thread_id": "x"}])
+    found = convert("oasst_export", [{"thread_id": "x"}])
+    assert found == ["bad: neither a message tree nor a message; a thread; export trees instead"]

@@ -1,10 +1,11 @@
 """The registry, and what all sources share."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pretokenizer.record_files import RecordError
 from pretokenizer.sources import SOURCES, make_source
 from pretokenizer.sources.source import stem_of
 from pretokenizer.yaml_config import ConfigError
@@ -49,8 +50,17 @@ def test_unknown_names_and_options_are_errors() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(SOURCES) - {"messages", "sharegpt", "prompt_response", "ikala"}))
 def test_a_record_of_another_form_is_named(name: str, convert: Convert) -> None:
-    with pytest.raises(RecordError, match=r"record 1.* it has: surprise|record 1 is neither"):
-        convert(name, [{"surprise": 1}])
+    (found,) = convert(name, [{"surprise": 1}])
+    assert re.fullmatch(r"bad: (lacks the key '\w+'|neither a message tree nor a message); it has: surprise", found)
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+@pytest.mark.parametrize("value", [None, 7, "x", [], {}, [[]], {"full_text": 1}, [{"from": "human"}], {"role": {}}])
+def test_no_value_stops_a_source(name: str, value: Any, convert: Convert) -> None:
+    keys = "question answer joke explaination instruction input output INSTRUCTION RESPONSE METADATA USER ASSISTANT"
+    keys += " context response conversation conversations messages prompt tree_state message_id parent_id translation"
+    keys += " answer_0 answer_1 score_0 score_1 system lang"
+    assert len(convert(name, [dict.fromkeys(keys.split(), value)])) <= 1
 
 
 def test_stems() -> None:
