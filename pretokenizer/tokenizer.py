@@ -16,7 +16,8 @@ import json
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -231,19 +232,23 @@ class JsonTokenizer(Tokenizer):
 
     def encode_plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """As the backend, but a special token is text."""
-        return [e.ids for e in self._plain.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with self._specials_as_text():
+            return [e.ids for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_plain_offsets(self, text: str) -> tuple[list[int], list[int]]:
         """From the backend's own alignment."""
-        encoding = self._plain.encode(text, add_special_tokens=False)
+        with self._specials_as_text():
+            encoding = self.backend.encode(text, add_special_tokens=False)
         return list(encoding.ids), [begin for begin, _ in encoding.offsets]
 
-    @cached_property
-    def _plain(self) -> Any:
-        """A copy of the backend that takes special tokens for text."""
-        plain = _load_backend(self.path, self.extra_special_tokens)
-        plain.encode_special_tokens = True
-        return plain
+    @contextmanager
+    def _specials_as_text(self) -> Iterator[None]:
+        """The backend takes special tokens for text. (A second backend that always does would cost a second load.)"""
+        self.backend.encode_special_tokens = True
+        try:
+            yield
+        finally:
+            self.backend.encode_special_tokens = False
 
     def decode(self, ids: Iterable[int]) -> str:
         """The backend's decoding, special tokens kept."""
