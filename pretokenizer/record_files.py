@@ -238,7 +238,11 @@ def _parse_lines(
     for number, line in enumerate(lines, 1):
         try:
             record = fast_loads(line)
-            problem = "" if record.__class__ is dict else f"expected a JSON object, found a {type(record).__name__}"
+            if record.__class__ is dict:
+                yield row, record
+                row += 1
+                continue
+            problem = f"expected a JSON object, found a {type(record).__name__}"
         except (ValueError, RecursionError):
             if len(line) > reading.max_line_bytes:
                 skip_rest(line)

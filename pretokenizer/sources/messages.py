@@ -50,7 +50,8 @@ class Messages(Source):
                 return BadRecord("empty message")
             if role is speaker:
                 return BadRecord("roles do not alternate", f"two messages of the {role.template_name} in a row")
-            speaker = speaker if role is Role.CONTEXT else role
+            if role is not Role.CONTEXT:
+                speaker = role
             if role is Role.ASSISTANT:
                 has_reply = True
                 if ("train" in turn or "weight" in turn) and not _has_loss(turn):
