@@ -87,6 +87,8 @@ class Data:
     """Fill rows of seq_length with whole documents that do not see one another; else one padded document a row."""
     packing_window: int = 16384
     """Documents among which packing looks for the best fit."""
+    data_cache_path: str | None = None
+    """Folder for packing plans, to share them between runs; default `packing` in `save`."""
     overlong: Literal["truncate", "drop", "split", "random_window"] = "truncate"
     """What happens to documents above seq_length + 1 tokens; counted and reported."""
     loss_roles: tuple[str, ...] = ("assistant",)

@@ -22,8 +22,9 @@ from megatron_train.config import TrainConfig
 from megatron_train.data.batch import LossRule
 from megatron_train.data.loader import BatchMaker, DeviceBatch
 from megatron_train.data.manifest_check import check_same_data, check_vocabulary, find_tokenizer, load_manifest
+from megatron_train.data.plan_cache import planned_samples
 from megatron_train.data.sampler import micro_batch_indices
-from megatron_train.data.sft_dataset import Samples, test_sets, training_samples, validation_sets
+from megatron_train.data.sft_dataset import Samples, test_sets, validation_sets
 from megatron_train.evaluate import evaluate, mean_loss
 from megatron_train.model.build import build_model
 from megatron_train.model_config import ModelConfig
@@ -65,9 +66,7 @@ def train(command: CommandLine) -> int:
     check_vocabulary(manifest, model_config, start.folder if start else None)
     announce(command, model_config, layout)
 
-    samples = training_samples(
-        config.data, config.batch.train_iters * global_batch_size(config, layout), config.batch.seed
-    )
+    samples = planned_samples(config, config.batch.train_iters * global_batch_size(config, layout))
     describe_data(config, layout, samples)
     pad_id = manifest.pad_token_id if manifest else 0
     make_batch = BatchMaker(config.data, loss_rule(config), pad_id, model_config.vocab_size)

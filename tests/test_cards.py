@@ -16,7 +16,8 @@ import pytest
 
 from megatron_train.command_line import CommandLine, parse
 from megatron_train.config import TrainConfig
-from megatron_train.data.sft_dataset import DocumentSet, split_documents
+from megatron_train.data.document_order import split_documents
+from megatron_train.data.document_set import DocumentSet
 from megatron_train.model.lima_dropout import lima_rate
 from megatron_train.model_config import ModelConfig, pad_vocab_size
 from megatron_train.optim.lr_schedule import learning_rate

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from megatron_train.config import Data
-from megatron_train.data.sft_dataset import Samples, parse_blend
+from megatron_train.data.document_order import parse_blend, training_paths
+from megatron_train.data.sft_dataset import Samples
 from megatron_train.model_config import ModelConfig
 from megatron_train.parallel.distributed import warn
 from megatron_train.state.checkpoint_folder import TOKENIZER_DIR, CheckpointError
@@ -17,8 +18,7 @@ from pretokenizer.manifest import MANIFEST_NAME, DataManifest
 
 def load_manifest(data: Data) -> tuple[DataManifest | None, Path | None]:
     """The manifest beside the first training shard; shards of other tools have none."""
-    paths, key = (data.train_data_path, "train_data_path") if data.train_data_path else (data.data_path, "data_path")
-    folder = Path(parse_blend(paths, key)[0][1]).parent
+    folder = Path(parse_blend(*training_paths(data))[0][1]).parent
     if not (folder / MANIFEST_NAME).is_file():
         warn(
             f"{folder} has no {MANIFEST_NAME}: the vocabulary is not checked, rows are filled with token 0 (without "

@@ -1,78 +1,25 @@
-"""Shards -> samples in training order: split, epochs, blends, over-long documents, packing. Index arithmetic only; pure
-of ranks.
+"""Shards -> samples in training order: over-long documents, packing, evaluation sets. Index arithmetic only; pure of
+ranks.
 
 A *piece* is (document, start, length): the tokens of a document that one position run is made of. A *sample* is a row
 of pieces: one when rows are padded, several when they are packed. Everything follows from the shards' sizes and the
 seed.
-
-The order is Megatron-LLM's: the documents of a prefix are permuted and cut by `split`, then each epoch is a fresh
-permutation:
-
-    >>> train, valid, test = split_documents(10, "8,1,1", np.random.RandomState(1234))
-    >>> train.tolist(), valid.tolist(), test.tolist()
-    ([7, 2, 9, 1, 0, 8, 4, 5], [6], [3])
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from megatron_train.config import Data
 from megatron_train.data.batch import Document
+from megatron_train.data.document_order import Indices, OrderBuilder, parse_blend, split_documents, training_paths
+from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.packing import pack_rows
-from pretokenizer.shard import ShardError, ShardReader
 from pretokenizer.yaml_config import ConfigError
-
-Indices = NDArray[np.int64]
-
-
-class DocumentSet:
-    """Documents of one or more prefixes, numbered through. `lengths` [n] counts tokens."""
-
-    def __init__(self, prefixes: Sequence[str]) -> None:
-        self.prefixes = tuple(prefixes)
-        self._shards = [_open_pair(prefix) for prefix in prefixes]
-        self.first = np.cumsum([0] + [len(text) for text, _ in self._shards])
-        self.lengths = np.concatenate([text.sizes for text, _ in self._shards]).astype(np.int64)
-
-    def __len__(self) -> int:
-        return int(self.first[-1])
-
-    def piece(self, document: int, start: int, length: int) -> Document:
-        """(token_ids [length], role_ids [length])."""
-        shard = int(np.searchsorted(self.first, document, side="right")) - 1
-        text, role = self._shards[shard]
-        index = document - int(self.first[shard])
-        return text.get(index, start, length), role.get(index, start, length)
-
-    def fingerprint(self) -> str:
-        """Changes when the documents' number or lengths do."""
-        return hashlib.sha256(self.lengths.tobytes()).hexdigest()[:16]
-
-
-def _open_pair(prefix: str) -> tuple[ShardReader, ShardReader]:
-    if not Path(f"{prefix}-text.idx").is_file():
-        raise ShardError(f"{prefix}-text.idx: no such shard; {_prefixes_near(prefix)}")
-    text, role = ShardReader(f"{prefix}-text"), ShardReader(f"{prefix}-role")
-    if not np.array_equal(text.sizes, role.sizes):
-        raise ShardError(f"{prefix}-role.idx: its document lengths differ from {prefix}-text.idx; pretokenize again")
-    return text, role
-
-
-def _prefixes_near(prefix: str) -> str:
-    folders = [Path(prefix).parent, *sorted(Path("output").glob("*"))]
-    found = sorted(
-        {str(p)[: -len("-text.idx")] for folder in folders if folder.is_dir() for p in folder.glob("*-text.idx")}
-    )
-    return (
-        f"prefixes found: {', '.join(found)}" if found else "no prefix found there or under output/: pretokenize first"
-    )
 
 
 @dataclass(frozen=True)
@@ -101,67 +48,15 @@ class Samples:
         return int((self.length - 1).sum())
 
 
-def split_documents(num_documents: int, split: str, rng: np.random.RandomState) -> tuple[Indices, Indices, Indices]:
-    """Document numbers of train, validation and test: one permutation, cut at rounded shares."""
-    shares = [float(part) for part in split.replace("/", ",").split(",") if part.strip()]
-    shares = [*shares, 0.0, 0.0, 0.0][:3]
-    if sum(shares) <= 0 or min(shares) < 0:
-        raise ConfigError(f"split: {split!r} has no positive sum; give three shares such as 969,30,1")
-    bounds = [0]
-    for share in shares:
-        bounds.append(bounds[-1] + round(share / sum(shares) * num_documents))
-    excess = bounds[-1] - num_documents
-    bounds = [bounds[0]] + [bound - excess for bound in bounds[1:]]
-    permutation = rng.permutation(num_documents).astype(np.int64)
-    return permutation[bounds[0] : bounds[1]], permutation[bounds[1] : bounds[2]], permutation[bounds[2] : bounds[3]]
-
-
-def epoch_order(subset: Indices, target: int, rng: np.random.RandomState) -> Indices:
-    """`target` documents: a fresh permutation of `subset` per epoch, the last one cut."""
-    if not len(subset):
-        return subset
-    parts, count = [], 0
-    while count < target:
-        parts.append(rng.permutation(subset))
-        count += len(subset)
-    return np.concatenate(parts)[:target] if parts else subset[:0]
-
-
-def blend_order(weights: Sequence[float], num_samples: int) -> NDArray[np.int32]:
-    """Which component each of `num_samples` comes from: the one furthest behind its share; the first wins ties."""
-    shares = np.asarray(weights, dtype=np.float64) / sum(weights)
-    taken = np.zeros(len(shares))
-    order = np.empty(num_samples, dtype=np.int32)
-    for i in range(num_samples):
-        order[i] = component = int(np.argmax(shares * max(i, 1) - taken))
-        taken[component] += 1
-    return order
-
-
-def parse_blend(paths: Sequence[str], key: str) -> list[tuple[float, str]]:
-    """`p` or `w1 p1 w2 p2 ...` -> (weight, prefix) pairs."""
-    if len(paths) == 1:
-        return [(1.0, paths[0])]
-    try:
-        pairs = [(float(weight), prefix) for weight, prefix in zip(paths[::2], paths[1::2], strict=True)]
-    except ValueError:
-        raise ConfigError(
-            f"{key}: {' '.join(paths)!r} is neither one prefix nor pairs `weight prefix weight prefix`"
-        ) from None
-    if min(weight for weight, _ in pairs) <= 0:
-        raise ConfigError(f"{key}: weights must be above 0")
-    return pairs
-
-
 def training_samples(data: Data, num_samples: int, seed: int) -> Samples:
     """The first `num_samples` samples of the training order. A longer run has the same beginning."""
-    paths, key = (data.train_data_path, "train_data_path") if data.train_data_path else (data.data_path, "data_path")
+    paths, key = training_paths(data)
     blend = parse_blend(paths, key)
     documents = DocumentSet([prefix for _, prefix in blend])
     if not len(documents):
         raise ConfigError(f"{key}: {' '.join(paths)} holds no documents")
-    builder = _OrderBuilder(
-        documents, [weight for weight, _ in blend], None if data.train_data_path else data.split, seed
+    builder = OrderBuilder(
+        np.diff(documents.first), [weight for weight, _ in blend], None if data.train_data_path else data.split, seed
     )
     if data.packing:
         return _packed_training_samples(data, documents, builder, num_samples, seed)
@@ -187,41 +82,8 @@ def _epoch_facts(documents: DocumentSet, subset: Indices, data: Data) -> tuple[i
     return int((lengths > data.seq_length + 1).sum()), len(subset), float(len(subset))
 
 
-class _OrderBuilder:
-    """Document order of a blend. Without blending the order is prefix-stable: asking for more leaves the beginning as
-    it was.
-    """
-
-    def __init__(self, documents: DocumentSet, weights: Sequence[float], split: str | None, seed: int) -> None:
-        self.weights, self.seed, self.split = list(weights), seed, split
-        self.first, self.counts = documents.first, np.diff(documents.first)
-        self.subset = np.concatenate([self._component(i)[0] for i in range(len(weights))])
-
-    def _component(self, index: int) -> tuple[Indices, np.random.RandomState]:
-        rng = np.random.RandomState(self.seed)
-        everything = np.arange(int(self.counts[index]), dtype=np.int64)
-        subset = everything if self.split is None else split_documents(len(everything), self.split, rng)[0]
-        return subset + int(self.first[index]), rng
-
-    def order(self, target: int) -> Indices:
-        shares = np.asarray(self.weights) / sum(self.weights)
-        if len(shares) == 1:
-            subset, rng = self._component(0)
-            return epoch_order(subset, target, rng)
-        parts = []
-        for index, share in enumerate(shares):
-            subset, rng = self._component(index)
-            parts.append(epoch_order(subset, int(np.ceil(target * share * 1.005)), rng))
-        which = blend_order(self.weights, target)
-        out = np.empty(target, dtype=np.int64)
-        for index, part in enumerate(parts):
-            places = np.flatnonzero(which == index)
-            out[places] = part[: len(places)]
-        return out
-
-
 def _packed_training_samples(
-    data: Data, documents: DocumentSet, builder: _OrderBuilder, num_samples: int, seed: int
+    data: Data, documents: DocumentSet, builder: OrderBuilder, num_samples: int, seed: int
 ) -> Samples:
     """Packs epoch by epoch, so that each epoch holds every document once, until there are `num_samples` rows."""
     columns: list[tuple[Indices, Indices, Indices]] = []

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from megatron_train.config import Data, TrainConfig
-from megatron_train.data.sft_dataset import DocumentSet, parse_blend, split_documents, training_samples
+from megatron_train.data.document_order import parse_blend, split_documents
+from megatron_train.data.document_set import DocumentSet
+from megatron_train.data.sft_dataset import training_samples
 from megatron_train.model_config import ModelConfig
 from megatron_train.report.flops import model_flops
 from pretokenizer.yaml_config import ConfigError, load_yaml

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from megatron_train.data.sft_dataset import DocumentSet, evaluation_samples
+from megatron_train.data.document_set import DocumentSet
+from megatron_train.data.sft_dataset import evaluation_samples
 from megatron_train.evaluate import evaluate
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.toy_run import LLAMA, ToyRun, documents_of, losses_one_by_one, start

@@ -6,8 +6,9 @@ import pytest
 
 from megatron_train.config import Data
 from megatron_train.data.batch import LossRule
+from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.loader import BatchMaker
-from megatron_train.data.sft_dataset import DocumentSet, Samples, evaluation_samples
+from megatron_train.data.sft_dataset import Samples, evaluation_samples
 from pretokenizer.shard import ShardError
 from tests.conftest import write_shard
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_train.data.sft_dataset import DocumentSet, evaluation_samples
+from megatron_train.data.document_set import DocumentSet
+from megatron_train.data.sft_dataset import evaluation_samples
 from megatron_train.evaluate import evaluate
 from megatron_train.parallel.distributed import seed_rank
 from tests.conftest import toy_documents, write_shard

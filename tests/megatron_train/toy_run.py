@@ -18,8 +18,9 @@ from torch import Tensor
 from megatron_train.command_line import CommandLine, config_from_settings
 from megatron_train.config import TrainConfig
 from megatron_train.data.batch import Document
+from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.loader import BatchMaker
-from megatron_train.data.sft_dataset import DocumentSet, Samples, training_samples
+from megatron_train.data.sft_dataset import Samples, training_samples
 from megatron_train.model.build import build_model
 from megatron_train.model_config import ModelConfig
 from megatron_train.optim.optimizer import build_optimizer, wrap_model

@@ -1,0 +1,111 @@
+"""In which order documents are trained on: split, epochs, blends. A pure function of numbers of documents and the seed.
+
+The order is Megatron-LLM's: the documents of a prefix are permuted and cut by `split`, then each epoch is a fresh
+permutation:
+
+    >>> train, valid, test = split_documents(10, "8,1,1", np.random.RandomState(1234))
+    >>> train.tolist(), valid.tolist(), test.tolist()
+    ([7, 2, 9, 1, 0, 8, 4, 5], [6], [3])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_train.config import Data
+from pretokenizer.yaml_config import ConfigError
+
+Indices = NDArray[np.int64]
+
+
+def split_documents(num_documents: int, split: str, rng: np.random.RandomState) -> tuple[Indices, Indices, Indices]:
+    """Document numbers of train, validation and test: one permutation, cut at rounded shares."""
+    shares = [float(part) for part in split.replace("/", ",").split(",") if part.strip()]
+    shares = [*shares, 0.0, 0.0, 0.0][:3]
+    if sum(shares) <= 0 or min(shares) < 0:
+        raise ConfigError(f"split: {split!r} has no positive sum; give three shares such as 969,30,1")
+    bounds = [0]
+    for share in shares:
+        bounds.append(bounds[-1] + round(share / sum(shares) * num_documents))
+    excess = bounds[-1] - num_documents
+    bounds = [bounds[0]] + [bound - excess for bound in bounds[1:]]
+    permutation = rng.permutation(num_documents).astype(np.int64)
+    return permutation[bounds[0] : bounds[1]], permutation[bounds[1] : bounds[2]], permutation[bounds[2] : bounds[3]]
+
+
+def epoch_order(subset: Indices, target: int, rng: np.random.RandomState) -> Indices:
+    """`target` documents: a fresh permutation of `subset` per epoch, the last one cut."""
+    if not len(subset):
+        return subset
+    parts, count = [], 0
+    while count < target:
+        parts.append(rng.permutation(subset))
+        count += len(subset)
+    return np.concatenate(parts)[:target] if parts else subset[:0]
+
+
+def blend_order(weights: Sequence[float], num_samples: int) -> NDArray[np.int32]:
+    """Which component each of `num_samples` comes from: the one furthest behind its share; the first wins ties."""
+    shares = np.asarray(weights, dtype=np.float64) / sum(weights)
+    taken = np.zeros(len(shares))
+    order = np.empty(num_samples, dtype=np.int32)
+    for i in range(num_samples):
+        order[i] = component = int(np.argmax(shares * max(i, 1) - taken))
+        taken[component] += 1
+    return order
+
+
+def parse_blend(paths: Sequence[str], key: str) -> list[tuple[float, str]]:
+    """`p` or `w1 p1 w2 p2 ...` -> (weight, prefix) pairs."""
+    if len(paths) == 1:
+        return [(1.0, paths[0])]
+    try:
+        pairs = [(float(weight), prefix) for weight, prefix in zip(paths[::2], paths[1::2], strict=True)]
+    except ValueError:
+        raise ConfigError(
+            f"{key}: {' '.join(paths)!r} is neither one prefix nor pairs `weight prefix weight prefix`"
+        ) from None
+    if min(weight for weight, _ in pairs) <= 0:
+        raise ConfigError(f"{key}: weights must be above 0")
+    return pairs
+
+
+def training_paths(data: Data) -> tuple[tuple[str, ...], str]:
+    """What is trained on as the user wrote it, and the name of the setting."""
+    return (data.train_data_path, "train_data_path") if data.train_data_path else (data.data_path, "data_path")
+
+
+class OrderBuilder:
+    """Document order of a blend. Without blending the order is prefix-stable: asking for more leaves the beginning as
+    it was.
+    """
+
+    def __init__(self, counts: Indices, weights: Sequence[float], split: str | None, seed: int) -> None:
+        self.weights, self.seed, self.split = list(weights), seed, split
+        self.first, self.counts = np.cumsum([0, *counts]), counts
+        self.subset = np.concatenate([self._component(i)[0] for i in range(len(weights))])
+
+    def _component(self, index: int) -> tuple[Indices, np.random.RandomState]:
+        rng = np.random.RandomState(self.seed)
+        everything = np.arange(int(self.counts[index]), dtype=np.int64)
+        subset = everything if self.split is None else split_documents(len(everything), self.split, rng)[0]
+        return subset + int(self.first[index]), rng
+
+    def order(self, target: int) -> Indices:
+        shares = np.asarray(self.weights) / sum(self.weights)
+        if len(shares) == 1:
+            subset, rng = self._component(0)
+            return epoch_order(subset, target, rng)
+        parts = []
+        for index, share in enumerate(shares):
+            subset, rng = self._component(index)
+            parts.append(epoch_order(subset, int(np.ceil(target * share * 1.005)), rng))
+        which = blend_order(self.weights, target)
+        out = np.empty(target, dtype=np.int64)
+        for index, part in enumerate(parts):
+            places = np.flatnonzero(which == index)
+            out[places] = part[: len(places)]
+        return out
