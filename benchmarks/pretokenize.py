@@ -50,6 +50,7 @@ DUTIES = {
     "load the tokenizer": (build, "load_plan_tokenizer"),
     "load the engine and prove it": (tasks, "make_engine"),
     "leak check": (assemble, "handle_duplicates"),
+    "length figures": (assemble, "length_report"),
     "write shards and origins": (assemble, "write_shards"),
     "stats.md": (assemble, "markdown_report"),
     "length plots": (assemble, "plot_histograms"),

@@ -11,7 +11,7 @@ from pretokenizer.bad_records import MAX_EXAMPLES, refuse_too_many
 from pretokenizer.chat_format import ChatFormat
 from pretokenizer.document_table import DocumentTable, read_tables
 from pretokenizer.duplicates import DuplicateReport, handle_duplicates
-from pretokenizer.lengths import plot_histograms
+from pretokenizer.lengths import length_report, plot_histograms
 from pretokenizer.manifest import MANIFEST_NAME, DataManifest, DatasetCounts, FileRecord, SplitManifest
 from pretokenizer.parts import PartHeader
 from pretokenizer.plan import Plan
@@ -61,17 +61,19 @@ def assemble(
         write_text_atomic(
             prefix.with_name(prefix.name + "_stats.txt"), published_report(title, stats[split]), sync=False
         )
-    if has_plots() and any(s.accepted for parts in stats.values() for s in parts):
-        lengths = {split: total_stats(parts).lengths for split, parts in stats.items()}
-        plot_histograms(lengths, output / PLOT_NAME)
+    all_lengths = {split: total_stats(parts).lengths for split, parts in stats.items()}
+    if has_plots() and any(lengths.size for lengths in all_lengths.values()):
+        plot_histograms(all_lengths, output / PLOT_NAME)
 
     write_json_atomic_compact(output / "special_tokens.json", tokenizer.special_tokens)
     save_tokenizer(output / "tokenizer", tokenizer, chat_format)
     reports = _reports(plan, tables, headers, warnings, duplicates)
-    report = markdown_report(plan, final, splits, stats, reports, store, tokenizer, chat_format)
+    lengths = {split: length_report(of_split) for split, of_split in all_lengths.items()}
+    report = markdown_report(plan, final, splits, stats, lengths, reports, store, tokenizer, chat_format)
     write_text_atomic(output / "stats.md", report, sync=False)
+    described = {split: dataclasses.asdict(of_split) for split, of_split in lengths.items()}
     figures = {split: [s.to_json() for s in parts] for split, parts in stats.items()}
-    write_json_atomic(output / "stats.json", {"splits": figures, **reports}, sync=False)
+    write_json_atomic(output / "stats.json", {"splits": figures, "lengths": described, **reports}, sync=False)
     manifest = _manifest(plan, tokenizer, chat_format, splits, stats, reports, output)
     manifest.save(output)
     return manifest

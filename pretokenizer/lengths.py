@@ -1,6 +1,7 @@
 """Document lengths: histograms, and how well documents pack into rows of a given length. Pure functions of lengths."""
 
 from bisect import bisect_left, insort
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,48 @@ from numpy.typing import NDArray
 
 BAR = 50
 """Characters of the longest bar."""
+SEQ_LENGTHS = (512, 1024, 2048, 4096, 8192)
+PACKED_LENGTHS = (2048, 4096, 8192)
+GLOBAL_BATCHES = (16, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class SeqLength:
+    """What one `seq_length` costs, and how well documents pack into rows of it."""
+
+    seq_length: int
+    documents_cut: int
+    tokens_lost: int
+    packed_rows: int | None
+    """None where packing was not tried."""
+    packed_share: float | None
+    """Filled share of the packed rows."""
+
+
+@dataclass(frozen=True)
+class LengthReport:
+    """Lengths of a split's documents: histogram, what a `seq_length` costs, epochs in iterations."""
+
+    bounds: list[int]
+    counts: list[int]
+    """counts[i] documents have bounds[i] up to, not with, bounds[i + 1] tokens."""
+    seq_lengths: list[SeqLength]
+    iterations_per_epoch: dict[int, dict[str, float]]
+    """Global batch size -> `documents` or `packed_N` -> iterations."""
+
+
+def length_report(lengths: NDArray[np.integer[Any]]) -> LengthReport:
+    """All figures of a split; empty when it has no document."""
+    if not lengths.size:
+        return LengthReport([], [], [], {})
+    rows = []
+    for seq_length in SEQ_LENGTHS:
+        over = lengths[lengths > seq_length]
+        packed = pack(lengths, seq_length) if seq_length in PACKED_LENGTHS else (None, None)
+        rows.append(SeqLength(seq_length, over.size, int((over - seq_length).sum()), *packed))
+    samples = {"documents": lengths.size} | {f"packed_{r.seq_length}": r.packed_rows for r in rows if r.packed_rows}
+    epochs = {batch: {name: count / batch for name, count in samples.items()} for batch in GLOBAL_BATCHES}
+    return LengthReport(*histogram(lengths), rows, epochs)
 
 
 def histogram(lengths: NDArray[np.integer[Any]]) -> tuple[list[int], list[int]]:

@@ -8,16 +8,13 @@ from numpy.typing import NDArray
 
 from pretokenizer.chat_format import ChatFormat
 from pretokenizer.inspect_shard import render_document
-from pretokenizer.lengths import histogram, pack, text_histogram
+from pretokenizer.lengths import GLOBAL_BATCHES, PACKED_LENGTHS, LengthReport, text_histogram
 from pretokenizer.plan import Plan
 from pretokenizer.selection import Selected
 from pretokenizer.stats import DatasetStats, total_stats
 from pretokenizer.token_store import TokenStore
 from pretokenizer.tokenizer import Tokenizer
 
-SEQ_LENGTHS = (512, 1024, 2048, 4096, 8192)
-PACKED_LENGTHS = (2048, 4096, 8192)
-GLOBAL_BATCHES = (16, 64, 128, 256)
 PLOT_NAME = "lengths.png"
 NUM_EXAMPLES = 3
 EXAMPLE_TOKENS = 600
@@ -29,6 +26,7 @@ def markdown_report(
     final: Path,
     splits: dict[str, list[Selected]],
     stats: dict[str, list[DatasetStats]],
+    lengths: dict[str, LengthReport],
     reports: dict[str, Any],
     store: TokenStore,
     tokenizer: Tokenizer,
@@ -46,9 +44,10 @@ def markdown_report(
     for split, parts in stats.items():
         total = total_stats(parts)
         lines += [f"## {split}", "", *_overview(parts, total), "", *_roles(parts, total), ""]
-        lines += [*_left_out(parts), *_languages(total), *_lengths(split, total), *_seq_lengths(total)]
+        lines += [*_left_out(parts), *_languages(total), *_lengths(split, lengths[split])]
+        lines += _seq_lengths(total, lengths[split])
         if split == "train":
-            lines += _epochs(total)
+            lines += _epochs(total, lengths[split])
     lines += _data_quality(plan, reports, stats)
     lines += _examples(splits, store, tokenizer)
     return "\n".join(lines).rstrip() + "\n"
@@ -98,11 +97,10 @@ def _languages(total: DatasetStats) -> list[str]:
     return [f"Documents by language: {listed}.", ""]
 
 
-def _lengths(split: str, total: DatasetStats) -> list[str]:
-    if not total.accepted:
+def _lengths(split: str, lengths: LengthReport) -> list[str]:
+    if not lengths.counts:
         return []
-    bounds, counts = histogram(total.lengths)
-    lines = ["Tokens per document:", "", "```", *text_histogram(bounds, counts), "```", ""]
+    lines = ["Tokens per document:", "", "```", *text_histogram(lengths.bounds, lengths.counts), "```", ""]
     return [*lines, f"![lengths]({PLOT_NAME})", ""] if has_plots() and split == "train" else lines
 
 
@@ -113,8 +111,8 @@ def has_plots() -> bool:
     return find_spec("PIL") is not None
 
 
-def _seq_lengths(total: DatasetStats) -> list[str]:
-    if not total.accepted:
+def _seq_lengths(total: DatasetStats, lengths: LengthReport) -> list[str]:
+    if not lengths.seq_lengths:
         return []
     rows = [
         "What a `seq_length` costs (a longer document is cut at its end), and how full packed rows are:",
@@ -122,20 +120,16 @@ def _seq_lengths(total: DatasetStats) -> list[str]:
         "| seq_length | documents cut | tokens lost | packed rows | filled |",
         "|---:|---:|---:|---:|---:|",
     ]
-    for seq_length in SEQ_LENGTHS:
-        over = total.lengths > seq_length
-        lost = int((total.lengths[over] - seq_length).sum())
-        packed = "- | -"
-        if seq_length in PACKED_LENGTHS:
-            num_rows, filled = pack(total.lengths, seq_length)
-            packed = f"{num_rows:,} | {filled:.1%}"
-        documents = f"{int(over.sum()):,} ({over.mean():.1%})"
-        rows.append(f"| {seq_length:,} | {documents} | {lost:,} ({lost / total.tokens:.1%}) | {packed} |")
+    for row in lengths.seq_lengths:
+        documents = f"{row.documents_cut:,} ({row.documents_cut / total.accepted:.1%})"
+        tokens = f"{row.tokens_lost:,} ({row.tokens_lost / total.tokens:.1%})"
+        packed = "- | -" if row.packed_rows is None else f"{row.packed_rows:,} | {row.packed_share:.1%}"
+        rows.append(f"| {row.seq_length:,} | {documents} | {tokens} | {packed} |")
     return [*rows, ""]
 
 
-def _epochs(total: DatasetStats) -> list[str]:
-    if not total.accepted:
+def _epochs(total: DatasetStats, lengths: LengthReport) -> list[str]:
+    if not lengths.iterations_per_epoch:
         return []
     rows = [
         "One epoch in iterations, by global batch size:",
@@ -145,9 +139,9 @@ def _epochs(total: DatasetStats) -> list[str]:
         + " |",
         "|---:|" + "---:|" * (1 + len(PACKED_LENGTHS)),
     ]
-    samples = [total.accepted, *(pack(total.lengths, n)[0] for n in PACKED_LENGTHS)]
     for batch in GLOBAL_BATCHES:
-        rows.append(f"| {batch} | " + " | ".join(f"{count / batch:,.1f}" for count in samples) + " |")
+        iterations = lengths.iterations_per_epoch[batch].values()
+        rows.append(f"| {batch} | " + " | ".join(f"{count:,.1f}" for count in iterations) + " |")
     return [*rows, ""]
 
 

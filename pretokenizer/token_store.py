@@ -9,8 +9,10 @@ from numpy.typing import DTypeLike, NDArray
 from pretokenizer.document_table import DocumentTable, PartTokens
 from pretokenizer.encoded_batch import ranges
 
-GIVE_BACK_BYTES = 128 << 20
+GIVE_BACK_BYTES = 256 << 20
 """Pages of the mapped parts are given back after so many bytes, so that memory stays bounded."""
+FAULT_BYTES = 64 << 10
+"""What the kernel maps around the first byte touched (its fault-around window): a short document brings in as much."""
 
 
 class TokenStore:
@@ -61,7 +63,7 @@ class TokenStore:
         files = {part: self._file(table.parts[part].stem.with_suffix(suffix)) for part in np.unique(parts).tolist()}
         flats = {part: file.bytes for part, file in files.items()}
         joined = np.concatenate([flats[p][s:e] for p, s, e in zip(parts[firsts].tolist(), run_starts, run_ends)])
-        self._read += joined.size
+        self._read += max(joined.size, firsts.size * FAULT_BYTES)
         if self._read > GIVE_BACK_BYTES:
             for file in self._open.values():
                 file.give_back()

@@ -14,7 +14,7 @@ from pretokenizer.token_store import TokenStore
 
 ROLE_VOCABULARY = 16
 """The original creates its role files for so many values, which makes them uint16."""
-BATCH_TOKENS = 4 << 20
+BATCH_TOKENS = 1 << 20
 
 
 def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_json: bool) -> None:

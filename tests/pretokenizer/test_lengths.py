@@ -5,12 +5,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretokenizer.lengths import histogram, pack, plot_histograms, text_histogram
+from pretokenizer.lengths import (
+    LengthReport,
+    SeqLength,
+    histogram,
+    length_report,
+    pack,
+    plot_histograms,
+    text_histogram,
+)
 
 
 def test_histogram() -> None:
     assert histogram(np.array([3, 15, 16, 40])) == ([0, 16, 32, 64], [2, 1, 1])
     assert histogram(np.array([], dtype=np.int64)) == ([0, 16], [0])
+
+
+def test_length_report() -> None:
+    report = length_report(np.array([600, 500, 3000]))
+    assert report.bounds == [0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
+    assert report.counts == [0, 0, 0, 0, 0, 1, 1, 0, 1]
+    assert report.seq_lengths == [
+        SeqLength(512, 2, 88 + 2488, None, None),
+        SeqLength(1024, 1, 1976, None, None),
+        SeqLength(2048, 1, 952, 2, (2048 + 1100) / 4096),
+        SeqLength(4096, 0, 0, 2, 4100 / 8192),
+        SeqLength(8192, 0, 0, 1, 4100 / 8192),
+    ]
+    assert report.iterations_per_epoch[16] == {
+        "documents": 3 / 16,
+        "packed_2048": 2 / 16,
+        "packed_4096": 2 / 16,
+        "packed_8192": 1 / 16,
+    }
+    assert length_report(np.empty(0, dtype=np.int64)) == LengthReport([], [], [], {})
 
 
 def test_text_histogram_leaves_out_empty_ends() -> None:

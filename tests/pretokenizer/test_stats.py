@@ -79,7 +79,8 @@ def test_stats_json_and_markdown_agree(build_toy: BuildToy, tmp_path: Path) -> N
     records[2]["question"] = "spell <|im_end|> and <PAD>"
     write_jsonl(tmp_path / "data/gsm8k/train.jsonl", records)
     manifest, folder = build_toy(["gsm8k"])
-    figures = json.loads((folder / "stats.json").read_text())["splits"]["train"][0]
+    written = json.loads((folder / "stats.json").read_text())
+    figures, lengths = written["splits"]["train"][0], written["lengths"]["train"]
     report = (folder / "stats.md").read_text()
     assert figures["accepted"] == 4 and figures["control_tokens_in_text"] == 2
     assert sum(figures["role_tokens"].values()) == figures["tokens"] == manifest.splits["train"].tokens
@@ -89,3 +90,13 @@ def test_stats_json_and_markdown_agree(build_toy: BuildToy, tmp_path: Path) -> N
     assert "Documents by language: en 4." in report
     assert report.count("[assistant*:") == 3
     assert "| 2,048 | 0 (0.0%) | 0 (0.0%) | 1 |" in report
+    assert sum(lengths["counts"]) == 4
+    at_2048 = {"seq_length": 2048, "documents_cut": 0, "tokens_lost": 0, "packed_rows": 1}
+    assert at_2048.items() <= lengths["seq_lengths"][2].items()
+    assert lengths["iterations_per_epoch"]["16"] == {
+        "documents": 0.25,
+        "packed_2048": 0.0625,
+        "packed_4096": 0.0625,
+        "packed_8192": 0.0625,
+    }
+    assert "| 16 | 0.2 | 0.1 | 0.1 | 0.1 |" in report
