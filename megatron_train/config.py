@@ -65,6 +65,14 @@ class Model:
     """Train in bfloat16 with fp32 main weights and gradients."""
     fp16: bool = False
     """Train in float16 with dynamic loss scaling and fp32 main weights and gradients."""
+    transformer_impl: Literal["local", "transformer_engine"] = "local"
+    """Layers on torch alone, or Transformer Engine's (a package of its own; CUDA only; not run by our tests)."""
+    fp8_format: Literal["e4m3", "hybrid"] | None = None
+    """With transformer_engine and bf16: FP8 matrix products; hybrid has e5m2 gradients."""
+    fp8_recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = "delayed"
+    """How FP8 scales are found, as megatron-core names it; delayed scales start anew with every launch."""
+    fp8_margin: int = 0
+    """FP8: powers of two of headroom in the scales."""
 
 
 @dataclass(frozen=True)

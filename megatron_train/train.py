@@ -27,6 +27,7 @@ from megatron_train.data.sampler import micro_batch_indices
 from megatron_train.data.sft_dataset import Samples, test_sets, validation_sets
 from megatron_train.evaluate import evaluate, mean_loss
 from megatron_train.model.build import build_model
+from megatron_train.model.transformer_engine import check_transformer_engine
 from megatron_train.model_config import ModelConfig
 from megatron_train.optim.loss import loss_factors, masked_loss_sum
 from megatron_train.optim.lr_schedule import learning_rate
@@ -58,6 +59,7 @@ def train(command: CommandLine) -> int:
     """Runs to `train_iters` or a request to stop; returns the exit code. Raises ValueErrors for what users can mend."""
     config = command.config
     validate(command, planned_layout(config.parallel, world_size()))
+    check_transformer_engine(config)
     layout = init_distributed(config.parallel, config.batch.seed)
     start = find_start(config)
     model_config = load_model_config(config, start.folder if start else None)
@@ -252,4 +254,8 @@ def describe_data(config: TrainConfig, layout: ParallelLayout, samples: Samples)
             f"{config.data.seq_length}: --overlong {config.data.overlong}"
         )
     if config.data.packing:
-        say(f"packing efficiency {samples.num_positions() / (len(samples) * config.data.seq_length):.2%}")
+        positions, rows, width = samples.num_positions(), len(samples), config.data.seq_length
+        say(
+            f"packing efficiency {positions / (rows * width):.2%}: {rows:,} rows, no packing has fewer than "
+            f"{-(-positions // width):,}"
+        )

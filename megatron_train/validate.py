@@ -151,9 +151,10 @@ def _setting_problems(config: TrainConfig) -> list[str]:
         found.append(f"lr {schedule.lr} must be at least min_lr {schedule.min_lr}, and that at least 0")
     if config.parallel.context_parallel_size != 1:
         found.append(
-            "context_parallel_size must be 1: megatron-core's local attention has no context parallelism (it needs "
-            "Transformer Engine's); use tensor_model_parallel_size with sequence_parallel for long rows"
+            "context_parallel_size must be 1: megatron-core's local attention has no context parallelism, and rows are "
+            "not split for Transformer Engine's; use tensor_model_parallel_size with sequence_parallel for long rows"
         )
+    found += _fp8_problems(config)
     if model.neftune_noise_alpha < 0:
         found.append(f"neftune_noise_alpha is {model.neftune_noise_alpha}; it must be at least 0")
     if config.parallel.overlap_param_gather and not config.parallel.overlap_grad_reduce:
@@ -171,6 +172,21 @@ def _setting_problems(config: TrainConfig) -> list[str]:
     ):
         if interval is not None and interval < 1:
             found.append(f"{name} is {interval}; it must be at least 1")
+    return found
+
+
+def _fp8_problems(config: TrainConfig) -> list[str]:
+    model, data, found = config.model, config.data, []
+    if model.fp8_format is None:
+        return []
+    if model.transformer_impl != "transformer_engine" or not model.bf16:
+        found.append("fp8_format needs transformer_impl transformer_engine and bf16")
+    tokens = 16 * (config.parallel.tensor_model_parallel_size if config.parallel.sequence_parallel else 1)
+    for name, size in (("seq_length", data.seq_length), ("pad_to_multiple", data.pad_to_multiple)):
+        if size % tokens and not (name == "pad_to_multiple" and data.packing):
+            found.append(
+                f"fp8_format needs {name} {size} to be a multiple of {tokens}: FP8 products take 16 tokens a rank"
+            )
     return found
 
 

@@ -29,6 +29,7 @@ from megatron_train.model.neftune import NeftuneNoise
 from megatron_train.model.norm import Norm
 from megatron_train.model.parallel_layer import ParallelResidualLayer
 from megatron_train.model.swiglu import GatedSilu
+from megatron_train.model.transformer_engine import transformer_engine_layer
 from megatron_train.model_config import ModelConfig
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
@@ -97,6 +98,9 @@ def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerCo
         autocast_dtype=dtype,
         bf16=settings.bf16,
         fp16=settings.fp16,
+        fp8=settings.fp8_format,
+        fp8_recipe=settings.fp8_recipe,
+        fp8_margin=settings.fp8_margin,
         # Padded rows have the length of their own micro-batch; megatron-core allows that under this dispatcher name
         # only.
         variable_seq_lengths=not config.data.packing and parallel.pipeline_model_parallel_size > 1,
@@ -160,8 +164,10 @@ def build_model(model: ModelConfig, config: TrainConfig) -> list[GPTModel]:
 def _build_chunk(
     model: ModelConfig, config: TrainConfig, core_config: TransformerConfig, vp_stage: int | None
 ) -> GPTModel:
+    engine = config.model.transformer_impl == "transformer_engine"
+    layer = transformer_engine_layer(model) if engine else layer_spec(model)
     spec = TransformerBlockSubmodules(
-        layer_specs=[layer_spec(model)] * get_num_layers_to_build(core_config, vp_stage=vp_stage), layer_norm=Norm
+        layer_specs=[layer] * get_num_layers_to_build(core_config, vp_stage=vp_stage), layer_norm=Norm
     )
     position = {"ignore_virtual": vp_stage is None, "vp_stage": vp_stage}
     chunk = GPTModel(

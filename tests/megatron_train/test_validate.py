@@ -54,6 +54,8 @@ def test_a_sound_run_passes() -> None:
         ({"use_checkpoint_args": True}, "use_checkpoint_args needs --load DIR"),
         ({"log_interval": 0}, "log_interval is 0; it must be at least 1"),
         ({"save": "x", "save_interval": -1}, "save_interval is -1; it must be at least 1"),
+        ({"fp8_format": "hybrid", "bf16": True}, "fp8_format needs transformer_impl transformer_engine and bf16"),
+        ({"context_parallel_size": 2}, "context_parallel_size must be 1: megatron-core's local attention has no"),
     ],
 )
 def test_one_problem_of_the_settings(settings: dict[str, Any], problem: str) -> None:
@@ -88,6 +90,18 @@ def test_sequence_parallel_needs_divisible_rows() -> None:
         "sequence_parallel needs seq_length 66 divisible by tensor_model_parallel_size 4",
         "sequence_parallel needs pad_to_multiple 6 divisible by tensor_model_parallel_size 4",
     ]
+
+
+def test_fp8_products_take_sixteen_tokens_a_rank() -> None:
+    fp8 = {"fp8_format": "e4m3", "transformer_impl": "transformer_engine", "bf16": True, "seq_length": 72}
+    assert problems(fp8) == [
+        "fp8_format needs seq_length 72 to be a multiple of 16: FP8 products take 16 tokens a rank"
+    ]
+    split = {"seq_length": 64, "tensor_model_parallel_size": 2, "sequence_parallel": True}
+    (found,) = problems(fp8 | split, ParallelLayout(world_size=2, tp=2))
+    assert found == "fp8_format needs pad_to_multiple 16 to be a multiple of 32: FP8 products take 16 tokens a rank"
+    command = CommandLine(config_from_settings(SOUND | fp8 | split | {"packing": True}, "t"), {}, {})
+    validate(command, ParallelLayout(world_size=2, tp=2))
 
 
 def test_a_wrong_world_size_is_said_before_anything_else() -> None:

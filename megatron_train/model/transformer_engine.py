@@ -1,0 +1,61 @@
+"""megatron-core's Transformer Engine layers in place of its local ones: --transformer_impl transformer_engine.
+
+    check_transformer_engine(config)              # raises ConfigError naming the package to install
+    spec = transformer_engine_layer(model)        # for GPTModel, as model/build.py: layer_spec
+
+Checkpoints keep the names of the local layers, so either kind loads the other's. Needs CUDA and the package
+`transformer_engine`; the machines this release was tested on have neither together, so these layers were not run there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+from megatron.core.models.gpt import gpt_layer_specs
+from megatron.core.transformer import ModuleSpec
+
+from megatron_train.config import TrainConfig
+from megatron_train.model.parallel_layer import ParallelResidualLayer
+from megatron_train.model.swiglu import GatedSilu
+from megatron_train.model_config import ModelConfig
+from pretokenizer.yaml_config import ConfigError
+
+INSTALL = "pip install --no-build-isolation 'transformer_engine[pytorch]'"
+
+FUSED_NORMS = {
+    "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
+    "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
+}
+"""Norms are part of the linear layer behind them; in checkpoints they have the names of the local layers."""
+
+
+def check_transformer_engine(config: TrainConfig) -> None:
+    """Raises ConfigError when it is asked for and cannot be had; on every rank before anything is built."""
+    if config.model.transformer_impl != "transformer_engine":
+        return
+    if importlib.util.find_spec("transformer_engine") is None:
+        raise ConfigError(
+            f"transformer_impl transformer_engine: the package is not installed ({INSTALL}); "
+            "--transformer_impl local needs nothing more"
+        )
+    if not torch.cuda.is_available():
+        raise ConfigError("transformer_impl transformer_engine needs a CUDA device; --transformer_impl local runs here")
+
+
+def transformer_engine_layer(model: ModelConfig) -> ModuleSpec:
+    """megatron-core's layer with Transformer Engine, with this project's parallel residual and SwiGLU put in."""
+    spec = gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec()
+    layer = spec.submodules
+    if model.gated_linear_unit and model.activation == "silu":
+        layer.mlp.submodules.activation_func = GatedSilu
+    if model.parallel_residual:
+        spec.module = ParallelResidualLayer
+    if model.shared_norm:  # one norm for attention and MLP cannot be part of two linear layers
+        backend = gpt_layer_specs.TESpecProvider()
+        layer.input_layernorm = backend.layer_norm()
+        layer.self_attention.submodules.linear_qkv = backend.column_parallel_linear()
+        layer.mlp.submodules.linear_fc1 = backend.column_parallel_linear()
+    else:
+        layer.sharded_state_dict_keys_map = dict(FUSED_NORMS)
+    return spec
