@@ -1,0 +1,138 @@
+"""The project's commands in processes that are forked from here: importing torch a hundred times would take the time.
+
+    preload("trainer")
+    run = launch("trainer", ["--config", "run.yaml"], Path("folder"), processes=2)
+    run.kill();  run.wait(60)
+
+A forked command runs the package's own `main` with the arguments a user would type, in `folder`, in a session of its
+own, its output in a file. Only the interpreter's start and the imports are shared.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+LOG = "log.txt"
+_MAINS: dict[str, Callable[[list[str]], int]] = {}
+
+
+def preload(program: str) -> None:
+    """Import everything that a program imports, without starting a thread."""
+    os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+    if program == "pretokenizer":
+        import pretokenizer.merge  # noqa: F401
+        from pretokenizer.__main__ import main as pretokenize
+
+        _MAINS[program] = pretokenize
+    elif program == "trainer":
+        from megatron_train.parallel.device import install, quiet_known_warnings
+
+        quiet_known_warnings()
+        install()
+        import megatron_train.train  # noqa: F401
+        from megatron_train.__main__ import main as train
+
+        _MAINS[program] = train
+    else:
+        import checkpoint_convert.convert
+        import checkpoint_convert.verify  # noqa: F401
+        from checkpoint_convert.__main__ import main as convert
+
+        _MAINS[program] = convert
+
+
+@dataclass
+class Run:
+    """A launched command: one process, or one a rank."""
+
+    pids: list[int]
+    log: Path
+    codes: dict[int, int]
+    """Exit status by pid, negative for a signal."""
+
+    def poll(self) -> bool:
+        """Whether every process has ended."""
+        for pid in self.pids:
+            if pid not in self.codes:
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    self.codes[pid] = os.waitstatus_to_exitcode(status)
+        return len(self.codes) == len(self.pids)
+
+    def wait(self, seconds: float) -> int:
+        """The worst exit status. Raises AssertionError with the log when it takes longer than `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not self.poll():
+            if time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"hung for more than {seconds:.0f} s: {self.tail()}")
+            time.sleep(0.002)
+        return max((abs(code) for code in self.codes.values()), default=0)
+
+    def kill(self, number: int | None = None) -> None:
+        """SIGKILL to every process with all its children, or to the one of that number alone."""
+        for pid in self.pids if number is None else [self.pids[number]]:
+            if pid in self.codes:
+                continue
+            try:
+                if number is None:
+                    os.killpg(pid, signal.SIGKILL)
+                else:
+                    os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        if number is None:
+            while not self.poll():
+                time.sleep(0.001)
+
+    def tail(self, characters: int = 2000) -> str:
+        """The end of what it printed."""
+        return self.log.read_text(errors="replace")[-characters:]
+
+
+def launch(program: str, arguments: list[str], folder: Path, processes: int = 1) -> Run:
+    """Start a preloaded program in `folder`; with several processes as torchrun would, one a rank."""
+    sys.stdout.flush()
+    log, port = folder / LOG, _free_port() if processes > 1 else 0
+    pids = [_fork(program, arguments, folder, log, rank, processes, port) for rank in range(processes)]
+    return Run(pids, log, {})
+
+
+def _fork(program: str, arguments: list[str], folder: Path, log: Path, rank: int, processes: int, port: int) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        os.setsid()
+        os.chdir(folder)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        if processes > 1:
+            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
+            os.environ.update({name: str(value) for name, value in ranks.items()}, MASTER_ADDR="127.0.0.1")
+        code = _MAINS[program](arguments)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])

@@ -1,0 +1,149 @@
+"""Kill anything, anywhere: random SIGKILLs, then the same command again until it ends; nothing is lost or half done.
+
+    python -m tests.faults.kill --runs 100 --seed 1                      # 100 kills of each program
+    python -m tests.faults.kill --runs 10 --only trainer --seed 7
+
+After each kill: no final name holds an incomplete thing (the project's own checks), and the same command goes on. At
+the end of each run: its files are, byte for byte, those of a run that was left alone; at most `save_interval`
+iterations were done again after a kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.faults.forked import Run, launch, preload
+from tests.faults.kill_targets import TARGETS, Step, Target
+from tests.faults.tally import Tally
+
+MAX_KILLS_A_STEP = 4
+PATIENCE_SECONDS = 120.0
+ORPHANS_SECONDS = 40.0
+"""The other ranks of a killed one must have ended by then: their timeout is 15 seconds."""
+
+
+@dataclass
+class Outcome:
+    """Of the kills of one target."""
+
+    kills: int = 0
+    windows: int = 0
+    """Kills aimed into the window in which something is published."""
+    finished: int = 0
+    """Runs that came to their end and were compared."""
+    repeated: int = 0
+    """Most iterations done again after a kill."""
+    problems: list[str] = field(default_factory=list)
+
+
+def campaign(target: Target, runs: int, rng: random.Random, root: Path) -> Outcome:
+    """`runs` kills of one target, over as many folders as that takes."""
+    outcome = Outcome()
+    reference = fresh(root / "reference")
+    seconds = {}
+    for step in target.steps(reference):
+        started = time.monotonic()
+        run = launch(target.program, step.arguments, reference, step.processes)
+        assert run.wait(PATIENCE_SECONDS) == 0, run.tail()
+        seconds[step.name] = time.monotonic() - started
+    expected = target.result(reference)
+    for number in itertools.count():
+        if outcome.kills >= runs:
+            return outcome
+        folder = fresh(root / "run")
+        for step in target.steps(folder):
+            _harass(target, step, folder, seconds[step.name], runs, rng, outcome)
+        if target.result(folder) != expected:
+            names = sorted(dict(set(target.result(folder).items()) ^ set(expected.items())))
+            outcome.problems.append(f"run {number}: differs from the undisturbed one: {names[:5]}")
+        else:
+            outcome.finished += 1
+
+
+def _harass(
+    target: Target, step: Step, folder: Path, seconds: float, runs: int, rng: random.Random, outcome: Outcome
+) -> None:
+    """Kill one command now and again until it has done its work."""
+    for _ in range(rng.randint(1, MAX_KILLS_A_STEP)):
+        if outcome.kills >= runs:
+            break
+        run = launch(target.program, step.arguments, folder, step.processes)
+        is_aimed = rng.random() < 0.5
+        _wait_for_moment(run, target, step, folder, seconds, is_aimed, rng)
+        before = target.progress(folder)
+        if run.poll():
+            break
+        if rng.random() < 0.2:  # one process alone: its children, or the other ranks, must leave by themselves
+            run.kill(rng.randrange(step.processes))
+            if run.wait(ORPHANS_SECONDS) == 0:
+                outcome.problems.append(f"{step.name}: one process was killed and the command ended well")
+        else:
+            run.kill()
+        outcome.kills += 1
+        outcome.windows += is_aimed
+        outcome.problems += [f"{step.name}: after a kill: {p}" for p in target.problems(folder)]
+        outcome.repeated = max(outcome.repeated, before - target.saved(folder))
+    run = launch(target.program, step.arguments, folder, step.processes)
+    if run.wait(PATIENCE_SECONDS) and not step.is_done(folder):
+        outcome.problems.append(f"{step.name}: the same command does not go on: {run.tail(300)}")
+    outcome.problems += [f"{step.name}: at the end: {p}" for p in target.problems(folder)]
+
+
+def _wait_for_moment(
+    run: Run, target: Target, step: Step, folder: Path, seconds: float, is_aimed: bool, rng: random.Random
+) -> None:
+    """Until a random moment of the run; `is_aimed`: of the time after something begins to be published."""
+    end = time.monotonic() + (rng.uniform(0, seconds) if not is_aimed else 3 * seconds)
+    while time.monotonic() < end and not run.poll():
+        if is_aimed and target.is_publishing(folder, step):
+            time.sleep(rng.uniform(0, target.window_seconds))
+            return
+        time.sleep(0.0005)
+
+
+def fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=100, help="kills of each program, spread over its variants")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", choices=sorted(TARGETS), help="one program")
+    given = parser.parse_args(arguments)
+    tally = Tally("kill", given.seed)
+    for program, target in _targets(given.only):
+        variants = TARGETS[program]
+        share = -(-given.runs // len(variants))
+        with tempfile.TemporaryDirectory() as root:
+            preload(program)
+            target.prepare(Path(root))
+            outcome = campaign(target, share, random.Random(f"{given.seed} {target.name}"), Path(root))
+        line = f"{outcome.kills} kills ({outcome.windows} aimed at publishing), {outcome.finished} runs bitwise equal"
+        line += f", at most {outcome.repeated} iterations repeated" if program == "trainer" else ""
+        limit = target.max_repeated
+        if outcome.repeated > limit:
+            outcome.problems.append(f"{outcome.repeated} iterations repeated, {limit} allowed")
+        tally.add(target.name, outcome.kills, outcome.problems, line)
+    return tally.close()
+
+
+def _targets(only: str | None) -> Iterator[tuple[str, Target]]:
+    for program, variants in TARGETS.items():
+        if only in (None, program):
+            for target in variants:
+                yield program, target
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

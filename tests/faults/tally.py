@@ -1,0 +1,46 @@
+"""Counts of a campaign: a line for each part as it ends, what went wrong, and the exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+RESULTS_VARIABLE = "FAULTS_RESULTS"
+"""Names a file to which each part appends its counts, for the table at the end of `make faults`."""
+
+
+class Tally:
+    """The parts of one campaign."""
+
+    def __init__(self, campaign: str, seed: int) -> None:
+        self.campaign, self.seed = campaign, seed
+        self.num_problems = 0
+        self.started = time.monotonic()
+
+    def add(self, part: str, cases: int, problems: list[str], line: str = "") -> None:
+        """One part: its cases, what was wrong, and more to say."""
+        seconds, self.started = time.monotonic() - self.started, time.monotonic()
+        self.num_problems += len(problems)
+        words = line or f"{cases:,} cases"
+        print(
+            f"{self.campaign}: {part}: {words}; {len(problems)} problems (seed {self.seed}, {seconds:.0f} s)",
+            flush=True,
+        )
+        for problem in problems[:10]:
+            print(f"  {problem}", flush=True)
+        if path := os.environ.get(RESULTS_VARIABLE):
+            row = {
+                "campaign": self.campaign,
+                "part": part,
+                "said": words,
+                "problems": len(problems),
+                "seconds": seconds,
+            }
+            with Path(path).open("a") as file:
+                file.write(json.dumps({**row, "seed": self.seed}) + "\n")
+
+    def close(self) -> int:
+        """The exit status."""
+        return 1 if self.num_problems else 0
