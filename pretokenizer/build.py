@@ -25,12 +25,12 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from pretokenizer.assemble import assemble
-from pretokenizer.bad_records import CountingRunner
 from pretokenizer.chat_format import ChatFormat
 from pretokenizer.config import PretokenizeConfig, RunOptions
 from pretokenizer.manifest import DataManifest
 from pretokenizer.plan import Plan, Task, load_plan_tokenizer, make_plan
-from pretokenizer.publish import publish_folder, write_json_atomic
+from pretokenizer.publish import naming, publish_folder, write_json_atomic
+from pretokenizer.tasks import TaskRunner
 from pretokenizer.tokenizer import Tokenizer
 
 PLAN_NAME = "plan.json"
@@ -92,7 +92,7 @@ def work_folder(final: Path, plan: Plan, overwrite: bool) -> Iterator[Path]:
     """`<final>.building`, held by one process at a time. Raises BuildError when it belongs to another plan."""
     work = final.with_name(final.name + ".building")
     (work / "parts").mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
+    with naming(work), (work / "lock").open("w") as lock:
         if not _lock(lock):
             raise BuildError(f"{work}: another process is building this output")
         fingerprint = plan.fingerprint()
@@ -135,7 +135,7 @@ def run_tasks(
 
             run_on_ray(plan, tasks, folder, options, progress)
         elif options.workers == 1 or len(tasks) == 1:
-            runner = CountingRunner(plan, folder, options.strict, loaded)
+            runner = TaskRunner(plan, folder, options.strict, loaded)
             for task in tasks:
                 runner.run(task)
                 progress.update()
@@ -143,13 +143,13 @@ def run_tasks(
             _run_in_processes(plan, tasks, folder, options, progress)
 
 
-_runner: CountingRunner | None = None
+_runner: TaskRunner | None = None
 
 
 def _start_worker(plan: Plan, folder: Path, is_strict: bool, parent: int) -> None:
     global _runner
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    _runner = CountingRunner(plan, folder, is_strict)
+    _runner = TaskRunner(plan, folder, is_strict)
 
 
 def _leave_with(parent: int) -> None:

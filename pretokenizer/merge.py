@@ -28,7 +28,7 @@ from pretokenizer.locate import DatasetFiles
 from pretokenizer.manifest import DataManifest
 from pretokenizer.parts import PartHeader, is_complete, read_header
 from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer, make_plan
-from pretokenizer.publish import write_json_atomic
+from pretokenizer.publish import naming, write_json_atomic
 from pretokenizer.record_files import FileSpan
 from pretokenizer.tokenizer import load_tokenizer_folder
 from pretokenizer.yaml_config import ConfigError, from_mapping
@@ -78,8 +78,9 @@ def merge(folders: list[Path], final: Path, options: RunOptions | None = None) -
     chat_format = CHAT_FORMATS.get(plan.config.chat_format) or read_template(template, tokenizer)
     final.parent.mkdir(parents=True, exist_ok=True)
     output = fresh_folder(final.with_name(final.name + ".merging"))
-    manifest = assemble(plan, tokenizer, chat_format, part_folders, output, final, options.max_bad_fraction)
-    publish(output, final)
+    with naming(output):
+        manifest = assemble(plan, tokenizer, chat_format, part_folders, output, final, options.max_bad_fraction)
+        publish(output, final)
     return manifest
 
 

@@ -4,11 +4,12 @@ Files are written beside their target, flushed to disk and renamed; folders like
 is in the format of `sha256sum`, so `cd FOLDER && sha256sum -c SHA256SUMS` checks it without this project.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ def fsync_path(path: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Inside, an OSError that names no file (writing to a full disk tells only that it is full) gets the name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_text_atomic(path: str | Path, text: str, sync: bool = True) -> None:

@@ -19,13 +19,13 @@ def run_on_ray(plan: Plan, tasks: list[Task], folder: Path, options: RunOptions,
         from pretokenizer.build import BuildError
 
         raise BuildError("--executor ray: Ray is not installed; pip install 'oasst-megatron[ray]'") from None
-    from pretokenizer.bad_records import CountingRunner
+    from pretokenizer.tasks import TaskRunner
 
     class Worker:
         """One process of the cluster, with its tokenizer loaded once."""
 
         def __init__(self) -> None:
-            self.runner = CountingRunner(plan, folder, options.strict)
+            self.runner = TaskRunner(plan, folder, options.strict)
 
         def run(self, task: Task) -> str | None:
             """Do a task; the text of an error that is the user's to mend."""

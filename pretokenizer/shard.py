@@ -190,7 +190,8 @@ class ShardWriter:
     def _write(self, array: NDArray[Any]) -> None:
         if self._file is None:
             raise ShardError(f"{self.prefix}: use the writer in a `with` block")
-        array.astype(self.dtype.newbyteorder("<"), copy=False).tofile(self._file)
+        elements = array.astype(self.dtype.newbyteorder("<"), copy=False)
+        self._file.write(memoryview(elements).cast("B"))  # type: ignore[arg-type]  # tofile hides why it failed
         self.num_elements += array.size
 
     def _flush_pending(self) -> None:

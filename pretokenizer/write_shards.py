@@ -14,7 +14,7 @@ from pretokenizer.token_store import TokenStore
 
 ROLE_VOCABULARY = 16
 """The original creates its role files for so many values, which makes them uint16."""
-BATCH_TOKENS = 1 << 20
+BATCH_TOKENS = 1 << 19
 
 
 def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_json: bool) -> None:
@@ -37,7 +37,10 @@ def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_
                 if json_file is not None:
                     json_file.write(store.gather_texts(table, documents))
                 progress.update(int(sizes.sum()))
-    np.save(origin_path(prefix), origins_of(chosen), allow_pickle=False)
+    with origin_path(prefix).open("wb") as file:
+        origins = np.ascontiguousarray(origins_of(chosen))
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(origins))
+        file.write(memoryview(origins).cast("B"))  # type: ignore[arg-type]  # np.save hides why it failed
 
 
 def origin_path(prefix: Path) -> Path:

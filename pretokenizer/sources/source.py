@@ -112,11 +112,6 @@ class Source:
         except WRONG_FORM as error:
             return bad_record(item.record, error)
 
-    def record_error(self, item: InputRecord, error: Exception) -> RecordError:
-        """An error that names the record's row and what is wrong with it."""
-        bad = bad_record(item.record, error)
-        return RecordError(f"record {item.row + 1} {bad.reason}; {bad.found}")
-
     def order(self, num_records: int) -> list[int] | None:
         """The order in which records are visited before the split; None = as they stand."""
         return None
