@@ -3,6 +3,7 @@
 The files come as the hub keeps them (parquet, json, jsonl) and are read like local ones; no loading script is run.
 """
 
+import sys
 from pathlib import Path
 
 from pretokenizer.locate import DataMissingError
@@ -33,4 +34,10 @@ def fetch(hub: HubFiles, folder: Path, cache_dir: str | None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataMissingError(f"no folder {folder}, and the hub does not answer ({reason}): {by_hand}") from None
+    commit = Path(path).name  # of a snapshot
+    if commit != hub.revision:
+        print(
+            f"note: {hub.repo_id}: {hub.revision!r} is commit {commit} today; `revision: {commit}` in the section pins it",
+            file=sys.stderr,
+        )
     return Path(path)

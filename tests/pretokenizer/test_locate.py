@@ -77,14 +77,17 @@ def test_missing_data_says_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyP
         locate(tmp_path, "wmt2019_zh-en")
 
 
-def test_what_is_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     hub = pytest.importorskip("huggingface_hub")
     asked: dict[str, Any] = {}
 
     def snapshot(repo_id: str, **keywords: Any) -> str:
         asked.update(keywords, repo_id=repo_id)
-        touch(tmp_path, "snapshot/main/train-00000-of-00001.parquet", "snapshot/main/test-00000-of-00001.parquet")
-        return str(tmp_path / "snapshot")
+        folder = "snapshots/abc123/main"
+        touch(tmp_path, f"{folder}/train-00000-of-00001.parquet", f"{folder}/test-00000-of-00001.parquet")
+        return str(tmp_path / "snapshots/abc123")
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot)
     entry = DatasetEntry("gsm8k", revision="abc123")
@@ -99,6 +102,9 @@ def test_what_is_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "allow_patterns": ["main/*.parquet"],
         "cache_dir": "cache",
     }
+    assert capsys.readouterr().err == ""
+    locate_files(DatasetEntry("gsm8k"), make_source("gsm8k", {}), tmp_path, "cache")
+    assert "openai/gsm8k: 'main' is commit abc123 today; `revision: abc123`" in capsys.readouterr().err
 
 
 def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
