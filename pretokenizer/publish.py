@@ -33,7 +33,7 @@ def fsync_path(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Inside, an OSError that names no file (writing to a full disk tells only that it is full) gets the name `path`."""
+    """An OSError inside that names no file (a full disk tells only that it is full) gets the name `path`."""
     try:
         yield
     except OSError as error:

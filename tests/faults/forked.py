@@ -97,15 +97,25 @@ class Run:
         return self.log.read_text(errors="replace")[-characters:]
 
 
-def launch(program: str, arguments: list[str], folder: Path, processes: int = 1) -> Run:
-    """Start a preloaded program in `folder`; with several processes as torchrun would, one a rank."""
+def launch(
+    program: str, arguments: list[str], folder: Path, processes: int = 1, log: Path | None = None, user: int = 0
+) -> Run:
+    """Start a preloaded program in `folder`; with several processes as torchrun would, one a rank. The log is
+    `folder/log.txt`, begun anew; `user` is someone else than root.
+    """
     sys.stdout.flush()
-    log, port = folder / LOG, _free_port() if processes > 1 else 0
-    pids = [_fork(program, arguments, folder, log, rank, processes, port) for rank in range(processes)]
-    return Run(pids, log, {})
+    log = log or folder / LOG
+    log.write_bytes(b"")
+    ranks = {"WORLD_SIZE": processes, "MASTER_PORT": _free_port()} if processes > 1 else {}
+
+    def start(rank: int) -> int:
+        own = {"RANK": rank, "LOCAL_RANK": rank, **ranks} if processes > 1 else {}
+        return _fork(program, arguments, folder, log, {name: str(value) for name, value in own.items()}, user)
+
+    return Run([start(rank) for rank in range(processes)], log, {})
 
 
-def _fork(program: str, arguments: list[str], folder: Path, log: Path, rank: int, processes: int, port: int) -> int:
+def _fork(program: str, arguments: list[str], folder: Path, log: Path, variables: dict[str, str], user: int) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -113,12 +123,14 @@ def _fork(program: str, arguments: list[str], folder: Path, log: Path, rank: int
     try:
         os.setsid()
         os.chdir(folder)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        output = os.open(log, os.O_WRONLY | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        if processes > 1:
-            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
-            os.environ.update({name: str(value) for name, value in ranks.items()}, MASTER_ADDR="127.0.0.1")
+        os.environ.update(variables, MASTER_ADDR="127.0.0.1")
+        if user:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
         code = _MAINS[program](arguments)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
