@@ -37,7 +37,7 @@ def fetch(hub: HubFiles, folder: Path, cache_dir: str | None) -> Path:
     commit = Path(path).name  # of a snapshot
     if commit != hub.revision:
         print(
-            f"note: {hub.repo_id}: {hub.revision!r} is commit {commit} today; `revision: {commit}` in the section pins it",
+            f"note: {hub.repo_id}: {hub.revision!r} is commit {commit} today; `revision: {commit}` pins it",
             file=sys.stderr,
         )
     return Path(path)
