@@ -179,4 +179,5 @@ def _retain(root: Path, limit: int | None, best: int | None) -> None:
         write_text_atomic(root / BEST, f"{best}\n")
     for iteration in saved[: -limit if limit else 0]:
         if iteration != best:
-            shutil.rmtree(root / folder_name(iteration))
+            aside = _set_aside(root / folder_name(iteration))  # half removed it would still have its final name
+            shutil.rmtree(aside or root / folder_name(iteration))
