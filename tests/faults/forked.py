@@ -10,6 +10,7 @@ own, its output in a file. Only the interpreter's start and the imports are shar
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
@@ -48,6 +49,10 @@ def preload(program: str) -> None:
         _MAINS[program] = convert
 
 
+class HangError(AssertionError):
+    """A command that did not end; the message has its stacks."""
+
+
 @dataclass
 class Run:
     """A launched command: one process, or one a rank."""
@@ -67,12 +72,15 @@ class Run:
         return len(self.codes) == len(self.pids)
 
     def wait(self, seconds: float) -> int:
-        """The worst exit status. Raises AssertionError with the log when it takes longer than `seconds`."""
+        """The worst exit status. Raises HangError with the log when it takes longer than `seconds`."""
         deadline = time.monotonic() + seconds
         while not self.poll():
             if time.monotonic() > deadline:
+                for pid in set(self.pids) - set(self.codes):
+                    os.kill(pid, signal.SIGUSR2)  # prints its stacks
+                time.sleep(1)
                 self.kill()
-                raise AssertionError(f"hung for more than {seconds:.0f} s: {self.tail()}")
+                raise HangError(f"hung for more than {seconds:.0f} s: {self.tail(6000)}")
             time.sleep(0.002)
         return max((abs(code) for code in self.codes.values()), default=0)
 
@@ -126,6 +134,7 @@ def _fork(program: str, arguments: list[str], folder: Path, log: Path, variables
         output = os.open(log, os.O_WRONLY | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
         os.environ.update(variables, MASTER_ADDR="127.0.0.1")
         if user:
             os.setgroups([])

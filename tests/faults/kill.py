@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults.forked import Run, launch, preload
+from tests.faults.forked import HangError, Run, launch, preload
 from tests.faults.kill_targets import TARGETS, Step, Target
 from tests.faults.tally import Tally
 
@@ -83,8 +83,11 @@ def _harass(
             break
         if rng.random() < 0.2:  # one process alone: its children, or the other ranks, must leave by themselves
             run.kill(rng.randrange(step.processes))
-            if run.wait(ORPHANS_SECONDS) == 0:
-                outcome.problems.append(f"{step.name}: one process was killed and the command ended well")
+            try:
+                if run.wait(ORPHANS_SECONDS) == 0:
+                    outcome.problems.append(f"{step.name}: one process was killed and the command ended well")
+            except HangError as error:
+                outcome.problems.append(f"{step.name}: one process was killed: {error}")
         else:
             run.kill()
         outcome.kills += 1
