@@ -135,6 +135,7 @@ def our_steps(options: argparse.Namespace) -> Iterator[int]:
     from megatron_train.optim.optimizer import build_optimizer, wrap_model
     from megatron_train.parallel.device import install
     from megatron_train.parallel.distributed import init_distributed, shutdown
+    from megatron_train.report.phases import PhaseTimer
     from megatron_train.state.train_state import TrainState
     from megatron_train.train import loss_rule, train_step
 
@@ -160,10 +161,10 @@ def our_steps(options: argparse.Namespace) -> Iterator[int]:
     samples = training_samples(config.data, rows * (options.steps + 1), seed=1)
     chunks = wrap_model(build_model(model, config), config)
     optimizer, state = build_optimizer(chunks, config), TrainState()
-    make_batch = BatchMaker(config.data, loss_rule(config), pad_id=0)
+    make_batch, timer = BatchMaker(config.data, loss_rule(config), pad_id=0), PhaseTimer()
     try:
         while True:
-            state, report = train_step(state, config, layout, model, chunks, optimizer, samples, make_batch)
+            state, report = train_step(state, config, layout, model, chunks, optimizer, samples, make_batch, timer)
             yield report.num_tokens
     finally:
         shutdown()

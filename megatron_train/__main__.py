@@ -6,13 +6,11 @@ Exit codes: 0 done, 2 a setting is wrong, 1 a file is.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
-from pathlib import Path
 
 from megatron_train.command_line import build_parser, parse
+from megatron_train.report.failure import record_failure, tell_failure
 from pretokenizer.yaml_config import ConfigError
 
 
@@ -34,19 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("OASST_MEGATRON_TRACEBACK"):
             raise
-        _report(str(error))
+        if os.environ.get("RANK", "0") == "0":
+            tell_failure(str(error))
+        else:
+            record_failure(str(error))
         return 2 if isinstance(error, ConfigError) else 1
-
-
-def _report(message: str) -> None:
-    """One message on stderr from rank 0; torchrun repeats it in its summary in place of a hint at tracebacks."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"error: {message}", file=sys.stderr, flush=True)
-    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        reply = {
-            "message": {"message": message, "extraInfo": {"py_callstack": message, "timestamp": str(int(time.time()))}}
-        }
-        Path(path).write_text(json.dumps(reply))
 
 
 def _train(command: object) -> int:

@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node 2 -m megatron_train --config configs/train/demo_stage1.yaml
 
-The loop reads top to bottom in `train`; everything it calls is named for what it does and lives in the folder of that
+The loop reads top to bottom in `run`; everything it calls is named for what it does and lives in the folder of that
 topic.
 """
 
@@ -34,6 +34,7 @@ from megatron_train.optim.lr_schedule import learning_rate
 from megatron_train.optim.optimizer import build_optimizer, set_rates, wrap_model
 from megatron_train.optim.update import apply_update, is_spike
 from megatron_train.parallel.distributed import init_distributed, planned_layout, say, sum_over_ranks, warn, world_size
+from megatron_train.parallel.hang_watch import HangWatch
 from megatron_train.parallel.schedule import run_schedule
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.report.flops import model_flops
@@ -61,6 +62,14 @@ def train(command: CommandLine) -> int:
     validate(command, planned_layout(config.parallel, world_size()))
     check_transformer_engine(config)
     layout = init_distributed(config.parallel, config.batch.seed)
+    timer = PhaseTimer(exact=config.logging.timing_log_level > 0)
+    with HangWatch(timer, config.parallel.distributed_timeout_minutes):
+        return run(command, layout, timer)
+
+
+def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
+    """As `train`, with the processes connected."""
+    config = command.config
     start = find_start(config)
     model_config = load_model_config(config, start.folder if start else None)
     validate_model(command, model_config, layout)
@@ -88,16 +97,20 @@ def train(command: CommandLine) -> int:
     with CheckpointSaver(config, model_config, layout, tokenizer_dir) as saver:
         while state.iteration < config.batch.train_iters:
             profiler.before(state.iteration + 1)
-            state, report = train_step(state, config, layout, model_config, chunks, optimizer, samples, make_batch)
+            state, report = train_step(
+                state, config, layout, model_config, chunks, optimizer, samples, make_batch, timer
+            )
             profiler.after(state.iteration)
             reporter.step(report)
             saver.check()
             finished = state.iteration >= config.batch.train_iters
             if valid and (finished or due(state.iteration, config.evaluation.eval_interval)):
+                timer.enter("evaluate")
                 results = evaluate(chunks, valid, config, layout, make_batch)
                 reporter.evaluation(state.iteration, results)
                 state = state.evaluated(mean_loss(results))
             if config.checkpoint.save and due(state.iteration, config.checkpoint.save_interval):
+                timer.enter("save")
                 saver.save(state, chunks, optimizer)
                 saved_at = state.iteration
             reason = stop.due(state.iteration)
@@ -106,8 +119,10 @@ def train(command: CommandLine) -> int:
                 break
 
         if config.checkpoint.save and saved_at != state.iteration:
+            timer.enter("save")
             saver.save(state, chunks, optimizer)
         if state.iteration >= config.batch.train_iters:
+            timer.enter("test")
             reporter.evaluation(state.iteration, evaluate(chunks, test, config, layout, make_batch), kind="test")
     reporter.close()
     return config.logging.exit_code_on_signal if stop.signalled else 0
@@ -126,23 +141,24 @@ def train_step(
     optimizer: Any,
     samples: Samples,
     make_batch: BatchMaker,
+    timer: PhaseTimer,
 ) -> tuple[TrainState, StepReport]:
     """One iteration: read the global batch, forward and backward, update, report. The same report on every rank."""
-    timer = PhaseTimer(exact=config.logging.timing_log_level > 0)
+    timer.start(state.iteration + 1, "read")
     size = global_batch_size(config, layout)
     lr = learning_rate(config.lr_schedule, state.applied_iterations * size, size, config.batch.train_iters)
     batches = read_global_batch(state, config, layout, samples, make_batch)
-    timer.mark("read")
+    timer.enter("forward_backward")
 
     for chunk in chunks:
         chunk.zero_grad_buffer()
     optimizer.zero_grad()
     outputs = run_schedule(chunks, batches, forward_step, forward_only=False)
     loss, targets, tokens, squared = global_sums(outputs, batches, layout)
-    timer.mark("forward_backward")
+    timer.enter("optimizer")
     set_rates(optimizer, lr, config.optimizer.weight_decay)
     applied, grad_norm = apply_update(optimizer, config.optimizer.clip_grad, partial(is_unwanted, state, config, loss))
-    timer.mark("optimizer")
+    timer.enter("report")
 
     state = state.advance(size, applied)
     if applied and config.optimizer.skip_spike_sigma:
@@ -163,7 +179,7 @@ def train_step(
         step_seconds=seconds,
         skipped=not applied,
         loss_scale=float(optimizer.get_loss_scale()) if config.model.fp16 else 1.0,
-        phases=timer.seconds if config.logging.timing_log_level else None,
+        phases=dict(timer.seconds) if config.logging.timing_log_level else None,
     )
     return state, report
 

@@ -14,21 +14,33 @@ from megatron_train.parallel.distributed import say
 
 
 class PhaseTimer:
-    """Seconds since the mark before. With `exact`, waits for the device at each mark, which costs overlap on a GPU."""
+    """What this rank is doing, and how long each phase of the iteration took.
 
-    def __init__(self, exact: bool) -> None:
+    With `exact`, waits for the device at each change, which costs overlap on a GPU.
+    """
+
+    def __init__(self, exact: bool = False) -> None:
         self.exact = exact and torch.cuda.is_available()
+        self.iteration, self.phase, self.changes = 0, "start", 0
         self.seconds: dict[str, float] = {}
-        self._started = self._last = time.perf_counter()
+        """Of the phases of this iteration that are over."""
+        self.entered = self._started = time.perf_counter()
 
-    def mark(self, phase: str) -> None:
+    def start(self, iteration: int, phase: str) -> None:
+        """`iteration`, counted from 1, begins with `phase`."""
+        self.enter(phase)
+        self.iteration, self.seconds, self._started = iteration, {}, self.entered
+
+    def enter(self, phase: str) -> None:
         if self.exact:
             torch.cuda.synchronize()
         now = time.perf_counter()
-        self.seconds[phase] = now - self._last
-        self._last = now
+        self.seconds[self.phase] = now - self.entered
+        self.phase, self.entered = phase, now
+        self.changes += 1
 
     def total(self) -> float:
+        """Seconds since the iteration began."""
         return time.perf_counter() - self._started
 
 

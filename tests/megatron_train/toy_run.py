@@ -27,6 +27,7 @@ from megatron_train.optim.optimizer import build_optimizer, wrap_model
 from megatron_train.parallel.distributed import init_distributed, planned_layout, seed_rank, world_size
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.report.metrics import StepReport
+from megatron_train.report.phases import PhaseTimer
 from megatron_train.state.checkpoint import _sharded_state_dict, load_checkpoint, load_weights, save_checkpoint
 from megatron_train.state.start import Start
 from megatron_train.state.train_state import TrainState
@@ -92,6 +93,7 @@ class ToyRun:
             self.optimizer,
             self.samples,
             self.make_batch,
+            PhaseTimer(),
         )
         return report
 
