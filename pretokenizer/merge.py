@@ -28,7 +28,7 @@ from pretokenizer.locate import DatasetFiles
 from pretokenizer.manifest import DataManifest
 from pretokenizer.parts import PartHeader, is_complete, read_header
 from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer, make_plan
-from pretokenizer.publish import naming, write_json_atomic
+from pretokenizer.publish import SHA256SUMS, naming, verify_sha256sums, write_json_atomic, write_sha256sums
 from pretokenizer.record_files import FileSpan
 from pretokenizer.tokenizer import load_tokenizer_folder
 from pretokenizer.yaml_config import ConfigError, from_mapping
@@ -50,6 +50,7 @@ def build_part(config: PretokenizeConfig, options: RunOptions) -> Path:
         save_tokenizer(output / "tokenizer", tokenizer, chat_format)
         write_json_atomic(output / PLAN_NAME, plan_to_json(plan), sync=False)
         (work / "parts").rename(output / "parts")
+        write_sha256sums(output)
         publish(output, final)
     shutil.rmtree(work)
     return final
@@ -59,6 +60,8 @@ def merge(folders: list[Path], final: Path, options: RunOptions | None = None) -
     """Join part folders into `final`. Raises BuildError naming parts that are missing or belong to another plan."""
     options = options or RunOptions()
     refuse_finished(final, options.overwrite)
+    for folder in folders:
+        check_part(folder)
     plan = read_plan(folders[0])
     for folder in folders[1:]:
         if read_plan(folder).fingerprint() != plan.fingerprint():
@@ -91,6 +94,15 @@ def headers_by_dataset(plan: Plan, tasks: list[Task], folder: Path) -> tuple[lis
         for number, piece in enumerate(task.pieces):
             headers[piece.dataset].append(read_header(task.stem(folder, number)))
     return [entry.name for entry in plan.config.entries], headers
+
+
+def check_part(folder: Path) -> None:
+    """Raises BuildError naming what is damaged or missing in a part folder, or that it is none."""
+    if not (folder / SHA256SUMS).is_file() and not (folder / PLAN_NAME).is_file():
+        raise BuildError(f"{folder / PLAN_NAME}: missing; {folder} is not a folder of `build --part`")
+    problems = verify_sha256sums(folder)
+    if problems:
+        raise BuildError("; ".join(problems[:5]) + "; copy the folder again or build this part again")
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:

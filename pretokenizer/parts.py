@@ -5,6 +5,7 @@ with its `.json` is complete, and a restarted build keeps it. Which machine or p
 """
 
 import json
+import zipfile
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -164,8 +165,8 @@ def read_part(stem: Path, itemsize: int) -> Part:
     try:
         with np.load(stem.with_suffix(".npz"), allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in _COLUMNS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PartError(f"{stem}: not a readable part ({error}); build this part again with --overwrite") from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise PartError(f"{stem}.npz: not a readable part ({error}); build this part again with --overwrite") from None
     tokens_path = stem.with_suffix(".tokens")
     num_bytes = tokens_path.stat().st_size if tokens_path.is_file() else -1
     if (

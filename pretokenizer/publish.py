@@ -97,7 +97,7 @@ def verify_sha256sums(folder: Path) -> list[str]:
         return [f"{sums_path}: missing, so the folder cannot be verified"]
     files = _files_below(folder)
     problems, listed = [], set()
-    for line_number, line in enumerate(sums_path.read_text(encoding="utf-8").splitlines(), 1):
+    for line_number, line in enumerate(sums_path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         digest, separator, name = line.partition("  ")
         if not separator or len(digest) != 64:
             problems.append(f"{sums_path}:{line_number}: not a line of sha256sum")

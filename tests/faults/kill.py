@@ -82,7 +82,8 @@ def _harass(
         if run.poll():
             break
         if rng.random() < 0.2:  # one process alone: its children, or the other ranks, must leave by themselves
-            run.kill(rng.randrange(step.processes))
+            alive = [number for number, pid in enumerate(run.pids) if pid not in run.codes]
+            run.kill(rng.choice(alive))
             try:
                 if run.wait(ORPHANS_SECONDS) == 0:
                     outcome.problems.append(f"{step.name}: one process was killed and the command ended well")

@@ -12,6 +12,7 @@ from pretokenizer.build import BuildError, build
 from pretokenizer.config import RunOptions
 from pretokenizer.merge import build_part, merge, plan_to_json, read_plan
 from pretokenizer.plan import make_plan
+from pretokenizer.publish import write_sha256sums
 from tests.pretokenizer.conftest import make_toy_config
 from tests.pretokenizer.test_build import DATASETS, contents, toy_data, without_titles
 
@@ -53,6 +54,7 @@ def test_what_cannot_be_joined(parts: list[Path], tmp_path: Path) -> None:
     plan_path = parts[0] / "plan.json"
     raw = json.loads(plan_path.read_text())
     plan_path.write_text(json.dumps({**raw, "fingerprint": "0"}))
+    write_sha256sums(parts[0])
     with pytest.raises(BuildError, match=r"plan\.json: damaged, or written by another version"):
         merge(parts, tmp_path / "joined2")
     assert not (tmp_path / "joined2").exists()
@@ -61,6 +63,9 @@ def test_what_cannot_be_joined(parts: list[Path], tmp_path: Path) -> None:
 def test_a_damaged_part_is_named(parts: list[Path], tmp_path: Path) -> None:
     tokens = next(path for path in sorted((parts[1] / "parts").glob("*.tokens")) if path.stat().st_size)
     tokens.write_bytes(tokens.read_bytes()[:-2])
+    with pytest.raises(BuildError, match=rf"{tokens.name}: contents differ from SHA256SUMS; copy the folder again"):
+        merge(parts, tmp_path / "joined")
+    write_sha256sums(parts[1])
     with pytest.raises(ValueError, match=rf"{tokens.name}: \d+ bytes, expected \d+; build this part again"):
         merge(parts, tmp_path / "joined")
 
