@@ -22,6 +22,7 @@ class TokenStore:
         self.dtype = np.dtype(dtype)
         self._open: dict[Path, PartTokens] = {}
         self._read = 0
+        self._mapped = 0
 
     def tokens(self, table: DocumentTable, document: int) -> NDArray[Any]:
         """Token ids of one document."""
@@ -64,7 +65,7 @@ class TokenStore:
         flats = {part: file.bytes for part, file in files.items()}
         joined = np.concatenate([flats[p][s:e] for p, s, e in zip(parts[firsts].tolist(), run_starts, run_ends)])
         self._read += max(joined.size, firsts.size * FAULT_BYTES)
-        if self._read > GIVE_BACK_BYTES:
+        if min(self._read, self._mapped) > GIVE_BACK_BYTES:
             for file in self._open.values():
                 file.give_back()
             self._read = 0
@@ -73,4 +74,5 @@ class TokenStore:
     def _file(self, path: Path) -> PartTokens:
         if path not in self._open:
             self._open[path] = PartTokens(path)
+            self._mapped += self._open[path].bytes.size
         return self._open[path]
