@@ -13,6 +13,9 @@ from megatron_train.command_line import build_parser, parse
 from megatron_train.report.failure import record_failure, tell_failure
 from pretokenizer.yaml_config import ConfigError
 
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+"""What gloo says when another rank has gone: it failed, or was killed."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code; one line per problem on stderr, from rank 0 only, and no traceback for what a user can
@@ -37,6 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             record_failure(str(error))
         return 2 if isinstance(error, ConfigError) else 1
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in LOST_PEER):
+            raise
+        message = f"rank {os.environ.get('RANK', '0')} lost its connection to another rank, whose own message says why"
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+        record_failure(message)
+        return 1
 
 
 def _train(command: object) -> int:

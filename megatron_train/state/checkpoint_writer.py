@@ -118,8 +118,16 @@ def _write_own(plan: TensorPlan) -> Written:
                 written.results.extend(results)
                 written.digests[Path(path)] = digest
     except Exception as error:  # whatever it is, the other ranks wait to hear of it
-        return Written(problem=f"{type(error).__name__}: {error}")
+        return Written(problem=f"{type(error).__name__}: {error}{_space_left(Path(plan.writer.path))}")
     return written
+
+
+def _space_left(folder: Path) -> str:
+    """For a message: torch hides that a disk is full."""
+    try:
+        return f" ({shutil.disk_usage(folder).free:,} bytes left on the device)"
+    except OSError:
+        return ""
 
 
 def _write_file(transforms: Any, bucket: Bucket) -> tuple[list[WriteResult], str]:
