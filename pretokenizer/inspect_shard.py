@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pretokenizer.check_shard import check_prefix
 from pretokenizer.manifest import DataManifest, ManifestError
@@ -43,13 +44,26 @@ def inspect_shard(prefix: str, num: int, start: int, plain: bool) -> Iterator[st
     yield f"{path}: {count:,} documents, {tokens:,} tokens, {manifest.chat_format}; tokens that get loss: " + (
         "marked *" if plain else "\033[32;4mgreen, underlined\033[0m"
     )
-    origins = np.load(origin_path(path), mmap_mode="r", allow_pickle=False) if origin_path(path).is_file() else None
+    origins = _read_origins(origin_path(path), count)
     for index in range(start, min(start + num, count)):
         roles = np.asarray(role[index])
         loss = int((roles == Role.ASSISTANT).sum())
         yield ""
         yield f"--- document {index}: {roles.size} tokens, {loss} get loss{_origin(origins, index, manifest)}"
         yield render_document(text[index], roles, tokenizer, plain)
+
+
+def _read_origins(path: Path, count: int) -> NDArray[np.int64] | None:
+    """The file that write_shards.py leaves, or None where there is none. Raises ShardError."""
+    if not path.is_file():
+        return None
+    try:
+        origins: NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ShardError(f"{path}: cannot read: {error}") from None
+    if origins.shape != (count, 3) or origins.dtype != np.int64:
+        raise ShardError(f"{path}: {origins.dtype} of shape {origins.shape}, expected int64 of ({count}, 3)")
+    return origins
 
 
 def render_document(ids: Any, roles: Any, tokenizer: Tokenizer, plain: bool) -> str:
@@ -74,8 +88,8 @@ def _origin(origins: Any, index: int, manifest: DataManifest) -> str:
     dataset, file, record = (int(n) for n in origins[index])
     try:
         path = manifest.reports["files"][dataset][file]
-    except (KeyError, IndexError):
+    except (KeyError, IndexError, TypeError):
         raise ManifestError(
-            f"document {index} names file {file} of data set {dataset}, which the manifest has not"
+            f"document {index} names file {file} of data set {dataset}, which manifest.json has not"
         ) from None
     return f", from {path} record {record + 1}"

@@ -64,9 +64,11 @@ def write_small_data(data: Path) -> None:
 
 
 def shard_readers(root: Path) -> Iterator[Parts]:
+    import torch.distributed as dist
+
     from megatron_train.config import Data
     from megatron_train.data.document_set import DocumentSet
-    from megatron_train.data.manifest_check import load_manifest
+    from megatron_train.data.manifest_check import check_shards, load_manifest
     from pretokenizer.build import build
     from pretokenizer.check_shard import check_folder
     from pretokenizer.config import RunOptions
@@ -74,9 +76,13 @@ def shard_readers(root: Path) -> Iterator[Parts]:
 
     config = _config(root)
     build(config, RunOptions())
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
     def train_on(folder: Path) -> None:
-        load_manifest(Data(train_data_path=(str(folder / "toy-train"),)))
+        data = Data(train_data_path=(str(folder / "toy-train"),))
+        load_manifest(data)
+        check_shards(data)
         documents = DocumentSet([str(folder / "toy-train")])
         for index in range(len(documents.lengths)):
             documents.piece(index, 0, int(documents.lengths[index]))

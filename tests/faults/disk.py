@@ -99,7 +99,7 @@ def full_disk(target: Target, root: Path, expected: dict[str, str], room: int, r
             run = launch(target.program, step.arguments, log_folder, step.processes, log=root / LOG)
             code = run.wait(PATIENCE_SECONDS)
             if code:
-                problems += error_problems(run, code, ("No space left on device",))
+                problems += error_problems(run, code, ("No space left on device", "bytes left on the device"))
             problems += [f"with the disk full: {p}" for p in target.problems(log_folder)]
             disk.remount(f"size={room * 4 + (64 << 20)}")
             if not step.is_done(log_folder):
