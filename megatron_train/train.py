@@ -21,7 +21,13 @@ from megatron_train.command_line import CommandLine, config_table
 from megatron_train.config import TrainConfig
 from megatron_train.data.batch import LossRule
 from megatron_train.data.loader import BatchMaker, DeviceBatch
-from megatron_train.data.manifest_check import check_same_data, check_vocabulary, find_tokenizer, load_manifest
+from megatron_train.data.manifest_check import (
+    check_same_data,
+    check_shards,
+    check_vocabulary,
+    find_tokenizer,
+    load_manifest,
+)
 from megatron_train.data.plan_cache import planned_samples
 from megatron_train.data.sampler import micro_batch_indices
 from megatron_train.data.sft_dataset import Samples, test_sets, validation_sets
@@ -74,6 +80,7 @@ def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
     model_config = load_model_config(config, start.folder if start else None)
     validate_model(command, model_config, layout)
     manifest, data_folder = load_manifest(config.data)
+    check_shards(config.data)
     check_vocabulary(manifest, model_config, start.folder if start else None)
     announce(command, model_config, layout)
 

@@ -20,40 +20,54 @@ from pretokenizer.publish import sha256_file
 from pretokenizer.shard import ShardError
 
 
+def shard_prefixes(data: Data) -> list[str]:
+    """All that the settings name, the training data's first."""
+    training = [prefix for _, prefix in parse_blend(*training_paths(data))]
+    named = [path.rpartition("=")[2] for path in (*data.valid_data_path, *data.test_data_path)]
+    return list(dict.fromkeys([*training, *named]))
+
+
 def load_manifest(data: Data) -> tuple[DataManifest | None, Path | None]:
-    """The manifest beside the first training shard; shards of other tools have none. Raises ShardError for damage."""
-    check_shards(data)
-    folder = Path(parse_blend(*training_paths(data))[0][1]).parent
-    if not (folder / MANIFEST_NAME).is_file():
+    """The manifest beside the first training shard; shards of other tools have none.
+
+    Raises CheckpointError when shards of another tokenizer are among the data.
+    """
+    first, *others = (Path(prefix).parent for prefix in shard_prefixes(data))
+    if not (first / MANIFEST_NAME).is_file():
         warn(
-            f"{folder} has no {MANIFEST_NAME}: the vocabulary is not checked, rows are filled with token 0 (without "
+            f"{first} has no {MANIFEST_NAME}: the vocabulary is not checked, rows are filled with token 0 (without "
             f"loss)"
         )
         return None, None
-    return DataManifest.load(folder), folder
+    manifest = DataManifest.load(first)
+    for folder in dict.fromkeys(others):
+        if not (folder / MANIFEST_NAME).is_file():
+            warn(f"{folder} has no {MANIFEST_NAME}: its vocabulary is not checked")
+        elif DataManifest.load(folder).tokenizer_fingerprint != manifest.tokenizer_fingerprint:
+            raise CheckpointError(
+                f"{folder}: was tokenized with another tokenizer than {first}; pretokenize both with the same one"
+            )
+    return manifest, first
 
 
 def check_shards(data: Data) -> None:
     """Rank 0 compares every shard that has a manifest with the sum there; all ranks raise ShardError by file name."""
-    verdict: list[list[str]] = [_damaged_shards(data) if is_printing_rank() else []]
+    verdict: list[list[str]] = [[]]
+    if is_printing_rank():
+        verdict = [[problem for prefix in shard_prefixes(data) for problem in _damaged_files(Path(prefix))]]
     if dist.is_initialized():
         dist.broadcast_object_list(verdict, src=0)
     if verdict[0]:
         raise ShardError("; ".join(verdict[0]) + "; copy the file again or build the data again")
 
 
-def _damaged_shards(data: Data) -> list[str]:
-    evaluated = [path.rpartition("=")[2] for path in (*data.valid_data_path, *data.test_data_path)]
-    problems, manifests = [], {}
-    for prefix in [*(prefix for _, prefix in parse_blend(*training_paths(data))), *evaluated]:
-        folder = Path(prefix).parent
-        if folder not in manifests:
-            is_there = (folder / MANIFEST_NAME).is_file()
-            manifests[folder] = DataManifest.load(folder).outputs if is_there else {}
-        for name in (Path(prefix).name + end for end in ("-text.idx", "-text.bin", "-role.idx", "-role.bin")):
-            record, path = manifests[folder].get(name), folder / name
-            if record and path.is_file() and (path.stat().st_size, sha256_file(path)) != (record.bytes, record.sha256):
-                problems.append(f"{path}: contents differ from the sum in {MANIFEST_NAME}")
+def _damaged_files(prefix: Path) -> list[str]:
+    folder, problems = prefix.parent, []
+    recorded = DataManifest.load(folder).outputs if (folder / MANIFEST_NAME).is_file() else {}
+    for name in (prefix.name + end for end in ("-text.idx", "-text.bin", "-role.idx", "-role.bin")):
+        record, path = recorded.get(name), folder / name
+        if record and path.is_file() and (path.stat().st_size, sha256_file(path)) != (record.bytes, record.sha256):
+            problems.append(f"{path}: contents differ from the sum in {MANIFEST_NAME}")
     return problems
 
 
