@@ -13,7 +13,7 @@ from megatron_train.command_line import build_parser, parse
 from megatron_train.report.failure import record_failure, tell_failure
 from pretokenizer.yaml_config import ConfigError
 
-LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+LOST_PEER = ("closed by peer", "reset by peer", "Connection was likely closed", "Broken pipe")
 """What gloo says when another rank has gone: it failed, or was killed."""
 
 

@@ -147,6 +147,8 @@ class Optimizer:
     """Leave out updates with a loss or gradient norm so many standard deviations above the recent mean; 6 is usual."""
     skip_spike_window: int = 128
     """Applied iterations that count as recent."""
+    max_not_finite: int = 100
+    """Iterations in a row with a loss or gradient that is not finite after which the run gives up; 0 = never."""
     initial_loss_scale: float = 65536.0
     """fp16: first loss scale."""
     loss_scale_window: int = 1000

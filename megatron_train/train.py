@@ -38,7 +38,7 @@ from megatron_train.model_config import ModelConfig
 from megatron_train.optim.loss import loss_factors, masked_loss_sum
 from megatron_train.optim.lr_schedule import learning_rate
 from megatron_train.optim.optimizer import build_optimizer, set_rates, wrap_model
-from megatron_train.optim.update import apply_update, is_spike
+from megatron_train.optim.update import apply_update, count_not_finite, is_spike
 from megatron_train.parallel.distributed import init_distributed, planned_layout, say, sum_over_ranks, warn, world_size
 from megatron_train.parallel.hang_watch import HangWatch
 from megatron_train.parallel.schedule import run_schedule
@@ -99,7 +99,7 @@ def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
     )
     tokenizer_dir = find_tokenizer(data_folder, start.folder if start else None)
     reporter, stop, profiler = Reporter(config, state.iteration), StopRequest(config.logging), Profiler(config)
-    saved_at = state.iteration if start and start.resume else -1
+    saved_at, not_finite = state.iteration if start and start.resume else -1, 0
 
     with CheckpointSaver(config, model_config, layout, tokenizer_dir) as saver:
         while state.iteration < config.batch.train_iters:
@@ -109,6 +109,8 @@ def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
             )
             profiler.after(state.iteration)
             reporter.step(report)
+            limit = config.optimizer.max_not_finite
+            not_finite = count_not_finite(not_finite, report.iteration, report.lm_loss, report.grad_norm, limit)
             saver.check()
             finished = state.iteration >= config.batch.train_iters
             if valid and (finished or due(state.iteration, config.evaluation.eval_interval)):

@@ -36,6 +36,26 @@ def apply_update(optimizer: Any, clip_grad: float, veto: Callable[[float], bool]
     return bool(optimizer.step_with_ready_grads()), grad_norm
 
 
+class DivergedError(ValueError):
+    """Nothing finite comes out of training any more."""
+
+
+def count_not_finite(before: int, iteration: int, loss: float, grad_norm: float, limit: int) -> int:
+    """Iterations in a row, `before` this one and with it, that were not finite.
+
+    Raises DivergedError at `limit` (0 = never): weights do not change any more, so neither would what comes next.
+    """
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        return 0
+    if before + 1 == limit:
+        raise DivergedError(
+            f"{limit} iterations in a row up to {iteration} were not finite (loss {loss}, gradient norm {grad_norm}): "
+            "none was applied; start again from an older checkpoint (--load_iters) with a lower --lr, with --bf16 in "
+            "place of --fp16, or without the data read there (--skip_iters); --max_not_finite allows more"
+        )
+    return before + 1
+
+
 def is_spike(value: float, history: Sequence[float], sigma: float) -> bool:
     """Is `value` more than `sigma` standard deviations above the mean of `history`, the recent applied iterations?"""
     if len(history) < MIN_HISTORY:

@@ -129,15 +129,16 @@ def stage_checkpoint(
             root.mkdir(parents=True, exist_ok=True)
             remove_stale_staging(root)
             staging.mkdir()
+        dist.barrier()
+        gather_weights(chunks, config)
+        plan = plan_tensors(_sharded_state_dict(chunks, optimizer, loading=False), staging, keep_copies)
+        save_rng(staging, layout)
+        if is_printing_rank():
             model_config.save(staging / MODEL_CONFIG)
             (staging / TRAIN_CONFIG).write_text(config_to_yaml(config))
             state.save(staging)
             if tokenizer_dir is not None:
                 shutil.copytree(tokenizer_dir, staging / TOKENIZER_DIR)
-        dist.barrier()
-        gather_weights(chunks, config)
-        plan = plan_tensors(_sharded_state_dict(chunks, optimizer, loading=False), staging, keep_copies)
-        save_rng(staging, layout)
     except (OSError, RuntimeError, SafetensorError) as error:
         if is_printing_rank():
             shutil.rmtree(staging, ignore_errors=True)

@@ -182,3 +182,33 @@ def test_saving_in_the_background_gives_the_same_checkpoints(run: Any, tmp_path:
             for way in ("plain", "save")
         ]
         assert sums[0] == sums[1]
+
+
+def test_a_collapsed_loss_scale_ends_the_run_and_keeps_its_checkpoint(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every gradient overflows from iteration 3 on: the scale falls to its minimum, and waiting longer is no use."""
+    from megatron_train import train
+
+    def overflowing(state: Any, *arguments: Any) -> Any:
+        handles = []
+        if state.iteration >= 2:
+            weight = next(iter(arguments[3][0].parameters()))
+            handles.append(weight.register_hook(lambda gradient: gradient * float("inf")))
+        result = step(state, *arguments)
+        for handle in handles:
+            handle.remove()
+        return result
+
+    step = train.train_step
+    monkeypatch.setattr(train, "train_step", overflowing)
+    flags = ["--fp16", "--initial_loss_scale", 4, "--hysteresis", 1, "--train_iters", 50, "--max_not_finite", 4]
+    assert run(*flags, "--save_interval", 2) == 1
+    printed = capsys.readouterr()
+    assert "error: 4 iterations in a row up to 6 were not finite" in printed.err
+    assert "iter  3/50 | loss " in printed.out
+    assert "scale 2 | NOT APPLIED: not finite" in printed.out
+    records = [json.loads(line) for line in (tmp_path / "save" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["loss_scale"] for record in records] == [4.0, 4.0, 2.0, 1.0, 1.0, 1.0]
+    assert [record["skipped"] for record in records] == [False] * 2 + [True] * 4
+    assert (tmp_path / "save" / "latest_checkpointed_iteration.txt").read_text() == "4\n"

@@ -6,16 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.sft_dataset import evaluation_samples
 from megatron_train.evaluate import evaluate
-from megatron_train.parallel.distributed import seed_rank
 from tests.conftest import toy_documents, write_shard
-from tests.distributed import run_distributed
 from tests.megatron_train.toy_run import (
     LLAMA,
     MODELS,
@@ -76,6 +72,42 @@ def test_the_loss_is_that_of_the_documents_one_by_one(tmp_path: Path, packing: b
     report = run.step()
     assert report.num_target_tokens == targets
     assert report.lm_loss == pytest.approx(total.item() / targets, rel=1e-6)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_rows_about_as_long_as_the_longest_document(tmp_path: Path, packing: bool) -> None:
+    """A document of n tokens fills n - 1 positions: from seq_length n - 1 on, nothing is cut, the loss is the same."""
+    settings = write_documents(tmp_path, 24) | {"train_iters": 1, "packing": packing, "pad_to_multiple": 1}
+    longest = max(len(tokens) for tokens, _ in documents_of(settings["train_data_path"][0]))
+    found = []
+    for seq_length in (longest - 2, longest - 1, longest, longest + 1):
+        one = start(SMALL, settings | {"seq_length": seq_length})
+        rows = round(one.samples.rows_per_epoch)
+        run = start(SMALL, settings | {"seq_length": seq_length, "global_batch_size": rows})
+        report = run.step()
+        found.append((run.samples.num_overlong, report.num_tokens, report.num_target_tokens, report.lm_loss))
+    cut, *whole = found
+    assert cut[0] >= 1
+    assert cut[1] == whole[0][1] - cut[0]
+    assert [each[0] for each in whole] == [0, 0, 0]
+    assert len({each[1:3] for each in whole}) == 1
+    assert whole[1][3] == pytest.approx(whole[0][3], rel=1e-6)
+    assert whole[2][3] == pytest.approx(whole[0][3], rel=1e-6)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_data_set_of_one_document(tmp_path: Path, packing: bool) -> None:
+    run = start(SMALL, write_documents(tmp_path, 1) | {"global_batch_size": 4, "packing": packing})
+    document = documents_of(run.config.data.train_data_path[0])
+    total, targets, _ = losses_one_by_one(run, document)
+    first, second = run.step(), run.step()
+    assert (first.num_target_tokens, first.epoch, second.epoch) == (4 * targets, 4.0, 8.0)
+    assert first.lm_loss == pytest.approx(total.item() / targets, rel=1e-6)
+    samples = evaluation_samples(run.samples.documents, None, run.config.data)
+    assert (
+        evaluate(run.chunks, {"v": samples}, run.config, run.layout, run.make_batch)["v"]["num_target_tokens"]
+        == targets
+    )
 
 
 # ---- rows without target tokens
@@ -234,148 +266,3 @@ def test_an_evaluation_leaves_no_trace(tmp_path: Path) -> None:
     settings = write_documents(tmp_path, 14) | {"global_batch_size": 4, "hidden_dropout": 0.25}
     with_evaluations = trace(start(SMALL, settings), 3)
     assert_same(trace(start(SMALL, settings), 3, evaluated=False), with_evaluations)
-
-
-# ---- four processes: packing over stages, evaluation, resuming in other layouts
-
-LAYOUTS: dict[str, dict[str, Any]] = {
-    "pp4": {"pipeline_model_parallel_size": 4},
-    "tp2-pp2-sp": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "sequence_parallel": True},
-    "pp2-vpp2-dp2": {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2},
-    "tp2-dp2": {"tensor_model_parallel_size": 2},
-}
-RUN: dict[str, Any] = {"global_batch_size": 8, "micro_batch_size": 2, "packing": True, "clip_grad": 0.0}
-
-
-@dataclass(frozen=True)
-class FourProcesses:
-    """What the launch of four processes gave, by layout."""
-
-    gradients: dict[str, Any]
-    resumed: dict[str, list[float]]
-    saved: dict[str, str]
-    same_layout: dict[str, bool]
-    streams: dict[str, list[tuple[Any, float, float]]]
-    evaluated: dict[str, dict[str, float]]
-
-
-def run_four_processes(settings: dict[str, Any], folder: Path, valid_prefix: str) -> FourProcesses:
-    """`folder` holds a one-process checkpoint before the first iteration and one after it."""
-    gradients, resumed, saved, same, streams, evaluated = {}, {}, {}, {}, {}, {}
-    for name, layout in LAYOUTS.items():
-        run = start(LLAMA, settings | layout, folder / "one" / "iter_0000001", resume=True)
-        resumed[name] = [run.step().lm_loss for _ in range(2)]
-
-        streams[name] = random_streams(run)
-        run = start(LLAMA, settings | layout, folder / "one" / "iter_0000000")
-        for packing, size in ((True, 1), (False, 2)):
-            data = replace(run.config.data, packing=packing)
-            config = replace(run.config, data=data, batch=replace(run.config.batch, micro_batch_size=size))
-            samples = evaluation_samples(DocumentSet([valid_prefix]), None, data)
-            run.make_batch.data = data
-            key = f"{name}-{'packed' if packing else f'padded{size}'}"
-            if packing or "pp" not in name:  # padded rows of different widths need the shapes sent along
-                evaluated[key] = evaluate(run.chunks, {"v": samples}, config, run.layout, run.make_batch)["v"]
-        run.make_batch.data = run.config.data
-        run.step()
-        if "dp" not in name:
-            gradients[name] = full_gradients(run.chunks)
-        saved[name] = str(run.save(folder / name))
-        expected = run.step().lm_loss
-        again = start(LLAMA, settings | layout, Path(saved[name]), resume=True)
-        found = again.step().lm_loss
-        parameters, others = full_parameters(again.chunks)[0], full_parameters(run.chunks)[0]
-        same[name] = found == expected and all(torch.equal(parameters[key], others[key]) for key in parameters)
-    return FourProcesses(gradients, resumed, saved, same, streams, evaluated)
-
-
-def random_streams(run: ToyRun) -> list[tuple[Any, float, float]]:
-    """By rank: coordinates, the next number of the plain stream and of the one of the tensor-parallel rank."""
-    import torch.distributed as dist
-    from megatron.core import tensor_parallel
-
-    seed_rank(7)
-    plain = float(torch.rand(()))
-    with tensor_parallel.get_cuda_rng_tracker().fork():
-        own = float(torch.rand(()))
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, (run.layout.coordinates(dist.get_rank()), plain, own))
-    return everyone
-
-
-@pytest.fixture(scope="module")
-def one_process(tmp_path_factory: pytest.TempPathFactory, single_process: None) -> tuple[Path, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("train")
-    settings = write_documents(folder, 40) | RUN
-    run = start(LLAMA, settings)
-    run.save(folder / "one")
-    run.step()
-    run.save(folder / "one")
-    return folder, settings
-
-
-@pytest.fixture(scope="module")
-def four(one_process: tuple[Path, dict[str, Any]]) -> FourProcesses:
-    folder, settings = one_process
-    valid = write_shard(folder / "valid", toy_documents(13, seed=9))
-    return run_distributed(run_four_processes, 4, settings, folder, valid, timeout=400)[0]
-
-
-@pytest.mark.parametrize("layout", ["pp4", "tp2-pp2-sp"])
-def test_packed_rows_over_stages_give_the_gradient_of_the_documents_one_by_one(
-    layout: str, one_process: tuple[Path, dict[str, Any]], four: FourProcesses
-) -> None:
-    folder, settings = one_process
-    run = start(LLAMA, settings, folder / "one" / "iter_0000000")
-    total, targets = torch.zeros(()), 0
-    for index in range(8):
-        loss_sum, count, _ = losses_one_by_one(run, run.samples.row(index))
-        total, targets = total + loss_sum, targets + count
-    (total / targets).backward()
-    expected = full_gradients(run.chunks)
-    found = four.gradients[layout]
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        assert float((found[key] - value).abs().max()) < 1e-5 * float(value.abs().max()), key
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_resuming_in_another_layout_goes_on_as_one_process_would(
-    layout: str, one_process: tuple[Path, dict[str, Any]], four: FourProcesses
-) -> None:
-    folder, settings = one_process
-    run = start(LLAMA, settings, folder / "one" / "iter_0000001", resume=True)
-    expected = [run.step().lm_loss for _ in range(2)]
-    assert four.resumed[layout] == pytest.approx(expected, rel=1e-5)
-    back = start(LLAMA, settings, Path(four.saved[layout]), resume=True)
-    assert [back.step().lm_loss for _ in range(2)] == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_resuming_in_the_same_layout_is_bitwise(layout: str, four: FourProcesses) -> None:
-    assert four.same_layout[layout]
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_dropout_streams_differ_over_replicas_and_stages_but_not_over_tensor_ranks(
-    layout: str, four: FourProcesses
-) -> None:
-    """The residual stream is whole on every tensor-parallel rank, so its dropout must be the same there."""
-    plain = {coordinates[1:]: number for coordinates, number, _ in four.streams[layout]}
-    assert all(number == plain[coordinates[1:]] for coordinates, number, _ in four.streams[layout])
-    assert len(set(plain.values())) == len(plain)
-    assert len({own for _, _, own in four.streams[layout]}) == 4
-
-
-def test_evaluation_is_the_same_in_any_layout_and_shape(
-    one_process: tuple[Path, dict[str, Any]], four: FourProcesses
-) -> None:
-    folder, settings = one_process
-    run = start(LLAMA, settings, folder / "one" / "iter_0000000")
-    total, targets, right = losses_one_by_one(run, documents_of(str(folder / "valid")))
-    assert len(four.evaluated) == 5
-    for result in four.evaluated.values():
-        assert result["loss"] == pytest.approx(total.item() / targets, rel=1e-6)
-        assert result["ppl"] == pytest.approx(np.exp(total.item() / targets), rel=1e-5)
-        assert result["num_target_tokens"] == targets
-        assert result["token_accuracy"] == pytest.approx(right / targets, abs=1e-9)
