@@ -35,6 +35,9 @@ test: $(STAMP) ## the test suite
 parity: $(STAMP) ## the whole parity matrix of layouts, precisions, packing, dropout and recomputation
 	PARITY=full $(BIN)/python -m pytest tests/megatron_train/test_parity.py
 
+soak: $(STAMP) ## 2,000 iterations in one go and with twenty resumptions: equal losses, nothing grows
+	$(BIN)/python -W ignore -m tests.faults.soak $(if $(NPROC),--processes $(NPROC))
+
 check: $(STAMP) ## formatter, linter, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -50,7 +53,7 @@ clean: ## remove output, caches and the virtual environment
 	rm -rf $(VENV) output/demo .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install demo test parity check pretokenize clean
+.PHONY: help install demo test parity soak check pretokenize clean
 
 # The five published models: docs/cards.md. FLAGS are further flags of the trainer.
 CARDS := $(BIN)/python -W ignore -m examples.cards
