@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import pytest
@@ -19,64 +18,8 @@ from megatron_train.command_line import (
 )
 from megatron_train.config import TrainConfig
 from pretokenizer.yaml_config import ConfigError
+from tests.card_flags import card_flags
 
-# The flags of the card llama2-70b-oasst-sft-v10, as it prints them.
-CARD_STAGE_1 = r"""
---tensor_model_parallel_size 8
---pipeline_model_parallel_size 4
---load ./checkpoints/llama2-70b-tp8-pp4
---save ./checkpoints/llama2-70b-tp8-pp4-oasst_pre10
---tensorboard_dir ./checkpoints/llama2-70b-tp8-pp4-oasst_pre10/logging
---data_path ./data/oasst_pre10_min25_llama2/oasst_sft10-train
---model_name llama2
---tokenizer_type SentencePieceTokenizer
---bf16
---global_batch_size 64
---micro_batch_size 2
---vocab_file=./llama2/Llama-2-7b/tokenizer.model
---use_rms_norm
---glu_activation swiglu
---no_tie_embed_logits
---vocab_extra_ids_list "\"<|im_start|>,<|im_end|>\""
---layernorm_epsilon 1e-5
---use_flash_attn
---no_bias_gelu_fusion
---seq_length 4096
---max_position_embeddings 4096
---log_interval 1
---save_interval 500
---eval_interval 50
---eval_iters 10
---hidden_dropout 0.0
---position_embedding_type rotary
---no_bias_dropout_fusion
---use_checkpoint_args
---train_iters 12000
---attention_dropout 0.0
---adam_beta1 0.9
---adam_beta2 0.95
---adam_eps 1e-12
---lr_decay_style cosine
---lr_warmup_iters 100
---lr 1e-5
---min_lr 1e-6
---weight_decay 0.000001
---sequence_parallel
---recompute_granularity selective
---log_timers_to_tensorboard
---rope_scaling_factor 1.0
---wandb_logger
-"""
-STAGE_2_CHANGES = (
-    ("--load ./checkpoints/llama2-70b-tp8-pp4\n", "--load ./checkpoints/llama2-70b-tp8-pp4-oasst_pre10\n"),
-    ("--save ./checkpoints/llama2-70b-tp8-pp4-oasst_pre10\n", "--save ./checkpoints/llama2-70b-tp8-pp4-oasst_sft10\n"),
-    ("tp8-pp4-oasst_pre10/logging", "tp8-pp4-oasst_sft10/logging"),
-    ("oasst_pre10_min25_llama2/oasst_sft10-train", "oasst_top1_2023-07-23_llama2/oasst_top1-train"),
-    ("--save_interval 500", "--save_interval 346"),
-    ("--hidden_dropout 0.0", "--hidden_dropout 0.25\n--lima_dropout"),
-    ("--train_iters 12000", "--train_iters 519"),
-    ("--wandb_logger", "--finetune\n--wandb_logger"),
-)
 CARD_VALUES = {
     "tensor_model_parallel_size": 8,
     "pipeline_model_parallel_size": 4,
@@ -128,7 +71,7 @@ def flat(config: TrainConfig) -> dict[str, object]:
 
 
 def test_parse_takes_the_flags_of_stage_1_verbatim() -> None:
-    command = parse(shlex.split(CARD_STAGE_1))
+    command = parse(card_flags(1))
     values = flat(command.config)
     assert {name: values[name] for name in CARD_VALUES} == CARD_VALUES
     assert set(command.ignored) == {
@@ -153,11 +96,7 @@ def test_parse_takes_the_flags_of_stage_1_verbatim() -> None:
 
 
 def test_parse_takes_the_flags_of_stage_2_verbatim() -> None:
-    flags = CARD_STAGE_1
-    for old, new in STAGE_2_CHANGES:
-        assert flags.count(old) == 1
-        flags = flags.replace(old, new)
-    values = flat(parse(shlex.split(flags)).config)
+    values = flat(parse(card_flags(2)).config)
     expected = CARD_VALUES | {
         "load": "./checkpoints/llama2-70b-tp8-pp4-oasst_pre10",
         "save": "./checkpoints/llama2-70b-tp8-pp4-oasst_sft10",
@@ -233,7 +172,7 @@ def test_config_from_settings_collects_the_problems_of_all_groups() -> None:
 
 
 def test_config_to_yaml_gives_the_same_config_again() -> None:
-    config = parse(shlex.split(CARD_STAGE_1)).config
+    config = parse(card_flags(1)).config
     assert config_from_settings(yaml.safe_load(config_to_yaml(config)), "again") == config
 
 
