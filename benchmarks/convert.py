@@ -1,11 +1,12 @@
 """Speed and memory of the converter beside `cp -r` and beside transformers, on a made Llama of a given size.
 
-    python benchmarks/convert.py --size_gb 2                 # a table: seconds, GB/s, peak memory
-    python benchmarks/convert.py --size_gb 8 --no_transformers
+    python benchmarks/convert.py                             # a table: seconds, GB/s, peak memory; medians of 3 rounds
+    python benchmarks/convert.py --size_gb 8 --rounds 1 --no_transformers
 
-Every row moves the same bytes in a process of its own and ends with everything on the disk (fsync). Memory is the peak
-of RssAnon in /proc (pages of mapped files, which the kernel can drop at any time, do not count) and of VmRSS (they do).
-GB are 10^9 bytes of weights. The page cache is warm in every row: the source has just been written or read.
+Every row moves the same bytes in a process of its own and ends with everything on the disk (fsync); a Python process
+begins by importing its libraries, which a row of its own shows. Memory is the peak of RssAnon in /proc (pages of
+mapped files, which the kernel can drop at any time, do not count) and of VmRSS (they do). GB are 10^9 bytes of
+weights. The source of every row is read once before its clock starts, so that it comes from the page cache.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,51 +29,67 @@ import torch
 from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.hf_io import SafetensorsWriter
 from checkpoint_convert.plan import megatron_shapes
-from checkpoint_convert.tensors import TensorInfo
+from checkpoint_convert.tensors import TensorInfo, shape_of
 from megatron_train.model_config import ModelConfig
+from pretokenizer.publish import fsync_path
 
-SYNC = """
-import os, sys
-for root, _, files in os.walk(sys.argv[1]):
-    for file in files:
-        os.fsync(os.open(os.path.join(root, file), os.O_RDONLY))
-"""
 TRANSFORMERS = """
 import sys, torch, transformers
 model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
 model.save_pretrained(sys.argv[2], max_shard_size="2GB")
 """
+VERIFY = """
+import sys
+from pathlib import Path
+from checkpoint_convert.verify import verify_weights
+sys.exit(len(verify_weights(*map(Path, sys.argv[1:])).different))
+"""
 POLL_SECONDS = 0.02
+COPY, BOTH = "cp -r, fsync", "transformers load + save"
+OURS = ("from-hf", "to-hf")
 
 
 class Row(NamedTuple):
-    name: str
+    """One measurement, or the medians of some."""
+
     seconds: float
     cpu_seconds: float
-    peak_anonymous: int
-    peak_resident: int
+    peak_anonymous: float
+    peak_resident: float
 
 
 def main() -> int:
     options = parse_arguments()
+    measured: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory(dir=options.work_dir, prefix="convert-benchmark-") as work:
         root = Path(work)
         num_bytes = make_model(root / "hf", options.size_gb)
         print(f"a made Llama of {num_bytes / 1e9:.2f} GB in bfloat16, {os.cpu_count()} CPU cores, {work}", flush=True)
-        rows = [measure("cp -r, fsync", ["cp", "-r", root / "hf", root / "copy"], root / "copy")]
-        shutil.rmtree(root / "copy")
-        convert = [sys.executable, "-m", "checkpoint_convert"]
-        rows.append(measure("from-hf", [*convert, "from-hf", root / "hf", root / "ckpt", "--no_verify"], root / "ckpt"))
-        rows.append(measure("to-hf", [*convert, "to-hf", root / "ckpt", root / "out", "--no_verify"], root / "out"))
-        weights_only = "from checkpoint_convert.verify import *; import sys; verify_weights(*map(Path, sys.argv[1:]))"
-        rows.append(measure("verify (weights)", [sys.executable, "-c", weights_only, root / "out", root / "ckpt"]))
-        if not options.no_transformers:
-            shutil.rmtree(root / "ckpt")
-            shutil.rmtree(root / "out")
-            command = [sys.executable, "-c", TRANSFORMERS, root / "hf", root / "hf2"]
-            rows.append(measure("transformers load + save", command, root / "hf2"))
+        for number in range(options.rounds):
+            for name, row in measure_round(root, not options.no_transformers):
+                measured.setdefault(name, []).append(row)
+                print(f"  round {number + 1}, {name}: {row.seconds:.2f} s", flush=True)
+    rows = {name: Row(*map(statistics.median, zip(*found, strict=True))) for name, found in measured.items()}
     print_table(rows, num_bytes)
+    print_ratios(rows)
     return 0
+
+
+def measure_round(root: Path, has_transformers: bool) -> Iterator[tuple[str, Row]]:
+    """Each row once; what is no longer needed makes room."""
+    hf, copy, ckpt, out, both = (root / name for name in ("hf", "copy", "ckpt", "out", "both"))
+    convert = [sys.executable, "-m", "checkpoint_convert"]
+    yield "import of the converter", measure([sys.executable, "-c", "import checkpoint_convert.convert"])
+    yield COPY, measure(["cp", "-r", hf, copy], hf, copy)
+    shutil.rmtree(copy)
+    yield "from-hf", measure([*convert, "from-hf", hf, ckpt, "--no_verify"], hf, ckpt)
+    yield "to-hf", measure([*convert, "to-hf", ckpt, out, "--no_verify"], ckpt, out)
+    yield "verify (weights)", measure([sys.executable, "-c", VERIFY, out, ckpt], out)
+    shutil.rmtree(ckpt)
+    shutil.rmtree(out)
+    if has_transformers:
+        yield BOTH, measure([sys.executable, "-c", TRANSFORMERS, hf, both], hf, both)
+        shutil.rmtree(both)
 
 
 def make_model(folder: Path, size_gb: float) -> int:
@@ -88,38 +107,49 @@ def make_model(folder: Path, size_gb: float) -> int:
     shapes, infos = megatron_shapes(model), {}
     for rule in FAMILIES["llama"].table(model).rules:
         whole = torch.empty(shapes[".".join(w for w in rule.megatron.split(".") if not w.isdigit())], device="meta")
-        for name, part in zip(rule.others, rule.to_other(whole, model), strict=True):
-            infos[name] = TensorInfo(tuple(part.shape), torch.bfloat16)
+        for name, parts in zip(rule.others, rule.to_other(whole, model), strict=True):
+            infos[name] = TensorInfo(shape_of(parts), torch.bfloat16)
     folder.mkdir()
     block = torch.randn(1 << 24).mul_(0.02).bfloat16()
     writer = SafetensorsWriter(folder, infos, 2_000_000_000)
     for name, info in infos.items():
         count = torch.Size(info.shape).numel()
-        writer.write(name, block.repeat(-(-count // block.numel()))[:count].view(info.shape))
+        writer.write(name, info, [block] * (count // block.numel()) + [block[: count % block.numel()]])
     writer.close()
     config = {**FAMILIES["llama"].to_hf_config(model), "vocab_size": model.vocab_size, "dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(config))
     return sum(info.num_bytes for info in infos.values())
 
 
-def measure(name: str, command: list[object], output: Path | None = None) -> Row:
+def measure(command: list[object], source: Path | None = None, output: Path | None = None) -> Row:
     """Runs a command, then flushes its output to the disk; both count."""
+    if source is not None:
+        read_all(source)
     start, used = time.perf_counter(), os.times()
-    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     anonymous = resident = 0
     while process.poll() is None:
         anonymous = max(anonymous, status_bytes(process.pid, "RssAnon"))
         resident = max(resident, status_bytes(process.pid, "VmRSS"))
         time.sleep(POLL_SECONDS)
     if process.returncode:
-        raise SystemExit(f"{name}: exit code {process.returncode}: {' '.join(str(word) for word in command)}")
-    if output is not None:
-        subprocess.run([sys.executable, "-c", SYNC, str(output)], check=True)
+        assert process.stderr is not None
+        raise SystemExit(f"exit code {process.returncode}: {command}\n{process.stderr.read().decode()}")
+    for path in output.rglob("*") if output else ():
+        fsync_path(path)
     now = os.times()
     cpu = now.children_user + now.children_system - used.children_user - used.children_system
-    row = Row(name, time.perf_counter() - start, cpu, anonymous, resident)
-    print(f"  {row.name}: {row.seconds:.1f} s", flush=True)
-    return row
+    return Row(time.perf_counter() - start, cpu, anonymous, resident)
+
+
+def read_all(folder: Path) -> None:
+    """Brings the files into the page cache."""
+    buffer = bytearray(1 << 22)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
 
 
 def status_bytes(pid: int, field: str) -> int:
@@ -131,20 +161,31 @@ def status_bytes(pid: int, field: str) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
 
 
-def print_table(rows: list[Row], num_bytes: int) -> None:
-    copy = rows[0].seconds
-    print(
-        "\n| | seconds | CPU seconds | GB/s | x cp | peak RssAnon, MB | peak RSS, MB |\n|---|---|---|---|---|---|---|"
-    )
-    for row in rows:
-        speed = num_bytes / 1e9 / row.seconds
-        times = f"{row.seconds:.1f} | {row.cpu_seconds:.1f} | {speed:.2f} | {copy / row.seconds:.2f}"
-        print(f"| {row.name} | {times} | {row.peak_anonymous / 1e6:.0f} | {row.peak_resident / 1e6:.0f} |")
+def print_table(rows: dict[str, Row], num_bytes: int) -> None:
+    print("\n| | seconds | CPU seconds | GB/s | peak RssAnon, MB | peak RSS, MB |\n|---|---|---|---|---|---|")
+    for name, row in rows.items():
+        speed = "" if name.startswith("import") else f"{num_bytes / 1e9 / row.seconds:.2f}"
+        memory = f"{row.peak_anonymous / 1e6:.0f} | {row.peak_resident / 1e6:.0f}"
+        print(f"| {name} | {row.seconds:.2f} | {row.cpu_seconds:.2f} | {speed} | {memory} |")
+
+
+def print_ratios(rows: dict[str, Row]) -> None:
+    """Ours against the others; what is wanted stands behind."""
+    print()
+    for name in OURS:
+        ours, both = rows[name], rows.get(BOTH)
+        words = [f"{rows[COPY].seconds / ours.seconds:.2f} x the speed of cp (0.5)"]
+        if both:
+            words.append(f"{both.seconds / ours.seconds:.2f} x that of transformers (1.5)")
+            words.append(f"at {ours.peak_resident / both.peak_resident:.2f} x its memory, RSS (0.5)")
+            words.append(f"RssAnon {ours.peak_anonymous / both.peak_anonymous:.2f} x")
+        print(f"{name}: {', '.join(words)}")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Speed and memory of the converter beside cp and transformers.")
-    parser.add_argument("--size_gb", type=float, default=2.0)
+    parser.add_argument("--size_gb", type=float, default=4.0, help="default: 4")
+    parser.add_argument("--rounds", type=int, default=3, help="the table shows medians (default: 3)")
     parser.add_argument("--work_dir", type=Path, default=None, help="where to write (default: the system's folder)")
     parser.add_argument("--no_transformers", action="store_true", help="leave out the row that needs the whole model")
     return parser.parse_args()

@@ -14,6 +14,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,7 +135,11 @@ def _add_to_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="{source,tokenizer,N}",
         help="default: the larger of the two",
     )
-    command.add_argument("--no_verify", action="store_true", help="do not compare checkpoint and result afterwards")
+    command.add_argument(
+        "--no_verify",
+        action="store_true",
+        help="hold the checkpoint neither against its SHA256SUMS nor, afterwards, against the result",
+    )
     command.add_argument("--push_to_hub", metavar="ORG/NAME", help="upload afterwards; the token comes from HF_TOKEN")
     command.set_defaults(run=run_to_hf)
 
@@ -183,9 +188,12 @@ def run_to_hf(options: argparse.Namespace) -> int:
     if options.push_to_hub:
         check_hub(options.push_to_hub)
     dtype = DTYPES[options.dtype] if options.dtype else None
-    export = ExportOptions(dtype, options.max_shard_size, options.iteration, options.vocab_size)
+    export = ExportOptions(
+        dtype, options.max_shard_size, options.iteration, options.vocab_size, check_sums=not options.no_verify
+    )
     report = to_hf(options.checkpoint_dir, options.hf_dir, export)
-    code = finish(report, options.no_verify, lambda: verify(options.hf_dir, options.checkpoint_dir, options.iteration))
+    compare = partial(verify, options.hf_dir, options.checkpoint_dir, options.iteration)
+    code = finish(report, options.no_verify, compare, unchecked="the checkpoint's SHA256SUMS nor the result")
     if options.push_to_hub and code == 0:
         print(f"uploaded to {push(options.hf_dir, options.push_to_hub)}")
     return code
@@ -226,11 +234,11 @@ def run_verify(options: argparse.Namespace) -> int:
     return 0 if outcome.is_equal else 1
 
 
-def finish(report: Report, no_verify: bool, verify: Callable[[], Outcome]) -> int:
+def finish(report: Report, no_verify: bool, verify: Callable[[], Outcome], unchecked: str = "") -> int:
     """The closing lines, then the comparison of both sides unless it is switched off."""
     print("\n".join(report.lines()), flush=True)
     if no_verify:
-        print("not verified (--no_verify)")
+        print("not verified (--no_verify)" + (f": neither {unchecked}" if unchecked else ""))
         return 0
     outcome = verify()
     print("\n".join(outcome.lines()))

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from checkpoint_convert.checksums import Checksums
 from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.families.family import HfConfig, model_config_of, read_hf_config
 from checkpoint_convert.hf_io import HfWeights, SafetensorsWriter
@@ -46,7 +45,7 @@ from checkpoint_convert.plan import (
 )
 from checkpoint_convert.report import Report, progress, warn, warn_of_not_finite
 from checkpoint_convert.staging import check_target, folder_staging, release_staging
-from checkpoint_convert.tensors import TensorSource, dtype_name, main_dtype
+from checkpoint_convert.tensors import TensorSource, dtype_name, joined, main_dtype, one_torch_thread
 from checkpoint_convert.vocabulary import RowPlan, grow, shrink
 from megatron_train.model_config import ModelConfig
 from megatron_train.state.checkpoint_folder import (
@@ -100,14 +99,14 @@ def import_weights(
     )
     dtype = options.dtype or main_dtype(source.infos[name] for rule in table.rules for name in rule.others)
     report = Report(checkpoint_dir / folder_name(None), dtype=dtype, vocabulary=plan.describe(), dropped=dropped)
-    with release_staging(checkpoint_dir) as staging, Checksums() as checksums:
-        writer = CheckpointWriter(staging, checksums)
+    with release_staging(checkpoint_dir) as staging, one_torch_thread():
+        writer = CheckpointWriter(staging)
         try:
             with progress(source.infos, f"reading {origin.name}") as bar:
                 for rule in table.rules:
-                    tensor = rule.to_megatron([source.read(name) for name in rule.others], model)
-                    tensor = grow(tensor, plan, rule.others[0]) if rule.is_vocabulary else tensor
-                    report.write(writer, rule.megatron, tensor.to(dtype))
+                    parts = rule.to_megatron([source.read(name) for name in rule.others], model)
+                    parts = grow(joined(parts), plan, rule.other) if rule.is_vocabulary else parts
+                    report.write(writer, rule.megatron, parts, dtype)
                     bar.update(sum(source.infos[name].num_bytes for name in rule.others))
             writer.close({"iteration": 0})
         finally:
@@ -115,7 +114,7 @@ def import_weights(
         model.save(staging / MODEL_CONFIG)
         if tokenizer is not None:
             save_with_template(tokenizer, chat_format_of(tokenizer, origin), staging / TOKENIZER_DIR)
-        publish_checkpoint(checkpoint_dir, None, checksums.known())
+        publish_checkpoint(checkpoint_dir, None, writer.digests)
     warn_of_not_finite(report)
     return report
 
@@ -134,16 +133,16 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
     dtype = options.dtype or main_dtype(reader.infos.values())
     targets = target_infos(table, reader.infos, model, rows, dtype)
     report = Report(hf_dir, dtype=dtype, vocabulary=describe_rows(rows, model))
-    with folder_staging(hf_dir) as staging, ThreadPoolExecutor(1) as background, Checksums() as checksums:
-        checked = background.submit(check_folder, folder)
-        writer = SafetensorsWriter(staging, targets, options.max_shard_bytes, checksums)
+    with folder_staging(hf_dir) as staging, ThreadPoolExecutor(1) as background, one_torch_thread():
+        checked = background.submit(check_folder, folder) if options.check_sums else None
+        writer = SafetensorsWriter(staging, targets, options.max_shard_bytes)
         try:
             with progress(reader.infos, f"writing {hf_dir.name}") as bar:
                 for rule in table.rules:
                     tensor = reader.read(rule.megatron)
                     tensor = shrink(tensor, rows) if rule.is_vocabulary else tensor
-                    for name, part in zip(rule.others, rule.to_other(tensor, model), strict=True):
-                        report.write(writer, name, part.to(dtype))
+                    for name, parts in zip(rule.others, rule.to_other(tensor, model), strict=True):
+                        report.write(writer, name, parts, dtype)
                     bar.update(reader.infos[rule.megatron].num_bytes)
             writer.close()
         finally:
@@ -153,8 +152,9 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
             write_tokenizer_files(tokenizer, chat_format, staging, model.max_position_embeddings)
             write_generation_config(ids, staging)
         write_model_card(staging / "README.md", hf_dir.name, model, folder, tokenizer, chat_format)
-        write_sha256sums(staging, checksums.known())
-        checked.result()  # raises when the checkpoint is damaged: nothing is published then
+        write_sha256sums(staging, writer.digests)
+        if checked:
+            checked.result()  # raises when the checkpoint is damaged: nothing is published then
         publish_folder(staging, hf_dir)
     warn_of_not_finite(report)
     return report

@@ -1,16 +1,18 @@
 """The weights of a Hugging Face folder: safetensors or pytorch_model*.bin in, safetensors shards and index out.
 
     source = HfWeights(Path("HF_DIR"));  source.read("model.norm.weight")
-    sink = SafetensorsWriter(folder, infos, max_shard_bytes=2_000_000_000);  sink.write(name, tensor);  sink.close()
+    sink = SafetensorsWriter(folder, infos, max_shard_bytes=2_000_000_000)
+    sink.write(name, info, blocks);  sink.close()
 
-Tensors are mapped from their files. The writer knows all names and shapes beforehand, so each tensor goes straight to
-its place and no shard is ever held in memory. Format of a shard: https://github.com/huggingface/safetensors#format
+Tensors are mapped from their files. The writer knows all names and shapes beforehand and takes the tensors in that
+order, so that no shard is ever held in memory. Format of a shard: https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from checkpoint_convert.checksums import Checksums
 from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.new_file import NewFile
 from checkpoint_convert.tensors import ConvertError, TensorInfo, raw_bytes
@@ -138,49 +139,46 @@ def _read_index(path: Path) -> dict[str, str]:
 class SafetensorsWriter:
     """Shards of at most `max_shard_bytes` (a larger tensor gets one of its own), complete after `close`."""
 
-    def __init__(
-        self, folder: Path, infos: Mapping[str, TensorInfo], max_shard_bytes: int, checksums: Checksums | None = None
-    ) -> None:
-        """`checksums` gets each shard as soon as all its tensors are there."""
-        self.folder, self.infos, self.checksums = folder, dict(infos), checksums
-        self._places: dict[str, tuple[int, int]] = {}
-        self._written: set[str] = set()
-        self._files: list[NewFile] = []
+    def __init__(self, folder: Path, infos: Mapping[str, TensorInfo], max_shard_bytes: int) -> None:
+        self.folder, self.infos = folder, dict(infos)
+        self.digests: dict[Path, str] = {}
+        """SHA-256 of each shard that is complete."""
         shards = plan_shards(self.infos, max_shard_bytes)
         self.file_names = shard_names(len(shards))
-        self._left = [len(names) for names in shards]
-        for file_name, names in zip(self.file_names, shards, strict=True):
-            self._files.append(NewFile(folder / file_name))
-            self._place(names)
+        self._shards = deque(zip(self.file_names, shards, strict=True))
+        self._left: deque[str] = deque()  # of the shard that is being written
+        self._file: NewFile | None = None
         if len(shards) > 1:
             self._write_index(shards)
 
-    def write(self, name: str, tensor: Tensor) -> None:
-        """Writes a tensor to its place. Raises ConvertError when it is not the one that was announced."""
-        if name not in self.infos or name in self._written or self.infos[name] != (tuple(tensor.shape), tensor.dtype):
-            raise ConvertError(f"{name}: {tuple(tensor.shape)} {tensor.dtype} was not expected")
-        file, offset = self._places[name]
-        self._files[file].write_at(raw_bytes(tensor), offset)
-        self._written.add(name)
-        self._left[file] -= 1
-        if self._left[file] == 0:
-            self._files[file].close()
-            if self.checksums is not None:
-                self.checksums.add(self._files[file].path)
+    def write(self, name: str, info: TensorInfo, blocks: Iterable[Tensor]) -> None:
+        """Appends a tensor. Raises ConvertError when it is not the next one of those announced."""
+        expected = self._left[0] if self._left else self._shards[0][1][0] if self._shards else None
+        if name != expected or self.infos[name] != info:
+            raise ConvertError(f"{name}: {info.shape} {info.dtype} was not expected")
+        if not self._left:
+            file_name, names = self._shards.popleft()
+            self._file, self._left = NewFile(self.folder / file_name), deque(names)
+            self._file.write(self._header(names))
+        assert self._file is not None
+        for block in blocks:
+            self._file.write(raw_bytes(block))
+        self._left.popleft()
+        if not self._left:
+            self.digests[self._file.path] = self._file.close()
 
     def close(self) -> None:
-        """Closes all shards. Raises ConvertError naming tensors that never came."""
-        missing = self.infos.keys() - self._written
-        self.abandon()
+        """Raises ConvertError naming tensors that never came."""
+        missing = [*self._left, *(name for _, names in self._shards for name in names)]
         if missing:
-            raise ConvertError(f"never written: {', '.join(sorted(missing)[:5])}")
+            raise ConvertError(f"never written: {', '.join(missing[:5])}")
 
     def abandon(self) -> None:
-        """Closes the files; the folder is incomplete and to be removed."""
-        for file in self._files:
-            file.close()
+        """Closes the shard that is being written; the folder is incomplete and to be removed."""
+        if self._file is not None:
+            self._file.abandon()
 
-    def _place(self, names: list[str]) -> None:
+    def _header(self, names: Iterable[str]) -> bytes:
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name in names:
@@ -189,9 +187,7 @@ class SafetensorsWriter:
             header[name] = {"dtype": _WORDS[info.dtype], "shape": list(info.shape), "data_offsets": [start, end]}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        self._files[-1].write_at(len(text).to_bytes(8, "little") + text, 0)
-        for name in names:
-            self._places[name] = (len(self._files) - 1, 8 + len(text) + header[name]["data_offsets"][0])
+        return len(text).to_bytes(8, "little") + text
 
     def _write_index(self, shards: list[list[str]]) -> None:
         weight_map = {name: file for file, names in zip(self.file_names, shards, strict=True) for name in names}

@@ -9,7 +9,8 @@ Layouts, for `groups` query groups of `n` query heads with `d` channels each:
     linear_qkv   rows of group 0: n*d of q, d of k, d of v; then group 1 ...   (GPT-NeoX and Falcon: the same)
     linear_fc1   gated: rows of gate (its activation is taken), then rows of up
 
-The functions work on the `meta` device too, which is how shapes are known before any byte is read.
+The functions give views, below one another along axis 0, and so copy nothing. They work on the `meta` device too, which
+is how shapes are known before any byte is read.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-import torch
 from torch import Tensor
 
+from checkpoint_convert.tensors import Parts
 from megatron_train.model_config import ModelConfig
 
 LAYER = "{layer}"
@@ -53,11 +54,11 @@ class Rule:
         here = str(layer)
         return replace(self, megatron=self.megatron.replace(LAYER, here), other=self.other.replace(LAYER, here))
 
-    def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Tensor:
+    def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
         """Tensors of the other side, in the order of `others` -> the tensor of megatron-core."""
         raise NotImplementedError
 
-    def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Tensor]:
+    def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Parts]:
         """The inverse of to_megatron."""
         raise NotImplementedError
 
@@ -66,37 +67,37 @@ class Rule:
 class Direct(Rule):
     """The same tensor under another name."""
 
-    def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Tensor:
-        return tensors[0]
+    def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
+        return tensors
 
-    def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Tensor]:
-        return [tensor]
+    def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Parts]:
+        return [[tensor]]
 
 
 @dataclass(frozen=True)
 class FusedQKV(Rule):
     """q [heads*d, ...], k and v [groups*d, ...] <-> linear_qkv [groups*(n+2)*d, ...]; weights and biases alike."""
 
-    def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Tensor:
-        parts = [tensor.unflatten(0, (model.query_groups, -1)) for tensor in tensors]
-        return torch.cat(parts, dim=1).flatten(0, 1)
+    def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
+        groups = zip(*(tensor.chunk(model.query_groups) for tensor in tensors), strict=True)
+        return [part for group in groups for part in group]
 
-    def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Tensor]:
+    def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Parts]:
         channels = model.head_dim
         queries = model.num_attention_heads // model.query_groups * channels
-        parts = tensor.unflatten(0, (model.query_groups, -1)).split([queries, channels, channels], dim=1)
-        return [part.flatten(0, 1) for part in parts]
+        groups = (group.split([queries, channels, channels]) for group in tensor.chunk(model.query_groups))
+        return list(zip(*groups, strict=True))
 
 
 @dataclass(frozen=True)
 class FusedGateUp(Rule):
     """gate and up [ffn, hidden] <-> linear_fc1 [2*ffn, hidden], gate first."""
 
-    def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Tensor:
-        return torch.cat(list(tensors), dim=0)
+    def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
+        return tensors
 
-    def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Tensor]:
-        return list(tensor.chunk(2, dim=0))
+    def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Parts]:
+        return [[half] for half in tensor.chunk(2)]
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
     reader = CheckpointReader(Path("ckpt/release"))
     reader.read("decoder.layers.3.mlp.linear_fc1.weight")     # one layer of the stacked [layers, rows, columns]
 
-The format, as torch.distributed.checkpoint writes it and megatron-core 0.16.1 names it: `.metadata` is a pickle that
-maps each key to its shape, dtype and chunks, and each chunk to (file, offset, length); a chunk is a torch.save
+The format, as torch.distributed.checkpoint writes it and megatron-core 0.16.1 names it: `.metadata` maps each key to
+its shape, dtype and chunks (megatron_metadata.py), and each chunk to (file, offset, length); a chunk is a torch.save
 archive. Layers are stacked on axis 0 under `decoder.layers.`. Here every layer is a tensor of its own,
 `decoder.layers.<i>.`; training state is left aside.
 """
@@ -13,25 +13,15 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    TensorProperties,
-    TensorStorageMetadata,
-)
 
-from checkpoint_convert.checksums import Checksums
 from checkpoint_convert.mapped_file import MappedFile
+from checkpoint_convert.megatron_metadata import Chunk, StoredTensor, read_metadata, write_metadata
 from checkpoint_convert.new_file import NewFile
 from checkpoint_convert.tensors import ConvertError, TensorInfo, raw_bytes
 from checkpoint_convert.torch_archive import read_archive
@@ -59,21 +49,21 @@ def _stacked_key(name: str) -> tuple[str, int] | None:
 
 
 class CheckpointReader:
-    """The weights of a checkpoint folder, whatever layout saved it."""
+    """The weights of a checkpoint folder, whatever layout saved it. Every pickle in it is checked first."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.metadata = _load_metadata(folder)
+        if not (folder / ".metadata").is_file():
+            raise ConvertError(f"{folder}: no .metadata in it, so this is not a torch_dist checkpoint")
+        try:
+            scan_pickles(folder)
+        except UnsafePickleError as error:
+            raise ConvertError(str(error)) from None
         self.infos: dict[str, TensorInfo] = {}
-        self._keys: dict[str, TensorStorageMetadata] = {}
+        self._stored = {key: value for key, value in read_metadata(folder).items() if key.startswith(WEIGHTS)}
         self._files: dict[str, MappedFile] = {}
-        for key, value in self.metadata.state_dict_metadata.items():
-            if key.startswith(WEIGHTS) and isinstance(value, TensorStorageMetadata):
-                self._keys[key] = value
-                self.infos.update(_names_of(key, value))
-        self._storage = {
-            (index.fqn, tuple(index.offset or ())): place for index, place in (self.metadata.storage_data or {}).items()
-        }
+        for key, stored in self._stored.items():
+            self.infos.update(_names_of(key, stored))
         if not self.infos:
             raise ConvertError(f"{folder}: no weights in it (no key starts with {', '.join(WEIGHTS)})")
 
@@ -93,121 +83,90 @@ class CheckpointReader:
 
     def _pieces(self, key: str, layer: int | None, info: TensorInfo) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         """(offsets, data) of the chunks that hold a part of the tensor, the layer axis taken off."""
-        for chunk in self._keys[key].chunks:
-            offsets, sizes = tuple(chunk.offsets), tuple(chunk.sizes)
-            if layer is not None and not offsets[0] <= layer < offsets[0] + sizes[0]:
+        for chunk in self._stored[key].chunks:
+            if layer is not None and not chunk.offsets[0] <= layer < chunk.offsets[0] + chunk.sizes[0]:
                 continue
-            data = self._chunk(key, offsets)
-            if tuple(data.shape) != sizes or data.dtype != info.dtype:
+            data = self._read_chunk(key, chunk)
+            if tuple(data.shape) != chunk.sizes or data.dtype != info.dtype:
                 raise ConvertError(
                     f"{self.folder}: a chunk of {key} is {tuple(data.shape)} {data.dtype}, not as its metadata says"
                 )
-            yield (offsets, data) if layer is None else (offsets[1:], data[layer - offsets[0]])
+            yield (chunk.offsets, data) if layer is None else (chunk.offsets[1:], data[layer - chunk.offsets[0]])
 
-    def _chunk(self, key: str, offsets: tuple[int, ...]) -> Tensor:
-        place = self._storage.get((key, offsets))
-        if place is None:
-            raise ConvertError(f"{self.folder}: a chunk of {key} has no place in any file; the checkpoint is damaged")
-        path = self.folder / Path(place.relative_path).name
-        if place.relative_path not in self._files:
-            self._files[place.relative_path] = MappedFile(path)
-        data = read_archive(self._files[place.relative_path], place.offset, place.length)
+    def _read_chunk(self, key: str, chunk: Chunk) -> Tensor:
+        path = self.folder / Path(chunk.file).name
+        if chunk.file not in self._files:
+            self._files[chunk.file] = MappedFile(path)
+        data = read_archive(self._files[chunk.file], chunk.start, chunk.length)
         if not isinstance(data, Tensor):
             raise ConvertError(f"{path}: a chunk of {key} holds a {type(data).__name__}, not a tensor")
         return data
 
 
-def _names_of(key: str, value: TensorStorageMetadata) -> Iterator[tuple[str, TensorInfo]]:
-    shape, dtype = tuple(value.size), value.properties.dtype
+def _names_of(key: str, stored: StoredTensor) -> Iterator[tuple[str, TensorInfo]]:
     if not key.startswith(STACKED):
-        yield key, TensorInfo(shape, dtype)
+        yield key, TensorInfo(stored.shape, stored.dtype)
         return
-    for layer in range(shape[0]):
-        yield f"{STACKED}{layer}.{key.removeprefix(STACKED)}", TensorInfo(shape[1:], dtype)
-
-
-def _load_metadata(folder: Path) -> Metadata:
-    """`.metadata`, after every pickle of the folder has been checked."""
-    if not (folder / ".metadata").is_file():
-        raise ConvertError(f"{folder}: no .metadata in it, so this is not a torch_dist checkpoint")
-    try:
-        scan_pickles(folder)
-    except UnsafePickleError as error:
-        raise ConvertError(str(error)) from None
-    metadata = FileSystemReader(folder).read_metadata()
-    if not isinstance(metadata, Metadata):
-        raise ConvertError(f"{folder / '.metadata'}: not the metadata of a checkpoint; the file is damaged")
-    return metadata
+    for layer in range(stored.shape[0]):
+        yield f"{STACKED}{layer}.{key.removeprefix(STACKED)}", TensorInfo(stored.shape[1:], stored.dtype)
 
 
 class CheckpointWriter:
     """Writes tensors into a folder as a checkpoint that megatron-core loads in any layout; complete after `close`."""
 
-    def __init__(self, folder: Path, checksums: Checksums | None = None) -> None:
-        """`checksums` gets each file of tensors as soon as it is complete."""
-        self.folder, self.checksums = folder, checksums
-        self._num_files = 0
-        self._file = self._next_file()
-        self._chunks: dict[str, dict[int | None, TensorInfo]] = {}
-        self._places: dict[MetadataIndex, _StorageInfo] = {}
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.digests: dict[Path, str] = {}
+        """SHA-256 of each file of tensors that is complete."""
+        self._stored: dict[str, StoredTensor] = {}
+        self._file = NewFile(folder / "__0_0.distcp")
 
-    def write(self, name: str, tensor: Tensor) -> None:
+    def write(self, name: str, info: TensorInfo, blocks: Iterable[Tensor]) -> None:
         """Appends one tensor; a layer's becomes a chunk of the stacked key."""
         key, layer = _stacked_key(name) or (name, None)
-        stored = tensor if layer is None else tensor.unsqueeze(0)
+        sizes = info.shape if layer is None else (1, *info.shape)
         if self._file.tell() >= FILE_BYTES:
             self._finish_file()
-            self._file = self._next_file()
+            self._file = NewFile(self.folder / f"__0_{len(self.digests)}.distcp")
         self._file.align(ALIGNMENT)
         start = self._file.tell()
-        _save_tensor(stored, self._file)
-        offset = torch.Size([layer or 0, *[0] * (stored.dim() - 1)])
-        self._places[MetadataIndex(key, offset)] = _StorageInfo(self._file.path.name, start, self._file.tell() - start)
-        self._chunks.setdefault(key, {})[layer] = TensorInfo(tuple(tensor.shape), tensor.dtype)
+        _save_tensor(TensorInfo(sizes, info.dtype), blocks, self._file)
+        stored = self._stored.setdefault(key, StoredTensor(info.shape, info.dtype, []))
+        if (stored.shape, stored.dtype) != info:
+            raise ConvertError(f"{name} is {info}, other layers are {stored.shape} {stored.dtype}")
+        offsets = (layer or 0, *[0] * (len(sizes) - 1))
+        stored.chunks.append(Chunk(offsets, sizes, self._file.path.name, start, self._file.tell() - start))
 
     def close(self, common: dict[str, object]) -> None:
         """Writes `.metadata`, `metadata.json` and `common.pt` (plain containers, e.g. {"iteration": 0})."""
         self._finish_file()
-        tensors = {key: _stack(key, layers) for key, layers in self._chunks.items()}
-        metadata = Metadata(state_dict_metadata=dict(tensors), planner_data=None, storage_data=self._places)
-        (self.folder / ".metadata").write_bytes(pickle.dumps(metadata))
+        write_metadata(self.folder, {key: _stack(key, stored) for key, stored in self._stored.items()})
         (self.folder / "metadata.json").write_text(json.dumps(BACKEND))
         torch.save(common, self.folder / "common.pt")
 
-    def _next_file(self) -> NewFile:
-        self._num_files += 1
-        return NewFile(self.folder / f"__0_{self._num_files - 1}.distcp")
-
     def _finish_file(self) -> None:
-        self._file.close()
-        if self.checksums is not None:
-            self.checksums.add(self._file.path)
+        self.digests[self._file.path] = self._file.close()
 
     def abandon(self) -> None:
         """Closes the file; the folder is incomplete and to be removed."""
-        self._file.close()
+        self._file.abandon()
 
 
-def _stack(key: str, layers: dict[int | None, TensorInfo]) -> TensorStorageMetadata:
-    infos = set(layers.values())
-    if len(infos) != 1 or (None not in layers and sorted(layers) != list(range(len(layers)))):  # type: ignore[type-var]
-        raise ConvertError(f"{key}: its layers differ in shape or dtype, or some are missing: {layers}")
-    shape, dtype = infos.pop()
-    if None in layers:
-        chunks = [ChunkStorageMetadata(torch.Size([0] * len(shape)), torch.Size(shape))]
-        return TensorStorageMetadata(TensorProperties(dtype=dtype), torch.Size(shape), chunks)
-    zeros = [0] * len(shape)
-    chunks = [
-        ChunkStorageMetadata(torch.Size([layer, *zeros]), torch.Size([1, *shape])) for layer in range(len(layers))
-    ]
-    return TensorStorageMetadata(TensorProperties(dtype=dtype), torch.Size([len(layers), *shape]), chunks)
+def _stack(key: str, stored: StoredTensor) -> StoredTensor:
+    """With the axis of layers, whose chunks must be there from 0 on."""
+    if not key.startswith(STACKED):
+        return stored
+    layers = sorted(chunk.offsets[0] for chunk in stored.chunks)
+    if layers != list(range(len(layers))):
+        raise ConvertError(f"{key}: some of its layers are missing: there are {layers}")
+    return stored._replace(shape=(len(layers), *stored.shape))
 
 
 class _Body:
     """The file that torch.save writes to: where it leaves room for a tensor's bytes, they are put."""
 
-    def __init__(self, file: NewFile, data: memoryview) -> None:
-        self.file, self.data, self.start = file, data, file.tell()
+    def __init__(self, file: NewFile, blocks: Iterable[Tensor], num_bytes: int) -> None:
+        self.file, self.blocks, self.num_bytes, self.start = file, blocks, num_bytes, file.tell()
 
     def write(self, data: memoryview) -> int:
         return self.file.write(data)
@@ -216,15 +175,16 @@ class _Body:
         return self.file.tell() - self.start
 
     def seek(self, distance: int, whence: int) -> None:
-        assert (distance, whence) == (len(self.data), io.SEEK_CUR), "torch.save leaves room for something else"
-        self.file.write(self.data)
+        assert (distance, whence) == (self.num_bytes, io.SEEK_CUR), "torch.save leaves room for something else"
+        for block in self.blocks:
+            self.file.write(raw_bytes(block))
 
     def flush(self) -> None:
         pass
 
 
-def _save_tensor(tensor: Tensor, file: NewFile) -> None:
+def _save_tensor(info: TensorInfo, blocks: Iterable[Tensor], file: NewFile) -> None:
     """What torch.save(tensor) writes, without the copy and the checksum of the bytes (SHA256SUMS has one)."""
-    empty = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    empty = torch.empty(info.shape, dtype=info.dtype)  # never touched, so it takes no memory
     with torch.serialization.skip_data():
-        torch.save(empty, _Body(file, raw_bytes(tensor)))  # type: ignore[arg-type]
+        torch.save(empty, _Body(file, blocks, info.num_bytes))  # type: ignore[arg-type]

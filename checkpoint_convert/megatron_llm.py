@@ -25,7 +25,7 @@ from torch import Tensor
 from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.mapping import Direct, Rule, Table, expand, linear
 from checkpoint_convert.rotary_order import to_halves, to_interleaved
-from checkpoint_convert.tensors import ConvertError, TensorInfo
+from checkpoint_convert.tensors import ConvertError, Parts, TensorInfo
 from checkpoint_convert.torch_archive import Opaque, read_archive
 from megatron_train.model_config import ModelConfig
 from megatron_train.parallel_layout import ParallelLayout
@@ -51,29 +51,28 @@ OPAQUE = (
 class InterleavedQKV(Rule):
     """query_key_value, group by group as linear_qkv, with the channels of q and k interleaved."""
 
-    def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Tensor:
+    def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
         return _reorder(tensors[0], model, to_halves)
 
-    def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Tensor]:
+    def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Parts]:
         return [_reorder(tensor, model, to_interleaved)]
 
 
-def _reorder(tensor: Tensor, model: ModelConfig, order: Any) -> Tensor:
-    groups = tensor.unflatten(0, (model.query_groups, -1))
-    rotated, values = groups.split([groups.shape[1] - model.head_dim, model.head_dim], dim=1)
-    turned = order(rotated.flatten(0, 1), model.head_dim).unflatten(0, (model.query_groups, -1))
-    return torch.cat([turned, values], dim=1).flatten(0, 1)
+def _reorder(tensor: Tensor, model: ModelConfig, order: Any) -> Parts:
+    values = model.head_dim
+    groups = (group.split([len(group) - values, values]) for group in tensor.chunk(model.query_groups))
+    return [part for rotated, value in groups for part in (order(rotated, model.head_dim), value)]
 
 
 @dataclass(frozen=True)
 class UpGate(Rule):
     """dense_h_to_4h of a gated MLP: rows of up, then rows of gate."""
 
-    def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Tensor:
-        return torch.cat(tensors[0].chunk(2)[::-1])
+    def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
+        return tensors[0].chunk(2)[::-1]
 
-    def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Tensor]:
-        return [torch.cat(tensor.chunk(2)[::-1])]
+    def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Parts]:
+        return [tensor.chunk(2)[::-1]]
 
 
 def table(model: ModelConfig) -> Table:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import shutil
 from argparse import Namespace
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from checkpoint_convert.megatron_llm import EMBEDDING, HEAD, is_up_gate, partiti
 from checkpoint_convert.plan import check_checkpoint
 from checkpoint_convert.report import Report, progress, warn_of_not_finite
 from checkpoint_convert.staging import check_target, folder_staging
-from checkpoint_convert.tensors import ConvertError, TensorInfo, main_dtype, raw_bytes
+from checkpoint_convert.tensors import ConvertError, TensorInfo, joined, main_dtype, raw_bytes
 from checkpoint_convert.vocabulary import RowPlan, grow, shrink
 from megatron_train.model_config import ModelConfig, pad_vocab_size
 from megatron_train.parallel_layout import ParallelLayout
@@ -49,9 +50,10 @@ class RankFile:
         self._scratch = self.folder / ".tensors"
         self._file = self._scratch.open("wb")
 
-    def write(self, name: str, tensor: Tensor) -> None:
-        self.places[name] = (self._file.tell(), TensorInfo(tuple(tensor.shape), tensor.dtype))
-        self._file.write(raw_bytes(tensor))
+    def write(self, name: str, info: TensorInfo, blocks: Iterable[Tensor]) -> None:
+        self.places[name] = (self._file.tell(), info)
+        for block in blocks:
+            self._file.write(raw_bytes(block))
         self._file.write(b"\0" * (-self._file.tell() % 64))
 
     def finish(self, arguments: Namespace) -> None:
@@ -95,11 +97,10 @@ def to_megatron_llm(
             for stage in range(pp):
                 ranks = [RankFile(staging / "release" / rank_name(rank, stage, pp)) for rank in range(tp)]
                 for name, rule in stage_tensors(table, model, stage, pp):
-                    tensor = read_rows(reader, rule, model, rows)
-                    (whole,) = rule.to_other(tensor, model)
-                    parts = split(rule.other, whole.to(dtype), tp, model.gated_linear_unit)
-                    for rank, part in zip(ranks, parts, strict=True):
-                        report.write(rank, name, part)
+                    (parts,) = rule.to_other(read_rows(reader, rule, model, rows), model)
+                    shares = split(rule.other, joined(parts), tp, model.gated_linear_unit)
+                    for rank, share in zip(ranks, shares, strict=True):
+                        report.write(rank, name, [share], dtype)
                     bar.update(reader.infos[rule.megatron].num_bytes)
                 for rank in ranks:
                     rank.finish(arguments)
@@ -153,7 +154,7 @@ def read_rows(reader: CheckpointReader, rule: Rule, model: ModelConfig, rows: in
     if not rule.is_vocabulary:
         return tensor
     used = shrink(tensor, model.vocab_size)
-    return grow(used, RowPlan(model.vocab_size, model.vocab_size, rows, "last_row"), rule.megatron)
+    return joined(grow(used, RowPlan(model.vocab_size, model.vocab_size, rows, "last_row"), rule.megatron))
 
 
 def split(name: str, tensor: Tensor, tp: int, is_gated: bool) -> list[Tensor]:

@@ -1,52 +1,130 @@
-"""A new file that takes bytes at any offset, and whose bytes are on their way to the disk while more are being written.
+"""A new file, written from front to back past the page cache, and its SHA-256.
 
-file = NewFile(path);  file.write(header);  file.write_at(data, 4096);  file.close()
+    file = NewFile(path);  file.write(header);  file.align(64);  file.write(data);  digest = file.close()
+
+`write` copies into a buffer. Full buffers are hashed by one thread and put on the disk by another, so reading, hashing
+and writing go on at the same time. Past the page cache (O_DIRECT): the bytes are copied once and not twice, and what
+else the machine keeps in its cache stays there. File systems that refuse are written in the usual way.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
+import mmap
 import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-WRITE_BYTES = 1 << 18
-"""Of one call. With much more the kernel looks for large contiguous pages, which costs several times the copying."""
-FLUSH_BYTES = 1 << 26
+import numpy as np
+
+BUFFER_BYTES = 1 << 22
+NUM_BUFFERS = 4
+BLOCK_BYTES = 1 << 12
+"""Addresses, offsets and lengths of direct writes are multiples of the disk's block, which is this or a part of it."""
+CACHED_BYTES = 1 << 18
+"""Of one write through the cache. With much more the kernel looks for large free pages, slower than the copying."""
+O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class NewFile:
-    """Open for writing from its making on; the path must not exist."""
+    """Open for writing from its making on; the path must not exist. `close` or `abandon` ends it."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.position = path, 0
-        self._descriptor: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        self.path = path
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        self._is_open, self._is_direct = True, False
+        self._set_direct(True)
+        self._digest = hashlib.sha256()
+        self._hashing, self._writing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._start, self._used = 0, 0  # of the buffer: its place in the file, its bytes so far
+        self._free = [_new_buffer() for _ in range(NUM_BUFFERS)]
+        self._in_flight: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
 
     def write(self, data: bytes | memoryview) -> int:
-        """Appends all of `data` to what `write` has written."""
-        self.write_at(data, self.position)
-        self.position += len(data)
+        """Appends all of `data`. Raises OSError with the file's name, e.g. when the disk is full."""
+        rest = np.frombuffer(data, np.uint8)
+        while len(rest):
+            if not self._free:
+                self._wait_for_buffer()
+            count = min(len(rest), BUFFER_BYTES - self._used)
+            self._free[-1][self._used : self._used + count] = rest[:count]
+            self._used, rest = self._used + count, rest[count:]
+            if self._used == BUFFER_BYTES:
+                self._hand_over()
         return len(data)
 
     def align(self, multiple: int) -> None:
-        """Moves the position up to a multiple; the bytes between are zero."""
-        self.position += -self.position % multiple
+        """Appends zeros up to a multiple."""
+        self.write(bytes(-self.tell() % multiple))
 
     def tell(self) -> int:
-        return self.position
+        return self._start + self._used
 
-    def write_at(self, data: bytes | memoryview, offset: int) -> None:
-        """Writes all of `data` at `offset`. Raises OSError, e.g. when the disk is full."""
-        assert self._descriptor is not None, "the file is closed"
-        view, start = memoryview(data), offset
-        while len(view):
-            done = os.pwrite(self._descriptor, view[:WRITE_BYTES], offset)
-            view, offset = view[done:], offset + done
-            if offset - start >= FLUSH_BYTES or not len(view):
-                # Starts writing these pages to the disk without waiting for it: otherwise it idles until the fsync.
-                os.posix_fadvise(self._descriptor, start, offset - start, os.POSIX_FADV_DONTNEED)
-                start = offset
+    def close(self) -> str:
+        """Writes the rest, closes the file, gives its SHA-256. Publishing the folder flushes it to the disk."""
+        try:
+            if self._used:
+                self._hand_over()
+            while self._in_flight:
+                self._wait_for_buffer()
+        finally:
+            self.abandon()
+        return self._digest.hexdigest()
 
-    def close(self) -> None:
-        """Closes the file; a second call does nothing. Publishing the folder flushes it to the disk."""
-        if self._descriptor is not None:
+    def abandon(self) -> None:
+        """Closes the file as it is; nothing happens when it is closed already."""
+        self._hashing.shutdown(cancel_futures=True)
+        self._writing.shutdown(cancel_futures=True)
+        if self._is_open:
             os.close(self._descriptor)
-            self._descriptor = None
+        self._is_open = False
+
+    def _hand_over(self) -> None:
+        """Gives the buffer to both threads."""
+        buffer = self._free.pop()
+        data = buffer.data[: self._used]
+        jobs = [self._hashing.submit(self._digest.update, data), self._writing.submit(self._put, data, self._start)]
+        self._in_flight.append((buffer, jobs))
+        self._start, self._used = self._start + self._used, 0
+
+    def _wait_for_buffer(self) -> None:
+        """Takes the oldest buffer back when both threads are done with it."""
+        buffer, jobs = self._in_flight.popleft()
+        for job in jobs:
+            job.result()
+        self._free.append(buffer)
+
+    def _put(self, data: memoryview, offset: int) -> None:
+        if len(data) % BLOCK_BYTES:
+            self._set_direct(False)  # the end of the file
+        start = offset
+        while len(data):
+            try:
+                done = os.pwrite(self._descriptor, data if self._is_direct else data[:CACHED_BYTES], offset)
+            except OSError as error:
+                if not (self._is_direct and error.errno == errno.EINVAL):
+                    raise OSError(error.errno, error.strerror, str(self.path)) from None
+                self._set_direct(False)  # larger blocks than BLOCK_BYTES, or what is left of a short write
+                continue
+            data, offset = data[done:], offset + done
+        if not self._is_direct and hasattr(os, "posix_fadvise"):
+            # Starts writing these pages to the disk without waiting for it: otherwise it idles until the fsync.
+            os.posix_fadvise(self._descriptor, start, offset - start, os.POSIX_FADV_DONTNEED)
+
+    def _set_direct(self, is_direct: bool) -> None:
+        """Leaves the file as it was where direct writing is not to be had."""
+        flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & ~O_DIRECT
+        try:
+            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | O_DIRECT if is_direct else flags)
+            self._is_direct = is_direct and O_DIRECT != 0
+        except OSError:
+            self._is_direct = False
+
+
+def _new_buffer() -> np.ndarray:
+    """BUFFER_BYTES at an address that direct writes accept."""
+    memory = mmap.mmap(-1, BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, np.uint8)

@@ -12,7 +12,7 @@ import torch
 from checkpoint_convert.mapping import Table
 from checkpoint_convert.megatron_io import CheckpointReader
 from checkpoint_convert.report import named, warn
-from checkpoint_convert.tensors import ConvertError, TensorInfo, TensorSource, same_bits
+from checkpoint_convert.tensors import ConvertError, TensorInfo, TensorSource, same_bits, shape_of
 from checkpoint_convert.vocabulary import NewTokenInit, RowPlan, shrink
 from megatron_train.model_config import ModelConfig, pad_vocab_size
 from megatron_train.state.checkpoint_folder import MODEL_CONFIG
@@ -42,6 +42,8 @@ class ExportOptions:
     iteration: int | None = None
     vocab_size: str = "auto"
     """auto = max(rows of the source, length of the tokenizer); source; tokenizer; or a number."""
+    check_sums: bool = True
+    """Hold the checkpoint against its SHA256SUMS before anything is published."""
 
 
 def check_shapes(table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, origin: Path) -> None:
@@ -49,7 +51,7 @@ def check_shapes(table: Table, infos: Mapping[str, TensorInfo], model: ModelConf
     expected = megatron_shapes(model)
     for rule in table.rules:
         shape = expected[_without_layer(rule.megatron)]
-        wanted = [tuple(part.shape) for part in rule.to_other(torch.empty(shape, device="meta"), model)]
+        wanted = [shape_of(parts) for parts in rule.to_other(torch.empty(shape, device="meta"), model)]
         for name, shape in zip(rule.others, wanted, strict=True):
             if infos[name].shape != shape:
                 raise ConvertError(f"{origin}: {name} is {list(infos[name].shape)}, its config calls for {list(shape)}")
@@ -153,8 +155,8 @@ def target_infos(
     for rule in table.rules:
         tensor = torch.empty(infos[rule.megatron].shape, device="meta")
         tensor = shrink(tensor, rows) if rule.is_vocabulary else tensor
-        for name, part in zip(rule.others, rule.to_other(tensor, model), strict=True):
-            found[name] = TensorInfo(tuple(part.shape), dtype)
+        for name, parts in zip(rule.others, rule.to_other(tensor, model), strict=True):
+            found[name] = TensorInfo(shape_of(parts), dtype)
     return found
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from checkpoint_convert.tensors import TensorInfo, TensorSink, dtype_name, human_bytes, is_finite
+from checkpoint_convert.tensors import (
+    Parts,
+    TensorInfo,
+    TensorSink,
+    blocks_of,
+    dtype_name,
+    human_bytes,
+    is_finite,
+    shape_of,
+)
 
 MAX_NAMED = 8
 
@@ -28,12 +37,19 @@ class Report:
     """Source tensors that are no weights (rotary tables, masks, the copy of a tied head)."""
     not_finite: list[str] = field(default_factory=list)
 
-    def write(self, sink: TensorSink, name: str, tensor: torch.Tensor) -> None:
+    def write(self, sink: TensorSink, name: str, parts: Parts, dtype: torch.dtype) -> None:
         """Passes one tensor on and counts it; NaN and infinity are noted, not repaired."""
-        sink.write(name, tensor)
+        info = TensorInfo(shape_of(parts), dtype)
+        sink.write(name, info, self._watched(name, blocks_of(parts, dtype)))
         self.num_tensors += 1
-        self.num_bytes += tensor.nbytes
-        if not is_finite(tensor):
+        self.num_bytes += info.num_bytes
+
+    def _watched(self, name: str, blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        is_sound = True
+        for block in blocks:
+            is_sound = is_sound and is_finite(block)
+            yield block
+        if not is_sound:
             self.not_finite.append(name)
 
     def lines(self) -> list[str]:

@@ -1,12 +1,14 @@
 """What every reader and writer of weights offers: named tensors, one at a time.
 
 A source knows names, shapes and dtypes before any byte is read, and gives tensors that are mapped from their file
-where the format allows it; a sink takes each name once. `convert.py` streams from one to the other.
+where the format allows it; a sink takes each name once. `convert.py` streams from one to the other, and on the way a
+tensor is its Parts, so that fused tensors need no memory of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,6 +16,13 @@ from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """The spellings of --dtype."""
+
+
+BLOCK_BYTES = 1 << 20
+"""What is read, checked and written at once: stays in a processor's cache from one step to the next."""
+
+Parts = Sequence[Tensor]
+"""A tensor as what lies below one another along axis 0: views of what they were made from."""
 
 
 class ConvertError(ValueError):
@@ -45,8 +54,19 @@ class TensorSource(Protocol):
 class TensorSink(Protocol):
     """Where named tensors go, each once."""
 
-    def write(self, name: str, tensor: Tensor) -> None:
-        """Takes one tensor; it may be dropped afterwards."""
+    def write(self, name: str, info: TensorInfo, blocks: Iterable[Tensor]) -> None:
+        """Takes one tensor, whose elements come in C order, some in each block."""
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Inside, torch computes on the calling thread: its own would fight with those that hash and write."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -60,6 +80,30 @@ def main_dtype(infos: Iterable[TensorInfo]) -> torch.dtype:
     for info in infos:
         totals[info.dtype] = totals.get(info.dtype, 0) + info.num_bytes
     return max(totals, key=lambda dtype: totals[dtype])
+
+
+def shape_of(parts: Parts) -> tuple[int, ...]:
+    """The shape of the whole."""
+    return (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+
+
+def joined(parts: Parts) -> Tensor:
+    """The whole; a single part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def blocks_of(parts: Parts, dtype: torch.dtype) -> Iterator[Tensor]:
+    """All elements in C order, at most BLOCK_BYTES of them at a time, rounded to `dtype`."""
+    for part in parts:
+        if part.nbytes <= BLOCK_BYTES:
+            yield part.to(dtype)
+        elif part.is_contiguous():
+            for block in part.view(-1).split(BLOCK_BYTES // part.dtype.itemsize):
+                yield block.to(dtype)
+        elif part.shape[0] == 1:
+            yield from blocks_of([part[0]], dtype)
+        else:
+            yield from blocks_of(part.split(max(1, BLOCK_BYTES * part.shape[0] // part.nbytes)), dtype)
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:

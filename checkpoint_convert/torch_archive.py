@@ -14,7 +14,7 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +45,7 @@ class Opaque:
         self.arguments = args
 
     def __setstate__(self, state: Any) -> None:
+        self.state = state
         if isinstance(state, dict):
             self.__dict__.update(state)
 
@@ -56,14 +57,13 @@ class _Storage(NamedTuple):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, pickled: bytes, archive: _Archive, opaque: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, pickled: bytes, name: str, functions: Mapping[str, Any], opaque: Collection[tuple[str, str]]):
         super().__init__(io.BytesIO(pickled))
-        self.archive, self.opaque = archive, frozenset(opaque)
+        self.name, self.functions, self.opaque = name, functions, opaque
 
     def find_class(self, module: str, name: str) -> Any:
-        functions = {"_rebuild_tensor_v2": self.archive.rebuild, "_rebuild_parameter": _parameter_data}
-        if module == "torch._utils" and name in functions:
-            return functions[name]
+        if module == "torch._utils" and name in self.functions:
+            return self.functions[name]
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         if module == "torch" and name in _DTYPES:
@@ -74,9 +74,7 @@ class _Unpickler(pickle.Unpickler):
             return OrderedDict
         if (module, name) in self.opaque:
             return Opaque
-        raise ConvertError(
-            f"{self.archive.name}: refused: it would import {module}.{name}, which weights have no need of"
-        )
+        raise ConvertError(f"{self.name}: refused: it would import {module}.{name}, which weights have no need of")
 
     def persistent_load(self, identifier: Any) -> Any:
         try:
@@ -85,7 +83,7 @@ class _Unpickler(pickle.Unpickler):
                 raise ValueError(identifier)
             return _Storage(str(key), dtype, int(num_elements))
         except (TypeError, ValueError):
-            raise ConvertError(f"{self.archive.name}: refers to {identifier!r}, which is no tensor storage") from None
+            raise ConvertError(f"{self.name}: refers to {identifier!r}, which is no tensor storage") from None
 
 
 class _Archive:
@@ -155,17 +153,25 @@ class _Window(io.RawIOBase):
 
 
 def read_archive(
-    mapped: MappedFile, offset: int = 0, length: int | None = None, opaque: Sequence[tuple[str, str]] = ()
+    mapped: MappedFile, offset: int = 0, length: int | None = None, opaque: Collection[tuple[str, str]] = ()
 ) -> Any:
     """The object that torch.save wrote there. Raises ConvertError naming the file."""
     archive = _Archive(mapped, offset, mapped.size - offset if length is None else length)
+    functions = {"_rebuild_tensor_v2": archive.rebuild, "_rebuild_parameter": _parameter_data}
+    return read_pickle(archive.pickled, archive.name, opaque, functions)
+
+
+def read_pickle(
+    pickled: bytes, name: str, opaque: Collection[tuple[str, str]] = (), functions: Mapping[str, Any] | None = None
+) -> Any:
+    """The object of one pickle; `functions` stand for those of torch._utils. Raises ConvertError naming the file."""
     try:
-        return _Unpickler(archive.pickled, archive, opaque).load()
+        return _Unpickler(pickled, name, functions or {}, opaque).load()
     except ConvertError:
         raise
     except (Exception, RecursionError) as error:  # a damaged pickle raises almost anything
         raise ConvertError(
-            f"{archive.name}: not a readable pickle ({type(error).__name__}: {error}); fetch the file again"
+            f"{name}: not a readable pickle ({type(error).__name__}: {error}); fetch the file again"
         ) from None
 
 

@@ -24,7 +24,7 @@ from checkpoint_convert.mapping import Table
 from checkpoint_convert.megatron_io import CheckpointReader
 from checkpoint_convert.plan import check_checkpoint, check_names
 from checkpoint_convert.report import named, progress
-from checkpoint_convert.tensors import ConvertError, TensorSource, main_dtype, same_bits
+from checkpoint_convert.tensors import ConvertError, Parts, TensorSource, main_dtype, same_bits, shape_of
 from checkpoint_convert.vocabulary import shrink
 from megatron_train.model_config import ModelConfig
 from megatron_train.state.checkpoint_folder import MODEL_CONFIG, find_checkpoint
@@ -117,17 +117,19 @@ def compare_weights(
             if rule.is_vocabulary:
                 outcome.rows = min(source.infos[rule.other].shape[0], model.vocab_size)
                 tensor = shrink(tensor, outcome.rows)
-            for name, ours in zip(rule.others, rule.to_other(tensor, model), strict=True):
+            for name, parts in zip(rule.others, rule.to_other(tensor, model), strict=True):
                 theirs = source.read(name)
                 outcome.num_tensors += 1
-                if not equal_after_rounding(ours, shrink(theirs, outcome.rows) if rule.is_vocabulary else theirs):
+                if not equal_after_rounding(parts, shrink(theirs, outcome.rows) if rule.is_vocabulary else theirs):
                     outcome.different.append(name)
             bar.update(reader.infos[rule.megatron].num_bytes)
     return outcome
 
 
-def equal_after_rounding(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
-    """Bitwise, once the wider of the two has the narrower's dtype."""
-    if ours.dtype.itemsize >= theirs.dtype.itemsize:
-        return same_bits(ours.to(theirs.dtype), theirs)
-    return same_bits(ours, theirs.to(ours.dtype))
+def equal_after_rounding(parts: Parts, theirs: torch.Tensor) -> bool:
+    """Bitwise, once one side has the other's dtype; narrower ones first."""
+    if shape_of(parts) != theirs.shape:
+        return False
+    pairs = list(zip(parts, theirs.split([len(part) for part in parts]), strict=True))
+    dtypes = sorted({parts[0].dtype, theirs.dtype}, key=lambda dtype: dtype.itemsize)
+    return any(all(same_bits(ours.to(dtype), their.to(dtype)) for ours, their in pairs) for dtype in dtypes)

@@ -16,10 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from checkpoint_convert.tensors import ConvertError
+from checkpoint_convert.tensors import ConvertError, Parts
 
 NewTokenInit = Literal["mean", "last_row", "normal"]
-BLOCK_ROWS = 4096
+BLOCK_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,12 @@ class RowPlan:
         return f"{rows}, padded to {self.padded_rows:,}"
 
 
-def grow(tensor: Tensor, plan: RowPlan, name: str) -> Tensor:
+def grow(tensor: Tensor, plan: RowPlan, name: str) -> Parts:
     """[source_rows, hidden] -> [padded_rows, hidden]; the first rows are the source's, bit for bit."""
     if tensor.shape[0] != plan.source_rows:
         raise ConvertError(f"{name}: has {tensor.shape[0]:,} rows where the config says {plan.source_rows:,}")
-    grown = tensor.new_empty((plan.padded_rows, *tensor.shape[1:]))
-    grown[: plan.source_rows] = tensor
-    if plan.padded_rows > plan.source_rows:
-        grown[plan.source_rows :] = _new_rows(tensor, plan, name)
-    return grown
+    new = plan.padded_rows - plan.source_rows
+    return [tensor, _new_rows(tensor, plan, name).expand(new, *tensor.shape[1:])] if new > 0 else [tensor]
 
 
 def shrink(tensor: Tensor, rows: int) -> Tensor:

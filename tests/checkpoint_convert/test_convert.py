@@ -230,6 +230,8 @@ def test_to_hf_refuses_a_damaged_checkpoint(hf_folder: Callable[[str], Path], tm
     with pytest.raises(CheckpointError, match=r"__0_0\.distcp: contents differ"):
         to_hf(tmp_path / "ckpt", tmp_path / "hf", ExportOptions())
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
+    to_hf(tmp_path / "ckpt", tmp_path / "hf", ExportOptions(check_sums=False))
+    assert (tmp_path / "hf").is_dir()
 
 
 def test_to_hf_refuses_a_folder_that_is_there(converted: Callable[[str], Path], tmp_path: Path) -> None:

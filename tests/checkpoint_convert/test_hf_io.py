@@ -22,8 +22,8 @@ INFOS = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in
 
 def write_all(folder: Path, max_shard_bytes: int) -> None:
     writer = SafetensorsWriter(folder, INFOS, max_shard_bytes)
-    for name in reversed(TENSORS):  # any order will do
-        writer.write(name, TENSORS[name])
+    for name, tensor in TENSORS.items():
+        writer.write(name, INFOS[name], tensor.split(1))
     writer.close()
 
 
@@ -57,15 +57,20 @@ def test_writer_splits_and_indexes(tmp_path: Path) -> None:
 
 def test_writer_refuses_what_was_not_announced(tmp_path: Path) -> None:
     writer = SafetensorsWriter(tmp_path, INFOS, 1000)
-    with pytest.raises(ConvertError, match=r"d: .* was not expected"):
-        writer.write("d", TENSORS["a"])
+    wrong = {
+        "d": INFOS["a"],
+        "b": INFOS["b"],
+        "a": TensorInfo((2, 3), torch.float16),
+    }  # unknown, too early, other dtype
+    for name, info in wrong.items():
+        with pytest.raises(ConvertError, match=rf"{name}: .* was not expected"):
+            writer.write(name, info, [])
+    writer.write("a", INFOS["a"], [TENSORS["a"]])
     with pytest.raises(ConvertError, match=r"a: .* was not expected"):
-        writer.write("a", TENSORS["a"].half())
-    writer.write("a", TENSORS["a"])
-    with pytest.raises(ConvertError, match=r"a: .* was not expected"):
-        writer.write("a", TENSORS["a"])
+        writer.write("a", INFOS["a"], [TENSORS["a"]])
     with pytest.raises(ConvertError, match="never written: b, c"):
         writer.close()
+    writer.abandon()
 
 
 def test_plan_shards_gives_a_large_tensor_a_shard_of_its_own() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from checkpoint_convert.mapping import Direct, FusedGateUp, FusedQKV, expand
+from checkpoint_convert.tensors import joined
 from megatron_train.model_config import ModelConfig
 
 
@@ -32,11 +33,11 @@ def test_fused_qkv_orders_rows_group_by_group() -> None:
     q, k, v = column(0, 1, 10, 11, 20, 21, 30, 31), column(100, 101, 110, 111), column(200, 201, 210, 211)
     rule = FusedQKV("qkv", "{q,k,v}")
 
-    fused = rule.to_megatron([q, k, v], model)
+    fused = joined(rule.to_megatron([q, k, v], model))
 
     expected = [0, 1, 10, 11, 100, 101, 200, 201, 20, 21, 30, 31, 110, 111, 210, 211]
     assert fused.flatten().tolist() == expected
-    assert [part.flatten().tolist() for part in rule.to_other(fused, model)] == [
+    assert [joined(parts).flatten().tolist() for parts in rule.to_other(fused, model)] == [
         [0, 1, 10, 11, 20, 21, 30, 31],
         [100, 101, 110, 111],
         [200, 201, 210, 211],
@@ -47,20 +48,28 @@ def test_fused_qkv_takes_biases() -> None:
     model = config(heads=2, groups=1, channels=1)
     rule = FusedQKV("qkv", "{q,k,v}")
 
-    fused = rule.to_megatron([torch.tensor([1, 2]), torch.tensor([3]), torch.tensor([4])], model)
+    fused = joined(rule.to_megatron([torch.tensor([1, 2]), torch.tensor([3]), torch.tensor([4])], model))
 
     assert fused.tolist() == [1, 2, 3, 4]
-    assert [part.tolist() for part in rule.to_other(fused, model)] == [[1, 2], [3], [4]]
+    assert [joined(parts).tolist() for parts in rule.to_other(fused, model)] == [[1, 2], [3], [4]]
 
 
 def test_fused_gate_up_puts_gate_first() -> None:
     model = config(heads=2, groups=2, channels=1)
     rule = FusedGateUp("fc1", "{gate,up}")
 
-    fused = rule.to_megatron([column(1, 2), column(3, 4)], model)
+    fused = joined(rule.to_megatron([column(1, 2), column(3, 4)], model))
 
     assert fused.flatten().tolist() == [1, 2, 3, 4]
-    assert [part.flatten().tolist() for part in rule.to_other(fused, model)] == [[1, 2], [3, 4]]
+    assert [joined(parts).flatten().tolist() for parts in rule.to_other(fused, model)] == [[1, 2], [3, 4]]
+
+
+def test_nothing_is_copied() -> None:
+    model = config(heads=4, groups=2, channels=2)
+    fused = torch.arange(16).unsqueeze(1)
+
+    for parts in FusedQKV("qkv", "{q,k,v}").to_other(fused, model):
+        assert all(part.untyped_storage().data_ptr() == fused.untyped_storage().data_ptr() for part in parts)
 
 
 def test_others_spells_out_braces() -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint
 from safetensors.torch import load_file
 
 from checkpoint_convert.convert import from_hf, to_hf
 from checkpoint_convert.megatron_io import CheckpointReader, CheckpointWriter
 from checkpoint_convert.plan import ExportOptions, ImportOptions
-from checkpoint_convert.tensors import ConvertError, same_bits
+from checkpoint_convert.tensors import ConvertError, TensorInfo, same_bits
 from tests.checkpoint_convert.tiny_models import save_tiny_model
 from tests.distributed import run_distributed
 
@@ -61,17 +62,20 @@ def test_weights_pass_through_any_layout_bitwise(tmp_path: Path) -> None:
         assert [name for name in before if not same_bits(before[name], after[name])] == [], kind
 
 
+def write(writer: CheckpointWriter, name: str, tensor: torch.Tensor) -> None:
+    writer.write(name, TensorInfo(tuple(tensor.shape), tensor.dtype), tensor.split(1))
+
+
 def test_writer_and_reader_stack_layers(tmp_path: Path) -> None:
     writer = CheckpointWriter(tmp_path)
     big = torch.arange(12.0)
-    writer.write("embedding.word_embeddings.weight", big[:4].view(2, 2))  # a view of a larger storage
+    write(writer, "embedding.word_embeddings.weight", big[:4].view(2, 2))  # a view of a larger storage
     for layer in (1, 0):
-        writer.write(f"decoder.layers.{layer}.mlp.linear_fc2.weight", big[4 + layer : 6 + layer].view(1, 2))
+        write(writer, f"decoder.layers.{layer}.mlp.linear_fc2.weight", big[4 + layer : 6 + layer].view(1, 2))
     writer.close({"iteration": 0})
 
     reader = CheckpointReader(tmp_path)
 
-    assert reader.metadata.state_dict_metadata["decoder.layers.mlp.linear_fc2.weight"].size == torch.Size([2, 1, 2])
     assert reader.infos["decoder.layers.1.mlp.linear_fc2.weight"] == ((1, 2), torch.float32)
     assert reader.read("embedding.word_embeddings.weight").tolist() == [[0.0, 1.0], [2.0, 3.0]]
     assert reader.read("decoder.layers.0.mlp.linear_fc2.weight").tolist() == [[4.0, 5.0]]
@@ -79,12 +83,26 @@ def test_writer_and_reader_stack_layers(tmp_path: Path) -> None:
     assert (tmp_path / "__0_0.distcp").stat().st_size < 10_000
 
 
-def test_writer_refuses_a_missing_layer(tmp_path: Path) -> None:
+def test_torch_reads_what_the_writer_wrote(tmp_path: Path) -> None:
     writer = CheckpointWriter(tmp_path)
-    writer.write("decoder.layers.0.mlp.linear_fc2.weight", torch.ones(1, 2))
-    writer.write("decoder.layers.2.mlp.linear_fc2.weight", torch.ones(1, 2))
+    for layer in range(3):
+        write(writer, f"decoder.layers.{layer}.mlp.linear_fc2.weight", torch.full((2, 4), layer, dtype=torch.bfloat16))
+    writer.close({"iteration": 0})
 
-    with pytest.raises(ConvertError, match="or some are missing"):
+    state = {"decoder.layers.mlp.linear_fc2.weight": torch.zeros(3, 2, 4, dtype=torch.bfloat16)}
+    torch.distributed.checkpoint.load(state, checkpoint_id=str(tmp_path), no_dist=True)
+
+    assert state["decoder.layers.mlp.linear_fc2.weight"].sum((1, 2)).tolist() == [0.0, 8.0, 16.0]
+
+
+def test_writer_refuses_a_missing_layer_and_unequal_ones(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path)
+    write(writer, "decoder.layers.0.mlp.linear_fc2.weight", torch.ones(1, 2))
+    write(writer, "decoder.layers.2.mlp.linear_fc2.weight", torch.ones(1, 2))
+
+    with pytest.raises(ConvertError, match=r"linear_fc2\.weight is .*, other layers are \(1, 2\) torch\.float32"):
+        write(writer, "decoder.layers.1.mlp.linear_fc2.weight", torch.ones(2, 1))
+    with pytest.raises(ConvertError, match=r"some of its layers are missing: there are \[0, 2\]"):
         writer.close({"iteration": 0})
 
 

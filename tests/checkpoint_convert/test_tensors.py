@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from checkpoint_convert.tensors import TensorInfo, human_bytes, is_finite, main_dtype, raw_bytes, same_bits
+from checkpoint_convert.tensors import (
+    TensorInfo,
+    blocks_of,
+    human_bytes,
+    is_finite,
+    joined,
+    main_dtype,
+    raw_bytes,
+    same_bits,
+    shape_of,
+)
 
 NAN = float("nan")
 
@@ -24,6 +34,27 @@ def test_is_finite_finds_one_bad_number(dtype: torch.dtype) -> None:
     for bad in (NAN, float("inf"), -float("inf")):
         numbers[777] = bad
         assert not is_finite(numbers)
+
+
+def test_parts_are_one_tensor() -> None:
+    parts = [torch.tensor([[1, 2]]), torch.tensor([[3, 4], [5, 6]])]
+
+    assert shape_of(parts) == (3, 2)
+    assert joined(parts).tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert joined(parts[:1]) is parts[0]
+
+
+def test_blocks_are_small_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("checkpoint_convert.tensors.BLOCK_BYTES", 12)
+    square = torch.arange(16, dtype=torch.float32).view(4, 4)
+    row = torch.tensor([7.0]).expand(3, 5)  # no element of it has a place of its own
+
+    blocks = list(blocks_of([square, square.t(), row], torch.bfloat16))
+
+    assert max(block.numel() for block in blocks) == 3
+    assert {block.dtype for block in blocks} == {torch.bfloat16}
+    found = [number for block in blocks for number in block.flatten().tolist()]
+    assert found == [*range(16), *(column + 4 * row for column in range(4) for row in range(4)), *[7] * 15]
 
 
 def test_raw_bytes_are_in_c_order() -> None:

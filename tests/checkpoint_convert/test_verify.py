@@ -15,7 +15,7 @@ from checkpoint_convert.convert import from_hf
 from checkpoint_convert.logits import LogitDifference, difference
 from checkpoint_convert.plan import ImportOptions
 from checkpoint_convert.tensors import ConvertError
-from checkpoint_convert.verify import verify
+from checkpoint_convert.verify import equal_after_rounding, verify
 from tests.checkpoint_convert.tiny_models import MODELS
 
 
@@ -61,6 +61,18 @@ def test_verify_rounds_the_wider_side(hf_folder: Callable[[str], Path], tmp_path
     assert 1e-5 < outcome.logits.largest < 0.2
     assert 0 < outcome.logits.divergence < 1e-3
     assert outcome.is_equal
+
+
+@pytest.mark.parametrize("source", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("target", [torch.float32, torch.float16, torch.bfloat16])
+def test_rounding_either_way_is_no_difference(source: torch.dtype, target: torch.dtype) -> None:
+    theirs = torch.tensor([[0.1, -2.7], [1 / 3, 1e-6], [5.0, 6.0]]).to(source)
+    ours = theirs.to(target)
+
+    assert equal_after_rounding([ours[:1], ours[1:]], theirs)
+    assert equal_after_rounding([theirs], ours)
+    assert not equal_after_rounding([ours[:1], ours[1:]], theirs * 2)
+    assert not equal_after_rounding([ours], theirs[:2])
 
 
 def test_verify_names_another_architecture(

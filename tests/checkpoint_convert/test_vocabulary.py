@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from checkpoint_convert.tensors import ConvertError
+from checkpoint_convert.tensors import ConvertError, joined
 from checkpoint_convert.vocabulary import RowPlan, grow, shrink
 
 ROWS = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
 
 
 def test_grow_with_mean() -> None:
-    grown = grow(ROWS, RowPlan(2, 3, 4, "mean"), "embedding")
+    grown = joined(grow(ROWS, RowPlan(2, 3, 4, "mean"), "embedding"))
 
     assert grown.tolist() == [[1.0, 2.0], [3.0, 6.0], [2.0, 4.0], [2.0, 4.0]]
 
 
 def test_grow_with_last_row() -> None:
-    grown = grow(ROWS, RowPlan(2, 3, 4, "last_row"), "embedding")
+    grown = joined(grow(ROWS, RowPlan(2, 3, 4, "last_row"), "embedding"))
 
     assert grown.tolist() == [[1.0, 2.0], [3.0, 6.0], [3.0, 6.0], [3.0, 6.0]]
 
@@ -26,7 +26,7 @@ def test_grow_with_last_row() -> None:
 def test_grow_with_normal_is_drawn_per_tensor_and_repeats() -> None:
     plan = RowPlan(2, 1000, 1000, "normal", std=0.5)
 
-    first, again, other = grow(ROWS, plan, "embedding"), grow(ROWS, plan, "embedding"), grow(ROWS, plan, "head")
+    first, again, other = (joined(grow(ROWS, plan, name)) for name in ("embedding", "embedding", "head"))
 
     assert torch.equal(first[:2], ROWS)
     assert torch.equal(first, again)
@@ -37,7 +37,7 @@ def test_grow_with_normal_is_drawn_per_tensor_and_repeats() -> None:
 def test_grow_keeps_the_dtype_and_all_rows_when_nothing_is_added() -> None:
     rows = ROWS.bfloat16()
 
-    grown = grow(rows, RowPlan(2, 2, 2), "embedding")
+    grown = joined(grow(rows, RowPlan(2, 2, 2), "embedding"))
 
     assert grown.dtype == torch.bfloat16
     assert torch.equal(grown, rows)
