@@ -27,7 +27,7 @@ from megatron_train.report.failure import tell_failure
 from megatron_train.report.phases import PhaseTimer
 
 SHARE_OF_TIMEOUT = 0.8
-LEFT = "left"
+LEFT, UNHEARD = "left", "0 0 start"
 
 
 class HangWatch:
@@ -40,9 +40,9 @@ class HangWatch:
         self.end = end or _end_process
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._heard: dict[int, tuple[str, float]] = {}
+        self._heard: dict[int, tuple[str, float]] = {0: (UNHEARD, time.monotonic())}
         """Rank -> what it last told, and when that was new."""
-        self._told_of = -1
+        self._told_of, self._answered = -1, 0.0
         self._store: Any = None
 
     def __enter__(self) -> HangWatch:
@@ -50,8 +50,10 @@ class HangWatch:
             # A connection of its own: the training thread may block on the other one.
             store: Any = dist.distributed_c10d._get_default_store()
             self._store = dist.PrefixStore("hang_watch", store.clone())
+            self._answered = time.monotonic()
             self._thread = threading.Thread(target=self._run, name="hang watch", daemon=True)
             self._thread.start()
+            threading.Thread(target=self._guard_store, name="hang watch of the store", daemon=True).start()
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -69,6 +71,7 @@ class HangWatch:
                 self._look_at_myself()
                 if self._store.check(["stalled"]):
                     self._leave(self._store.get("stalled").decode())
+                self._answered = time.monotonic()
             self._store.set(str(self.rank), LEFT)
         except dist.DistError:
             return  # the store is gone with the process that held it; the launcher ends the others
@@ -77,7 +80,7 @@ class HangWatch:
         """Rank 0 looks at all, the others at rank 0: as many questions as ranks."""
         now = time.monotonic()
         for rank in range(1, self.world) if self.rank == 0 else (0,):
-            told = self._store.get(str(rank)).decode() if self._store.check([str(rank)]) else "0 0 starting"
+            told = self._store.get(str(rank)).decode() if self._store.check([str(rank)]) else UNHEARD
             before, since = self._heard.get(rank, ("", started))
             self._heard[rank] = (told, since if told == before else now)
             silent = now - self._heard[rank][1]
@@ -88,6 +91,18 @@ class HangWatch:
                 )
                 # The first to find out says so; all others find it there.
                 self._store.compare_set("stalled", "", message)
+
+    def _guard_store(self) -> None:
+        """Without torchrun, rank 0 holds the store: when it stops, so do all questions about it."""
+        while not self._stop.wait(self.tick):
+            silent = time.monotonic() - self._answered
+            if silent > self.limit and self._thread is not None and self._thread.is_alive():
+                self._leave(
+                    f"rank 0 has given no sign of life for {silent:.0f} s, last in {_where(self._heard[0][0])}, nor "
+                    "has the store of this launch, which it or torchrun on its machine holds: one of the two is "
+                    "stopped, swapped out or its machine is gone; the others end here with their stacks above"
+                )
+                return
 
     def _look_at_myself(self) -> None:
         timer = self.timer

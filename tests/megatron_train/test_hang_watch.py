@@ -106,8 +106,12 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def test_a_run_with_a_stopped_rank_ends(tmp_path: Path) -> None:
-    """As a user sees it: training under way, rank 1 gets SIGSTOP, rank 0 ends within the timeout with the reason."""
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_run_with_a_stopped_rank_ends(stopped: int, tmp_path: Path) -> None:
+    """As a user sees it: training under way, a rank gets SIGSTOP, the other ends within the timeout with the reason.
+
+    Without torchrun, rank 0 holds the store that the ranks tell each other their phases by.
+    """
     write_shard(tmp_path / "toy", toy_documents(8))
     LLAMA.save(tmp_path / "model.yaml")
     port = free_port()
@@ -118,14 +122,16 @@ def test_a_run_with_a_stopped_rank_ends(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             assert ranks[0].poll() is None
             time.sleep(0.1)
-        ranks[1].send_signal(signal.SIGSTOP)
-        stopped = time.monotonic()
-        error = ranks[0].communicate(timeout=60)[1]
-        assert ranks[0].returncode == 1
-        assert "error: rank 1 has given no sign of life for " in error
-        assert "rank 0, where its threads are:" in error
+        ranks[stopped].send_signal(signal.SIGSTOP)
+        since = time.monotonic()
+        live = ranks[1 - stopped]
+        error = live.communicate(timeout=60)[1]
+        assert live.returncode == 1
+        assert f"error: rank {stopped} has given no sign of life for " in error
+        assert ", last in iteration " in error
+        assert f"rank {1 - stopped}, where its threads are:" in error
         assert "in train_step" in error or "in run" in error
-        assert time.monotonic() - stopped < 12  # 6 s, and what a busy machine adds
+        assert time.monotonic() - since < 12  # 6 s, and what a busy machine adds
     finally:
         for process in ranks:
             process.kill()
