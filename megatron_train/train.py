@@ -98,10 +98,13 @@ def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
         else (validation_sets(config.data, config.batch.seed), test_sets(config.data, config.batch.seed))
     )
     tokenizer_dir = find_tokenizer(data_folder, start.folder if start else None)
-    reporter, stop, profiler = Reporter(config, state.iteration), StopRequest(config.logging), Profiler(config)
+    stop, profiler = StopRequest(config.logging), Profiler(config)
     saved_at, not_finite = state.iteration if start and start.resume else -1, 0
 
-    with CheckpointSaver(config, model_config, layout, tokenizer_dir) as saver:
+    with (
+        Reporter(config, state.iteration) as reporter,
+        CheckpointSaver(config, model_config, layout, tokenizer_dir) as saver,
+    ):
         while state.iteration < config.batch.train_iters:
             profiler.before(state.iteration + 1)
             state, report = train_step(
@@ -133,7 +136,6 @@ def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
         if state.iteration >= config.batch.train_iters:
             timer.enter("test")
             reporter.evaluation(state.iteration, evaluate(chunks, test, config, layout, make_batch), kind="test")
-    reporter.close()
     return config.logging.exit_code_on_signal if stop.signalled else 0
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from megatron_train.report.flops import PEAK_TFLOPS
 from pretokenizer.publish import write_text_atomic
 
 METRICS_FILE = "metrics.jsonl"
+WANDB_ID_FILE = "wandb_run_id.txt"
 
 
 @dataclass(frozen=True)
@@ -105,26 +108,14 @@ class Reporter:
 
             self.tensorboard = SummaryWriter(config.logging.tensorboard_dir, purge_step=iteration + 1)
         if config.logging.wandb_logger:
-            self.wandb = _start_wandb(config)
+            self.wandb = _start_wandb(config, resumed=iteration > 0)
 
     def step(self, report: StepReport) -> None:
         """Every iteration goes to the files, each `log_interval`-th to the console."""
         if not is_printing_rank():
             return
         self._write(asdict(report))
-        self._scalars(
-            report.iteration,
-            {
-                "lm loss": report.lm_loss,
-                "learning_rate": report.lr,
-                "grad_norm": report.grad_norm,
-                "tokens-per-sec": report.tokens_per_second,
-                "iteration-time": report.step_seconds,
-                "epoch": report.epoch,
-                **({"mfu": report.mfu} if report.mfu is not None else {}),
-                **({"loss_scale": report.loss_scale} if report.loss_scale != 1.0 else {}),
-            },
-        )
+        self._scalars(report.iteration, step_scalars(report), report.consumed_train_samples)
         if (
             report.iteration % self.config.logging.log_interval == 0
             or report.skipped
@@ -143,14 +134,7 @@ class Reporter:
                 f"{kind} after {iteration} | {name} | loss {result['loss']:.4f} | ppl {result['ppl']:.3f} | "
                 f"token accuracy {result['token_accuracy']:.1%} | {result['num_target_tokens']:,} target tokens"
             )
-            self._scalars(
-                iteration,
-                {
-                    f"lm loss validation {name}": result["loss"],
-                    f"lm loss validation ppl {name}": result["ppl"],
-                    f"{kind}_{name}_accuracy": result["token_accuracy"],
-                },
-            )
+        self._scalars(iteration, evaluation_scalars(results, kind))
 
     def close(self) -> None:
         if is_printing_rank():
@@ -171,12 +155,52 @@ class Reporter:
             with self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
 
-    def _scalars(self, iteration: int, values: dict[str, float]) -> None:
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _scalars(self, iteration: int, values: dict[str, float], samples: int | None = None) -> None:
+        """TensorBoard gets Megatron's values by `samples` besides; Weights & Biases has one axis."""
         if self.tensorboard:
             for name, value in values.items():
                 self.tensorboard.add_scalar(name, value, iteration)
+                if samples is not None and "/" not in name:
+                    self.tensorboard.add_scalar(f"{name} vs samples", value, samples)
         if self.wandb:
             self.wandb.log(values, step=iteration)
+
+
+def step_scalars(report: StepReport) -> dict[str, float]:
+    """An iteration under Megatron's names, and under those of Hugging Face's Trainer."""
+    optional = {"mfu": report.mfu, "loss_scale": report.loss_scale if report.loss_scale != 1.0 else None}
+    return {
+        "lm loss": report.lm_loss,
+        "learning_rate": report.lr,
+        "grad_norm": report.grad_norm,
+        "tokens-per-sec": report.tokens_per_second,
+        "iteration-time": report.step_seconds,
+        "epoch": report.epoch,
+        **{name: value for name, value in optional.items() if value is not None},
+        "train/loss": report.lm_loss,
+        "train/learning_rate": report.lr,
+        "train/grad_norm": report.grad_norm,
+        "train/epoch": report.epoch,
+        "train/global_step": report.iteration,
+    }
+
+
+def evaluation_scalars(results: dict[str, dict[str, float]], kind: str) -> dict[str, float]:
+    """Megatron has one set, so its names stand for the mean of the sets; Hugging Face names each set."""
+    megatron = "lm loss validation" if kind == "eval" else f"lm loss {kind}"
+    loss = mean([result["loss"] for result in results.values()])
+    scalars = {megatron: loss, f"{megatron} ppl": math.exp(min(20.0, loss)), f"{kind}/loss": loss}
+    for name, result in results.items():
+        scalars[f"{kind}/{name}_loss"] = result["loss"]
+        scalars[f"{kind}/{name}_ppl"] = result["ppl"]
+        scalars[f"{kind}/{name}_accuracy"] = result["token_accuracy"]
+    return scalars
 
 
 def cut_back(path: Path, iteration: int) -> None:
@@ -196,7 +220,7 @@ def cut_back(path: Path, iteration: int) -> None:
     write_text_atomic(path, "".join(line + "\n" for line in kept))
 
 
-def _start_wandb(config: TrainConfig) -> Any:
+def _start_wandb(config: TrainConfig, resumed: bool) -> Any:
     try:
         import wandb
     except ImportError:
@@ -206,5 +230,19 @@ def _start_wandb(config: TrainConfig) -> Any:
         warn("--wandb_logger: WANDB_API_KEY is not set; going on without it")
         return None
     return wandb.init(
-        project=config.logging.wandb_project, config=asdict(config), dir=config.logging.tensorboard_dir, resume="allow"
+        project=config.logging.wandb_project,
+        id=_wandb_run_id(config, resumed),
+        config=asdict(config),
+        dir=config.logging.tensorboard_dir,
+        resume="allow",
     )
+
+
+def _wandb_run_id(config: TrainConfig, resumed: bool) -> str | None:
+    """A resumed run goes on in its own curves: their id lies beside the checkpoints. None: wandb chooses one."""
+    if not config.checkpoint.save or os.environ.get("WANDB_RUN_ID"):
+        return None
+    path = Path(config.checkpoint.save) / WANDB_ID_FILE
+    if not (resumed and path.is_file()):
+        write_text_atomic(path, secrets.token_hex(4) + "\n")
+    return path.read_text().strip()

@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from megatron.core import tensor_parallel
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.state.checkpoint_folder import TRAIN_STATE, CheckpointError
+from pretokenizer.publish import read_json
 from pretokenizer.yaml_config import from_mapping
 
 RNG_FILE = "rng_state.safetensors"
@@ -65,7 +67,7 @@ class TrainState:
     @classmethod
     def load(cls, folder: Path) -> TrainState:
         try:
-            return from_mapping(cls, json.loads((folder / TRAIN_STATE).read_text()), str(folder / TRAIN_STATE))
+            return from_mapping(cls, read_json(folder / TRAIN_STATE), str(folder / TRAIN_STATE))
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{folder / TRAIN_STATE}: cannot be read ({error}); load with --finetune to start anew"
@@ -96,22 +98,25 @@ def save_rng(folder: Path, layout: ParallelLayout) -> None:
 
 def load_rng(folder: Path, layout: ParallelLayout) -> bool:
     """Restores this rank's streams; False when the checkpoint was written in another layout, whose streams have no
-    meaning here.
+    meaning here. Raises CheckpointError for a damaged file.
     """
-    from safetensors import safe_open
-
-    if not (folder / RNG_FILE).is_file():
+    path = folder / RNG_FILE
+    if not path.is_file():
         return False
-    with safe_open(folder / RNG_FILE, framework="pt") as file:
-        if (file.metadata() or {}).get("layout") != _layout_name(layout):
-            return False
-    prefix = f"{dist.get_rank()}/"
-    states = {
-        key[len(prefix) :]: value for key, value in load_file(folder / RNG_FILE).items() if key.startswith(prefix)
-    }
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("layout") != _layout_name(layout):
+                return False
+        _set_streams(load_file(path), f"{dist.get_rank()}/")
+    except (SafetensorError, KeyError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{path}: not the random streams of a run ({error}); load with --no_load_rng") from error
+    return True
+
+
+def _set_streams(everyone: dict[str, torch.Tensor], prefix: str) -> None:
+    states = {key[len(prefix) :]: value for key, value in everyone.items() if key.startswith(prefix)}
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
     tracker = {key.removeprefix("tracker."): value for key, value in states.items() if key.startswith("tracker.")}
     tensor_parallel.get_cuda_rng_tracker().set_states(tracker)
-    return True

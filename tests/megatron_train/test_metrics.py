@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,18 +97,87 @@ def test_cut_back_of_no_file_makes_none(tmp_path: Path) -> None:
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_tensorboard_gets_megatrons_names(tmp_path: Path) -> None:
+RESULTS = {
+    "a": {"loss": 1.5, "ppl": 4.5, "token_accuracy": 0.6, "num_target_tokens": 12},
+    "b": {"loss": 2.5, "ppl": 12.2, "token_accuracy": 0.4, "num_target_tokens": 24},
+}
+
+
+def test_tensorboard_gets_megatrons_and_hugging_faces_names(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-    log = reporter(tmp_path, tensorboard_dir=str(tmp_path / "tb"))
-    log.step(REPORT)
-    log.evaluation(30, {"val": {"loss": 1.5, "ppl": 4.5, "token_accuracy": 0.6, "num_target_tokens": 12}})
-    log.close()
+    with reporter(tmp_path, tensorboard_dir=str(tmp_path / "tb")) as log:
+        log.step(replace(REPORT, mfu=0.5, loss_scale=512.0))
+        log.evaluation(30, RESULTS)
+        log.evaluation(30, {"a": RESULTS["b"]}, kind="test")
     events = EventAccumulator(str(tmp_path / "tb"))
     events.Reload()
-    names = set(events.Tags()["scalars"])
-    assert {"lm loss", "grad_norm", "lm loss validation val", "lm loss validation ppl val"} <= names
-    assert [(e.step, round(e.value, 4)) for e in events.Scalars("lm loss")] == [(30, 1.2346)]
+    found = {
+        name: [(event.step, round(event.value, 4)) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }
+    megatron = {
+        "lm loss": 1.2346, "learning_rate": 0.0, "grad_norm": 0.5123, "tokens-per-sec": 12345.5996,
+        "iteration-time": 0.81, "epoch": 0.25, "mfu": 0.5, "loss_scale": 512.0,
+    }  # fmt: skip
+    assert {name: value for name, value in found.items() if "vs samples" in name} == {
+        f"{name} vs samples": [(1920, value)] for name, value in megatron.items()
+    }
+    assert {name: value for name, value in found.items() if "vs samples" not in name} == {
+        **{name: [(30, value)] for name, value in megatron.items()},
+        **{"train/loss": [(30, 1.2346)], "train/learning_rate": [(30, 0.0)], "train/grad_norm": [(30, 0.5123)]},
+        **{"train/epoch": [(30, 0.25)], "train/global_step": [(30, 30.0)]},
+        **{"lm loss validation": [(30, 2.0)], "lm loss validation ppl": [(30, 7.3891)], "eval/loss": [(30, 2.0)]},
+        **{"eval/a_loss": [(30, 1.5)], "eval/a_ppl": [(30, 4.5)], "eval/a_accuracy": [(30, 0.6)]},
+        **{"eval/b_loss": [(30, 2.5)], "eval/b_ppl": [(30, 12.2)], "eval/b_accuracy": [(30, 0.4)]},
+        **{"lm loss test": [(30, 2.5)], "lm loss test ppl": [(30, 12.1825)], "test/loss": [(30, 2.5)]},
+        **{"test/a_loss": [(30, 2.5)], "test/a_ppl": [(30, 12.2)], "test/a_accuracy": [(30, 0.4)]},
+    }
+
+
+class RecordedWandb:
+    """Stands in for the package: what a run was started with and what it was told."""
+
+    def __init__(self) -> None:
+        self.started: list[dict[str, object]] = []
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.finished = 0
+
+    def init(self, **options: object) -> RecordedWandb:
+        self.started.append(options)
+        return self
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.logged.append((step, values))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def test_wandb_gets_the_last_evaluation_and_a_resumed_run_its_own_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = RecordedWandb()
+    monkeypatch.setitem(sys.modules, "wandb", recorded)
+    monkeypatch.setenv("WANDB_API_KEY", "planted-secret")
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    with pytest.raises(KeyboardInterrupt), reporter(tmp_path, wandb_logger=True) as log:
+        log.step(REPORT)
+        log.evaluation(30, RESULTS)
+        log.evaluation(30, RESULTS, kind="test")
+        raise KeyboardInterrupt
+    assert recorded.finished == 1
+    assert [step for step, _ in recorded.logged] == [30, 30, 30]
+    merged = {name: value for _, values in recorded.logged for name, value in values.items()}
+    expected = {"lm loss": 1.23456, "train/loss": 1.23456, "eval/b_loss": 2.5, "lm loss test": 2.0, "test/a_loss": 1.5}
+    assert {name: merged[name] for name in expected} == expected
+    assert not any("vs samples" in name for name in merged)
+    reporter(tmp_path, iteration=30, wandb_logger=True).close()
+    reporter(tmp_path, iteration=0, wandb_logger=True).close()
+    first, resumed, anew = (options["id"] for options in recorded.started)
+    assert first == resumed != anew
+    assert "planted-secret" not in str(recorded.started)
+    assert all("planted-secret" not in path.read_text() for path in tmp_path.iterdir())
 
 
 def test_wandb_without_a_key_is_one_warning(
