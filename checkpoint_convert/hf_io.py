@@ -86,7 +86,7 @@ def _open_safetensors(path: Path) -> tuple[Reader, dict[str, TensorInfo]]:
             names = list(file.keys())
     except (SafetensorError, OSError) as error:
         raise ConvertError(f"{path}: not a complete safetensors file ({error}); fetch it again") from None
-    mapped = MappedFile(path)
+    mapped = MappedFile(path, is_read_ahead=True)
     length = int.from_bytes(mapped.read(0, 8), "little")
     header = json.loads(mapped.read(8, length))
     infos = {}

@@ -21,8 +21,9 @@ from checkpoint_convert.tensors import ConvertError
 class MappedFile:
     """A file open for reading."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, is_read_ahead: bool = False) -> None:
+        """`is_read_ahead`: whoever asks for a tensor uses it at once, so that the disk can begin with all of it."""
+        self.path, self.is_read_ahead = path, is_read_ahead
         try:
             self._file = path.open("rb", buffering=0)
             self.size = os.fstat(self._file.fileno()).st_size
@@ -42,5 +43,7 @@ class MappedFile:
         before = offset % mmap.ALLOCATIONGRANULARITY
         length = before + num_bytes
         mapping = mmap.mmap(self._file.fileno(), length, access=mmap.ACCESS_COPY, offset=offset - before)
+        if self.is_read_ahead and hasattr(mmap, "MADV_WILLNEED"):
+            mapping.madvise(mmap.MADV_WILLNEED)  # otherwise each page fault waits for a hundred kilobytes
         raw = torch.frombuffer(mapping, dtype=torch.uint8, count=num_bytes, offset=before)
         return (raw if offset % dtype.itemsize == 0 else raw.clone()).view(dtype)

@@ -96,7 +96,7 @@ class CheckpointReader:
     def _read_chunk(self, key: str, chunk: Chunk) -> Tensor:
         path = self.folder / Path(chunk.file).name
         if chunk.file not in self._files:
-            self._files[chunk.file] = MappedFile(path)
+            self._files[chunk.file] = MappedFile(path, is_read_ahead=True)
         data = read_archive(self._files[chunk.file], chunk.start, chunk.length)
         if not isinstance(data, Tensor):
             raise ConvertError(f"{path}: a chunk of {key} holds a {type(data).__name__}, not a tensor")
