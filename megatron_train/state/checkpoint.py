@@ -34,7 +34,8 @@ from megatron_train.state.checkpoint_folder import (
     staging_folder,
 )
 from megatron_train.state.checkpoint_writer import TensorPlan, plan_tensors, write_and_publish
-from megatron_train.state.start import Start, changed_settings
+from megatron_train.state.differences import differences, table
+from megatron_train.state.start import Start
 from megatron_train.state.train_state import TrainState, load_rng, save_rng
 
 
@@ -49,6 +50,9 @@ def load_checkpoint(
         return TrainState()
     folder, resume = start.folder, start.resume
     settings = config.checkpoint
+    different = differences(config, folder) if resume or settings.use_checkpoint_args else []
+    if different:
+        warn(f"what differs from {folder}:\n{table(different)}")
     with_optimizer = resume and not settings.no_load_optim
     if with_optimizer and not (folder / TRAIN_STATE).is_file():
         raise CheckpointError(f"{folder}: holds weights only; add --finetune or --no_load_optim")
@@ -62,9 +66,6 @@ def load_checkpoint(
         warn(f"{folder} was written in another layout: dropout streams start anew")
     state = TrainState.load(folder)
     say(f"resumed from {folder} at iteration {state.iteration}")
-    changes = changed_settings(config, folder)
-    if changes:
-        warn("settings that differ from the checkpoint's:\n  " + "\n  ".join(changes))
     return state
 
 

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
-import yaml
 
-from megatron_train.command_line import OWNER, config_to_yaml
 from megatron_train.config import TrainConfig
 from megatron_train.model_config import ModelConfig
 from megatron_train.parallel.distributed import warn
 from megatron_train.state.checkpoint_folder import (
     MODEL_CONFIG,
     TRACKER,
-    TRAIN_CONFIG,
     TRAIN_STATE,
     CheckpointError,
     check_folder,
@@ -24,7 +21,7 @@ from megatron_train.state.checkpoint_folder import (
     folder_name,
     list_iterations,
 )
-from pretokenizer.yaml_config import load_yaml
+from megatron_train.state.differences import model_differences
 
 
 @dataclass(frozen=True)
@@ -84,19 +81,6 @@ def _newest_first(root: Path) -> Iterator[Start]:
         yield Start(root / folder_name(iteration), resume=True)
 
 
-def changed_settings(config: TrainConfig, folder: Path) -> list[str]:
-    """`name: then -> now` of each setting that differs from those of `folder`, paths and reports aside."""
-    if not (folder / TRAIN_CONFIG).is_file():
-        return []
-    before, now = load_yaml(folder / TRAIN_CONFIG), yaml.safe_load(config_to_yaml(config))
-    names = [
-        name
-        for name, group in OWNER.items()
-        if group not in {"checkpoint", "logging", "evaluation"} and name != "model"
-    ]
-    return [f"{name}: {before[name]} -> {now[name]}" for name in names if name in before and before[name] != now[name]]
-
-
 def _problem_of(folder: Path) -> str | None:
     """Checksums and pickles are checked once, by rank 0; every rank hears the verdict."""
     verdict: list[str | None] = [None]
@@ -122,18 +106,12 @@ def load_model_config(config: TrainConfig, start: Path | None) -> ModelConfig:
             )
         return named
     stored = ModelConfig.load(start / MODEL_CONFIG).with_positions(positions)
-    if named is not None and not config.checkpoint.use_checkpoint_args:
-        different = {key for key in vars(stored) if getattr(stored, key) != getattr(named, key)} - {
-            "vocab_size",
-            "padded_vocab_size",
-            "source_vocab_size",
-        }
-        if different:
-            rows = "; ".join(
-                f"{key}: {getattr(named, key)} in {config.model.model}, {getattr(stored, key)} in {start}"
-                for key in sorted(different)
-            )
-            raise CheckpointError(
-                f"--model and the checkpoint disagree: {rows}; leave --model out, or give --use_checkpoint_args"
-            )
+    different = [] if config.checkpoint.use_checkpoint_args else model_differences(config, start)
+    if different:
+        rows = "; ".join(
+            f"{row.setting}: {row.given} in {config.model.model}, {row.checkpoint} in {start}" for row in different
+        )
+        raise CheckpointError(
+            f"--model and the checkpoint disagree: {rows}; leave --model out, or give --use_checkpoint_args"
+        )
     return stored

@@ -212,3 +212,41 @@ def test_a_collapsed_loss_scale_ends_the_run_and_keeps_its_checkpoint(
     assert [record["loss_scale"] for record in records] == [4.0, 4.0, 2.0, 1.0, 1.0, 1.0]
     assert [record["skipped"] for record in records] == [False] * 2 + [True] * 4
     assert (tmp_path / "save" / "latest_checkpointed_iteration.txt").read_text() == "4\n"
+
+
+def test_what_differs_from_the_checkpoint_is_one_table(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--train_iters", 2) == 0
+    text = (tmp_path / "model.yaml").read_text()
+    (tmp_path / "model.yaml").write_text(text.replace("rotary_base: 10000.0", "rotary_base: 1000000.0"))
+    capsys.readouterr()
+    assert run("--train_iters", 3, "--lr", "2e-2", "--use_checkpoint_args", "--load", tmp_path / "save") == 0
+    error = capsys.readouterr().err
+    assert f"warning: what differs from {tmp_path}/save/iter_0000002:\n" in error
+    rows = [line.split() for line in error[error.index("  setting ") :].splitlines()]
+    assert rows == [
+        ["setting", "checkpoint", "given", "in", "force"],
+        ["rotary_base", "10000.0", "1000000.0", "checkpoint"],
+        ["train_iters", "2", "3", "given"],
+        ["lr", "0.01", "0.02", "given"],
+    ]
+    stored = yaml.safe_load((tmp_path / "save" / "iter_0000003" / "model_config.yaml").read_text())
+    assert stored["rotary_base"] == 10000.0
+
+
+def test_the_best_checkpoint_by_validation_is_named_and_kept(run: Any, tmp_path: Path) -> None:
+    """The rate is so high that the loss rises again."""
+    flags = ["--train_iters", 8, "--save_interval", 1, "--eval_interval", 1, "--save_total_limit", 2, "--lr", 0.05]
+    assert run(*flags) == 0
+    losses = {iteration: sets["val"]["loss"] for iteration, sets in metrics(tmp_path / "save")[1].items()}
+    best = min(losses, key=lambda iteration: losses[iteration])
+    assert best < 7
+    assert (tmp_path / "save" / "best_checkpointed_iteration.txt").read_text() == f"{best}\n"
+    kept = sorted(path.name for path in (tmp_path / "save").glob("iter_*"))
+    assert kept == [f"iter_{best:07d}", "iter_0000007", "iter_0000008"]
+
+
+def test_the_last_evaluation_counts_for_the_best(run: Any, tmp_path: Path) -> None:
+    assert run("--train_iters", 2) == 0
+    assert (tmp_path / "save" / "best_checkpointed_iteration.txt").read_text() == "2\n"

@@ -20,9 +20,19 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "model"
         ("redpajama_incite_3b", 2_775_864_320),
         ("falcon_7b", 6_921_720_704),
         ("stablelm_alpha_7b", 7_868_755_968),
+        ("llama_7b", 6_738_415_616),
+        ("llama2_7b", 6_738_415_616),
+        ("llama2_13b", 13_015_864_320),
+        ("llama3_8b", 8_030_261_248),
+        ("llama3.1_8b", 8_030_261_248),
+        ("codellama_13b", 13_016_028_160),
+        ("codellama_34b", 33_743_970_304),
+        ("mistral_7b", 7_241_732_096),
+        ("gpt_neox_20b", 20_554_567_680),
+        ("falcon_40b", 41_303_293_952),
     ],
 )
-def test_parameters_of_the_cards_models(name: str, parameters: int) -> None:
+def test_parameters_of_published_models(name: str, parameters: int) -> None:
     assert ModelConfig.load(CONFIGS / f"{name}.yaml").num_parameters() == parameters
 
 
