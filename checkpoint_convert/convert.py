@@ -29,6 +29,7 @@ from checkpoint_convert.hf_tokenizer import (
     write_generation_config,
     write_tokenizer_files,
 )
+from checkpoint_convert.lineage import record_source
 from checkpoint_convert.mapping import Table
 from checkpoint_convert.megatron_io import CheckpointReader, CheckpointWriter
 from checkpoint_convert.model_card import write_model_card
@@ -112,6 +113,7 @@ def import_weights(
         finally:
             writer.abandon()
         model.save(staging / MODEL_CONFIG)
+        record_source(staging, origin)
         if tokenizer is not None:
             save_with_template(tokenizer, chat_format_of(tokenizer, origin), staging / TOKENIZER_DIR)
         publish_checkpoint(checkpoint_dir, None, writer.digests)

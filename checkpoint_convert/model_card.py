@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from checkpoint_convert.lineage import is_hub_name, lineage, training_settings
 from megatron_train.model_config import ModelConfig
-from megatron_train.state.checkpoint_folder import TRAIN_CONFIG
 from pretokenizer.chat_format import ChatFormat
 from pretokenizer.conversation import Message
 from pretokenizer.roles import Role
@@ -41,11 +41,11 @@ def write_model_card(
     chat_format: ChatFormat | None,
 ) -> None:
     """Writes the card beside the weights."""
-    training = _training(checkpoint)
+    training, ancestors = training_settings(checkpoint), lineage(checkpoint)
     parts = [
-        "---\npipeline_tag: text-generation\nlibrary_name: transformers\n---\n",
+        _front_matter(ancestors),
         f"# {name}\n",
-        _model_table(model, checkpoint, training),
+        _model_table(model, checkpoint, ancestors),
     ]
     if chat_format is not None and tokenizer is not None:
         parts += ["## Prompt format\n", _prompt_format(chat_format, tokenizer), "## Use\n", USE.format(name=name)]
@@ -59,7 +59,13 @@ def write_model_card(
     path.write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
 
-def _model_table(model: ModelConfig, checkpoint: Path, training: dict[str, Any]) -> str:
+def _front_matter(ancestors: list[str]) -> str:
+    """What the hub shows beside the card."""
+    base = [f"base_model: {ancestors[-1]}"] if ancestors and is_hub_name(ancestors[-1]) else []
+    return "\n".join(["---", *base, "pipeline_tag: text-generation", "library_name: transformers", "---\n"])
+
+
+def _model_table(model: ModelConfig, checkpoint: Path, ancestors: list[str]) -> str:
     rows = {
         "architecture": model.family,
         "parameters": f"{model.num_parameters():,}",
@@ -67,7 +73,7 @@ def _model_table(model: ModelConfig, checkpoint: Path, training: dict[str, Any])
         "attention heads (key/value)": f"{model.num_attention_heads} ({model.query_groups})",
         "context length": f"{model.max_position_embeddings:,} tokens",
         "converted from": f"`{checkpoint.name}`",
-        **({"base model": f"`{Path(training['load']).name}`"} if training.get("load") else {}),
+        **({"base model": ", from ".join(f"`{name}`" for name in ancestors)} if ancestors else {}),
     }
     return "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows.items())
 
@@ -78,14 +84,6 @@ def _prompt_format(chat_format: ChatFormat, tokenizer: Tokenizer) -> str:
     tokens = ", ".join(f"`{token}` = {token_id}" for token, token_id in ids.items())
     stop = f"A reply ends at `{chat_format.end_of_turn}`. Special tokens: {tokens}."
     return f"{chat_format.name}:\n\n```\n{text.rstrip()}\n```\n\n{stop}\n"
-
-
-def _training(checkpoint: Path) -> dict[str, Any]:
-    """The settings of the run that made the checkpoint, those left open apart."""
-    path = checkpoint / TRAIN_CONFIG
-    loaded = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    settings = loaded if isinstance(loaded, dict) else {}
-    return {key: value for key, value in settings.items() if value is not None and value != []}
 
 
 def _data(training: dict[str, Any]) -> str:

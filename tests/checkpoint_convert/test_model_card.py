@@ -41,6 +41,21 @@ def test_card_states_model_prompt_data_and_arguments(
     assert "wandb" not in card
 
 
+def test_card_names_the_base_model(tiny_model_config: ModelConfig, tmp_path: Path) -> None:
+    release, trained = tmp_path / "base" / "release", tmp_path / "run" / "iter_0000001"
+    for folder in (release, trained):
+        folder.mkdir(parents=True)
+    (release / "converted_from.json").write_text('{"name": "org/model-7b"}')
+    (release.parent / "latest_checkpointed_iteration.txt").write_text("release")
+    (trained / "train_config.yaml").write_text(yaml.safe_dump({"load": str(release.parent)}))
+
+    write_model_card(tmp_path / "README.md", "mine", tiny_model_config, trained, None, None)
+    card = (tmp_path / "README.md").read_text()
+
+    assert card.startswith("---\nbase_model: org/model-7b\npipeline_tag: text-generation\n")
+    assert "| base model | `base`, from `org/model-7b` |\n" in card
+
+
 def test_card_of_converted_weights_leaves_out_what_is_not_known(tiny_model_config: ModelConfig, tmp_path: Path) -> None:
     write_model_card(tmp_path / "README.md", "base", tiny_model_config, tmp_path / "release", None, None)
     card = (tmp_path / "README.md").read_text()
