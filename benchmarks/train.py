@@ -161,7 +161,8 @@ def our_steps(options: argparse.Namespace) -> Iterator[int]:
     samples = training_samples(config.data, rows * (options.steps + 1), seed=1)
     chunks = wrap_model(build_model(model, config), config)
     optimizer, state = build_optimizer(chunks, config), TrainState()
-    make_batch, timer = BatchMaker(config.data, loss_rule(config), pad_id=0), PhaseTimer()
+    make_batch = BatchMaker(config.data, loss_rule(config), pad_id=0, vocab_size=model.vocab_size)
+    timer = PhaseTimer()
     try:
         while True:
             state, report = train_step(state, config, layout, model, chunks, optimizer, samples, make_batch, timer)

@@ -202,6 +202,7 @@ class Trace:
 
     losses: list[float]
     grad_norms: list[float]
+    loss_scales: list[float]
     parameters: dict[str, torch.Tensor]
     moments: list[torch.Tensor]
     steps: list[int]
@@ -218,6 +219,7 @@ def trace(run: ToyRun, iterations: int, evaluated: bool = True) -> Trace:
     return Trace(
         [report.lm_loss for report in reports],
         [report.grad_norm for report in reports],
+        [report.loss_scale for report in reports],
         full_parameters(run.chunks)[0],
         [state[name] for each in adam for state in each.state.values() for name in ("exp_avg", "exp_avg_sq")],
         [group["step"] for each in adam for group in each.param_groups],
@@ -231,6 +233,7 @@ def evaluation_config(run: ToyRun) -> Any:
 
 def assert_same(one: Trace, other: Trace) -> None:
     assert (one.losses, one.grad_norms, one.steps) == (other.losses, other.grad_norms, other.steps)
+    assert one.loss_scales == other.loss_scales
     assert one.parameters.keys() == other.parameters.keys()
     assert all(torch.equal(value, other.parameters[key]) for key, value in one.parameters.items())
     assert len(one.moments) == len(other.moments) > 0
@@ -243,8 +246,10 @@ def assert_same(one: Trace, other: Trace) -> None:
     [
         {"packing": True, "hidden_dropout": 0.25, "lima_dropout": True, "attention_dropout": 0.1},
         {"bf16": True, "hidden_dropout": 0.1},
+        {"fp16": True, "initial_loss_scale": 64.0, "loss_scale_window": 2, "neftune_noise_alpha": 5.0},
+        {"skip_spike_sigma": 0.5, "skip_spike_window": 16, "embedding_dropout": 0.1},
     ],
-    ids=["packed-lima", "bf16-padded"],
+    ids=["packed-lima", "bf16-padded", "fp16-neftune", "spikes"],
 )
 def test_resuming_is_bitwise_the_uninterrupted_run(tmp_path: Path, shape: dict[str, Any]) -> None:
     """Over the edge of an epoch, with dropout, and with an evaluation after every iteration."""

@@ -164,6 +164,7 @@ def test_resuming_in_another_layout_goes_on_as_one_process_would(
     run = start(LLAMA, settings, folder / "one" / "iter_0000001", resume=True)
     expected = [run.step().lm_loss for _ in range(2)]
     assert four.resumed[layout] == pytest.approx(expected, rel=1e-5)
+    assert four.resumed[layout][0] == pytest.approx(expected[0], rel=1e-6)
     back = start(LLAMA, settings, Path(four.saved[layout]), resume=True)
     assert [back.step().lm_loss for _ in range(2)] == pytest.approx(expected, rel=1e-5)
 
