@@ -22,6 +22,7 @@ from checkpoint_convert.spm_tokenizer import tokenizers_backend
 from checkpoint_convert.tensors import ConvertError
 from pretokenizer.chat_format import CHAT_FORMATS, ChatFormat, ChatFormatError
 from pretokenizer.chat_template_file import read_template
+from pretokenizer.publish import read_json
 from pretokenizer.tokenizer import (
     JsonTokenizer,
     SentencePieceTokenizer,
@@ -71,7 +72,7 @@ def _added_in_json(model: Path, as_json: Path) -> tuple[list[str], bool]:
     if not as_json.is_file():
         return [], False
     try:
-        entries = json.loads(as_json.read_text(encoding="utf-8")).get("added_tokens", [])
+        entries = read_json(as_json).get("added_tokens", [])
         added = sorted((int(entry["id"]), str(entry["content"])) for entry in entries)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConvertError(f"{as_json}: not a tokenizer.json ({error!r})") from None

@@ -10,7 +10,6 @@ model_parallel/layers.py.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.rotary_order import to_halves
 from checkpoint_convert.tensors import ConvertError, TensorInfo
 from checkpoint_convert.torch_archive import read_archive
+from pretokenizer.publish import read_json
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class MetaWeights:
 
 def _read_params(path: Path) -> dict[str, Any]:
     try:
-        params = json.loads(path.read_text(encoding="utf-8"))
+        params = read_json(path)
         missing = [key for key in ("dim", "n_layers", "n_heads") if int(params[key]) < 1]
     except FileNotFoundError:
         raise ConvertError(f"{path}: missing; {path.parent} is not a folder of Meta's weights") from None

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import fcntl
 import gc
-import json
 import multiprocessing
 import os
 import shutil
@@ -29,7 +28,7 @@ from pretokenizer.chat_format import ChatFormat
 from pretokenizer.config import PretokenizeConfig, RunOptions
 from pretokenizer.manifest import DataManifest
 from pretokenizer.plan import Plan, Task, load_plan_tokenizer, make_plan
-from pretokenizer.publish import naming, publish_folder, write_json_atomic
+from pretokenizer.publish import naming, publish_folder, read_json, write_json_atomic
 from pretokenizer.tasks import TaskRunner
 from pretokenizer.tokenizer import Tokenizer
 
@@ -97,7 +96,7 @@ def work_folder(final: Path, plan: Plan, overwrite: bool) -> Iterator[Path]:
             raise BuildError(f"{work}: another process is building this output")
         fingerprint = plan.fingerprint()
         plan_path = work / PLAN_NAME
-        is_other = plan_path.is_file() and json.loads(plan_path.read_text())["fingerprint"] != fingerprint
+        is_other = plan_path.is_file() and _fingerprint_in(plan_path) != fingerprint
         if is_other and any((work / "parts").glob("*.json")):  # with no part finished there is nothing to mix
             if not overwrite:
                 raise BuildError(
@@ -110,6 +109,13 @@ def work_folder(final: Path, plan: Plan, overwrite: bool) -> Iterator[Path]:
             plan_path, {"fingerprint": fingerprint, "config": dataclasses.asdict(plan.config)}, sync=False
         )
         yield work
+
+
+def _fingerprint_in(plan_path: Path) -> str | None:
+    try:
+        return str(read_json(plan_path)["fingerprint"])
+    except (ValueError, LookupError, TypeError):
+        return None  # damaged: as good as another plan
 
 
 def _lock(file: IO[str]) -> bool:

@@ -6,11 +6,13 @@ shorter one; a template that rewrites what came before (dates, dropped thoughts,
 Where a message's own text stands inside its turn is found by rendering a marker in its place.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pretokenizer.bounded import BoundsError, bounded
 from pretokenizer.chat_format import ChatFormat, ChatFormatError, Turn
 from pretokenizer.conversation import Message
 from pretokenizer.roles import Role
@@ -33,17 +35,22 @@ class TemplateFormat(ChatFormat):
             "eos_token": tokenizer.id_to_token(eos) or "",
             "bos_token": "" if bos is None else tokenizer.id_to_token(bos) or "",
         }
-        self._template = _compile(source, path)
         question, answer = Message(Role.USER, "?"), Message(Role.ASSISTANT, "!")
-        asked = self._render((question,))
-        self.generation_prompt = self._render((question,), add_generation_prompt=True).removeprefix(asked)
+        with _bounded(path):
+            self._template = _compile(source, path)
+            asked = self._render((question,))
+            self.generation_prompt = self._render((question,), add_generation_prompt=True).removeprefix(asked)
         self.end_of_turn = _first_special(self.turns((question, answer))[-1].suffix, tokenizer, path)
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         """One turn a message; one that the template cannot render alone (a system message) joins the next.
 
-        Raises ChatFormatError when the template rewrites what came before.
+        Raises ChatFormatError when the template rewrites what came before, or does not finish.
         """
+        with _bounded(self.path):
+            return self._turns(messages)
+
+    def _turns(self, messages: Sequence[Message]) -> list[Turn]:
         turns, done, first = [], "", 0
         for count in range(1, len(messages) + 1):
             text = self._try_render(messages[:count])
@@ -86,8 +93,19 @@ class TemplateFormat(ChatFormat):
             return str(
                 self._template.render(messages=shown, add_generation_prompt=add_generation_prompt, **self._names)
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+        except BoundsError:
+            raise
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             raise ChatFormatError(f"{self.path}: the template fails: {error}") from None
+
+
+@contextlib.contextmanager
+def _bounded(path: str) -> Iterator[None]:
+    try:
+        with bounded(path):
+            yield
+    except BoundsError as error:
+        raise ChatFormatError(str(error)) from None
 
 
 def read_template(path: Path, tokenizer: Tokenizer) -> TemplateFormat:
@@ -132,9 +150,15 @@ def _compile(source: str, path: str) -> Any:
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
+    class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
+        """No powers: one of them may take hours, in which no signal is heard."""
+
+        intercepted_binops = frozenset({"**"})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            raise jinja2.sandbox.SecurityError("powers are not allowed in a chat template")
+
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
     environment.globals["raise_exception"] = refuse
     try:
         return environment.from_string(source)

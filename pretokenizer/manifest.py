@@ -7,12 +7,11 @@ The trainer never loads a tokenizer; it reads these numbers and compares `tokeni
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pretokenizer.publish import write_json_atomic
+from pretokenizer.publish import read_json, write_json_atomic
 from pretokenizer.yaml_config import ConfigError, from_mapping
 
 MANIFEST_NAME = "manifest.json"
@@ -86,7 +85,7 @@ class DataManifest:
         """Read `folder/manifest.json`. Raises ManifestError naming the file."""
         path = Path(folder) / MANIFEST_NAME
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json(path)
         except FileNotFoundError:
             raise ManifestError(
                 f"{path}: missing; {folder} is not a finished output of `python -m pretokenizer build`"

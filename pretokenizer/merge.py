@@ -5,7 +5,6 @@ neither the input files nor the original tokenizer. The result has the same byte
 """
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from pretokenizer.locate import DatasetFiles
 from pretokenizer.manifest import DataManifest
 from pretokenizer.parts import PartHeader, is_complete, read_header
 from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer, make_plan
-from pretokenizer.publish import SHA256SUMS, naming, verify_sha256sums, write_json_atomic, write_sha256sums
+from pretokenizer.publish import SHA256SUMS, naming, read_json, verify_sha256sums, write_json_atomic, write_sha256sums
 from pretokenizer.record_files import FileSpan
 from pretokenizer.tokenizer import load_tokenizer_folder
 from pretokenizer.yaml_config import ConfigError, from_mapping
@@ -120,7 +119,7 @@ def read_plan(folder: Path) -> Plan:
     """The plan of a part folder. Raises BuildError naming the file."""
     path = folder / PLAN_NAME
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
         plan = Plan(
             from_mapping(PretokenizeConfig, raw["config"], str(path)),
             tuple(DatasetFiles(tuple(map(Path, d["train"])), tuple(map(Path, d["val"]))) for d in raw["datasets"]),

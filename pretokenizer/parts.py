@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from pretokenizer.encoded_batch import EncodedBatch
-from pretokenizer.publish import write_text_atomic
+from pretokenizer.publish import read_json, write_text_atomic
 
 _COLUMNS = {
     "unit_files": np.int32,
@@ -153,9 +153,9 @@ def read_header(stem: Path) -> PartHeader:
     """The header of a finished part. Raises PartError naming the file."""
     path = stem.with_suffix(".json")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
         return PartHeader(**{**raw, "dropped": Counter(raw["dropped"]), "bad": Counter(raw["bad"])})
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise PartError(f"{path}: not a readable part ({error!r}); build this part again with --overwrite") from None
 
 

@@ -69,6 +69,14 @@ def write_json_atomic(path: str | Path, value: Any, sync: bool = True) -> None:
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", sync)
 
 
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises OSError or ValueError, for endless nesting too."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
 def publish_folder(staging: Path, final: Path) -> None:
     """Give the finished folder `staging` its name `final` (same file system); everything below is flushed first.
 

@@ -22,6 +22,10 @@ import yaml
 ConfigT = TypeVar("ConfigT")
 
 
+MAX_NODES = 100_000
+"""Values in one file, aliases written out."""
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names source, key, value and remedy."""
 
@@ -53,17 +57,47 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from None
     try:
-        loaded = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        loaded = _load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    except (ValueError, RecursionError) as error:  # a number of too many digits; endless nesting
+        raise ConfigError(f"{path}: not usable YAML: {error}") from None
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
         raise ConfigError(f"{path}: expected `key: value` lines at the top, found a {type(loaded).__name__}")
     return loaded
+
+
+def _load(text: str) -> Any:
+    """As yaml.load, but anchors must not multiply to more than MAX_NODES values. Raises ValueError."""
+    loader = _UniqueKeyLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _expanded_size(node, {}) > MAX_NODES:
+            raise ValueError(f"its anchors stand for more than {MAX_NODES:,} values")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _expanded_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """Values in `node` with every alias written out; `sizes` has those of nodes met before, None of unfinished ones."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = None
+        inner = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        sizes[id(node)] = 1 + sum(_expanded_size(part, sizes) for part in inner)
+    size = sizes[id(node)]
+    if size is None:
+        raise ValueError("an anchor contains itself")
+    return size
 
 
 def suggest(word: str, known: typing.Iterable[str]) -> str:
@@ -87,7 +121,7 @@ def from_mapping(cls: type[ConfigT], mapping: dict[str, Any], source: str) -> Co
 
 def _build(cls: type[Any], mapping: Any, path: str, problems: list[str]) -> Any:
     if not isinstance(mapping, dict):
-        problems.append(f"{path or 'top level'}: expected a mapping, found {mapping!r}")
+        problems.append(f"{path or 'top level'}: expected a mapping, found {_shown(mapping)}")
         return None
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
@@ -122,13 +156,15 @@ def _convert(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
             isinstance(value, bool) ^ any(isinstance(a, bool) for a in arguments if a == value)
         ):
             return value
-        problems.append(f"{path}: {value!r} is not one of {', '.join(map(str, arguments))}{suggest(value, arguments)}")
+        problems.append(
+            f"{path}: {_shown(value)} is not one of {', '.join(map(str, arguments))}{suggest(value, arguments)}"
+        )
         return None
     if origin in (list, tuple):
         return _convert_sequence(origin, arguments, value, path, problems)
     if origin is dict:
         if not isinstance(value, dict):
-            problems.append(f"{path}: expected a mapping, found {value!r}")
+            problems.append(f"{path}: expected a mapping, found {_shown(value)}")
             return None
         return {key: _convert(arguments[1], item, _join(path, key), problems) for key, item in value.items()}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
@@ -150,13 +186,13 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, path: str, problems: 
         converted = _convert(argument, value, path, attempt)
         if not attempt:
             return converted
-    problems.append(f"{path}: {value!r} fits none of {', '.join(_type_name(a) for a in choices)}")
+    problems.append(f"{path}: {_shown(value)} fits none of {', '.join(_type_name(a) for a in choices)}")
     return None
 
 
 def _convert_sequence(kind: Any, arguments: tuple[Any, ...], value: Any, path: str, problems: list[str]) -> Any:
     if not isinstance(value, (list, tuple)):
-        problems.append(f"{path}: expected a list, found {value!r}")
+        problems.append(f"{path}: expected a list, found {_shown(value)}")
         return None
     if kind is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
         if len(value) != len(arguments):
@@ -192,11 +228,20 @@ def _convert_scalar(hint: Any, value: Any, path: str, problems: list[str]) -> An
         return Path(value)
     elif isinstance(hint, type) and hint not in (bool, int, float, str, Path) and isinstance(value, hint):
         return value
-    problems.append(f"{path}: expected {_type_name(hint)}, found {value!r}")
+    problems.append(f"{path}: expected {_type_name(hint)}, found {_shown(value)}")
     return None
 
 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, however long it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of too many digits
+        return "a number of too many digits"
+    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def _number(value: Any) -> float | None:

@@ -5,7 +5,6 @@ family, model = read_hf_config(Path("HF_DIR/config.json"))
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from checkpoint_convert.mapping import Rule, Table, expand
 from checkpoint_convert.tensors import ConvertError
 from megatron_train.model_config import Family as FamilyName
 from megatron_train.model_config import ModelConfig
+from pretokenizer.publish import read_json
 from pretokenizer.yaml_config import suggest
 
 HfConfig = dict[str, Any]
@@ -64,7 +64,7 @@ class Family:
 def read_hf_config(path: Path) -> HfConfig:
     """config.json as a dict. Raises ConvertError naming the file."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except FileNotFoundError:
         raise ConvertError(f"{path}: missing; {path.parent} is not a Hugging Face model folder") from None
     except (OSError, ValueError) as error:
