@@ -18,13 +18,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from checkpoint_convert.tensors import DTYPES
+from pretokenizer.publish import forbid_world_writable
 
-if TYPE_CHECKING:  # the commands import torch and transformers only when they run
+if TYPE_CHECKING:  # the commands import torch only when they run
+    import torch
+
     from checkpoint_convert.plan import ImportOptions
     from checkpoint_convert.report import Report
     from checkpoint_convert.verify import Outcome
 
+DTYPE_NAMES = ("bf16", "fp16", "fp32")
 UNITS = {
     "": 1,
     "B": 1,
@@ -42,6 +45,7 @@ UNITS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `checkpoint-convert`."""
     options = build_parser().parse_args(arguments)
+    forbid_world_writable()
     try:
         return int(options.run(options))
     except ValueError as error:
@@ -101,7 +105,7 @@ def _add_import_flags(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not append <CLS> <SEP> <EOD> <MASK> <PAD> before the extra tokens",
     )
-    command.add_argument("--dtype", choices=sorted(DTYPES), help="default: the source's")
+    command.add_argument("--dtype", choices=DTYPE_NAMES, help="default: the source's")
     command.add_argument("--make_vocab_size_divisible_by", type=positive_int, default=128, metavar="N")
     command.add_argument(
         "--new_token_init",
@@ -117,7 +121,7 @@ def _add_to_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command = commands.add_parser("to-hf", help="a checkpoint of any layout -> Hugging Face folder", allow_abbrev=False)
     command.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
     command.add_argument("hf_dir", type=Path, metavar="HF_DIR")
-    command.add_argument("--dtype", choices=sorted(DTYPES), help="default: the checkpoint's")
+    command.add_argument("--dtype", choices=DTYPE_NAMES, help="default: the checkpoint's")
     command.add_argument(
         "--max_shard_size",
         type=byte_size,
@@ -165,7 +169,7 @@ def _add_other_formats(commands: argparse._SubParsersAction[argparse.ArgumentPar
     back.add_argument("out_dir", type=Path, metavar="DIR")
     back.add_argument("--tensor_model_parallel_size", type=positive_int, default=1, metavar="T")
     back.add_argument("--pipeline_model_parallel_size", type=positive_int, default=1, metavar="P")
-    back.add_argument("--dtype", choices=sorted(DTYPES), help="default: the checkpoint's")
+    back.add_argument("--dtype", choices=DTYPE_NAMES, help="default: the checkpoint's")
     back.add_argument("--iteration", type=int, help="which checkpoint of CKPT_DIR (default: its tracker's)")
     back.add_argument("--no_verify", action="store_true", help="do not compare checkpoint and result afterwards")
     back.set_defaults(run=run_to_megatron_llm)
@@ -187,7 +191,7 @@ def run_to_hf(options: argparse.Namespace) -> int:
 
     if options.push_to_hub:
         check_hub(options.push_to_hub)
-    dtype = DTYPES[options.dtype] if options.dtype else None
+    dtype = dtype_of(options.dtype)
     export = ExportOptions(
         dtype, options.max_shard_size, options.iteration, options.vocab_size, check_sums=not options.no_verify
     )
@@ -221,7 +225,7 @@ def run_to_megatron_llm(options: argparse.Namespace) -> int:
 
     source, target = options.checkpoint_dir, options.out_dir
     sizes = options.tensor_model_parallel_size, options.pipeline_model_parallel_size
-    dtype = DTYPES[options.dtype] if options.dtype else None
+    dtype = dtype_of(options.dtype)
     report = to_megatron_llm(source, target, *sizes, dtype, options.iteration)
     return finish(report, options.no_verify, lambda: verify_megatron_llm(target, source, options.iteration))
 
@@ -251,11 +255,18 @@ def import_options(options: argparse.Namespace) -> ImportOptions:
     return ImportOptions(
         extra_special_tokens=options.vocab_extra_ids_list,
         new_tokens=not options.no_new_tokens,
-        dtype=DTYPES[options.dtype] if options.dtype else None,
+        dtype=dtype_of(options.dtype),
         make_vocab_size_divisible_by=options.make_vocab_size_divisible_by,
         new_token_init=options.new_token_init,
         seed=options.seed,
     )
+
+
+def dtype_of(name: str | None) -> torch.dtype | None:
+    """torch's dtype for a word of DTYPE_NAMES."""
+    from checkpoint_convert.tensors import DTYPES
+
+    return DTYPES[name] if name else None
 
 
 def token_list(text: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.new_file import NewFile
 from checkpoint_convert.tensors import ConvertError, TensorInfo, raw_bytes
 from checkpoint_convert.torch_archive import read_archive
+from pretokenizer.publish import read_json
 
 _NAMES = {
     "F64": torch.float64,
@@ -81,12 +82,12 @@ class HfWeights:
 
 def _open_safetensors(path: Path) -> tuple[Reader, dict[str, TensorInfo]]:
     """The library checks the file; then each tensor is mapped from the place that the header gives."""
+    mapped = MappedFile(path, is_read_ahead=True)  # raises with the reason when it may not be read
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
     except (SafetensorError, OSError) as error:
         raise ConvertError(f"{path}: not a complete safetensors file ({error}); fetch it again") from None
-    mapped = MappedFile(path, is_read_ahead=True)
     length = int.from_bytes(mapped.read(0, 8), "little")
     header = json.loads(mapped.read(8, length))
     infos = {}
@@ -126,7 +127,7 @@ def _weight_files(folder: Path) -> tuple[dict[str, str], list[str]]:
 
 def _read_index(path: Path) -> dict[str, str]:
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(path)["weight_map"]
         items = list(weight_map.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConvertError(f"{path}: not an index of weights ({error!r})") from None

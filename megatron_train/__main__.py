@@ -11,6 +11,7 @@ import sys
 
 from megatron_train.command_line import build_parser, parse
 from megatron_train.report.failure import record_failure, tell_failure
+from pretokenizer.publish import forbid_world_writable
 from pretokenizer.yaml_config import ConfigError
 
 LOST_PEER = ("closed by peer", "reset by peer", "Connection was likely closed", "Broken pipe")
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     mend.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    forbid_world_writable()
     planning = arguments[:1] == ["plan"]
     if not planning and ("--help" in arguments or "-h" in arguments):
         build_parser().print_help()

@@ -11,11 +11,13 @@ Exit status: 0 done, 1 bad data or files, 2 bad usage or configuration.
 import sys
 
 from pretokenizer.command_line import UsageError, run_command
+from pretokenizer.publish import forbid_world_writable
 from pretokenizer.yaml_config import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; errors for users are printed without a traceback."""
+    forbid_world_writable()
     try:
         return run_command(sys.argv[1:] if arguments is None else arguments)
     except (UsageError, ConfigError) as error:

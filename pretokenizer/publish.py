@@ -126,6 +126,11 @@ def _files_below(folder: Path) -> dict[str, Path]:
     }
 
 
+def forbid_world_writable() -> None:
+    """From now on no file that this process makes can be written by everyone, even where the umask allows it."""
+    os.umask(_umask() | 0o002)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import tensor_parallel
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.state.checkpoint_folder import TRAIN_STATE, CheckpointError
@@ -93,7 +93,8 @@ def save_rng(folder: Path, layout: ParallelLayout) -> None:
         tensors = {
             f"{rank}/{name}": state for rank, states in enumerate(everyone) for name, state in (states or {}).items()
         }
-        save_file(tensors, folder / RNG_FILE, metadata={"layout": _layout_name(layout)})
+        # Not save_file: its files can be read by nobody else.
+        (folder / RNG_FILE).write_bytes(save(tensors, metadata={"layout": _layout_name(layout)}))
 
 
 def load_rng(folder: Path, layout: ParallelLayout) -> bool:

@@ -155,10 +155,10 @@ def refused(target: Target, root: Path, kind: str) -> list[str]:
     folder.chmod(0o755)
     inputs = [p for p in (*(root / "data").rglob("*"), *(root / "hf").rglob("*")) if p.is_file()]
     inputs += list((root / "base").rglob("*.distcp")) if "to-hf" in target.name else []
+    for path in inputs:
+        path.chmod(0o600 if kind == "input" else 0o644)
     if kind == "input":
         folder.chmod(0o777)
-        for path in inputs:
-            path.chmod(0o600)
     try:
         step = target.steps(folder)[0]
         run = launch(target.program, step.arguments, folder, step.processes, log=root / LOG, user=NOBODY)
