@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,3 +130,11 @@ def test_token_list_takes_the_cards_stray_quotes_off() -> None:
     assert token_list('"<|im_start|>,<|im_end|>"') == ("<|im_start|>", "<|im_end|>")
     with pytest.raises(argparse.ArgumentTypeError):
         token_list("<a>,<a>")
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    program = (
+        "import sys, checkpoint_convert.__main__ as m; m.build_parser().format_help(); sys.exit('torch' in sys.modules)"
+    )
+
+    assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False).returncode == 0
