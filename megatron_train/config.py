@@ -228,7 +228,7 @@ class Logging:
     exit_interval: int | None = None
     """Save and leave after every this many iterations."""
     exit_duration_in_mins: float | None = None
-    """Save and leave after this many minutes."""
+    """Save and leave this many minutes after the process was started."""
     exit_code_on_signal: int = 0
     """Exit code after SIGTERM or SIGUSR1 (a checkpoint was saved)."""
     timing_log_level: int = 0

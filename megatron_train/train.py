@@ -85,18 +85,18 @@ def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
     announce(command, model_config, layout)
 
     samples = planned_samples(config, config.batch.train_iters * global_batch_size(config, layout))
-    describe_data(config, layout, samples)
+    valid, test = (
+        ({}, {})
+        if config.evaluation.eval_iters == 0
+        else (validation_sets(config.data, config.batch.seed), test_sets(config.data, config.batch.seed))
+    )
+    describe_data(config, layout, samples, {**valid, **test})
     pad_id = manifest.pad_token_id if manifest else 0
     make_batch = BatchMaker(config.data, loss_rule(config), pad_id, model_config.vocab_size)
     chunks = wrap_model(build_model(model_config, config), config)
     optimizer = build_optimizer(chunks, config)
     state = load_checkpoint(start, config, chunks, optimizer, layout)
     state = check_same_data(state, samples)
-    valid, test = (
-        ({}, {})
-        if config.evaluation.eval_iters == 0
-        else (validation_sets(config.data, config.batch.seed), test_sets(config.data, config.batch.seed))
-    )
     tokenizer_dir = find_tokenizer(data_folder, start.folder if start else None)
     stop, profiler = StopRequest(config.logging), Profiler(config)
     saved_at, not_finite = state.iteration if start and start.resume else -1, 0
@@ -273,13 +273,14 @@ def announce(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -
     )
 
 
-def describe_data(config: TrainConfig, layout: ParallelLayout, samples: Samples) -> None:
+def describe_data(config: TrainConfig, layout: ParallelLayout, samples: Samples, evaluated: dict[str, Samples]) -> None:
     say(describe_batch(config, layout, samples.documents_per_epoch, samples.rows_per_epoch))
-    if samples.num_overlong:
-        warn(
-            f"{samples.num_overlong:,} of {samples.documents_per_epoch:,} documents exceed seq_length "
-            f"{config.data.seq_length}: --overlong {config.data.overlong}"
-        )
+    for name, each in {"training": samples, **evaluated}.items():
+        if each.num_overlong:
+            warn(
+                f"{name}: {each.num_overlong:,} of {each.documents_per_epoch:,} documents exceed seq_length "
+                f"{config.data.seq_length}: --overlong {config.data.overlong}"
+            )
     if config.data.packing:
         positions, rows, width = samples.num_positions(), len(samples), config.data.seq_length
         say(

@@ -90,15 +90,19 @@ def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) ->
     return root / wanted
 
 
-def check_folder(folder: Path) -> None:
-    """Verifies SHA256SUMS and scans every pickle. Raises CheckpointError that names each bad file."""
+def check_folder(folder: Path, part: int = 0, num_parts: int = 1) -> None:
+    """Verifies SHA256SUMS and scans every pickle. Raises CheckpointError that names each bad file.
+
+    With `num_parts`, of the files' contents only one `part`: several ranks share the reading.
+    """
     if not (folder / "SHA256SUMS").is_file():
         raise CheckpointError(f"{folder}: no SHA256SUMS in it; the save was not completed, use another checkpoint")
-    problems = verify_sha256sums(folder)
+    problems = verify_sha256sums(folder, part, num_parts)
     if problems:
         raise CheckpointError(f"{folder}: damaged: " + "; ".join(problems))
     try:
-        scan_pickles(folder)
+        if part == 0:
+            scan_pickles(folder)
     except UnsafePickleError as error:
         raise CheckpointError(str(error)) from error
 

@@ -11,6 +11,8 @@ import signal
 import time
 from types import FrameType
 
+import psutil
+
 from megatron_train.config import Logging
 from megatron_train.parallel.distributed import sum_over_ranks
 
@@ -20,7 +22,7 @@ class StopRequest:
 
     def __init__(self, logging: Logging) -> None:
         self._logging = logging
-        self._started = time.monotonic()
+        self._started = psutil.Process().create_time()  # what was spent on starting and loading counts too
         self._signal: int | None = None
         self.signalled = False
         """A signal, on whichever rank, was the reason."""
@@ -32,7 +34,7 @@ class StopRequest:
 
     def due(self, iteration: int) -> str | None:
         """Why to stop after `iteration`, or None."""
-        minutes = (time.monotonic() - self._started) / 60
+        minutes = (time.time() - self._started) / 60
         limit = self._logging.exit_duration_in_mins
         signalled, out_of_time = sum_over_ranks(
             [float(self._signal or 0), float(limit is not None and minutes >= limit)]

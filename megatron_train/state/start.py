@@ -38,7 +38,7 @@ def find_start(config: TrainConfig) -> Start | None:
     Raises CheckpointError when there are candidates and none is sound, or when what --load names is missing.
     """
     refused: list[str] = []
-    for start in _candidates(config):
+    for start in _as_rank_0_sees(config):
         problem = _problem_of(start.folder)
         if problem is None:
             if refused:
@@ -49,6 +49,20 @@ def find_start(config: TrainConfig) -> Start | None:
     if refused:
         raise CheckpointError(f"no sound checkpoint to start from; {refused[0]}")
     return None
+
+
+def _as_rank_0_sees(config: TrainConfig) -> list[Start]:
+    """All candidates, the same on every rank: on a shared disk not all see a new folder at the same time."""
+    answer: list[list[Start] | CheckpointError] = [[]]
+    if dist.get_rank() == 0:
+        try:
+            answer = [list(_candidates(config))]
+        except CheckpointError as error:
+            answer = [error]
+    dist.broadcast_object_list(answer, src=0)
+    if isinstance(answer[0], CheckpointError):
+        raise answer[0]
+    return answer[0]
 
 
 def _candidates(config: TrainConfig) -> Iterator[Start]:
@@ -82,15 +96,15 @@ def _newest_first(root: Path) -> Iterator[Start]:
 
 
 def _problem_of(folder: Path) -> str | None:
-    """Checksums and pickles are checked once, by rank 0; every rank hears the verdict."""
-    verdict: list[str | None] = [None]
-    if dist.get_rank() == 0:
-        try:
-            check_folder(folder)
-        except CheckpointError as error:
-            verdict = [str(error)]
-    dist.broadcast_object_list(verdict, src=0)
-    return verdict[0]
+    """Checksums and pickles are checked once, the files shared among the ranks; every rank hears the same verdict."""
+    problem: str | None = None
+    try:
+        check_folder(folder, dist.get_rank(), dist.get_world_size())
+    except (CheckpointError, OSError) as error:
+        problem = str(error)
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    return next((each for each in problems if each), None)
 
 
 def load_model_config(config: TrainConfig, start: Path | None) -> ModelConfig:

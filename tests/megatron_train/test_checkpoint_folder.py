@@ -86,6 +86,23 @@ def test_one_changed_bit_is_named(tmp_path: Path) -> None:
         check_folder(folder)
 
 
+def test_ranks_share_the_reading_and_between_them_find_all(tmp_path: Path) -> None:
+    folder = publish(tmp_path, 500)
+    for name in ("model_config.yaml", "tokenizer/tokenizer.json"):
+        original = (folder / name).read_text()
+        (folder / name).write_text(original + " ")
+        refusals = []
+        for part in range(3):
+            try:
+                check_folder(folder, part, num_parts=3)
+            except CheckpointError as error:
+                refusals.append(str(error))
+        assert refusals == [f"{folder}: damaged: {folder / name}: contents differ from SHA256SUMS"]
+        (folder / name).write_text(original)
+    for part in range(3):
+        check_folder(folder, part, num_parts=3)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     folder = publish(tmp_path, 500)
     (folder / "model_config.yaml").unlink()

@@ -11,9 +11,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from megatron_train.command_line import config_from_settings
 from megatron_train.state import saver as saver_module
 from megatron_train.state.checkpoint_folder import CheckpointError, check_folder, staging_folder
 from megatron_train.state.saver import CheckpointSaver
+from megatron_train.state.start import find_start
 from tests.conftest import toy_documents, write_shard
 from tests.distributed import run_distributed
 from tests.megatron_train.toy_run import LLAMA, ToyRun, start
@@ -166,8 +168,10 @@ def test_a_failure_is_raised_by_the_next_check(tmp_path: Path, monkeypatch: pyte
         pytest.fail("check() said nothing")
 
 
-def run_two_processes(settings: dict[str, Any], root: Path) -> tuple[list[dict[str, str]], str]:
-    """(sums_both_ways, what is raised on this rank when the disk of rank 1 is full)."""
+def run_two_processes(settings: dict[str, Any], root: Path) -> tuple[list[dict[str, str]], str, list[str | None]]:
+    """(sums_both_ways, what is raised on this rank when the disk of rank 1 is full, where it would start with each file
+    of the newest checkpoint damaged in turn).
+    """
     settings = settings | {"tensor_model_parallel_size": 2}
     found = sums_both_ways(settings, root)
     run = start(SMALL, settings)
@@ -178,11 +182,31 @@ def run_two_processes(settings: dict[str, Any], root: Path) -> tuple[list[dict[s
         with pytest.raises(CheckpointError) as error, saver_of(run, root / "full") as saver:
             saver.save(run.state, run.chunks, run.optimizer)
     assert not staging_folder(root / "full", 1).exists()
-    return found, str(error.value)
+    run.save(root / "damaged")
+    run.step()
+    newest = run.save(root / "damaged")
+    starts = [started_from(root / "damaged", newest / name) for name in sorted(sums(newest))]
+    return found, str(error.value), starts
+
+
+def started_from(root: Path, damaged: Path) -> str | None:
+    config = config_from_settings({"save": str(root)}, "test")
+    original = damaged.read_bytes()
+    dist.barrier()
+    if dist.get_rank() == 0:
+        damaged.write_bytes(original + b" ")
+    dist.barrier()
+    start = find_start(config)
+    dist.barrier()
+    if dist.get_rank() == 0:
+        damaged.write_bytes(original)
+    return start.folder.name if start else None
 
 
 def test_two_tensor_parallel_processes(tmp_path: Path) -> None:
-    for (at_once, meanwhile), message in run_distributed(run_two_processes, 2, settings_in(tmp_path), tmp_path):
+    for (at_once, meanwhile), message, starts in run_distributed(run_two_processes, 2, settings_in(tmp_path), tmp_path):
         assert meanwhile == at_once
         assert {"__0_0.distcp", "__1_0.distcp"} <= at_once.keys()
         assert "iter_0000001: could not be saved: rank 1: OSError: [Errno 28] No space left" in message
+        assert len(starts) > 6
+        assert set(starts) == {"iter_0000001"}

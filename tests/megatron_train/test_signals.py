@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -37,3 +38,12 @@ def test_exit_interval_stops_at_every_multiple(handlers: None) -> None:
 def test_exit_duration_stops_once_the_time_is_up(handlers: None) -> None:
     assert StopRequest(Logging(exit_duration_in_mins=1000.0)).due(1) is None
     assert StopRequest(Logging(exit_duration_in_mins=0.0)).due(1) == "--exit_duration_in_mins 0.0 reached"
+
+
+def test_exit_duration_counts_from_the_start_of_the_process(handlers: None) -> None:
+    """This one has imported torch and started a process group before."""
+    import psutil
+
+    age = (time.time() - psutil.Process().create_time()) / 60
+    assert StopRequest(Logging(exit_duration_in_mins=age - 0.005)).due(1) is not None
+    assert StopRequest(Logging(exit_duration_in_mins=age + 5)).due(1) is None
