@@ -98,13 +98,15 @@ def save_checkpoint(
     optimizer: Any,
     layout: ParallelLayout,
     tokenizer_dir: Path | None,
+    group: Any = None,
 ) -> Path:
     """Writes iter_<iteration> and moves the tracker; all ranks call it. Nothing is visible under its final name before
-    it is complete. Raises CheckpointError naming the folder; older checkpoints are then as they were.
+    it is complete. Raises CheckpointError naming the folder; older checkpoints are then as they were. Ranks wait for
+    one another's files in `group`, by default the one of all exchanges, with its timeout.
     """
     plan = stage_checkpoint(config, model_config, state, chunks, optimizer, layout, tokenizer_dir, keep_copies=False)
     root = Path(config.checkpoint.save or "")
-    write_and_publish(plan, root, state.iteration, state.best_iteration, config.checkpoint.save_total_limit)
+    write_and_publish(plan, root, state.iteration, state.best_iteration, config.checkpoint.save_total_limit, group)
     say(f"saved {root / folder_name(state.iteration)}")
     return root / folder_name(state.iteration)
 

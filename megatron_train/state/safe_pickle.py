@@ -113,7 +113,7 @@ def scan_archive(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]]
     one is refused, and so is torch's old format of several pickles in a row.
     """
     begins_as_archive = file.read(4) == b"PK\x03\x04"
-    if begins_as_archive != zipfile.is_zipfile(file):
+    if begins_as_archive != _ends_as_archive(file, name):
         raise UnsafePickleError(f"{name}: neither an archive nor a plain pickle; do not use this file")
     file.seek(0)
     if begins_as_archive:
@@ -123,6 +123,13 @@ def scan_archive(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]]
     _load(blob, name, allowed)
     if blob.read(1):
         raise UnsafePickleError(f"{name}: refused: holds more after its first pickle; do not use this file")
+
+
+def _ends_as_archive(file: IO[bytes], name: str) -> bool:
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile as error:  # it looks like one, and breaks off
+        raise UnsafePickleError(f"{name}: not a readable archive ({error}); the file is damaged") from error
 
 
 def _scan_entries(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]]) -> None:
@@ -135,7 +142,9 @@ def _scan_entries(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]
             for entry in entries:
                 if entry.filename.lower().endswith(".pkl"):  # torch finds entries whatever their case
                     _load(io.BytesIO(archive.read(entry)), f"{name}:{entry.filename}", allowed)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except UnsafePickleError:
+        raise
+    except Exception as error:  # a damaged archive raises almost anything
         raise UnsafePickleError(f"{name}: not a readable archive ({error}); the file is damaged") from error
 
 

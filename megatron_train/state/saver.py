@@ -5,7 +5,8 @@
         saver.check()                             # every iteration: raises what went wrong in the thread
 
 Leaving the block, for whatever reason, waits for the one under way. Before the thread starts, the tensors are copied to
-the CPU; it talks to the other ranks in a process group of its own, so nothing of it can meet training's exchanges.
+the CPU. Ranks agree about the files in a process group of its own, so that nothing of it can meet training's exchanges
+and a slow disk is not taken for a rank that hangs.
 """
 
 from __future__ import annotations
@@ -43,15 +44,13 @@ class CheckpointSaver:
         self._thread: Thread | None = None
         self._under_way = 0
         self._problem: BaseException | None = None
-        self._group: Any = None
-        if config.checkpoint.save and config.checkpoint.async_save:
-            self._group = dist.new_group(backend="gloo", timeout=SLOWEST_WRITE)
+        self._group = dist.new_group(backend="gloo", timeout=SLOWEST_WRITE) if config.checkpoint.save else None
 
     def save(self, state: TrainState, chunks: list[Any], optimizer: Any) -> None:
         """Raises CheckpointError, of this save or of the one before."""
         parts = (self.config, self.model_config, state, chunks, optimizer, self.layout, self.tokenizer_dir)
-        if self._group is None:
-            save_checkpoint(*parts)
+        if not self.config.checkpoint.async_save:
+            save_checkpoint(*parts, group=self._group)
             return
         self.wait()
         plan = stage_checkpoint(*parts, keep_copies=True)
