@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
@@ -135,8 +137,8 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
     dtype = options.dtype or main_dtype(reader.infos.values())
     targets = target_infos(table, reader.infos, model, rows, dtype)
     report = Report(hf_dir, dtype=dtype, vocabulary=describe_rows(rows, model))
-    with folder_staging(hf_dir) as staging, ThreadPoolExecutor(1) as background, one_torch_thread():
-        checked = background.submit(check_folder, folder) if options.check_sums else None
+    with folder_staging(hf_dir) as staging, one_torch_thread():
+        checked = beside(check_folder, folder) if options.check_sums else None
         writer = SafetensorsWriter(staging, targets, options.max_shard_bytes)
         try:
             with progress(reader.infos, f"writing {hf_dir.name}") as bar:
@@ -160,6 +162,21 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
         publish_folder(staging, hf_dir)
     warn_of_not_finite(report)
     return report
+
+
+def beside(function: Callable[[Path], None], folder: Path) -> Future[None]:
+    """Runs a check beside what follows, in a thread that does not hold up an interrupted program."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            function(folder)
+            future.set_result(None)
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def describe_rows(rows: int, model: ModelConfig) -> str:
