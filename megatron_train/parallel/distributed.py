@@ -48,6 +48,7 @@ def init_distributed(parallel: Parallel, seed: int) -> ParallelLayout:
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
         virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+        distributed_timeout_minutes=parallel.distributed_timeout_minutes,  # else half an hour, in making groups too
         create_gloo_process_groups=False,  # second copies of the data-parallel groups, which nothing here uses
     )
     seed_rank(seed)
