@@ -140,7 +140,7 @@ def special_ids(tokenizer: Tokenizer, chat_format: ChatFormat | None) -> Special
 def write_tokenizer_files(tokenizer: Tokenizer, chat_format: ChatFormat | None, folder: Path, max_length: int) -> None:
     """Everything AutoTokenizer and the other readers of such a folder look for."""
     backend = _backend(tokenizer)
-    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
     if isinstance(tokenizer, SentencePieceTokenizer):
         shutil.copyfile(tokenizer.path, folder / "tokenizer.model")
     ids = special_ids(tokenizer, chat_format)

@@ -186,5 +186,8 @@ class _Body:
 def _save_tensor(info: TensorInfo, blocks: Iterable[Tensor], file: NewFile) -> None:
     """What torch.save(tensor) writes, without the copy and the checksum of the bytes (SHA256SUMS has one)."""
     empty = torch.empty(info.shape, dtype=info.dtype)  # never touched, so it takes no memory
-    with torch.serialization.skip_data():
-        torch.save(empty, _Body(file, blocks, info.num_bytes))  # type: ignore[arg-type]
+    try:
+        with torch.serialization.skip_data():
+            torch.save(empty, _Body(file, blocks, info.num_bytes))  # type: ignore[arg-type]
+    except RuntimeError as error:  # torch finds its own file unfinished, and hides that the disk is full
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None

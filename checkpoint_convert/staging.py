@@ -9,6 +9,7 @@ from pathlib import Path
 
 from checkpoint_convert.tensors import ConvertError
 from megatron_train.state.checkpoint_folder import TRACKER, folder_name, remove_stale_staging, staging_folder
+from pretokenizer.publish import naming
 
 
 @contextmanager
@@ -27,7 +28,8 @@ def release_staging(checkpoint_dir: Path) -> Iterator[Path]:
     staging = staging_folder(checkpoint_dir, None)
     staging.mkdir()
     try:
-        yield staging
+        with naming(staging):
+            yield staging
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         if is_new and not any(checkpoint_dir.iterdir()):
@@ -44,7 +46,8 @@ def folder_staging(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging)
     staging.mkdir()
     try:
-        yield staging
+        with naming(staging):
+            yield staging
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

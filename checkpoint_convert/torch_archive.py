@@ -97,7 +97,7 @@ class _Archive:
                 self.entries = {"/".join(e.filename.split("/")[1:]): e for e in archive.infolist()}
                 self.pickled = archive.read(self.entries["data.pkl"])
                 order = archive.read(self.entries["byteorder"]) if "byteorder" in self.entries else b"little"
-        except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError, NotImplementedError) as error:
+        except Exception as error:  # a damaged archive raises almost anything
             raise ConvertError(
                 f"{self.name}: not a complete torch.save archive ({error}); fetch the file again"
             ) from None
