@@ -73,7 +73,9 @@ def assemble(
     write_text_atomic(output / "stats.md", report, sync=False)
     described = {split: dataclasses.asdict(of_split) for split, of_split in lengths.items()}
     figures = {split: [s.to_json() for s in parts] for split, parts in stats.items()}
-    write_json_atomic(output / "stats.json", {"splits": figures, "lengths": described, **reports}, sync=False)
+    totals = {split: total_stats(parts).to_json() for split, parts in stats.items()}
+    everything = {"splits": figures, "totals": totals, "lengths": described, **reports}
+    write_json_atomic(output / "stats.json", everything, sync=False)
     manifest = _manifest(plan, tokenizer, chat_format, splits, stats, reports, output)
     manifest.save(output)
     return manifest

@@ -4,9 +4,6 @@ Wrong is: no JSON, no object, a key or type that the source does not expect, rol
 in a conversation of one's own, text that is no Unicode. What the original filters without an error is not wrong.
 """
 
-from collections.abc import Iterable
-
-from pretokenizer.conversation import Conversation
 from pretokenizer.parts import PartHeader
 from pretokenizer.record_files import FileSpan, RecordError, place_of
 from pretokenizer.sources.source import BadRecord
@@ -25,7 +22,6 @@ class BadRecordLog:
 
     def __init__(self, header: PartHeader, spans: dict[int, FileSpan], is_strict: bool) -> None:
         self.header, self.spans, self.is_strict = header, spans, is_strict
-        self.num_unreadable = 0
         self.last_unreadable = -1
         """Row of the last line that is no record."""
 
@@ -39,35 +35,25 @@ class BadRecordLog:
 
     def add_unreadable(self, row: int, place: str, reason: str) -> None:
         """A line that is no record. Raises RecordError with --strict."""
-        self.num_unreadable += 1
         self.last_unreadable = row
         self._name(f"{place}: {reason}")
         self._count(reason.partition(":")[0].partition(",")[0])
 
     def _name(self, example: str) -> None:
+        example = _printable(example)
         if self.is_strict:
             raise RecordError(example)
         if len(self.header.bad_examples) < MAX_EXAMPLES:
             self.header.bad_examples.append(example)
 
     def _count(self, reason: str) -> None:
-        known = self.header.bad
+        known, reason = self.header.bad, _printable(reason)
         known[reason if reason in known or len(known) < MAX_REASONS else "other reasons"] += 1
 
 
-def wrong_text(conversations: Iterable[Conversation]) -> BadRecord | None:
-    """What is wrong with the messages of a record, if anything: no text, or half of a surrogate pair."""
-    for conversation in conversations:
-        for role, text in conversation.messages:
-            if not isinstance(text, str):
-                return BadRecord(
-                    "a message is no text", f"the {role.template_name} message is {type(text).__name__} {text!r:.60}"
-                )
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError:
-                return BadRecord("broken Unicode")
-    return None
+def _printable(text: str) -> str:
+    """With what could steer a terminal or break a line spelled out: records may hold anything."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def refuse_too_many(names: list[str], headers: list[list[PartHeader]], max_fraction: float) -> list[str]:

@@ -94,6 +94,9 @@ def work_folder(final: Path, plan: Plan, overwrite: bool) -> Iterator[Path]:
     with naming(work), (work / "lock").open("w") as lock:
         if not _lock(lock):
             raise BuildError(f"{work}: another process is building this output")
+        if (work / "output" / "parts").is_dir():  # of `build --part`, killed just before it was published
+            shutil.rmtree(work / "parts")
+            (work / "output" / "parts").rename(work / "parts")
         fingerprint = plan.fingerprint()
         plan_path = work / PLAN_NAME
         is_other = plan_path.is_file() and _fingerprint_in(plan_path) != fingerprint

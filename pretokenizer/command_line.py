@@ -78,7 +78,7 @@ def _build_parser() -> _Parser:
     )
     parser.add_argument("--workers", type=int, default=1, help="processes (default 1); the bytes do not depend on it")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished output, or start over")
-    parser.add_argument("--strict", action="store_true", help="stop at the first bad record instead of counting it")
+    parser.add_argument("--strict", action="store_true", help="stop at a bad record instead of counting it")
     _add_max_bad_fraction(parser)
     parser.add_argument("--executor", choices=("local", "ray"), default="local", help="where the work is done")
     parser.add_argument("--part", type=int, metavar="i", help="build only part i of --num_parts, from 0; then merge")

@@ -154,7 +154,7 @@ class RunOptions:
     """Build only part `part` of `num_parts` (from 0)."""
     num_parts: int | None = None
     strict: bool = False
-    """Stop at the first bad record instead of counting it."""
+    """Stop at a bad record instead of counting it."""
     max_bad_fraction: float = 0.05
     """Stop when a data set has a larger share of bad records than this."""
 

@@ -139,10 +139,12 @@ def read_tables(plan: Plan, folders: Sequence[Path], itemsize: int) -> list[tupl
 
 
 def _join(parts: list[tuple[Part, tuple[int, bool]]]) -> DocumentTable:
-    lang_names = sorted({name for part, _ in parts for name in part.header.langs})
+    known = {name for part, _ in parts for name in part.header.langs} - {"unknown"}
+    lang_names = ["unknown", *sorted(known)[: np.iinfo(np.uint16).max]]
     lang_ids = {name: i for i, name in enumerate(lang_names)}
     langs = [
-        np.array([lang_ids[n] for n in p.header.langs], np.uint16)[p.columns.pop("document_langs")] for p, _ in parts
+        np.array([lang_ids.get(name, 0) for name in part.header.langs], np.uint16)[part.columns.pop("document_langs")]
+        for part, _ in parts
     ]
     records, rows, base = [], [], 0
     rows_before: Counter[int] = Counter()

@@ -43,7 +43,8 @@ class Encoder:
         self.encode_special_in_text = encode_special_in_text
         self.keep_texts = keep_texts
         self.words = words if not encode_special_in_text else None
-        self._special = re.compile("|".join(map(re.escape, tokenizer.special_tokens)) or r"(?!)")
+        self._control_tokens = tokenizer.control_tokens
+        self._special = re.compile("|".join(map(re.escape, self._control_tokens)) or r"(?!)")
         self._frames: dict[tuple[str, str], tuple[list[int | str], str, str, list[int | str]]] = {}
         self._framed = _FramedPass(tokenizer, chat_format, engine) if isinstance(chat_format, FramedFormat) else None
         self.engine = engine if self._framed and self._framed.is_possible else None
@@ -139,7 +140,7 @@ class Encoder:
         pieces: list[int | str] = []
         position = 0
         for match in self._special.finditer(text):
-            pieces += [text[position : match.start()], self.tokenizer.special_tokens[match.group()]]
+            pieces += [text[position : match.start()], self._control_tokens[match.group()]]
             position = match.end()
         return [piece for piece in (*pieces, text[position:]) if piece != ""]
 
@@ -152,7 +153,8 @@ class _FramedPass:
 
     def __init__(self, tokenizer: Tokenizer, chat_format: FramedFormat, engine: FastEngine | None) -> None:
         self.engine = engine
-        specials = re.compile("|".join(map(re.escape, tokenizer.special_tokens)) or r"(?!)")
+        control_tokens = tokenizer.control_tokens
+        specials = re.compile("|".join(map(re.escape, control_tokens)) or r"(?!)")
         frames = [chat_format.frames[role] for role in Role]
         found = [specials.findall(prefix + suffix) for prefix, suffix in frames]
         self.specials_per_turn = len(found[0])
@@ -161,12 +163,12 @@ class _FramedPass:
             and self.specials_per_turn > 0
             and all(len(names) == self.specials_per_turn for names in found)
             and all(specials.match(prefix) for prefix, _ in frames)
-            and all(tokenizer.special_tokens[name] in engine.special_ids for names in found for name in names)
+            and all(control_tokens[name] in engine.special_ids for names in found for name in names)
         )
         if not self.is_possible or engine is None:
             return
         self.frames = frames
-        self.frame_ids = np.array([[tokenizer.special_tokens[name] for name in names] for names in found])
+        self.frame_ids = np.array([[control_tokens[name] for name in names] for names in found])
         self.is_special = np.zeros(tokenizer.vocab_size, dtype=bool)
         self.is_special[engine.special_ids] = True
         names = [tokenizer.id_to_token(i) for i in engine.special_ids.tolist()]

@@ -113,13 +113,10 @@ def _tokenizer_json(tokenizer: Tokenizer) -> str | bytes:
 
 
 def _added_ids(tokenizer: Tokenizer) -> set[int]:
-    ids = set(tokenizer.special_tokens.values())
-    if isinstance(tokenizer, JsonTokenizer):
-        ids |= {i for i, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special}
-    else:
-        ids |= {
-            i for i in (tokenizer.token_to_id("<unk>"), tokenizer.eos_token_id, tokenizer.bos_token_id) if i is not None
-        }
+    ids = set(tokenizer.control_tokens.values())
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        own = (tokenizer.token_to_id("<unk>"), tokenizer.eos_token_id, tokenizer.bos_token_id)
+        ids |= {i for i in own if i is not None}
     return ids
 
 

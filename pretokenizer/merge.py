@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pretokenizer.assemble import TEMPLATE_NAME, assemble, save_tokenizer
-from pretokenizer.bad_records import refuse_too_many
 from pretokenizer.build import (
     PLAN_NAME,
     BuildError,
+    compress,
     fresh_folder,
     publish,
     refuse_finished,
@@ -25,7 +25,7 @@ from pretokenizer.chat_template_file import read_template
 from pretokenizer.config import PretokenizeConfig, RunOptions
 from pretokenizer.locate import DatasetFiles
 from pretokenizer.manifest import DataManifest
-from pretokenizer.parts import PartHeader, is_complete, read_header
+from pretokenizer.parts import is_complete
 from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer, make_plan
 from pretokenizer.publish import SHA256SUMS, naming, read_json, verify_sha256sums, write_json_atomic, write_sha256sums
 from pretokenizer.record_files import FileSpan
@@ -44,7 +44,6 @@ def build_part(config: PretokenizeConfig, options: RunOptions) -> Path:
         tokenizer, chat_format = load_plan_tokenizer(config)
         tasks = list(plan.tasks[options.part :: options.num_parts])
         run_tasks(plan, tasks, work / "parts", options, (tokenizer, chat_format))
-        refuse_too_many(*headers_by_dataset(plan, tasks, work / "parts"), options.max_bad_fraction)
         output = fresh_folder(work / "output")
         save_tokenizer(output / "tokenizer", tokenizer, chat_format)
         write_json_atomic(output / PLAN_NAME, plan_to_json(plan), sync=False)
@@ -83,16 +82,9 @@ def merge(folders: list[Path], final: Path, options: RunOptions | None = None) -
     with naming(output):
         manifest = assemble(plan, tokenizer, chat_format, part_folders, output, final, options.max_bad_fraction)
         publish(output, final)
+    if plan.config.compress:
+        compress(final)
     return manifest
-
-
-def headers_by_dataset(plan: Plan, tasks: list[Task], folder: Path) -> tuple[list[str], list[list[PartHeader]]]:
-    """(name, headers of finished parts) of each data set."""
-    headers: list[list[PartHeader]] = [[] for _ in plan.datasets]
-    for task in tasks:
-        for number, piece in enumerate(task.pieces):
-            headers[piece.dataset].append(read_header(task.stem(folder, number)))
-    return [entry.name for entry in plan.config.entries], headers
 
 
 def check_part(folder: Path) -> None:

@@ -35,6 +35,12 @@ _COLUMNS = {
 }
 
 
+MAX_LANGS = 250
+"""Languages of one data set that are told apart."""
+MAX_LANG_CHARACTERS = 35
+"""Of the longest tags that RFC 5646 asks programs to hold."""
+
+
 class PartError(ValueError):
     """A part file that is missing or damaged; the message names it."""
 
@@ -128,7 +134,9 @@ class PartWriter:
             self._columns[name].append(np.asarray(values, dtype=_COLUMNS[name]))
 
     def _lang_id(self, lang: str | None) -> int:
-        if not lang:
+        """Its number in `langs`; 0, unknown, for what is no name of a language, and for more than MAX_LANGS."""
+        is_name = isinstance(lang, str) and 0 < len(lang) <= MAX_LANG_CHARACTERS and lang.isprintable()
+        if lang is None or not is_name or len(self.header.langs) >= MAX_LANGS:
             return 0
         self._lang_ids[lang] = len(self.header.langs)
         self.header.langs.append(lang)
@@ -156,7 +164,7 @@ def read_header(stem: Path) -> PartHeader:
         raw = read_json(path)
         return PartHeader(**{**raw, "dropped": Counter(raw["dropped"]), "bad": Counter(raw["bad"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PartError(f"{path}: not a readable part ({error!r}); build this part again with --overwrite") from None
+        raise _damaged(path, f"not readable ({error!r})") from None
 
 
 def read_part(stem: Path, itemsize: int) -> Part:
@@ -166,14 +174,16 @@ def read_part(stem: Path, itemsize: int) -> Part:
         with np.load(stem.with_suffix(".npz"), allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in _COLUMNS}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise PartError(f"{stem}.npz: not a readable part ({error}); build this part again with --overwrite") from None
+        raise _damaged(stem.with_suffix(".npz"), f"not readable ({error})") from None
     tokens_path = stem.with_suffix(".tokens")
     num_bytes = tokens_path.stat().st_size if tokens_path.is_file() else -1
     if (
         num_bytes != header.num_tokens * itemsize
         or int(columns["document_sizes"].sum(dtype=np.int64)) != header.num_tokens
     ):
-        raise PartError(
-            f"{tokens_path}: {num_bytes} bytes, expected {header.num_tokens * itemsize}; build this part again"
-        )
+        raise _damaged(tokens_path, f"{num_bytes} bytes, expected {header.num_tokens * itemsize}")
     return Part(stem, header, columns)
+
+
+def _damaged(path: Path, problem: str) -> PartError:
+    return PartError(f"{path}: {problem}; remove {path.stem}.* there and run the same command again")

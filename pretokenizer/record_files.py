@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, Self, cast
 
 import zstandard
 
@@ -30,8 +30,12 @@ except ImportError:
 Record = dict[str, Any]
 RECORD_SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".parquet")
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
+"""After a first byte of 0x50 to 0x5f."""
 _LIST_IN_MEMORY_BYTES = 256 << 20
 _PARQUET_BATCH = 1024
+_PLACE_BYTES = 1 << 20
+"""Of each line, to see whether it is blank."""
 _MAX_DEPTH = 2
 """Archives inside archives."""
 MAX_LINE_BYTES = 64 << 20
@@ -114,7 +118,10 @@ def place_of(span: FileSpan, row: int) -> str:
             kind = _kind_of(head)
         if kind != "plain" or _starts_list(head):
             return f"{path}: record {row + 1}"
-        lines = _lines_of_span(stream, span.start, span.end) if span.end >= 0 else iter(stream)
+        if span.end >= 0:
+            lines = _lines_of_span(stream, span.start, span.end, _PLACE_BYTES)
+        else:
+            lines = _beginnings(stream, _PLACE_BYTES)
         number = 1
         for line in lines:
             row -= bool(line.strip())
@@ -140,7 +147,7 @@ def _raise_bad(row: int, place: str, reason: str) -> None:
 def _kind_of(head: bytes) -> str:
     if head.startswith(_GZIP):
         return "gzip"
-    if head.startswith(_ZSTD):
+    if head.startswith(_ZSTD) or (head[:1] in b"PQRSTUVWXYZ[\\]^_" and head[1:4] == _ZSTD_SKIPPABLE):
         return "zstd"
     if head.startswith(_PARQUET):
         return "parquet"
@@ -154,6 +161,8 @@ def _read_stream(file: BinaryIO, head: bytes, reading: _Reading, depth: int = 0)
     if kind in ("gzip", "zstd"):
         file = open_gzip(file) if kind == "gzip" else open_zstd(file)
         kind = _kind_of(cast(io.BufferedReader, file).peek(512)[:512])
+    if kind == "parquet":
+        raise RecordError(f"{reading.name}: a parquet file cannot be read inside an archive; unpack it")
     if kind == "tar":
         yield from _read_tar(file, reading, depth)
     else:
@@ -172,7 +181,7 @@ def _read_tar(file: BinaryIO, reading: _Reading, depth: int) -> Iterator[tuple[i
         reading.on_bad(row, place, reason)
         row += 1
 
-    with tarfile.open(fileobj=file, mode="r|") as archive:
+    with tarfile.open(fileobj=file, mode="r|", tarinfo=_TarMember) as archive:
         for member in archive:
             name = Path(member.name).name
             if not member.isreg() or member.issparse() or name.startswith("."):
@@ -188,6 +197,19 @@ def _read_tar(file: BinaryIO, reading: _Reading, depth: int) -> Iterator[tuple[i
                 row += 1
     if row == 0:
         raise RecordError(f"{reading.name}: a tar archive without a .json or .jsonl file that has records")
+
+
+class _TarMember(tarfile.TarInfo):
+    """The library takes a damaged header, or a missing one, for the end of the archive; this one raises."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} at byte {archive.offset}") from None
 
 
 def _parse_text(file: io.BufferedReader, reading: _Reading) -> Iterator[tuple[int, Record]]:
@@ -223,6 +245,13 @@ def _lines_of_span(file: BinaryIO, start: int, end: int, max_bytes: int = -2) ->
         yield line
 
 
+def _beginnings(file: BinaryIO, max_bytes: int) -> Iterator[bytes]:
+    """Each line, cut after `max_bytes`."""
+    while line := file.readline(max_bytes):
+        yield line
+        _skip_line(file, line)
+
+
 def _skip_line(file: BinaryIO, line: bytes) -> int:
     """Read to the end of the line that begins with `line`; the number of bytes read."""
     skipped = 0
@@ -236,6 +265,12 @@ def _parse_lines(
 ) -> Iterator[tuple[int, Record]]:
     row = 0
     for number, line in enumerate(lines, 1):
+        if len(line) > reading.max_line_bytes:
+            skip_rest(line)
+            problem = f"a line of more than {reading.max_line_bytes / (1 << 20):g} MiB (--max_line_mb)"
+            reading.on_bad(row, _line_name(reading.name, span_start, number), problem)
+            row += 1
+            continue
         try:
             record = fast_loads(line)
             if record.__class__ is dict:
@@ -244,13 +279,10 @@ def _parse_lines(
                 continue
             problem = f"expected a JSON object, found a {type(record).__name__}"
         except (ValueError, RecursionError):
-            if len(line) > reading.max_line_bytes:
-                skip_rest(line)
-                problem = f"a line of more than {reading.max_line_bytes / (1 << 20):g} MiB (--max_line_mb)"
-            elif stripped := line.removeprefix(b"\xef\xbb\xbf").strip():
-                record, problem = _slow_loads(stripped)
-            else:
+            stripped = line.removeprefix(b"\xef\xbb\xbf").strip()
+            if not stripped:
                 continue
+            record, problem = _slow_loads(stripped)
         if problem:
             reading.on_bad(row, _line_name(reading.name, span_start, number), problem)
         else:
@@ -350,7 +382,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Record]]:
 
     try:
         row = 0
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
                 for record in batch.to_pylist():
                     yield row, record

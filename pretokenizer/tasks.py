@@ -6,18 +6,27 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from pretokenizer.bad_records import BadRecordLog, wrong_text
-from pretokenizer.chat_format import ChatFormat, FramedFormat
+from pretokenizer.bad_records import BadRecordLog
+from pretokenizer.chat_format import ChatFormat, ChatFormatError, FramedFormat
 from pretokenizer.conversation import Conversation
 from pretokenizer.decontaminate import Questions
 from pretokenizer.encode import Encoder
 from pretokenizer.encoded_batch import EngineMismatchError
 from pretokenizer.engine import make_engine
-from pretokenizer.parts import PartWriter, is_complete
+from pretokenizer.parts import PartWriter, is_complete, read_header
 from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer
-from pretokenizer.record_files import FileSpan, read_records
+from pretokenizer.record_files import FileSpan, RecordError, read_records
 from pretokenizer.shard import optimal_dtype
-from pretokenizer.sources.source import WRONG_FORM, Converted, InputRecord, Source, bad_record, stem_of
+from pretokenizer.sources.source import (
+    WRONG_FORM,
+    BadRecord,
+    Converted,
+    InputRecord,
+    Source,
+    bad_record,
+    stem_of,
+    wrong_text,
+)
 from pretokenizer.tokenizer import Tokenizer
 from pretokenizer.word_cache import make_word_cache
 from pretokenizer.word_pass import WordPass
@@ -38,6 +47,7 @@ class TaskRunner:
         self.max_line_bytes = plan.config.max_line_mb << 20
         self.sources = plan.sources
         tokenizer, chat_format = loaded or load_plan_tokenizer(plan.config)
+        self.chat_format, self.is_framed = chat_format, isinstance(chat_format, FramedFormat)
         frames = list(chat_format.frames.values()) if isinstance(chat_format, FramedFormat) else [("", "")]
         engine, self.engine_line = make_engine(tokenizer, frames)
         encode_special, keep_texts = plan.config.special_tokens_in_text == "encode", plan.config.write_json
@@ -55,6 +65,8 @@ class TaskRunner:
         `is_strict`, for the first bad record.
         """
         stems = [task.stem(self.folder, number) for number in range(len(task.pieces))]
+        if self.is_strict:
+            _refuse_bad(stems)
         if all(map(is_complete, stems)):
             return
         try:
@@ -90,6 +102,9 @@ class TaskRunner:
                 continue
             if not isinstance(converted, list):
                 log.add(number, row, converted)
+                continue
+            if not self.is_framed and (wrong := wrong_text(converted)):  # a template shows `None` and the like as text
+                log.add(number, row, wrong)
                 continue
             batch.append((number, row, converted))
             for conversation in converted:
@@ -130,19 +145,42 @@ class TaskRunner:
 
     def _records(self, piece: Piece, part: PartWriter, log: BadRecordLog) -> Iterator[InputRecord]:
         """Of all files, for a source that needs the whole data set; it may stop reading early."""
+        before = 0
         for number, span in piece.files:
             stem = stem_of(Path(span.path))
+            row = log.last_unreadable = -1
             for row, record in read_records(span, log.add_unreadable, self.max_line_bytes):
-                part.header.num_records += 1
+                part.header.num_records = before + row + 1
                 yield InputRecord(number, row, stem, record)
-        part.header.num_records += log.num_unreadable
+            before = part.header.num_records = before + max(row, log.last_unreadable) + 1
+
+    def _sound(self, batch: Batch, log: BadRecordLog) -> Batch:
+        """The records of a batch whose conversations can be written; the others are logged."""
+        sound: Batch = []
+        for number, row, conversations in batch:
+            bad = wrong_text(conversations) or self._not_expressed(conversations)
+            if bad:
+                log.add(number, row, bad)
+            else:
+                sound.append((number, row, conversations))
+        return sound
+
+    def _not_expressed(self, conversations: list[Conversation]) -> BadRecord | None:
+        try:
+            for conversation in conversations:
+                self.chat_format.turns(conversation.messages)
+        except ChatFormatError as error:
+            return BadRecord("the chat format cannot express it", str(error))
+        return None
 
     def _write_batch(self, part: PartWriter, batch: Batch, encoder: Encoder, log: BadRecordLog) -> None:
         conversations = list(chain.from_iterable([converted for _, _, converted in batch]))
         try:
             encoded = encoder.encode(conversations)
-        except (TypeError, UnicodeEncodeError):
-            sound = _without_wrong_texts(batch, log)
+        except EngineMismatchError:
+            raise
+        except Exception:  # whatever formats and tokenizers raise for what is no text
+            sound = self._sound(batch, log)
             if len(sound) == len(batch):
                 raise
             self._write_batch(part, sound, encoder, log)
@@ -152,13 +190,9 @@ class TaskRunner:
         part.add_documents(encoded, [c.lang for c in conversations], contaminated)
 
 
-def _without_wrong_texts(batch: Batch, log: BadRecordLog) -> Batch:
-    """The records of a batch whose messages are all sound text; the others are logged."""
-    sound: Batch = []
-    for number, row, conversations in batch:
-        bad = wrong_text(conversations)
-        if bad:
-            log.add(number, row, bad)
-        else:
-            sound.append((number, row, conversations))
-    return sound
+def _refuse_bad(stems: list[Path]) -> None:
+    """Raise RecordError for the first bad record of parts that were finished without --strict."""
+    for stem in stems:
+        examples = read_header(stem).bad_examples if is_complete(stem) else []
+        if examples:
+            raise RecordError(examples[0])

@@ -46,13 +46,18 @@ class Tokenizer(ABC):
         self.extra_special_tokens = tuple(extra_special_tokens)
         self.new_tokens = new_tokens
         self.special_tokens: dict[str, int] = {}
-        """Token -> id, in the original's order; what `encode` finds in text."""
+        """Token -> id, in the original's order: what special_tokens.json lists."""
         self.pad_token_id: int
         self.eos_token_id: int
         """The model's own end of text, not the chat format's end of turn."""
         self.bos_token_id: int | None
         self.tokens: list[str | None] = []
         """id -> token; None where the vocabulary has a hole."""
+
+    @property
+    def control_tokens(self) -> dict[str, int]:
+        """Token -> id of all that `encode` finds in a text."""
+        return self.special_tokens
 
     @property
     def vocab_size(self) -> int:
@@ -216,6 +221,12 @@ class JsonTokenizer(Tokenizer):
         own = [token.content for _, token in added if token.special and token.content not in extra_special_tokens]
         eos = self.tokens[self.eos_token_id]
         self.special_tokens = {t: vocabulary[t] for t in (*(t for t in own if t != eos), *extra_special_tokens)}
+
+    @property
+    def control_tokens(self) -> dict[str, int]:
+        """The special ones among the backend's added tokens; eos and bos are of them."""
+        added = self.backend.get_added_tokens_decoder()
+        return {token.content: token_id for token_id, token in sorted(added.items()) if token.special}
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a vocabulary entry or added token."""

@@ -22,8 +22,9 @@ class WordPass:
 
     def __init__(self, tokenizer: Tokenizer, chat_format: FramedFormat, words: WordCache) -> None:
         self.tokenizer, self.words = tokenizer, words
-        self._special = re.compile("|".join(map(re.escape, tokenizer.special_tokens)) or r"(?!)")
-        self._marks = sorted({token[0] for token in tokenizer.special_tokens if token})
+        control_tokens = tokenizer.control_tokens
+        self._special = re.compile("|".join(map(re.escape, control_tokens)) or r"(?!)")
+        self._marks = sorted({token[0] for token in control_tokens if token})
         self._frames = [chat_format.frames[role] for role in Role]
         heads, self._openings = zip(*(self._head(prefix) for prefix, _ in self._frames), strict=True)
         self._closings, tails = zip(*(self._tail(suffix) for _, suffix in self._frames), strict=True)

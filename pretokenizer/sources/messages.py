@@ -66,13 +66,16 @@ class Messages(Source):
 
 
 def _has_loss(turn: dict[str, Any]) -> bool:
-    """Of `train` and `weight`. Raises ValueError for other labels than there are."""
-    train, weight = turn.get("train", True), turn.get("weight", 1)
-    if not isinstance(train, bool):
+    """Of `train` and `weight`; null is as good as absent (parquet has it where other messages have the key).
+
+    Raises ValueError for other labels than there are.
+    """
+    train, weight = turn.get("train"), turn.get("weight")
+    if train not in (None, True, False):
         raise ValueError("`train` is neither true nor false")
-    if weight not in (0, 1):
+    if weight not in (None, 0, 1):
         raise ValueError("`weight` is neither 0 nor 1")
-    return train and weight == 1
+    return train is not False and weight != 0
 
 
 def _turns_of(record: Record) -> tuple[list[dict[str, Any]], str, str]:

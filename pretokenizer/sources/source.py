@@ -106,15 +106,29 @@ class Source:
             yield item, self.convert_checked(item)
 
     def convert_checked(self, item: InputRecord) -> Converted:
-        """`convert`, with a BadRecord for a record of the wrong form."""
+        """`convert`, with a BadRecord for a record of the wrong form or with wrong texts."""
         try:
-            return self.convert(item.record, item.file_stem)
+            converted = self.convert(item.record, item.file_stem)
         except WRONG_FORM as error:
             return bad_record(item.record, error)
+        return (wrong_text(converted) or converted) if isinstance(converted, list) else converted
 
     def order(self, num_records: int) -> list[int] | None:
         """The order in which records are visited before the split; None = as they stand."""
         return None
+
+
+def wrong_text(conversations: Iterable[Conversation]) -> BadRecord | None:
+    """What is wrong with the messages of a record, if anything: no text, or half of a surrogate pair."""
+    for conversation in conversations:
+        for role, text in conversation.messages:
+            if not isinstance(text, str):
+                return BadRecord("a message is no text", f"the {role.template_name} message is {type(text).__name__}")
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                return BadRecord("broken Unicode")
+    return None
 
 
 def bad_record(record: Record, error: Exception) -> BadRecord:

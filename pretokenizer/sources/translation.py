@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from pretokenizer.conversation import Conversation, Message, pair
 from pretokenizer.mixture import split_sklearn
 from pretokenizer.sources.qa import FileOption
-from pretokenizer.sources.source import WRONG_FORM, Converted, HubFiles, InputRecord, Source, bad_record
+from pretokenizer.sources.source import WRONG_FORM, Converted, HubFiles, InputRecord, Source, bad_record, wrong_text
 
 MAX_ROWS = 100_001
 HISTORY_SHARE = 0.2
@@ -60,10 +60,14 @@ class Translation(Source):
         items, requests = [], []
         for item in islice(records, MAX_ROWS):
             try:
-                requests.append(self._request(item.record["translation"], rng))
+                request = self._request(item.record["translation"], rng)
             except WRONG_FORM as error:
                 yield item, bad_record(item.record, error)
                 continue
+            if wrong := wrong_text([Conversation(request)]):
+                yield item, wrong
+                continue
+            requests.append(request)
             items.append(item._replace(record={}))
         sides = self._sides(len(items))
         history_rng = random.Random(len(items))

@@ -126,14 +126,12 @@ class Pretokenizer(Target):
 
     def problems(self, folder: Path) -> list[str]:
         from pretokenizer.check_shard import check_folder
-        from pretokenizer.merge import headers_by_dataset, read_plan
+        from pretokenizer.merge import check_part
 
         found = check_folder(folder / "shards")[0] if (folder / "shards").exists() else []
         for part in folder.glob("shards.parts/part-*-of-*"):
             if part.suffix == "":
-                plan = read_plan(part)
-                number, count = int(part.name[5:10]), int(part.name[-5:])
-                headers_by_dataset(plan, list(plan.tasks[number::count]), part / "parts")
+                check_part(part)
         return found
 
     def result(self, folder: Path) -> dict[str, str]:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from pretokenizer.bad_records import BadRecordsError
+from pretokenizer.build import build
 from pretokenizer.config import RunOptions
+from pretokenizer.engine import REFERENCE_ENV
 from pretokenizer.merge import build_part, merge
 from pretokenizer.record_files import RecordError
 from tests.pretokenizer.conftest import BuildToy, make_toy_config, question_records, write_jsonl
@@ -17,7 +19,7 @@ LINES = {
     "broken": "not valid JSON",
     '{"question": "q"}': "lacks the key 'answer'; it has: question",
     "[7]": "expected a JSON object, found a list",
-    '{"question": "q", "answer": 7}': "a message is no text; the assistant message is int 7",
+    '{"question": "q", "answer": 7}': "a message is no text; the assistant message is int",
     '{"question": "\\ud83d", "answer": "a"}': "broken Unicode",
     '{"question": "q", "answer": "' + "x" * (1 << 20) + '"}': "a line of more than 1 MiB (--max_line_mb)",
 }
@@ -101,9 +103,7 @@ def test_parts_and_their_merge_count_too(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "data/gsm8k/train.jsonl", [*question_records(9), {"x": 1}])
     write_jsonl(tmp_path / "data/joke/a.jsonl", [{"joke": "a", "explaination": "b"}] * 5)
     config = make_toy_config(tmp_path, ["gsm8k", "joke"])
-    with pytest.raises(BadRecordsError, match="gsm8k: 1 of 10 records are bad"):
-        build_part(config, RunOptions(part=0, num_parts=2))
-    folders = [build_part(config, RunOptions(part=i, num_parts=2, max_bad_fraction=0.1)) for i in range(2)]
+    folders = [build_part(config, RunOptions(part=i, num_parts=2)) for i in range(2)]  # a part is no whole data set
     with pytest.raises(BadRecordsError, match="gsm8k: 1 of 10 records are bad"):
         merge(folders, tmp_path / "joined")
     manifest = merge(folders, tmp_path / "joined", RunOptions(max_bad_fraction=0.1))
@@ -144,3 +144,76 @@ def test_trees_are_named_by_their_line(build_toy: BuildToy, tmp_path: Path) -> N
         f"{path}:10: has not the expected form (roles do not alternate); {keys}",
         f"{path}:11: neither a message tree nor a message; a thread; export trees instead",
     ]
+
+
+NESTED = "[" * 1000 + "]" * 1000
+WRONG_ANSWERS = ["null", "7", '"\\ud83d"', NESTED, '["a"]']
+
+
+@pytest.mark.parametrize("chat_format", ["chatml", "llama2", "template"])
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_wrong_texts_are_bad_in_every_format(
+    chat_format: str, engine: str, build_toy: BuildToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine == "reference":
+        monkeypatch.setenv(REFERENCE_ENV, "reference")
+    if chat_format == "template":
+        chat_format = str(tmp_path / "chat.jinja")
+        Path(chat_format).write_text(
+            "{% for m in messages %}{% if 'no way' in m.content %}{{ raise_exception('not that') }}{% endif %}"
+            "<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"
+        )
+    path = tmp_path / "data/gsm8k/train.jsonl"
+    good = [json.dumps(record) for record in question_records(20)]
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join([*good, *(f'{{"question": "q", "answer": {answer}}}' for answer in WRONG_ANSWERS)]))
+    manifest, folder = build_toy(["gsm8k"], RunOptions(max_bad_fraction=0.5), chat_format=chat_format)
+    assert manifest.reports["bad_records"]["0:gsm8k"]["reasons"] == {"a message is no text": 4, "broken Unicode": 1}
+    found = shards(folder)
+    path.write_text("\n".join(good))
+    assert shards(build_toy(["gsm8k"], RunOptions(overwrite=True), chat_format=chat_format)[1]) == found
+    if chat_format.endswith("jinja"):
+        path.write_text("\n".join([*good, '{"question": "no way", "answer": "a"}']))
+        manifest, _ = build_toy(["gsm8k"], RunOptions(overwrite=True), chat_format=chat_format)
+        [example] = manifest.reports["bad_records"]["0:gsm8k"]["examples"]
+        assert "train.jsonl:21: the chat format cannot express it" in example and "not that" in example
+
+
+def test_strict_sees_what_an_earlier_run_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_jsonl(tmp_path / "data/gsm8k/train.jsonl", [*question_records(30), {"x": 1}])
+    config = make_toy_config(tmp_path, ["gsm8k"])
+    with monkeypatch.context() as patch:
+        patch.setattr("pretokenizer.build.assemble", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build(config, RunOptions())
+    with pytest.raises(RecordError, match=f"{path}:31: lacks the key 'question'"):
+        build(config, RunOptions(strict=True))
+
+
+def test_hostile_names_and_keys_do_no_harm(build_toy: BuildToy, tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    langs = ["\ud800", "en", "de\n# heading", "x" * 36, *(f"l{i}" for i in range(300))]
+    records: list[Any] = [{"messages": talk, "lang": lang} for lang in langs]
+    path = tmp_path / "data/messages/train.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(map(json.dumps, [*records, {"\x1b]0;owned\x07\n# heading": 1}, {"\ud800": 2}])))
+    manifest, folder = build_toy([{"messages": {"val_split": 0}}])
+    assert manifest.reports["bad_records"]["0:messages"]["examples"] == [
+        f"{path}:305: lacks the key 'messages'; it has: \\x1b]0;owned\\x07\\n# heading",
+        f"{path}:306: lacks the key 'messages'; it has: \\ud800",
+    ]
+    languages = json.loads((folder / "stats.json").read_text())["splits"]["train"][0]["languages"]
+    assert languages["en"] == 1 and languages["unknown"] == 304 - 249 and len(languages) == 250
+
+
+def test_a_source_that_stops_early_counts_what_it_read(
+    build_toy: BuildToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretokenizer.sources.translation.MAX_ROWS", 20)
+    rows = [json.dumps({"translation": {"zh": f"z{i}", "en": f"e{i}"}}) for i in range(40)]
+    path = tmp_path / "data/wmt2019_zh-en/train.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(["broken"] * 10 + rows))
+    manifest, _ = build_toy(["wmt2019_zh-en"], RunOptions(max_bad_fraction=0.4))
+    bad = manifest.reports["bad_records"]["0:wmt2019_zh-en"]
+    assert (bad["records"], bad["reasons"]) == (30, {"not valid JSON": 10})

@@ -54,6 +54,22 @@ def hard_conversations() -> list[Conversation]:
     ]
 
 
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_a_spelled_eos_of_a_tokenizer_json(byte_level_path: Path, is_fast: bool) -> None:
+    tokenizer = load_tokenizer(byte_level_path, CHATML.special_tokens)
+    if is_fast:
+        pytest.importorskip("gigatoken")
+    engine = FastEngine(tokenizer) if is_fast else None
+    talk = Conversation(pair("a<|endoftext|>b", "c<|padding|>"))
+    whole = "<|im_start|>user\na<|endoftext|>b<|im_end|>\n<|im_start|>assistant\nc<|padding|><|im_end|>\n"
+    encoded = Encoder(tokenizer, CHATML, engine, encode_special_in_text=True).encode([talk])
+    assert encoded.tokens.tolist() == tokenizer.backend.encode(whole, add_special_tokens=False).ids  # type: ignore[attr-defined]
+    assert 0 in encoded.tokens and 1 in encoded.tokens
+    as_text = Encoder(tokenizer, CHATML, engine).encode([talk])
+    assert 0 not in as_text.tokens and 1 not in as_text.tokens
+    assert encoded.control_counts.tolist() == as_text.control_counts.tolist() == [2]
+
+
 @pytest.mark.parametrize("name", ["chatml", "oasst"])
 @pytest.mark.parametrize("encode_special", [False, True])
 def test_the_fast_way_gives_what_the_reference_gives(name: str, encode_special: bool) -> None:

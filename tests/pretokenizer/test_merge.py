@@ -39,6 +39,26 @@ def test_parts_join_to_the_bytes_of_one_run(parts: list[Path], tmp_path: Path) -
     assert not list(tmp_path.glob("joined.*"))
 
 
+def test_a_part_killed_before_it_is_published_keeps_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_data(tmp_path / "data")
+    config, options = make_toy_config(tmp_path, DATASETS), RunOptions(part=0, num_parts=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("pretokenizer.merge.write_sha256sums", lambda folder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build_part(config, options)
+    monkeypatch.setattr("pretokenizer.tasks.TaskRunner._run", lambda *arguments: 1 / 0)  # nothing is left to do
+    assert (build_part(config, options) / "SHA256SUMS").is_file()
+
+
+def test_a_merged_output_is_compressed_as_asked(tmp_path: Path) -> None:
+    toy_data(tmp_path / "data")
+    merge(
+        [build_part(make_toy_config(tmp_path, DATASETS, compress=True), RunOptions(part=0, num_parts=1))],
+        tmp_path / "j",
+    )
+    assert (tmp_path / "j.tar.gz").is_file()
+
+
 def test_what_cannot_be_joined(parts: list[Path], tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"tasks \[\d+.*\] of \d+ are in none of the folders"):
         merge(parts[:2], tmp_path / "joined")
@@ -66,7 +86,7 @@ def test_a_damaged_part_is_named(parts: list[Path], tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=rf"{tokens.name}: contents differ from SHA256SUMS; copy the folder again"):
         merge(parts, tmp_path / "joined")
     write_sha256sums(parts[1])
-    with pytest.raises(ValueError, match=rf"{tokens.name}: \d+ bytes, expected \d+; build this part again"):
+    with pytest.raises(ValueError, match=rf"{tokens.name}: \d+ bytes, expected \d+; remove part-00001-00\.\* there"):
         merge(parts, tmp_path / "joined")
 
 

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from pretokenizer import record_files
-from pretokenizer.record_files import FileSpan, RecordError, is_record_file, read_records, split_file
+from pretokenizer.record_files import FileSpan, RecordError, is_record_file, place_of, read_records, split_file
 
 RECORDS = [{"a": i, "text": f"Zeile {i} é\n\u2028 {'x' * i}"} for i in range(20)]
 LINES = "".join(json.dumps(record, ensure_ascii=bool(i % 2)) + "\n" for i, record in enumerate(RECORDS)).encode()
@@ -32,6 +32,10 @@ def tar_of(name: str, data: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def flipped(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
 CONTENTS = {
     "plain.jsonl": LINES,
     "no_last_newline.jsonl": LINES.rstrip(b"\n"),
@@ -42,6 +46,7 @@ CONTENTS = {
     "two_members.jsonl.gz": gzip.compress(LINES[:100]) + gzip.compress(LINES[100:]),
     "lines.jsonl.zst": zstandard.compress(LINES),
     "two_frames.jsonl.zst": zstandard.compress(LINES[:100]) + zstandard.compress(LINES[100:]),
+    "skippable_frame.jsonl.zst": b"\x55\x2a\x4d\x18\x03\x00\x00\x00abc" + zstandard.compress(LINES),
     "mislabelled.tar.gz": gzip.compress(LINES),
     "real.tar.gz": gzip.compress(tar_of("export/trees.jsonl", LINES)),
     "real.tar": tar_of("trees.json", json.dumps(RECORDS).encode()),
@@ -91,6 +96,32 @@ def test_a_list_too_large_to_hold_is_read_in_a_window(tmp_path: Path, monkeypatc
         rows(tmp_path / "b.json")
 
 
+def test_a_flipped_bit_in_a_parquet_page(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist(RECORDS), path, write_page_checksum=True, compression="none", use_dictionary=False
+    )
+    path.write_bytes(flipped(path.read_bytes(), path.read_bytes().index(b"Zeile 7")))
+    with pytest.raises(RecordError, match=r"a\.parquet: not a readable parquet file"):
+        rows(path)
+
+
+@pytest.mark.parametrize("end", [-1, 10_000])
+def test_a_line_is_one_row_however_long(tmp_path: Path, end: int) -> None:
+    path, bad = tmp_path / "a.jsonl", []
+    path.write_bytes(b'{"a": 1}' + b" " * 5000 + b'{"b": 2}\n{"c": 3}\n\nbroken\n')
+    span = FileSpan(str(path), 0, end)
+    found = list(read_records(span, lambda row, place, reason: bad.append((row, place)), max_line_bytes=1000))
+    assert found == [(1, {"c": 3})] and bad == [(0, f"{path}:1"), (2, f"{path}:4")]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_the_place_after_a_long_line(tmp_path: Path, name: str) -> None:
+    data = b"x" * 3_000_000 + b"\n\n" + LINES
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    assert place_of(FileSpan(str(tmp_path / name)), 3) == f"{tmp_path / name}:5"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -103,6 +134,10 @@ def test_a_list_too_large_to_hold_is_read_in_a_window(tmp_path: Path, monkeypatc
         ("a.jsonl.zst", zstandard.compress(LINES)[:-9], r"a\.jsonl\.zst: damaged or truncated"),
         ("a.jsonl.zst", zstandard.compress(LINES)[:40] + b"\xff" * 200, r"a\.jsonl\.zst: "),
         ("a.parquet", b"PAR1nonsense", r"a\.parquet: not a readable parquet file"),
+        ("a.tar", tar_of("a.jsonl", LINES)[:2048], r"a\.tar: damaged or truncated"),
+        ("a.tar", tar_of("a.jsonl", LINES)[:1024], r"a\.tar: damaged or truncated: empty header at byte 1024"),
+        ("a.tar", flipped(tar_of("a.jsonl", LINES), 1024 + 100), r"a\.tar: damaged or truncated: bad checksum at byte"),
+        ("a.tar", tar_of("a.parquet", b"PAR1"), r"a\.tar/a\.parquet: a parquet file cannot be read inside an archive"),
         ("a.tar", tar_of("a.txt", b"x"), r"a\.tar: a tar archive without a \.json or \.jsonl file"),
     ],
 )

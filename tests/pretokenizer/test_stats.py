@@ -91,6 +91,7 @@ def test_stats_json_and_markdown_agree(build_toy: BuildToy, tmp_path: Path) -> N
     assert report.count("[assistant*:") == 3
     assert "| 2,048 | 0 (0.0%) | 0 (0.0%) | 1 |" in report
     assert sum(lengths["counts"]) == 4
+    assert written["totals"]["train"]["length"] == figures["length"] and written["totals"]["train"]["name"] == "total"
     at_2048 = {"seq_length": 2048, "documents_cut": 0, "tokens_lost": 0, "packed_rows": 1}
     assert at_2048.items() <= lengths["seq_lengths"][2].items()
     assert lengths["iterations_per_epoch"]["16"] == {

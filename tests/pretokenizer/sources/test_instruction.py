@@ -45,6 +45,16 @@ def test_rows_are_joined_until_long_enough(convert: Convert) -> None:
     ]
 
 
+def test_a_wrong_text_is_not_joined_to_good_ones(convert: Convert) -> None:
+    records = [{"INSTRUCTION": f"q{i}", "RESPONSE": "a" * 8} for i in range(10)]
+    records[3]["RESPONSE"] = "\ud800"
+    found = convert("oa_leet10k", records, fill_min_length=20)
+    assert found[0] == "bad: broken Unicode"
+    assert [text for c in found[1:] for _, text in c[0] if text.startswith("q")] == [
+        f"q{i}" for i in (7, 2, 8, 5, 6, 9, 4, 0, 1)
+    ]
+
+
 @pytest.mark.parametrize("phrase", PHRASES)
 def test_every_phrase_is_found_in_any_case(phrase: str) -> None:
     assert has_filtered_phrase(f"so {phrase.upper()} so")

@@ -41,6 +41,8 @@ def test_replies_without_loss(convert: Convert) -> None:
         {"role": "assistant", "content": "b", "weight": 0},
         {"role": "user", "content": "s"},
         {"role": "assistant", "content": "c", "weight": 1, "train": True},
+        {"role": "user", "content": "t"},
+        {"role": "assistant", "content": "d", "weight": None, "train": None},  # as parquet fills it
     ]
     found = convert("messages", [{"messages": talk}])[0][0]
     assert [role for role, _ in found] == [
@@ -48,6 +50,8 @@ def test_replies_without_loss(convert: Convert) -> None:
         "assistant_no_loss",
         "user",
         "assistant_no_loss",
+        "user",
+        "assistant",
         "user",
         "assistant",
     ]

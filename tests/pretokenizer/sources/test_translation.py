@@ -3,8 +3,10 @@
 import random
 from typing import Any
 
+import pytest
+
 from pretokenizer.sources import make_source
-from pretokenizer.sources.source import InputRecord
+from pretokenizer.sources.source import BadRecord, InputRecord
 from pretokenizer.sources.translation import TEMPLATES
 from tests.pretokenizer.sources.conftest import Convert
 
@@ -36,15 +38,20 @@ def test_a_fifth_has_a_different_neighbour_in_front(convert: Convert) -> None:
         assert earlier != i and abs(earlier - i) <= 5
 
 
-def test_history_never_crosses_the_split() -> None:
+@pytest.mark.parametrize("bad", [{}, {3: "\ud800", 50: "\ud800", 120: "\ud800"}])
+def test_history_never_crosses_the_split(bad: dict[int, str]) -> None:
     source = make_source("ted_trans_zh-ja", {}, 0.5)
-    items = [InputRecord(0, i, "train", record) for i, record in enumerate(rows(200))]
-    found = [converted for _, converted in source.convert_all(items, random.Random(1))]
+    records = rows(200)
+    for row, text in bad.items():
+        records.insert(row, {"translation": {"zh": text, "ja": text}})
+    items = [InputRecord(0, i, "train", record) for i, record in enumerate(records)]
+    converted_all = [converted for _, converted in source.convert_all(items, random.Random(1))]
+    found = [converted for converted in converted_all if isinstance(converted, list)]
+    assert [c for c in converted_all if not isinstance(c, list)] == [BadRecord("broken Unicode")] * len(bad)
     from pretokenizer.mixture import split_sklearn
 
     val = set(split_sklearn(200, 0.5)[1].tolist())  # type: ignore[union-attr]
-    pairs = [c[0].messages[-2:] for c in found if not isinstance(c, str)]
+    pairs = [c[0].messages[-2:] for c in found]
     for i, converted in enumerate(found):
-        assert not isinstance(converted, str)
         if len(converted[0].messages) == 4:
             assert (pairs.index(converted[0].messages[:2]) in val) == (i in val)
