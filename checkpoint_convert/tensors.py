@@ -60,7 +60,7 @@ class TensorSink(Protocol):
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Inside, torch computes on the calling thread: its own would fight with those that hash and write."""
+    """Inside, torch computes on the calling thread: the work waits for memory, and more threads for one another."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

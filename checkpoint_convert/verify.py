@@ -24,7 +24,15 @@ from checkpoint_convert.mapping import Table
 from checkpoint_convert.megatron_io import CheckpointReader
 from checkpoint_convert.plan import check_checkpoint, check_names
 from checkpoint_convert.report import named, progress
-from checkpoint_convert.tensors import ConvertError, Parts, TensorSource, main_dtype, same_bits, shape_of
+from checkpoint_convert.tensors import (
+    ConvertError,
+    Parts,
+    TensorSource,
+    main_dtype,
+    one_torch_thread,
+    same_bits,
+    shape_of,
+)
 from checkpoint_convert.vocabulary import shrink
 from megatron_train.model_config import ModelConfig
 from megatron_train.state.checkpoint_folder import MODEL_CONFIG, find_checkpoint
@@ -111,7 +119,7 @@ def compare_weights(
     check_names(table, source.infos, origin, [table.tied_copy] if model.share_embeddings_and_output_weights else [])
     check_checkpoint(table, reader, model)
     outcome = Outcome()
-    with progress(reader.infos, "verify") as bar:
+    with progress(reader.infos, "verify") as bar, one_torch_thread():
         for rule in table.rules:
             tensor = reader.read(rule.megatron)
             if rule.is_vocabulary:
