@@ -1,89 +1,126 @@
 """Real gloo processes for tests: `run_distributed(fn, world_size, *arguments)` -> what `fn` returned on each rank.
 
-`fn` is a function of a test module (it is found by name in the new processes). A launch costs seconds, so run many
-cases in one. The first rank that fails ends the others, and its traceback is the error message.
+`fn` is a function of a test module (it is found by name in the other processes). These are started once, because
+importing torch and megatron-core takes them seconds, and serve every call of the session; each call has process groups
+of its own. `fresh` starts new ones, for what leaves traces in a process. When a rank fails, all are ended, and its
+traceback is the error message.
 """
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
-import pickle
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
-POLL_SECONDS = 0.05
+GRACE_SECONDS = 0.5
+"""The rank that failed first may not be the one seen first."""
 
 
-def run_distributed(fn: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 300.0) -> list[Any]:
+def run_distributed(
+    fn: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 300.0, fresh: bool = False
+) -> list[Any]:
     """Results by rank. `fn` runs after `device.install()` and `init_process_group`. AssertionError on failure."""
-    with tempfile.TemporaryDirectory() as folder:
-        # Set before the children start, as torch reads it when it is imported there.
+    workers = [] if fresh else _WORKERS
+    while len(workers) < world_size:
+        workers.append(_Worker())
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for rank, worker in enumerate(workers[:world_size]):
+                worker.connection.send((fn, rank, world_size, folder, arguments))
+            results = _gather(workers[:world_size], timeout)
+    except BaseException:
+        _end(workers)
+        raise
+    if fresh:
+        _end(workers)
+    return results
+
+
+class _Worker:
+    """A process that waits for work."""
+
+    def __init__(self) -> None:
+        # Set before the process starts, as torch reads it when it is imported there.
         saved = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"
         try:
             context = multiprocessing.get_context("spawn")
-            processes = [
-                context.Process(target=_child, args=(fn, rank, world_size, folder, arguments))
-                for rank in range(world_size)
-            ]
-            for process in processes:
-                process.start()
+            self.connection, there = context.Pipe()
+            self.process = context.Process(target=_serve, args=(there,), daemon=True)
+            self.process.start()
+            there.close()
         finally:
             os.environ.pop("OMP_NUM_THREADS") if saved is None else os.environ.update(OMP_NUM_THREADS=saved)
-        try:
-            _wait(processes, Path(folder), timeout)
-        finally:
-            for process in processes:
-                process.kill()
-                process.join()
-        return [pickle.loads((Path(folder) / f"result{rank}").read_bytes()) for rank in range(world_size)]  # noqa: S301
 
 
-def _wait(processes: list[Any], folder: Path, timeout: float) -> None:
+_WORKERS: list[_Worker] = []
+
+
+def _end(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.process.kill()
+        worker.process.join()
+        worker.connection.close()
+    workers.clear()
+
+
+def _gather(workers: list[_Worker], timeout: float) -> list[Any]:
     deadline = time.monotonic() + timeout
-    while any(process.is_alive() for process in processes):
-        time.sleep(POLL_SECONDS)
-        failed = [rank for rank, process in enumerate(processes) if process.exitcode]
-        if failed:
-            time.sleep(5 * POLL_SECONDS)  # the rank that failed first may not be the one seen first
-            raise AssertionError(_report(folder, failed, processes))
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{len(processes)} processes did not finish within {timeout:.0f} s")
-    failed = [rank for rank, process in enumerate(processes) if process.exitcode]
-    if failed:
-        raise AssertionError(_report(folder, failed, processes))
+    ranks = {worker.connection: rank for rank, worker in enumerate(workers)}
+    results: dict[int, Any] = {}
+    failures: list[tuple[float, int, str]] = []
+    while len(results) < len(workers) and time.monotonic() < deadline:
+        for connection in wait([c for c, rank in ranks.items() if rank not in results], timeout=GRACE_SECONDS):
+            assert isinstance(connection, Connection)
+            rank = ranks[connection]
+            try:
+                failed_at, results[rank] = connection.recv()
+                if failed_at is not None:
+                    failures.append((failed_at, rank, results[rank]))
+            except EOFError:
+                workers[rank].process.join(GRACE_SECONDS)
+                failures.append((time.time(), rank, f"ended with exit code {workers[rank].process.exitcode}"))
+                results[rank] = None
+        if failures:
+            deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+    if failures:
+        _, rank, text = min(failures)
+        raise AssertionError(f"rank {rank} of {len(workers)} failed:\n{text}")
+    if len(results) < len(workers):
+        raise AssertionError(f"{len(workers)} processes did not finish within {timeout:.0f} s")
+    return [results[rank] for rank in range(len(workers))]
 
 
-def _report(folder: Path, failed: list[int], processes: list[Any]) -> str:
-    traces = sorted(folder.glob("failed*"), key=lambda path: path.stat().st_mtime_ns)
-    if traces:
-        return f"rank {traces[0].name.removeprefix('failed')} of {len(processes)} failed:\n{traces[0].read_text()}"
-    codes = ", ".join(f"rank {rank}: exit code {processes[rank].exitcode}" for rank in failed)
-    return f"a process ended without a traceback ({codes})"
+def _serve(connection: Connection) -> None:
+    while True:
+        try:
+            fn, rank, world_size, folder, arguments = connection.recv()
+        except EOFError:  # the tests are over
+            return
+        try:
+            connection.send((None, _work(fn, rank, world_size, folder, arguments)))
+        except BaseException:
+            connection.send((time.time(), traceback.format_exc()))
 
 
-def _child(fn: Callable[..., Any], rank: int, world_size: int, folder: str, arguments: tuple[Any, ...]) -> None:
+def _work(fn: Callable[..., Any], rank: int, world_size: int, folder: str, arguments: tuple[Any, ...]) -> Any:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
-    try:
-        import torch.distributed as dist
+    import torch.distributed as dist
+    from megatron.core import parallel_state
 
-        from megatron_train.parallel.device import install
+    from megatron_train.parallel.device import install
 
-        install()
-        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
-        result = fn(*arguments)
-        temporary = Path(folder) / f"part{rank}"
-        temporary.write_bytes(pickle.dumps(result))
-        temporary.replace(Path(folder) / f"result{rank}")
-        dist.barrier()
-        dist.destroy_process_group()
-    except BaseException:
-        part = Path(folder) / f"trace{rank}"
-        part.write_text(traceback.format_exc())
-        part.replace(Path(folder) / f"failed{rank}")
-        os._exit(1)
+    install()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    result = fn(*arguments)
+    dist.barrier()
+    parallel_state.destroy_model_parallel()
+    gc.collect()  # models hold their groups in cycles
+    dist.destroy_process_group()
+    return result

@@ -62,7 +62,7 @@ def main() -> int:
         whole = [*flags, "--save", str(root / "whole")]
         parts = [*flags, "--save", str(root / "parts"), "--async_save", "--exit_interval", str(options.interval)]
         for name, words, launches in (("one go", whole, 1), ("resumed", parts, options.iterations // options.interval)):
-            ranks = run_distributed(train_and_sample, options.processes, words, launches, timeout=3600)
+            ranks = run_distributed(train_and_sample, options.processes, words, launches, timeout=3600, fresh=True)
             problems = [problem for rank, samples in enumerate(ranks) for problem in report(name, rank, samples)]
             said = f"{options.iterations:,} iterations on {options.processes} processes in {launches} launches"
             tally.add(name, options.iterations, problems, said)

@@ -72,6 +72,27 @@ def test_only_the_newest_are_kept(run: ToyRun, tmp_path: Path) -> None:
     assert names(tmp_path / "save") == ["iter_0000002", "iter_0000003", "latest_checkpointed_iteration.txt"]
 
 
+def test_what_was_just_saved_is_kept_though_another_run_got_further(run: ToyRun, tmp_path: Path) -> None:
+    run.config = replace(run.config, checkpoint=replace(run.config.checkpoint, save_total_limit=1))
+    for iteration in (30, 10, 15):  # it went back from 30
+        run.state = replace(run.state, iteration=iteration)
+        run.save(tmp_path / "save")
+    assert names(tmp_path / "save") == ["iter_0000015", "iter_0000030", "latest_checkpointed_iteration.txt"]
+    assert (tmp_path / "save" / "latest_checkpointed_iteration.txt").read_text() == "15\n"
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_a_warning(
+    run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.config = replace(run.config, checkpoint=replace(run.config.checkpoint, save_total_limit=1))
+    (tmp_path / "save").mkdir()
+    (tmp_path / "save/iter_0000000").write_text("no folder")
+    run.step()
+    run.save(tmp_path / "save")
+    assert "iter_0000001" in names(tmp_path / "save")
+    assert "an old checkpoint could not be removed" in capsys.readouterr().err
+
+
 def test_the_tokenizer_travels_along(run: ToyRun, tmp_path: Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")

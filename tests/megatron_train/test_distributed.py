@@ -9,6 +9,8 @@ import torch.distributed as dist
 
 from megatron_train.command_line import config_from_settings
 from megatron_train.config import Parallel, TrainConfig
+from megatron_train.model.build import build_model
+from megatron_train.optim.optimizer import wrap_model
 from megatron_train.parallel.distributed import (
     device,
     init_distributed,
@@ -22,6 +24,7 @@ from megatron_train.parallel.distributed import (
     world_size,
 )
 from tests.distributed import run_distributed
+from tests.megatron_train.toy_run import LLAMA
 
 
 def test_the_world_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +68,8 @@ def two_ranks() -> dict[str, Any]:
     found["tensor parallel"] = float(torch.rand(()))
     init_distributed(TrainConfig().parallel, 1234)
     found["data parallel"] = float(torch.rand(()))
+    model = wrap_model(build_model(LLAMA, TrainConfig()), TrainConfig())
+    found["weights"] = [float(parameter.double().sum()) for parameter in model[0].parameters()]
     return found
 
 
@@ -75,9 +80,11 @@ def test_two_processes_sum_print_once_and_draw_as_their_place_asks() -> None:
     assert (first["groups"], second["groups"]) == (0, 0)
     assert first["tensor parallel"] == second["tensor parallel"]  # the same rows, so the same dropout
     assert first["data parallel"] != second["data parallel"]
+    assert first["weights"] == second["weights"]  # though each draws its own
 
 
-def test_shutdown_without_groups_is_nothing() -> None:
-    if not dist.is_initialized():
-        shutdown()
-        shutdown()
+def test_shutdown_twice_is_nothing(single_process: None) -> None:
+    init_distributed(TrainConfig().parallel, 0)
+    shutdown()
+    assert not dist.is_initialized()
+    shutdown()

@@ -60,7 +60,7 @@ def slow_then_stopped() -> tuple[list[str], list[str]]:
 
 
 def test_a_slow_rank_is_told_of_and_a_stopped_one_ends_the_run(capfd: pytest.CaptureFixture[str]) -> None:
-    (slow, stopped), (slow_there, _) = run_distributed(slow_then_stopped, 2)
+    (slow, stopped), (slow_there, _) = run_distributed(slow_then_stopped, 2, fresh=True)
     assert (slow, slow_there) == ([], [])
     error = capfd.readouterr().err
     assert "warning: rank 1 has been in iteration 3 (read) for 1 s" in error
@@ -106,12 +106,12 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-@pytest.mark.parametrize("stopped", [0, 1])
-def test_a_run_with_a_stopped_rank_ends(stopped: int, tmp_path: Path) -> None:
+def test_a_run_with_a_stopped_rank_ends(tmp_path: Path) -> None:
     """As a user sees it: training under way, a rank gets SIGSTOP, the other ends within the timeout with the reason.
 
-    Without torchrun, rank 0 holds the store that the ranks tell each other their phases by.
+    Without torchrun, rank 0 holds the store that the ranks tell each other their phases by: the hardest case.
     """
+    stopped = 0
     write_shard(tmp_path / "toy", toy_documents(8))
     LLAMA.save(tmp_path / "model.yaml")
     port = free_port()

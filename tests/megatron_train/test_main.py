@@ -247,6 +247,23 @@ def test_the_best_checkpoint_by_validation_is_named_and_kept(run: Any, tmp_path:
     assert kept == [f"iter_{best:07d}", "iter_0000007", "iter_0000008"]
 
 
+def test_last_turns_that_may_be_cut_off_are_refused(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--train_iters", 1, "--last_turn_only", "--seq_length", 8]
+    assert run(*flags) == 2
+    assert "last_turn_only: " in capsys.readouterr().err
+    assert run(*flags, "--overlong", "drop") == 0
+
+
+def test_only_what_is_saved_can_be_the_best(run: Any, tmp_path: Path) -> None:
+    flags = ["--train_iters", 8, "--save_interval", 3, "--eval_interval", 1, "--save_total_limit", 1, "--lr", 0.05]
+    assert run(*flags) == 0
+    losses = {iteration: sets["val"]["loss"] for iteration, sets in metrics(tmp_path / "save")[1].items()}
+    best = min((3, 6, 8), key=lambda iteration: losses[iteration])
+    assert min(losses, key=lambda iteration: losses[iteration]) not in (3, 6, 8)
+    assert (tmp_path / "save" / "best_checkpointed_iteration.txt").read_text() == f"{best}\n"
+    assert sorted(path.name for path in (tmp_path / "save").glob("iter_*")) == [f"iter_{best:07d}", "iter_0000008"]
+
+
 def test_the_last_evaluation_counts_for_the_best(run: Any, tmp_path: Path) -> None:
     assert run("--train_iters", 2) == 0
     assert (tmp_path / "save" / "best_checkpointed_iteration.txt").read_text() == "2\n"

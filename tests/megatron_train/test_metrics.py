@@ -11,7 +11,7 @@ import pytest
 from megatron_train.command_line import config_from_settings
 from megatron_train.config import TrainConfig
 from megatron_train.report.flops import model_flops
-from megatron_train.report.metrics import Reporter, StepReport, console_line, cut_back
+from megatron_train.report.metrics import Reporter, StepReport, console_line, cut_back, evaluation_scalars
 from tests.megatron_train.toy_run import LLAMA
 
 REPORT = StepReport(
@@ -50,7 +50,8 @@ def test_console_line_has_mfu_where_the_peak_is_known() -> None:
 
 
 def reporter(folder: Path, iteration: int = 0, **settings: object) -> Reporter:
-    return Reporter(config_from_settings({"save": str(folder), "train_iters": 100} | settings, "test"), iteration)
+    config = config_from_settings({"save": str(folder), "train_iters": 100} | settings, "test")
+    return Reporter(config, iteration, 64 * iteration)
 
 
 def lines_of(folder: Path) -> list[dict[str, object]]:
@@ -103,19 +104,55 @@ RESULTS = {
 }
 
 
-def test_tensorboard_gets_megatrons_and_hugging_faces_names(tmp_path: Path) -> None:
+def scalars_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """As TensorBoard reads them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {
+        name: [(event.step, round(event.value, 4)) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }
+
+
+def test_a_resumed_run_takes_back_only_what_came_later(tmp_path: Path) -> None:
+    for first, last in ((1, 6), (5, 8)):  # killed after 6, the last checkpoint was of 4
+        with reporter(tmp_path, first - 1, tensorboard_dir=str(tmp_path / "tb")) as log:
+            for i in range(first, last + 1):
+                log.step(replace(REPORT, iteration=i, consumed_train_samples=64 * i, lm_loss=float(first)))
+    losses = [1.0] * 4 + [5.0] * 4
+    assert scalars_in(tmp_path / "tb")["lm loss"] == list(zip(range(1, 9), losses, strict=True))
+    by_samples = scalars_in(tmp_path / "tb/samples")["lm loss vs samples"]
+    assert by_samples == list(zip(range(64, 513, 64), losses, strict=True))
+
+
+def test_nan_stays_nan() -> None:
+    scalars = evaluation_scalars({"a": RESULTS["a"] | {"loss": math.nan}, "b": RESULTS["b"]}, "eval")
+    assert math.isnan(scalars["lm loss validation"]) and math.isnan(scalars["lm loss validation ppl"])
+
+
+def test_a_key_of_wandb_login_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = RecordedWandb()
+    monkeypatch.setitem(sys.modules, "wandb", recorded)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    reporter(tmp_path, wandb_logger=True).close()
+    assert not recorded.started
+    (tmp_path / "home/.netrc").write_text("machine api.wandb.ai login user password secret\n")
+    (tmp_path / "home/.netrc").chmod(0o600)
+    reporter(tmp_path, wandb_logger=True).close()
+    assert len(recorded.started) == 1
+
+
+def test_tensorboard_gets_megatrons_and_hugging_faces_names(tmp_path: Path) -> None:
     with reporter(tmp_path, tensorboard_dir=str(tmp_path / "tb")) as log:
         log.step(replace(REPORT, mfu=0.5, loss_scale=512.0))
         log.evaluation(30, RESULTS)
         log.evaluation(30, {"a": RESULTS["b"]}, kind="test")
-    events = EventAccumulator(str(tmp_path / "tb"))
-    events.Reload()
-    found = {
-        name: [(event.step, round(event.value, 4)) for event in events.Scalars(name)]
-        for name in events.Tags()["scalars"]
-    }
+    found = scalars_in(tmp_path / "tb") | scalars_in(tmp_path / "tb/samples")
     megatron = {
         "lm loss": 1.2346, "learning_rate": 0.0, "grad_norm": 0.5123, "tokens-per-sec": 12345.5996,
         "iteration-time": 0.81, "epoch": 0.25, "mfu": 0.5, "loss_scale": 512.0,
@@ -193,7 +230,7 @@ def test_wandb_without_a_key_is_one_warning(
 
 
 def test_nothing_is_written_without_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    Reporter(TrainConfig(), 0).step(REPORT)
+    Reporter(TrainConfig(), 0, 0).step(REPORT)
     assert "iter 30/0" in capsys.readouterr().out
 
 

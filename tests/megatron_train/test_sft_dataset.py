@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,6 +125,20 @@ def test_overlong_split_packed_holds_every_label_once(tmp_path: Path) -> None:
     assert max(sum(len(piece) - 1 for piece in row) for row in rows) <= 4
 
 
+@pytest.mark.parametrize(("overlong", "rows"), [("truncate", 3.0), ("split", 5.0), ("drop", 2.0)])
+def test_an_epoch_has_as_many_rows_as_documents_give(tmp_path: Path, overlong: Any, rows: float) -> None:
+    data = Data(train_data_path=(shard_of(tmp_path, [5, 12, 4]),), seq_length=4, overlong=overlong)
+    samples = training_samples(data, 20, 1)
+    assert (samples.documents_per_epoch, samples.rows_per_epoch, len(samples)) == (3, rows, 20)
+    assert evaluation_samples(DocumentSet([str(tmp_path / "p")]), None, data).rows_per_epoch == rows
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_drop_looks_on_when_the_first_documents_are_all_too_long(tmp_path: Path, seed: int) -> None:
+    data = Data(train_data_path=(shard_of(tmp_path, [50, 4]),), seq_length=8, overlong="drop")
+    assert training_samples(data, 1, seed).document.tolist() == [1]
+
+
 def test_drop_fills_up_from_the_next_epoch(tmp_path: Path) -> None:
     data = Data(train_data_path=(shard_of(tmp_path, [3, 12, 4]),), seq_length=4, overlong="drop")
     samples = training_samples(data, 10, 1234)
@@ -163,6 +178,19 @@ def test_packed_epochs_differ(tmp_path: Path) -> None:
 
 
 # ---- shards
+
+
+def test_two_sets_of_one_name_are_refused(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    paths = (shard_of(tmp_path / "a", [3] * 10, "val"), shard_of(tmp_path / "b", [3] * 10, "val"))
+    with pytest.raises(
+        ConfigError, match="two sets to evaluate are called 'val', one of them .*b/val; give them as NAME"
+    ):
+        validation_sets(Data(valid_data_path=paths), 0)
+    assert sorted(validation_sets(Data(valid_data_path=(paths[0], f"other={paths[1]}")), 0)) == ["other", "val"]
+    with pytest.raises(ConfigError, match="are called 'valid:val'"):
+        validation_sets(Data(data_path=("1", paths[0], "1", paths[1]), split="5,5,0"), 0)
 
 
 def test_validation_sets_are_named_by_the_user_or_the_prefix(tmp_path: Path) -> None:

@@ -19,12 +19,13 @@ def one_rank(single_process: None) -> None:
     init_distributed(TrainConfig().parallel, 0)
 
 
-def publish(root: Path, iteration: int | None, trained: bool = True) -> Path:
+def publish(root: Path, iteration: int | None, trained: bool = True, load_iters: int | None = None) -> Path:
     staging = staging_folder(root, iteration)
     staging.mkdir(parents=True)
     LLAMA.save(staging / "model_config.yaml")
     if trained:
         (staging / "train_state.json").write_text("{}")
+        (staging / "train_config.yaml").write_text(f"load_iters: {'null' if load_iters is None else load_iters}\n")
     return publish_checkpoint(root, iteration)
 
 
@@ -57,6 +58,28 @@ def test_an_iteration_can_be_asked_for(tmp_path: Path) -> None:
     assert start_of(load=older) == Start(older, resume=True)
     with pytest.raises(CheckpointError, match="iter_0000007 is not there; found iter_0000005, iter_0000010"):
         start_of(load=tmp_path / "run", load_iters=7)
+
+
+def test_a_run_that_went_back_goes_on_from_there(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    older = publish(run, 5)
+    publish(run, 10)
+    settings = {"load": run, "save": run, "load_iters": 5}
+    assert start_of(**settings) == Start(older, resume=True)
+    relaunched = publish(run, 6, load_iters=5)  # what the first launch saved
+    assert start_of(**settings) == Start(relaunched, resume=True)
+    assert start_of(load=run, save=run, load_iters=6) == Start(relaunched, resume=True)
+    second = {"load": run, "save": tmp_path / "second", "load_iters": 5, "finetune": True}
+    assert start_of(**second) == Start(older, resume=False)
+    own = publish(tmp_path / "second", 2, load_iters=5)
+    assert start_of(**second) == Start(own, resume=True)
+
+
+def test_checkpoints_without_a_tracker_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    newest = [publish(tmp_path / "run", iteration) for iteration in (5, 10)][1]
+    (tmp_path / "run" / "latest_checkpointed_iteration.txt").unlink()
+    assert start_of(save=tmp_path / "run") == Start(newest, resume=True)
+    assert "no latest_checkpointed_iteration.txt in it" in capsys.readouterr().err
 
 
 def damage(folder: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,15 @@ from megatron_train.state.train_state import TrainState, load_rng, save_rng
 def test_advance_counts_iterations_samples_and_skips() -> None:
     state = TrainState().advance(64, True).advance(64, False)
     assert (state.iteration, state.consumed_train_samples, state.skipped_iterations) == (2, 128, 1)
+
+
+def test_the_best_is_the_lowest_finite_loss() -> None:
+    state = TrainState(iteration=5).evaluated(math.nan)
+    assert (state.best_loss, state.best_iteration) == (None, None)
+    state = replace(state.evaluated(2.0), iteration=10).evaluated(2.5)
+    assert (state.best_loss, state.best_iteration) == (2.0, 5)
+    state = replace(state.evaluated(math.inf), iteration=15).evaluated(1.5)
+    assert (state.best_loss, state.best_iteration) == (1.5, 15)
 
 
 def test_save_and_load_give_the_same_as_readable_json(tmp_path: Path) -> None:

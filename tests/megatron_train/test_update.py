@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 
+from megatron_train.command_line import config_from_settings
+from megatron_train.config import TrainConfig
 from megatron_train.optim.update import MIN_HISTORY, DivergedError, count_not_finite, is_spike
+from megatron_train.state.train_state import TrainState
+from megatron_train.train import is_unwanted
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.toy_run import LLAMA, full_parameters, start
 
@@ -24,15 +28,41 @@ def test_nothing_is_a_spike_without_a_history() -> None:
     assert not is_spike(100.0, STEADY[1:], sigma=6.0)
 
 
+def test_equal_values_do_not_make_the_next_a_spike() -> None:
+    assert not is_spike(2.0001, [2.0] * MIN_HISTORY, sigma=6.0)
+    assert is_spike(2.1, [2.0] * MIN_HISTORY, sigma=6.0)
+
+
+def test_a_spike_in_either_is_unwanted() -> None:
+    state = TrainState(iteration=20, recent_losses=STEADY, recent_grad_norms=STEADY)
+    config = config_from_settings({"skip_spike_sigma": "6"}, "test")
+    assert not is_unwanted(state, config, loss=2.2, grad_norm=2.2)
+    assert is_unwanted(state, config, loss=9.0, grad_norm=2.2)
+    assert is_unwanted(state, config, loss=2.2, grad_norm=9.0)
+    assert not is_unwanted(state, TrainConfig(), loss=9.0, grad_norm=9.0)
+
+
+def test_training_goes_on_when_the_level_has_changed_for_good() -> None:
+    config, state, skipped = config_from_settings({"skip_spike_sigma": "6"}, "test"), TrainState(), 0
+    for i in range(600):
+        loss = (2.0 if i < 200 else 2.5) + (0.01 if i % 2 else -0.01)
+        skipped += is_unwanted(state, config, loss, 1.0)
+        state = state.remember(loss, 1.0, config.optimizer.skip_spike_window)
+    assert 0 < skipped < 10
+
+
 def test_skip_iters_leaves_the_weights_alone(tmp_path: Path, single_process: None) -> None:
     prefix = write_shard(tmp_path / "toy", toy_documents(8))
-    run = start(LLAMA, {"train_data_path": [prefix], "global_batch_size": 4, "lr": 1e-2, "skip_iters": [2]})
-    run.step()
+    settings = {"global_batch_size": 4, "lr": 1e-2, "skip_iters": [2], "lr_decay_style": "linear", "train_iters": 10}
+    run = start(LLAMA, {"train_data_path": [prefix]} | settings)
+    first = run.step()
     before = full_parameters(run.chunks)[0]
     report = run.step()
     assert report.skipped
     assert all(value.equal(before[key]) for key, value in full_parameters(run.chunks)[0].items())
-    assert not run.step().skipped
+    third = run.step()
+    assert not third.skipped
+    assert first.lr > report.lr == third.lr  # the schedule counts iterations that were applied
     assert (run.state.iteration, run.state.skipped_iterations, run.state.consumed_train_samples) == (3, 1, 12)
 
 
