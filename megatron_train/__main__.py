@@ -37,10 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("OASST_MEGATRON_TRACEBACK"):
             raise
-        if os.environ.get("RANK", "0") == "0":
+        rank = os.environ.get("RANK", "0")
+        if rank == "0":
             tell_failure(str(error))
+        elif "TORCHELASTIC_ERROR_FILE" in os.environ:
+            record_failure(str(error))  # torchrun shows it
         else:
-            record_failure(str(error))
+            print(f"error: rank {rank}: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, ConfigError) else 1
     except RuntimeError as error:
         if not any(sign in str(error) for sign in LOST_PEER):

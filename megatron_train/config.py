@@ -222,7 +222,7 @@ class Logging:
     tensorboard_dir: str | None = None
     """Folder for TensorBoard event files."""
     wandb_logger: bool = False
-    """Log to Weights & Biases (WANDB_API_KEY from the environment)."""
+    """Log to Weights & Biases (WANDB_API_KEY from the environment, or `wandb login`)."""
     wandb_project: str = "oasst-megatron"
     """Project name there."""
     exit_interval: int | None = None

@@ -43,8 +43,9 @@ def evaluate(
 
 
 def mean_loss(results: dict[str, dict[str, float]]) -> float:
-    """Mean of the sets' losses: what "best by validation" means."""
-    return sum(result["loss"] for result in results.values()) / len(results)
+    """Mean of the losses of the sets that have target tokens: what "best by validation" means."""
+    losses = [result["loss"] for result in results.values() if result["num_target_tokens"]]
+    return sum(losses) / len(losses) if losses else math.nan
 
 
 def _evaluate_set(
@@ -59,7 +60,7 @@ def _evaluate_set(
     loss = loss_sum / weight if weight else math.nan
     return {
         "loss": loss,
-        "ppl": math.exp(min(20.0, loss)) if weight else math.nan,
+        "ppl": math.exp(min(loss, 20.0)) if weight else math.nan,
         "token_accuracy": correct / weight if weight else math.nan,
         "num_target_tokens": round(weight),
     }

@@ -60,6 +60,7 @@ from megatron_train.validate import (
     validate,
     validate_model,
 )
+from pretokenizer.yaml_config import ConfigError
 
 
 def train(command: CommandLine) -> int:
@@ -90,6 +91,7 @@ def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
         if config.evaluation.eval_iters == 0
         else (validation_sets(config.data, config.batch.seed), test_sets(config.data, config.batch.seed))
     )
+    check_last_turns(config, [samples, *valid.values(), *test.values()])
     describe_data(config, layout, samples, {**valid, **test})
     pad_id = manifest.pad_token_id if manifest else 0
     make_batch = BatchMaker(config.data, loss_rule(config), pad_id, model_config.vocab_size)
@@ -100,9 +102,10 @@ def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
     tokenizer_dir = find_tokenizer(data_folder, start.folder if start else None)
     stop, profiler = StopRequest(config.logging), Profiler(config)
     saved_at, not_finite = state.iteration if start and start.resume else -1, 0
+    evaluated = state  # at its last evaluation, which counts for the best if it is saved
 
     with (
-        Reporter(config, state.iteration) as reporter,
+        Reporter(config, state.iteration, state.consumed_train_samples) as reporter,
         CheckpointSaver(config, model_config, layout, tokenizer_dir) as saver,
     ):
         while state.iteration < config.batch.train_iters:
@@ -120,9 +123,10 @@ def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
                 timer.enter("evaluate")
                 results = evaluate(chunks, valid, config, layout, make_batch)
                 reporter.evaluation(state.iteration, results)
-                state = state.evaluated(mean_loss(results))
+                evaluated = state.evaluated(mean_loss(results))
             if config.checkpoint.save and due(state.iteration, config.checkpoint.save_interval):
                 timer.enter("save")
+                state = evaluated if evaluated.iteration == state.iteration else state
                 saver.save(state, chunks, optimizer)
                 saved_at = state.iteration
             reason = stop.due(state.iteration)
@@ -132,6 +136,7 @@ def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
 
         if config.checkpoint.save and saved_at != state.iteration:
             timer.enter("save")
+            state = evaluated if evaluated.iteration == state.iteration else state
             saver.save(state, chunks, optimizer)
         if state.iteration >= config.batch.train_iters:
             timer.enter("test")
@@ -172,7 +177,7 @@ def train_step(
     timer.enter("report")
 
     state = state.advance(size, applied)
-    if applied and config.optimizer.skip_spike_sigma:
+    if config.optimizer.skip_spike_sigma and math.isfinite(loss) and math.isfinite(grad_norm):
         state = state.remember(loss, grad_norm, config.optimizer.skip_spike_window)
     seconds, peak = timer.total(), peak_flops(config)
     flops = model_flops(model_config, round(tokens), round(squared))
@@ -271,6 +276,16 @@ def announce(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -
         f"{model.vocab_size:,} padded to {model.padded_vocab:,}) on {layout.world_size} processes: TP {layout.tp} x "
         f"PP {layout.pp} x DP {layout.dp}"
     )
+
+
+def check_last_turns(config: TrainConfig, sets: list[Samples]) -> None:
+    """Raises ConfigError where last_turn_only would take the end of a piece for the end of its document."""
+    data, num_overlong = config.data, sum(samples.num_overlong for samples in sets)
+    if data.last_turn_only and num_overlong and data.overlong != "drop":
+        raise ConfigError(
+            f"last_turn_only: {num_overlong:,} documents exceed seq_length {data.seq_length}, and with --overlong "
+            f"{data.overlong} a piece may end before the last turn; give --overlong drop, or a larger seq_length"
+        )
 
 
 def describe_data(config: TrainConfig, layout: ParallelLayout, samples: Samples, evaluated: dict[str, Samples]) -> None:

@@ -60,17 +60,16 @@ def training_samples(data: Data, num_samples: int, seed: int) -> Samples:
     )
     if data.packing:
         return _packed_training_samples(data, documents, builder, num_samples, seed)
+    facts = _epoch_facts(documents, builder.subset, data)
+    if not facts[-1]:
+        raise ConfigError(f"{key}: no document of {' '.join(paths)} has two tokens" + _overlong_hint(data))
     order = builder.order(num_samples)
     kept = _pieces(documents.lengths, order, data, seed)
-    while len(kept[0]) < num_samples and len(kept[0]):  # `drop` and documents without a label leave too few
+    while len(kept[0]) < num_samples:  # `drop` and documents without a label leave too few
         order = builder.order(2 * len(order))
         kept = _pieces(documents.lengths, order, data, seed)
-    if not len(kept[0]):
-        raise ConfigError(f"{key}: no document of {' '.join(paths)} has two tokens" + _overlong_hint(data))
     document, start, length = (column[:num_samples] for column in kept)
-    return Samples(
-        documents, document, start, length, np.arange(len(document) + 1), *_epoch_facts(documents, builder.subset, data)
-    )
+    return Samples(documents, document, start, length, np.arange(len(document) + 1), *facts)
 
 
 def _overlong_hint(data: Data) -> str:
@@ -78,8 +77,9 @@ def _overlong_hint(data: Data) -> str:
 
 
 def _epoch_facts(documents: DocumentSet, subset: Indices, data: Data) -> tuple[int, int, float]:
-    lengths = documents.lengths[subset]
-    return int((lengths > data.seq_length + 1).sum()), len(subset), float(len(subset))
+    """(over-long documents, documents, rows when each piece is one) of an epoch."""
+    rows = len(_pieces(documents.lengths, subset, data, seed=0)[0])
+    return int((documents.lengths[subset] > data.seq_length + 1).sum()), len(subset), float(rows)
 
 
 def _packed_training_samples(
@@ -162,23 +162,32 @@ def test_sets(data: Data, seed: int) -> dict[str, Samples]:
 
 
 def _named_sets(paths: Sequence[str], data: Data) -> dict[str, Samples]:
-    sets = {}
+    sets: dict[str, Samples] = {}
     for path in paths:
         name, _, prefix = path.rpartition("=")
-        sets[name or Path(prefix).name] = evaluation_samples(DocumentSet([prefix]), None, data)
+        _add(sets, name or Path(prefix).name, evaluation_samples(DocumentSet([prefix]), None, data), prefix)
     return sets
+
+
+def _add(sets: dict[str, Samples], name: str, samples: Samples, prefix: str) -> None:
+    """Raises ConfigError when there is a set of this name already."""
+    if name in sets:
+        raise ConfigError(
+            f"two sets to evaluate are called {name!r}, one of them {prefix}; give them as NAME=PREFIX"
+            " (--valid_data_path, --test_data_path)"
+        )
+    sets[name] = samples
 
 
 def _split_part(data: Data, seed: int, part: int, name: str) -> dict[str, Samples]:
     if data.train_data_path or not data.data_path:
         return {}
-    sets = {}
+    sets: dict[str, Samples] = {}
     blend = parse_blend(data.data_path, "data_path")
     for _, prefix in blend:
         documents = DocumentSet([prefix])
         subset = split_documents(len(documents), data.split, np.random.RandomState(seed))[part]
         if len(subset):
-            sets[name if len(blend) == 1 else f"{name}:{Path(prefix).name}"] = evaluation_samples(
-                documents, subset, data
-            )
+            own_name = name if len(blend) == 1 else f"{name}:{Path(prefix).name}"
+            _add(sets, own_name, evaluation_samples(documents, subset, data), prefix)
     return sets

@@ -31,10 +31,13 @@ def wrap_model(chunks: list[Any], config: TrainConfig) -> list[Any]:
         check_for_nan_in_grad=False,  # a non-finite gradient skips the step instead of ending the run
     )
     overlap = parallel.overlap_param_gather
-    return [
+    wrapped = [
         DistributedDataParallel(core_config, ddp_config, chunk, disable_bucketing=index > 0 and not overlap)
         for index, chunk in enumerate(chunks)
     ]
+    for chunk in wrapped:
+        chunk.broadcast_params()  # each replica drew its own random weights
+    return wrapped
 
 
 def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer:

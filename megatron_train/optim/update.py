@@ -16,6 +16,8 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
 MIN_HISTORY = 16
 """Iterations before anything is called a spike: below that a standard deviation means little."""
+MIN_SPREAD = 1e-3
+"""Of the mean, that a standard deviation is taken to be at least: equal values do not make the next one a spike."""
 
 
 def apply_update(optimizer: Any, clip_grad: float, veto: Callable[[float], bool]) -> tuple[bool, float]:
@@ -57,7 +59,11 @@ def count_not_finite(before: int, iteration: int, loss: float, grad_norm: float,
 
 
 def is_spike(value: float, history: Sequence[float], sigma: float) -> bool:
-    """Is `value` more than `sigma` standard deviations above the mean of `history`, the recent applied iterations?"""
+    """Is `value` more than `sigma` standard deviations above the mean of `history`, the recent iterations?
+
+    Spikes belong to the history too: when the level has changed for good, training goes on after a while.
+    """
     if len(history) < MIN_HISTORY:
         return False
-    return value > statistics.fmean(history) + sigma * statistics.pstdev(history)
+    mean = statistics.fmean(history)
+    return value > mean + sigma * max(statistics.pstdev(history), MIN_SPREAD * abs(mean))

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_train.config import Parallel
+from megatron_train.parallel.launch_store import fresh_store
 from megatron_train.parallel_layout import ParallelLayout
 
 
@@ -40,7 +41,8 @@ def init_distributed(parallel: Parallel, seed: int) -> ParallelLayout:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=timeout)
+            rank, world = int(os.environ["RANK"]), world_size()
+            dist.init_process_group(backend, store=fresh_store(timeout), rank=rank, world_size=world, timeout=timeout)
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
     leave_groups()
@@ -59,7 +61,8 @@ def seed_rank(seed: int) -> None:
     """Different streams per pipeline stage and data-parallel rank; the tracker adds the tensor-parallel rank itself."""
     from megatron.core import parallel_state, tensor_parallel
 
-    own = seed + 100 * parallel_state.get_pipeline_model_parallel_rank() + 10 * parallel_state.get_data_parallel_rank()
+    stage, replicas = parallel_state.get_pipeline_model_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    own = seed + 100 * (stage * replicas + parallel_state.get_data_parallel_rank())
     random.seed(own)
     np.random.seed(own)
     torch.manual_seed(own)

@@ -71,6 +71,7 @@ class HangWatch:
                 self._look_at_myself()
                 if self._store.check(["stalled"]):
                     self._leave(self._store.get("stalled").decode())
+                    return
                 self._answered = time.monotonic()
             self._store.set(str(self.rank), LEFT)
         except dist.DistError:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import netrc
 import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from tqdm import tqdm
@@ -20,7 +22,7 @@ from tqdm import tqdm
 from megatron_train.config import TrainConfig
 from megatron_train.parallel.distributed import is_printing_rank, warn
 from megatron_train.report.flops import PEAK_TFLOPS
-from pretokenizer.publish import write_text_atomic
+from pretokenizer.publish import naming, write_text_atomic
 
 METRICS_FILE = "metrics.jsonl"
 WANDB_ID_FILE = "wandb_run_id.txt"
@@ -91,10 +93,13 @@ def console_line(report: StepReport, train_iters: int) -> str:
 class Reporter:
     """Writes reports to every place that was asked for."""
 
-    def __init__(self, config: TrainConfig, iteration: int) -> None:
+    def __init__(self, config: TrainConfig, iteration: int, samples: int) -> None:
+        """`iteration` and `samples`: how far the run has come; what was reported beyond is taken back."""
         self.config = config
         self.path = Path(config.checkpoint.save) / METRICS_FILE if config.checkpoint.save else None
         self.tensorboard: Any = None
+        self.by_samples: Any = None
+        """A TensorBoard run of its own: what a resumed run takes back is counted in the steps of one."""
         self.wandb: Any = None
         if not is_printing_rank():
             return
@@ -106,7 +111,9 @@ class Reporter:
         if config.logging.tensorboard_dir:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.tensorboard = SummaryWriter(config.logging.tensorboard_dir, purge_step=iteration + 1)
+            folder = Path(config.logging.tensorboard_dir)
+            self.tensorboard = SummaryWriter(str(folder), purge_step=iteration + 1)
+            self.by_samples = SummaryWriter(str(folder / "samples"), purge_step=samples + 1)
         if config.logging.wandb_logger:
             self.wandb = _start_wandb(config, resumed=iteration > 0)
 
@@ -141,6 +148,7 @@ class Reporter:
             self.bar.close()
         if self.tensorboard:
             self.tensorboard.close()
+            self.by_samples.close()
         if self.wandb:
             self.wandb.finish()
 
@@ -152,7 +160,7 @@ class Reporter:
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.path:
-            with self.path.open("a") as file:
+            with naming(self.path), self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
 
     def __enter__(self) -> Reporter:
@@ -167,7 +175,7 @@ class Reporter:
             for name, value in values.items():
                 self.tensorboard.add_scalar(name, value, iteration)
                 if samples is not None and "/" not in name:
-                    self.tensorboard.add_scalar(f"{name} vs samples", value, samples)
+                    self.by_samples.add_scalar(f"{name} vs samples", value, samples)
         if self.wandb:
             self.wandb.log(values, step=iteration)
 
@@ -195,7 +203,7 @@ def evaluation_scalars(results: dict[str, dict[str, float]], kind: str) -> dict[
     """Megatron has one set, so its names stand for the mean of the sets; Hugging Face names each set."""
     megatron = "lm loss validation" if kind == "eval" else f"lm loss {kind}"
     loss = mean([result["loss"] for result in results.values()])
-    scalars = {megatron: loss, f"{megatron} ppl": math.exp(min(20.0, loss)), f"{kind}/loss": loss}
+    scalars = {megatron: loss, f"{megatron} ppl": math.exp(min(loss, 20.0)), f"{kind}/loss": loss}
     for name, result in results.items():
         scalars[f"{kind}/{name}_loss"] = result["loss"]
         scalars[f"{kind}/{name}_ppl"] = result["ppl"]
@@ -220,14 +228,23 @@ def cut_back(path: Path, iteration: int) -> None:
     write_text_atomic(path, "".join(line + "\n" for line in kept))
 
 
+def _has_wandb_key() -> bool:
+    """In the environment, or in ~/.netrc, where `wandb login` puts it."""
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return bool(os.environ.get("WANDB_API_KEY") or netrc.netrc().authenticators(host))
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
 def _start_wandb(config: TrainConfig, resumed: bool) -> Any:
     try:
         import wandb
     except ImportError:
         warn("--wandb_logger: the package is not installed (pip install wandb); going on without it")
         return None
-    if not os.environ.get("WANDB_API_KEY") and os.environ.get("WANDB_MODE") not in {"offline", "disabled"}:
-        warn("--wandb_logger: WANDB_API_KEY is not set; going on without it")
+    if not _has_wandb_key() and os.environ.get("WANDB_MODE") not in {"offline", "disabled"}:
+        warn("--wandb_logger: neither WANDB_API_KEY nor a key of `wandb login`; going on without it")
         return None
     return wandb.init(
         project=config.logging.wandb_project,

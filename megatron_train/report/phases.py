@@ -12,6 +12,9 @@ import torch.distributed as dist
 from megatron_train.config import TrainConfig
 from megatron_train.parallel.distributed import say
 
+BETWEEN = ("evaluate", "save")
+"""Phases between two iterations, reported with the next one."""
+
 
 class PhaseTimer:
     """What this rank is doing, and how long each phase of the iteration took.
@@ -23,13 +26,14 @@ class PhaseTimer:
         self.exact = exact and torch.cuda.is_available()
         self.iteration, self.phase, self.changes = 0, "start", 0
         self.seconds: dict[str, float] = {}
-        """Of the phases of this iteration that are over."""
+        """Of the phases of this iteration that are over; of evaluating and saving, since the iteration before."""
         self.entered = self._started = time.perf_counter()
 
     def start(self, iteration: int, phase: str) -> None:
         """`iteration`, counted from 1, begins with `phase`."""
         self.enter(phase)
-        self.iteration, self.seconds, self._started = iteration, {}, self.entered
+        self.seconds = {name: seconds for name, seconds in self.seconds.items() if name in BETWEEN}
+        self.iteration, self._started = iteration, self.entered
 
     def enter(self, phase: str) -> None:
         if self.exact:

@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.filesystem import SerializationFormat, _write_
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.storage import WriteResult
 
+from megatron_train.parallel.distributed import warn
 from megatron_train.state.checkpoint_folder import (
     BEST,
     CheckpointError,
@@ -146,7 +147,7 @@ def _publish(
     plan: TensorPlan, everyone: list[Written], root: Path, iteration: int, best: int | None, limit: int | None
 ) -> str | None:
     """What went wrong, or None once the checkpoint is there."""
-    staging = staging_folder(root, iteration)
+    staging, replaced = staging_folder(root, iteration), None
     problem = next((f"rank {rank}: {each.problem}" for rank, each in enumerate(everyone) if each.problem), None)
     try:
         if problem is None:
@@ -155,14 +156,18 @@ def _publish(
             publish_checkpoint(
                 root, iteration, {path: digest for each in everyone for path, digest in each.digests.items()}
             )
-            if replaced:
-                shutil.rmtree(replaced)
-            _retain(root, limit, best)
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
     if problem:
         shutil.rmtree(staging, ignore_errors=True)
-    return problem
+        return problem
+    try:
+        if replaced:
+            shutil.rmtree(replaced)
+        _retain(root, iteration, limit, best)
+    except OSError as error:  # the checkpoint is there; the next save tries again
+        warn(f"{error.filename or root}: an old checkpoint could not be removed ({error.strerror or error})")
+    return None
 
 
 def _write_index(plan: TensorPlan, everyone: list[Written], staging: Path) -> None:
@@ -180,9 +185,12 @@ def _set_aside(final: Path) -> Path | None:
     return final.rename(aside)
 
 
-def _retain(root: Path, limit: int | None, best: int | None) -> None:
-    """Names the best checkpoint by validation loss if it was saved; removes all but the newest `limit` and that one."""
-    saved = list_iterations(root)
+def _retain(root: Path, newest: int, limit: int | None, best: int | None) -> None:
+    """Names the best checkpoint by validation loss; removes all but that one and the last `limit` up to `newest`.
+
+    Later iterations are of a run that this one went back from: they stay until this one comes to them.
+    """
+    saved = [iteration for iteration in list_iterations(root) if iteration <= newest]
     if best in saved:
         write_text_atomic(root / BEST, f"{best}\n")
     for iteration in saved[: -limit if limit else 0]:

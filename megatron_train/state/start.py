@@ -13,7 +13,7 @@ from megatron_train.model_config import ModelConfig
 from megatron_train.parallel.distributed import warn
 from megatron_train.state.checkpoint_folder import (
     MODEL_CONFIG,
-    TRACKER,
+    TRAIN_CONFIG,
     TRAIN_STATE,
     CheckpointError,
     check_folder,
@@ -22,6 +22,7 @@ from megatron_train.state.checkpoint_folder import (
     list_iterations,
 )
 from megatron_train.state.differences import model_differences
+from pretokenizer.yaml_config import load_yaml
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _as_rank_0_sees(config: TrainConfig) -> list[Start]:
 def _candidates(config: TrainConfig) -> Iterator[Start]:
     settings = config.checkpoint
     own = Path(settings.save) if settings.save else None
-    if own and settings.load_iters is None and (own / TRACKER).is_file() and list_iterations(own):
+    if own and list_iterations(own) and not _goes_back(config, own):
         yield from _newest_first(own)
     elif settings.load:
         folder = find_checkpoint(settings.load, settings.load_iters)
@@ -78,6 +79,17 @@ def _candidates(config: TrainConfig) -> Iterator[Start]:
             yield Start(folder, resume=True)
         else:
             yield from _newest_first(Path(settings.load))
+
+
+def _goes_back(config: TrainConfig, own: Path) -> bool:
+    """Is this the first launch of a run that goes back to --load_iters in its own folder? Later ones go on from it."""
+    settings = config.checkpoint
+    if settings.load_iters is None or settings.load is None or not own.samefile(settings.load):
+        return False
+    try:
+        return bool(load_yaml(find_checkpoint(own) / TRAIN_CONFIG).get("load_iters") != settings.load_iters)
+    except (CheckpointError, OSError, ValueError):
+        return True
 
 
 def _newest_first(root: Path) -> Iterator[Start]:

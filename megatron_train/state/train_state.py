@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,16 +28,16 @@ class TrainState:
     iteration: int = 0
     consumed_train_samples: int = 0
     skipped_iterations: int = 0
-    """Iterations whose update was not applied (non-finite gradients)."""
+    """Iterations whose update was not applied: not finite, a spike, or listed in skip_iters."""
     data_fingerprint: str = ""
     """Of the training shards' document lengths: a resumed run must find the same."""
 
     best_loss: float | None = None
-    """Lowest validation loss so far, mean over the validation sets."""
+    """Lowest validation loss of a saved iteration, mean over the validation sets."""
     best_iteration: int | None = None
     """Iteration of best_loss."""
     recent_losses: tuple[float, ...] = ()
-    """Of applied iterations, for --skip_spike_sigma."""
+    """Of iterations that were finite, applied or not, for --skip_spike_sigma."""
     recent_grad_norms: tuple[float, ...] = ()
 
     @property
@@ -52,8 +53,8 @@ class TrainState:
         )
 
     def evaluated(self, loss: float) -> TrainState:
-        """With the validation loss of this iteration taken into account."""
-        if self.best_loss is not None and not loss < self.best_loss:
+        """With the validation loss of this iteration, which is about to be saved, taken into account."""
+        if not math.isfinite(loss) or (self.best_loss is not None and loss >= self.best_loss):
             return self
         return replace(self, best_loss=loss, best_iteration=self.iteration)
 

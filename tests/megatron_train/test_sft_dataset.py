@@ -185,7 +185,7 @@ def test_two_sets_of_one_name_are_refused(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     paths = (shard_of(tmp_path / "a", [3] * 10, "val"), shard_of(tmp_path / "b", [3] * 10, "val"))
     with pytest.raises(
-        ConfigError, match="two sets to evaluate are called 'val', one of them .*b/val; give them as NAME"
+        ConfigError, match=r"two sets to evaluate are called 'val', one of them .*b/val; give them as NAME"
     ):
         validation_sets(Data(valid_data_path=paths), 0)
     assert sorted(validation_sets(Data(valid_data_path=(paths[0], f"other={paths[1]}")), 0)) == ["other", "val"]

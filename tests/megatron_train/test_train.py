@@ -247,7 +247,7 @@ def assert_same(one: Trace, other: Trace) -> None:
         {"packing": True, "hidden_dropout": 0.25, "lima_dropout": True, "attention_dropout": 0.1},
         {"bf16": True, "hidden_dropout": 0.1},
         {"fp16": True, "initial_loss_scale": 64.0, "loss_scale_window": 2, "neftune_noise_alpha": 5.0},
-        {"skip_spike_sigma": 0.5, "skip_spike_window": 16, "embedding_dropout": 0.1},
+        {"skip_spike_sigma": 0.01, "skip_spike_window": 16, "embedding_dropout": 0.5, "lr": 0.05},
     ],
     ids=["packed-lima", "bf16-padded", "fp16-neftune", "spikes"],
 )
