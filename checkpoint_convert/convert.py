@@ -20,7 +20,7 @@ import torch
 
 from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.families.family import HfConfig, model_config_of, read_hf_config
-from checkpoint_convert.hf_io import HfWeights, SafetensorsWriter
+from checkpoint_convert.hf_io import HfWeights, SafetensorsWriter, check_weight_sums
 from checkpoint_convert.hf_tokenizer import (
     SpecialIds,
     chat_format_of,
@@ -103,6 +103,7 @@ def import_weights(
     dtype = options.dtype or main_dtype(source.infos[name] for rule in table.rules for name in rule.others)
     report = Report(checkpoint_dir / folder_name(None), dtype=dtype, vocabulary=plan.describe(), dropped=dropped)
     with release_staging(checkpoint_dir) as staging, one_torch_thread():
+        checked = beside(check_weight_sums, origin)
         writer = CheckpointWriter(staging)
         try:
             with progress(source.infos, f"reading {origin.name}") as bar:
@@ -118,6 +119,7 @@ def import_weights(
         record_source(staging, origin)
         if tokenizer is not None:
             save_with_template(tokenizer, chat_format_of(tokenizer, origin), staging / TOKENIZER_DIR)
+        checked.result()  # raises when a file is not what its folder says: nothing is published then
         publish_checkpoint(checkpoint_dir, None, writer.digests)
     warn_of_not_finite(report)
     return report

@@ -24,7 +24,7 @@ from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.new_file import NewFile
 from checkpoint_convert.tensors import ConvertError, TensorInfo, raw_bytes
 from checkpoint_convert.torch_archive import read_archive
-from pretokenizer.publish import read_json
+from pretokenizer.publish import SHA256SUMS, read_json, verify_sha256sums
 
 _NAMES = {
     "F64": torch.float64,
@@ -40,6 +40,7 @@ _NAMES = {
 }
 _WORDS = {dtype: word for word, dtype in _NAMES.items()}
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+WEIGHT_SUFFIXES = (".safetensors", ".bin")
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -78,6 +79,19 @@ class HfWeights:
                     f"{path}: holds {name}, which the index places in {self.file_of[name]}; the index is wrong"
                 )
             self.infos[name] = info
+
+
+def check_weight_sums(folder: Path) -> None:
+    """Weight files against the folder's SHA256SUMS, where it has one as to-hf writes it. Raises ConvertError.
+
+    What people edit, a README or a config, may differ.
+    """
+    if not (folder / SHA256SUMS).is_file():
+        return
+    names = [path.name for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES]
+    problems = [line for line in verify_sha256sums(folder) if any(f"/{name}: contents" in line for name in names)]
+    if problems:
+        raise ConvertError("; ".join(problems) + "; fetch it again")
 
 
 def _open_safetensors(path: Path) -> tuple[Reader, dict[str, TensorInfo]]:
@@ -132,7 +146,7 @@ def _read_index(path: Path) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConvertError(f"{path}: not an index of weights ({error!r})") from None
     for name, file in items:
-        if not isinstance(file, str) or Path(file).name != file or Path(file).suffix not in (".safetensors", ".bin"):
+        if not isinstance(file, str) or Path(file).name != file or Path(file).suffix not in WEIGHT_SUFFIXES:
             raise ConvertError(f"{path}: places {name} in {file!r}; only names of weight files beside it are accepted")
     return dict(items)
 
