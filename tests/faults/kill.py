@@ -124,11 +124,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=100, help="kills of each program, spread over its variants")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=sorted(TARGETS), help="one program")
+    parser.add_argument("--variants", type=int, help="only the first so many of each program")
     given = parser.parse_args(arguments)
     tally = Tally("kill", given.seed)
-    for program, target in _targets(given.only):
-        variants = TARGETS[program]
-        share = -(-given.runs // len(variants))
+    for program, target in _targets(given.only, given.variants):
+        share = -(-given.runs // len(TARGETS[program][: given.variants]))
         with tempfile.TemporaryDirectory() as root:
             preload(program)
             target.prepare(Path(root))
@@ -142,10 +142,10 @@ def main(arguments: list[str] | None = None) -> int:
     return tally.close()
 
 
-def _targets(only: str | None) -> Iterator[tuple[str, Target]]:
+def _targets(only: str | None, limit: int | None) -> Iterator[tuple[str, Target]]:
     for program, variants in TARGETS.items():
         if only in (None, program):
-            for target in variants:
+            for target in variants[:limit]:
                 yield program, target
 
 

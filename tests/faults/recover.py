@@ -1,0 +1,103 @@
+"""Training that comes back by itself: torchrun restarts it when a rank is killed; a damaged checkpoint is passed over.
+
+    python -m tests.faults.recover --runs 10 --seed 1
+
+Killed rank: a real torchrun with --max-restarts 3, one rank of two gets SIGKILL at a random moment, the job ends well.
+Damage: one file of the newest checkpoint is damaged at random; the same command names it, goes back to the one before
+and trains on. Either way the last checkpoint is, byte for byte, that of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.faults.corrupt import KINDS, damage
+from tests.faults.forked import launch, preload
+from tests.faults.kill import PATIENCE_SECONDS, fresh
+from tests.faults.kill_targets import ROOT, TRAIN_ITERS, Trainer
+from tests.faults.tally import Tally
+
+NEWEST = f"checkpoints/iter_{TRAIN_ITERS:07d}"
+
+
+def restarted(target: Trainer, root: Path, expected: dict[str, str], rng: random.Random) -> list[str]:
+    """One rank killed under torchrun."""
+    folder = fresh(root / "run")
+    (step,) = target.steps(folder)
+    torchrun = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, "--max-restarts", "3", "-m", "megatron_train", *step.arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (folder / "log.txt").open("w") as log:
+        started = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    end = time.monotonic() + PATIENCE_SECONDS
+    wanted = rng.randrange(4, TRAIN_ITERS)  # after the first checkpoint, so that something is left to lose
+    while target.progress(folder) < wanted and started.poll() is None and time.monotonic() < end:
+        time.sleep(0.005)
+    ranks = psutil.Process(started.pid).children()
+    if len(ranks) != 2:
+        return [f"{len(ranks)} ranks were running: {(folder / 'log.txt').read_text()[-300:]}"]
+    rng.choice(ranks).kill()
+    try:
+        code = started.wait(PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        started.kill()
+        return ["did not come back in time"]
+    text = (folder / "log.txt").read_text()
+    if code or "resumed from" not in text:
+        return [f"did not come back: {text[-300:]}"]
+    return [] if target.result(folder) == expected else ["came back to other bytes"]
+
+
+def gone_back(target: Trainer, root: Path, expected: dict[str, str], rng: random.Random) -> list[str]:
+    """The newest checkpoint damaged."""
+    folder = root / "finished"
+    (step,) = target.steps(folder)
+    files = sorted(path for path in (folder / NEWEST).rglob("*") if path.is_file())
+    path, kind = rng.choice(files), rng.choice(KINDS)
+    if not damage(path, kind, [file for file in files if file != path], rng):
+        return []
+    run = launch("trainer", step.arguments, folder, step.processes)
+    what = f"{path.name} {kind}"
+    if run.wait(PATIENCE_SECONDS):
+        return [f"{what}: {run.tail(300)}"]
+    text = run.tail(100_000)
+    if path.name not in text or "going back to checkpoints/iter_0000009" not in text:
+        return [f"{what}: not named: {text[-300:]}"]
+    return [] if target.result(folder) == expected else [f"{what}: other bytes in the end"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=10, help="of each kind; a fifth as many restarts by torchrun")
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args(arguments)
+    tally, rng = Tally("recover", given.seed), random.Random(given.seed)
+    preload("trainer")
+    for target in (Trainer("DP2"), Trainer("TP2", "--tensor_model_parallel_size", "2")):
+        with tempfile.TemporaryDirectory() as name:
+            root = Path(name)
+            target.prepare(root)
+            finished = fresh(root / "finished")
+            run = launch("trainer", target.steps(finished)[0].arguments, finished, 2)
+            assert run.wait(PATIENCE_SECONDS) == 0, run.tail()
+            expected = target.result(finished)
+            count = -(-given.runs // 2)
+            problems = [p for _ in range(count) for p in gone_back(target, root, expected, rng)]
+            tally.add(f"the newest checkpoint damaged, {target.name}", count, problems)
+            count = -(-count // 5)
+            problems = [p for _ in range(count) for p in restarted(target, root, expected, rng)]
+            tally.add(f"a rank killed under torchrun, {target.name}", count, problems)
+    return tally.close()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
