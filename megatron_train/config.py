@@ -161,7 +161,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class LrSchedule:
-    """Learning rate as a function of the samples consumed before an iteration."""
+    """Learning rate as a function of the iterations applied before an iteration."""
 
     lr: float = 1e-5
     """Highest learning rate."""

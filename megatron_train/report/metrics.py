@@ -48,7 +48,7 @@ class StepReport:
     epoch: float
     step_seconds: float
     skipped: bool
-    """The update was not applied: the gradients were not finite."""
+    """The update was not applied: not finite, a spike, or listed in skip_iters."""
     loss_scale: float = 1.0
     phases: dict[str, float] | None = None
     """Seconds by phase, with --timing_log_level 1."""

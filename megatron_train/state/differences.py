@@ -55,7 +55,7 @@ def setting_differences(config: TrainConfig, folder: Path) -> list[Difference]:
     if not (folder / TRAIN_CONFIG).is_file():
         return []
     before, now = load_yaml(folder / TRAIN_CONFIG), yaml.safe_load(config_to_yaml(config))
-    names = [name for name, group in OWNER.items() if group not in NOT_COMPARED and name not in {"model", "load"}]
+    names = [name for name, group in OWNER.items() if group not in NOT_COMPARED and name != "model"]
     return [
         Difference(name, before[name], now[name], "given")
         for name in names

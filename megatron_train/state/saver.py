@@ -29,7 +29,7 @@ from megatron_train.state.checkpoint_folder import CheckpointError, folder_name
 from megatron_train.state.checkpoint_writer import TensorPlan, write_and_publish
 from megatron_train.state.train_state import TrainState
 
-SLOWEST_WRITE = datetime.timedelta(days=1)
+SLOWEST_WRITE = datetime.timedelta(hours=2)
 """How long one rank's files may take longer than another's; a rank that dies is noticed at once."""
 
 

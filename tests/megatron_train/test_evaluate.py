@@ -1,4 +1,4 @@
-"""One clean pass, the same numbers in any shape; other layouts are in test_train.py."""
+"""One clean pass, the same numbers in any shape; other layouts are in test_train_layouts.py."""
 
 from __future__ import annotations
 
