@@ -38,6 +38,15 @@ parity: $(STAMP) ## the whole parity matrix of layouts, precisions, packing, dro
 soak: $(STAMP) ## 2,000 iterations in one go and with twenty resumptions: equal losses, nothing grows
 	$(BIN)/python -W ignore -m tests.faults.soak $(if $(NPROC),--processes $(NPROC))
 
+# The extra `fuzz` is tried and, where there is no wheel of it, done without.
+faults: $(STAMP) ## [SEED=1] [SHARE=0.1]: kills, full disks, damage, hostile files, fuzzing; about two hours
+	@$(BIN)/python -m pip install --quiet --editable ".[fuzz]" || echo "atheris cannot be installed here: fuzzing is blind" >&2
+	$(BIN)/python -W ignore -m tests.faults --seed $(or $(SEED),1) --share $(or $(SHARE),1)
+
+audit: $(STAMP) ## known weaknesses of the installed dependencies, as far as the advisory service answers
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --skip-editable
+
 check: $(STAMP) ## formatter, linter, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -53,7 +62,7 @@ clean: ## remove output, caches and the virtual environment
 	rm -rf $(VENV) output/demo .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install demo test parity soak check pretokenize clean
+.PHONY: help install demo test parity soak faults audit check pretokenize clean
 
 # The five published models: docs/cards.md. FLAGS are further flags of the trainer.
 CARDS := $(BIN)/python -W ignore -m examples.cards

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_hostile_files() -> None:
 
 def test_planted_tokens() -> None:
     assert "7 commands" in run("secrets")
+
+
+def test_dependencies_have_bounds() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    named = [word for group in groups for word in group if "[" not in word and not word.startswith("types-")]
+    unbounded = [word for word in named if "==" not in word and not (">=" in word and ",<" in word)]
+    assert unbounded == []
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
