@@ -27,11 +27,14 @@ def test_same_bits_sees_signs_and_accepts_nan() -> None:
     assert not same_bits(torch.ones(2), torch.ones(2, 1))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_is_finite_finds_one_bad_number(dtype: torch.dtype) -> None:
-    numbers = torch.ones(1000, dtype=dtype)
+    largest = torch.finfo(dtype).max
+    numbers = torch.tensor([0.0, -0.0, 1.0, -1.0, largest, -largest] * 200, dtype=dtype)
     assert is_finite(numbers)
-    for bad in (NAN, float("inf"), -float("inf")):
+    assert is_finite(torch.arange(5))
+    assert is_finite(numbers[:0])
+    for bad in (NAN, -NAN, float("inf"), -float("inf")):
         numbers[777] = bad
         assert not is_finite(numbers)
 
