@@ -12,6 +12,7 @@ from pathlib import Path
 from checkpoint_convert.hf_tokenizer import recorded_chat_format, special_ids
 from checkpoint_convert.logits import quiet_transformers
 from megatron_train.state.checkpoint_folder import TOKENIZER_DIR
+from pretokenizer.bounded import bounded
 from pretokenizer.conversation import Conversation, Message
 from pretokenizer.roles import Role
 from pretokenizer.tokenizer import load_tokenizer_folder
@@ -52,9 +53,9 @@ def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
     ours = tokenizer.encode("".join(text for text, _ in chat_format.render(CONVERSATION)))
     messages = [{"role": role.template_name, "content": text} for role, text in CONVERSATION.messages]
     with quiet_transformers() as transformers:
-        theirs = transformers.AutoTokenizer.from_pretrained(hf_dir, local_files_only=True).apply_chat_template(
-            messages, tokenize=True, return_dict=True
-        )
+        loaded = transformers.AutoTokenizer.from_pretrained(hf_dir, local_files_only=True, trust_remote_code=False)
+        with bounded(str(hf_dir / "chat_template.jinja")):
+            theirs = loaded.apply_chat_template(messages, tokenize=True, return_dict=True)
     if list(theirs["input_ids"]) != ours:
         return ChatOutcome(len(ours), "apply_chat_template gives other ids than the pretokenizer")
     end, stops = special_ids(tokenizer, chat_format).end_of_turn, _stops(hf_dir / "generation_config.json")

@@ -96,11 +96,11 @@ def chat_format_of(tokenizer: Tokenizer, folder: Path) -> ChatFormat | None:
             f for f in CHAT_FORMATS.values() if known.issuperset(f.special_tokens) and added & {*f.special_tokens}
         )
         return next(formats, None)
-    text = template.read_text(encoding="utf-8")
-    named = next((f for f in CHAT_FORMATS.values() if f.hf_chat_template == text), None)
     try:
+        text = template.read_text(encoding="utf-8")
+        named = next((f for f in CHAT_FORMATS.values() if f.hf_chat_template == text), None)
         return named or read_template(template, tokenizer)
-    except ChatFormatError as error:
+    except (ChatFormatError, UnicodeDecodeError) as error:
         warn(f"the chat template is left out: {error}")
         return None
 
