@@ -14,6 +14,7 @@ PACKAGES = ("pretokenizer", "megatron_train", "checkpoint_convert")
 """Upstream first."""
 SHARED = {
     "pretokenizer": {
+        "bounded",  # what a foreign chat template may cost
         "chat_format",
         "chat_template_file",  # a template of its own travels with a checkpoint
         "conversation",  # what a chat format renders
