@@ -22,6 +22,7 @@ from torch import Tensor
 
 from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.tensors import ConvertError
+from pretokenizer.bounded import limited_memory
 
 _STORAGES = {
     "FloatStorage": torch.float32,
@@ -95,6 +96,8 @@ class _Archive:
         try:
             with zipfile.ZipFile(_Window(mapped, offset, length)) as archive:
                 self.entries = {"/".join(e.filename.split("/")[1:]): e for e in archive.infolist()}
+                if self.entries["data.pkl"].compress_type != zipfile.ZIP_STORED:
+                    raise zipfile.BadZipFile("its pickle is compressed, as torch writes none")
                 self.pickled = archive.read(self.entries["data.pkl"])
                 order = archive.read(self.entries["byteorder"]) if "byteorder" in self.entries else b"little"
         except Exception as error:  # a damaged archive raises almost anything
@@ -158,15 +161,23 @@ def read_archive(
     """The object that torch.save wrote there. Raises ConvertError naming the file."""
     archive = _Archive(mapped, offset, mapped.size - offset if length is None else length)
     functions = {"_rebuild_tensor_v2": archive.rebuild, "_rebuild_parameter": _parameter_data}
-    return read_pickle(archive.pickled, archive.name, opaque, functions)
+    return read_pickle(archive.pickled, archive.name, opaque, functions, 2 * mapped.size)
 
 
 def read_pickle(
-    pickled: bytes, name: str, opaque: Collection[tuple[str, str]] = (), functions: Mapping[str, Any] | None = None
+    pickled: bytes,
+    name: str,
+    opaque: Collection[tuple[str, str]] = (),
+    functions: Mapping[str, Any] | None = None,
+    mapped_bytes: int = 0,
 ) -> Any:
-    """The object of one pickle; `functions` stand for those of torch._utils. Raises ConvertError naming the file."""
+    """The object of one pickle; `functions` stand for those of torch._utils and map up to `mapped_bytes` of a file.
+
+    Raises ConvertError naming the file.
+    """
     try:
-        return _Unpickler(pickled, name, functions or {}, opaque).load()
+        with limited_memory(mapped_bytes):
+            return _Unpickler(pickled, name, functions or {}, opaque).load()
     except ConvertError:
         raise
     except (Exception, RecursionError) as error:  # a damaged pickle raises almost anything

@@ -1,9 +1,11 @@
-"""Running what a stranger wrote, a chat template: for a few seconds and within some memory. (SHARED with the converter)
+"""What a stranger wrote may take some seconds and some memory, not more. (SHARED with trainer and converter)
 
-    with bounded("template.jinja"):
+    with bounded("template.jinja"):         # a chat template
         text = template.render(...)
+    with limited_memory():                  # a pickle: five bytes of one can ask for 32 GB
+        value = unpickler.load()
 
-Both bounds hold on Linux in a process's main thread; elsewhere the sandbox of the template has to do.
+Bounds on memory hold on Linux, on time in a process's main thread there; elsewhere the sandbox has to do.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ from types import FrameType
 SECONDS = 5.0
 MEGABYTES = 1024
 _STATUS = Path("/proc/self/statm")
+_TURN = threading.RLock()
 
 
 class BoundsError(ValueError):
@@ -35,12 +38,10 @@ def bounded(name: str) -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGALRM, stop)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = int(_STATUS.read_text().split()[0]) * resource.getpagesize() + (MEGABYTES << 20)
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (limit if soft == resource.RLIM_INFINITY else min(soft, limit), hard))
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        yield
+        with limited_memory():
+            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            yield
     except MemoryError:
         raise BoundsError(f"{name}: takes more than {MEGABYTES} MB of memory") from None
     except RecursionError:
@@ -48,4 +49,22 @@ def bounded(name: str) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextlib.contextmanager
+def limited_memory(num_bytes: int = 0) -> Iterator[None]:
+    """Inside, the process may take MEGABYTES more than it has, and `num_bytes` that are known to be needed; beyond that
+    there is a MemoryError. Threads take turns.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    with _TURN:
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = int(_STATUS.read_text().split()[0]) * resource.getpagesize() + (MEGABYTES << 20) + num_bytes
+        limit = limit if soft == resource.RLIM_INFINITY else min(soft, limit)
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

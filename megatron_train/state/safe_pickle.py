@@ -16,6 +16,8 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any
 
+from pretokenizer.bounded import limited_memory
+
 _TORCH_NAMES = (
     "Size device ByteStorage FloatStorage BFloat16Storage HalfStorage LongStorage IntStorage ShortStorage CharStorage "
     "DoubleStorage BoolStorage contiguous_format preserve_format strided "
@@ -97,7 +99,8 @@ def inert_load(blob: bytes, name: str, allowed: frozenset[tuple[str, str]] = ALL
 
 def _load(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]]) -> Any:
     try:
-        return _InertUnpickler(file, name, allowed).load()
+        with limited_memory():
+            return _InertUnpickler(file, name, allowed).load()
     except UnsafePickleError:
         raise
     except (Exception, RecursionError) as error:  # a damaged pickle raises almost anything
@@ -141,6 +144,8 @@ def _scan_entries(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]
                 raise UnsafePickleError(f"{name}: not an archive as torch writes them; do not use this file")
             for entry in entries:
                 if entry.filename.lower().endswith(".pkl"):  # torch finds entries whatever their case
+                    if entry.compress_type != zipfile.ZIP_STORED:
+                        raise UnsafePickleError(f"{name}: {entry.filename} is compressed, as torch writes none")
                     _load(io.BytesIO(archive.read(entry)), f"{name}:{entry.filename}", allowed)
     except UnsafePickleError:
         raise
