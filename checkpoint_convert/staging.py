@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from checkpoint_convert.tensors import ConvertError
-from megatron_train.state.checkpoint_folder import TRACKER, folder_name, remove_stale_staging, staging_folder
+from megatron_train.state.checkpoint_folder import RELEASE, TRACKER, folder_name, remove_stale_staging, staging_folder
 from pretokenizer.publish import naming
 
 
@@ -18,7 +18,7 @@ def release_staging(checkpoint_dir: Path) -> Iterator[Path]:
     release, tracker = checkpoint_dir / folder_name(None), checkpoint_dir / TRACKER
     if release.exists():
         raise ConvertError(f"{release}: exists already; remove it or choose another folder")
-    if tracker.is_file():
+    if tracker.is_file() and tracker.read_text().strip() != RELEASE:
         raise ConvertError(
             f"{tracker}: names checkpoint {tracker.read_text().strip()!r}; converted weights need a folder of their own"
         )
@@ -32,6 +32,8 @@ def release_staging(checkpoint_dir: Path) -> Iterator[Path]:
             yield staging
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
+        if not release.exists():
+            tracker.unlink(missing_ok=True)
         if is_new and not any(checkpoint_dir.iterdir()):
             checkpoint_dir.rmdir()
         raise

@@ -48,12 +48,15 @@ def staging_folder(checkpoint_dir: Path, iteration: int | None) -> Path:
 
 def publish_checkpoint(checkpoint_dir: Path, iteration: int | None, known: Mapping[Path, str] | None = None) -> Path:
     """Writes SHA256SUMS into the staging folder (`known` digests are not computed again), renames it to its final name,
-    then moves the tracker. Returns the final folder.
+    then moves the tracker (of a release, first). Returns the final folder.
     """
     staging, final = staging_folder(checkpoint_dir, iteration), checkpoint_dir / folder_name(iteration)
     write_sha256sums(staging, known)
+    if iteration is None:  # the only one of its folder: killed before the rename, the same command starts over
+        write_text_atomic(checkpoint_dir / TRACKER, f"{RELEASE}\n")
     publish_folder(staging, final)
-    write_text_atomic(checkpoint_dir / TRACKER, f"{RELEASE if iteration is None else iteration}\n")
+    if iteration is not None:
+        write_text_atomic(checkpoint_dir / TRACKER, f"{iteration}\n")
     return final
 
 

@@ -13,6 +13,7 @@ from checkpoint_convert.convert import from_hf, to_hf
 from checkpoint_convert.plan import ExportOptions, ImportOptions
 from checkpoint_convert.staging import check_target, folder_staging, release_staging
 from checkpoint_convert.tensors import ConvertError
+from megatron_train.state.checkpoint_folder import TRACKER, publish_checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
 KILL_AT_THE_NINTH = """
@@ -71,3 +72,14 @@ def test_an_empty_target_gives_way_and_a_full_one_does_not(tmp_path: Path) -> No
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ConvertError, match="file: exists already"):
         check_target(tmp_path / "file")
+
+
+def test_a_conversion_killed_right_before_its_name_starts_over(tmp_path: Path) -> None:
+    """What a kill between the tracker and the rename leaves."""
+    (tmp_path / "ckpt" / ".release.staging").mkdir(parents=True)
+    (tmp_path / "ckpt" / TRACKER).write_text("release\n")
+    with release_staging(tmp_path / "ckpt") as staging:
+        (staging / "a").write_text("a")
+        publish_checkpoint(tmp_path / "ckpt", None)
+    assert sorted(path.name for path in (tmp_path / "ckpt" / "release").iterdir()) == ["SHA256SUMS", "a"]
+    assert (tmp_path / "ckpt" / TRACKER).read_text() == "release\n"
