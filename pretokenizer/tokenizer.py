@@ -28,6 +28,8 @@ SPEC_NAME = "tokenizer_spec.json"
 WRAPPER_TOKENS = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")
 EOS_CANDIDATES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|eot_id|>")
 BOS_CANDIDATES = ("<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>")
+MAX_IDS = 1 << 24
+"""More than any vocabulary has; tables of this size are made."""
 PAD_CANDIDATES = ("<|padding|>", "<pad>", "<PAD>", "[PAD]", "<|pad|>")
 
 
@@ -213,6 +215,10 @@ class JsonTokenizer(Tokenizer):
         super().__init__(path, extra_special_tokens, new_tokens)
         self.backend = _load_backend(path, extra_special_tokens)
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        if max(vocabulary.values(), default=0) >= MAX_IDS:
+            raise TokenizerError(
+                f"{path}: has a token of id {max(vocabulary.values()):,}; at most {MAX_IDS:,} are taken"
+            )
         self.tokens = [None] * (max(vocabulary.values()) + 1)
         for token, token_id in vocabulary.items():
             self.tokens[token_id] = token

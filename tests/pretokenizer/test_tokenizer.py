@@ -162,3 +162,11 @@ def test_llama2_ids_as_the_original_has_them() -> None:
     falcon = load_tokenizer(SHARED / "tokenizers/falcon/tokenizer.json", CHATML_TOKENS)
     assert list(falcon.special_tokens)[:2] == [">>TITLE<<", ">>ABSTRACT<<"] and len(falcon.special_tokens) == 13
     assert (falcon.vocab_size, falcon.pad_token_id, falcon.eos_token_id) == (65026, 11, 11)
+
+
+def test_an_id_beyond_all_measure_is_refused(byte_level_path: Path, tmp_path: Path) -> None:
+    described = json.loads(byte_level_path.read_text())
+    described["model"]["vocab"]["a"] = 4_000_000_000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: has a token of id 4,000,000,000; at most 16,777,216"):
+        load_tokenizer(tmp_path / "tokenizer.json")
