@@ -116,6 +116,9 @@ def remove_stale_staging(checkpoint_dir: Path) -> None:
         for path in checkpoint_dir.glob(pattern):
             _remove_tree(path)
     _remove_tree(checkpoint_dir / f".{RELEASE}.staging")
+    for name in (TRACKER, BEST):
+        for path in checkpoint_dir.glob(f".{name}.*.tmp"):
+            path.unlink()
 
 
 def _remove_tree(path: Path) -> None:
