@@ -50,7 +50,7 @@ def test_damage() -> None:
 
 
 def test_hostile_files() -> None:
-    shown = run("hostile", "--every", "16")
+    shown = run("hostile", "--every", "40")
     assert shown.count("; 0 problems") == 8
 
 
