@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pretokenizer.publish import write_json_atomic
+from pretokenizer.publish import read_json, write_json_atomic
 
 SPEC_NAME = "tokenizer_spec.json"
 WRAPPER_TOKENS = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")
@@ -135,10 +135,10 @@ class SentencePieceTokenizer(Tokenizer):
         super().__init__(path, extra_special_tokens, new_tokens)
         try:
             self.processor = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
-        except (RuntimeError, OSError) as error:
+            self.num_pieces = int(self.processor.get_piece_size())
+            self.tokens = [self.processor.id_to_piece(i) for i in range(self.num_pieces)]
+        except (RuntimeError, OSError, UnicodeDecodeError) as error:
             raise TokenizerError(f"{path}: not a SentencePiece model ({error})") from None
-        self.num_pieces = int(self.processor.get_piece_size())
-        self.tokens = [self.processor.id_to_piece(i) for i in range(self.num_pieces)]
         self._ids = {token: i for i, token in enumerate(self.tokens)}
         pad, bos, eos = (
             self._own_piece(i, fallback)
@@ -365,7 +365,7 @@ def _load_backend(path: Path, extra_special_tokens: Sequence[str]) -> Any:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
