@@ -16,6 +16,7 @@ is how shapes are known before any byte is read.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -29,7 +30,7 @@ LAYER = "{layer}"
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(ABC):
     """One line of a family's table: `megatron` is one name, `other` a name or several as `a.{q,k,v}.b`."""
 
     megatron: str
@@ -54,13 +55,13 @@ class Rule:
         here = str(layer)
         return replace(self, megatron=self.megatron.replace(LAYER, here), other=self.other.replace(LAYER, here))
 
+    @abstractmethod
     def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
         """Tensors of the other side, in the order of `others` -> the tensor of megatron-core."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Parts]:
         """The inverse of to_megatron."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

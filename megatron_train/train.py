@@ -85,14 +85,7 @@ def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
     check_vocabulary(manifest, model_config, start.folder if start else None)
     announce(command, model_config, layout)
 
-    samples = planned_samples(config, config.batch.train_iters * global_batch_size(config, layout))
-    valid, test = (
-        ({}, {})
-        if config.evaluation.eval_iters == 0
-        else (validation_sets(config.data, config.batch.seed), test_sets(config.data, config.batch.seed))
-    )
-    check_last_turns(config, [samples, *valid.values(), *test.values()])
-    describe_data(config, layout, samples, {**valid, **test})
+    samples, valid, test = all_samples(config, layout)
     pad_id = manifest.pad_token_id if manifest else 0
     make_batch = BatchMaker(config.data, loss_rule(config), pad_id, model_config.vocab_size)
     chunks = wrap_model(build_model(model_config, config), config)
@@ -101,7 +94,7 @@ def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
     state = check_same_data(state, samples)
     tokenizer_dir = find_tokenizer(data_folder, start.folder if start else None)
     stop, profiler = StopRequest(config.logging), Profiler(config)
-    saved_at, not_finite = state.iteration if start and start.resume else -1, 0
+    not_finite = 0
     evaluated = state  # at its last evaluation, which counts for the best if it is saved
 
     with (
@@ -124,24 +117,33 @@ def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
                 results = evaluate(chunks, valid, config, layout, make_batch)
                 reporter.evaluation(state.iteration, results)
                 evaluated = state.evaluated(mean_loss(results))
-            if config.checkpoint.save and due(state.iteration, config.checkpoint.save_interval):
+            reason = stop.due(state.iteration)
+            last = finished or reason is not None
+            if config.checkpoint.save and (last or due(state.iteration, config.checkpoint.save_interval)):
                 timer.enter("save")
                 state = evaluated if evaluated.iteration == state.iteration else state
                 saver.save(state, chunks, optimizer)
-                saved_at = state.iteration
-            reason = stop.due(state.iteration)
             if reason:
                 say(f"leaving after iteration {state.iteration}: {reason}")
                 break
 
-        if config.checkpoint.save and saved_at != state.iteration:
-            timer.enter("save")
-            state = evaluated if evaluated.iteration == state.iteration else state
-            saver.save(state, chunks, optimizer)
         if state.iteration >= config.batch.train_iters:
             timer.enter("test")
             reporter.evaluation(state.iteration, evaluate(chunks, test, config, layout, make_batch), kind="test")
     return config.logging.exit_code_on_signal if stop.signalled else 0
+
+
+def all_samples(config: TrainConfig, layout: ParallelLayout) -> tuple[Samples, dict[str, Samples], dict[str, Samples]]:
+    """Of training, and the sets for validation and for the last test by name. Raises ConfigError."""
+    samples = planned_samples(config, config.batch.train_iters * global_batch_size(config, layout))
+    valid, test = (
+        ({}, {})
+        if config.evaluation.eval_iters == 0
+        else (validation_sets(config.data, config.batch.seed), test_sets(config.data, config.batch.seed))
+    )
+    check_last_turns(config, [samples, *valid.values(), *test.values()])
+    describe_data(config, layout, samples, {**valid, **test})
+    return samples, valid, test
 
 
 def due(iteration: int, interval: int | None) -> bool:

@@ -11,7 +11,7 @@ from pretokenizer.bad_records import MAX_EXAMPLES, refuse_too_many
 from pretokenizer.chat_format import ChatFormat
 from pretokenizer.document_table import DocumentTable, read_tables
 from pretokenizer.duplicates import DuplicateReport, handle_duplicates
-from pretokenizer.lengths import length_report, plot_histograms
+from pretokenizer.lengths import LengthReport, length_report, plot_histograms
 from pretokenizer.manifest import MANIFEST_NAME, DataManifest, DatasetCounts, FileRecord, SplitManifest
 from pretokenizer.parts import PartHeader
 from pretokenizer.plan import Plan
@@ -61,24 +61,30 @@ def assemble(
         write_text_atomic(
             prefix.with_name(prefix.name + "_stats.txt"), published_report(title, stats[split]), sync=False
         )
-    all_lengths = {split: total_stats(parts).lengths for split, parts in stats.items()}
-    if has_plots() and any(lengths.size for lengths in all_lengths.values()):
-        plot_histograms(all_lengths, output / PLOT_NAME)
-
     write_json_atomic_compact(output / "special_tokens.json", tokenizer.special_tokens)
     save_tokenizer(output / "tokenizer", tokenizer, chat_format)
     reports = _reports(plan, tables, headers, warnings, duplicates)
-    lengths = {split: length_report(of_split) for split, of_split in all_lengths.items()}
-    report = markdown_report(plan, final, splits, stats, lengths, reports, store, tokenizer, chat_format)
+    described = _write_length_figures(stats, output)
+    report = markdown_report(plan, final, splits, stats, described, reports, store, tokenizer, chat_format)
     write_text_atomic(output / "stats.md", report, sync=False)
-    described = {split: dataclasses.asdict(of_split) for split, of_split in lengths.items()}
-    figures = {split: [s.to_json() for s in parts] for split, parts in stats.items()}
-    totals = {split: total_stats(parts).to_json() for split, parts in stats.items()}
-    everything = {"splits": figures, "totals": totals, "lengths": described, **reports}
+    everything = {
+        "splits": {split: [s.to_json() for s in parts] for split, parts in stats.items()},
+        "totals": {split: total_stats(parts).to_json() for split, parts in stats.items()},
+        "lengths": {split: dataclasses.asdict(lengths) for split, lengths in described.items()},
+        **reports,
+    }
     write_json_atomic(output / "stats.json", everything, sync=False)
     manifest = _manifest(plan, tokenizer, chat_format, splits, stats, reports, output)
     manifest.save(output)
     return manifest
+
+
+def _write_length_figures(stats: dict[str, list[DatasetStats]], output: Path) -> dict[str, LengthReport]:
+    """The figures of each split; the plot beside the report where Pillow is there."""
+    all_lengths = {split: total_stats(parts).lengths for split, parts in stats.items()}
+    if has_plots() and any(lengths.size for lengths in all_lengths.values()):
+        plot_histograms(all_lengths, output / PLOT_NAME)
+    return {split: length_report(lengths) for split, lengths in all_lengths.items()}
 
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer, chat_format: ChatFormat) -> None:

@@ -17,6 +17,7 @@ A new format is a class here and a line in CHAT_FORMATS; a Jinja template in a f
 (chat_template_file.py).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -38,7 +39,7 @@ class Turn(NamedTuple):
     role: Role
 
 
-class ChatFormat:
+class ChatFormat(ABC):
     """What every format offers. `render` and `hf_chat_template` give the very same text."""
 
     name: ClassVar[str]
@@ -51,9 +52,9 @@ class ChatFormat:
     hf_chat_template: str
     """Jinja source for transformers; `{% generation %}` marks exactly what gets loss in training."""
 
+    @abstractmethod
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
         """The turns of a conversation. Raises ChatFormatError when the format cannot express it."""
-        raise NotImplementedError
 
     def render(self, conversation: Conversation) -> list[tuple[str, Role]]:
         """The text of each turn and its role; the texts joined are what the model sees."""

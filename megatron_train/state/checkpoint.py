@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -90,43 +90,43 @@ def _load_chunk(model: Any, tensors: dict[str, Any]) -> list[str]:
     return list(model.load_state_dict(tensors, strict=False).missing_keys)
 
 
-def save_checkpoint(
-    config: TrainConfig,
-    model_config: ModelConfig,
-    state: TrainState,
-    chunks: list[Any],
-    optimizer: Any,
-    layout: ParallelLayout,
-    tokenizer_dir: Path | None,
-    group: Any = None,
-) -> Path:
+class Contents(NamedTuple):
+    """What a checkpoint is made of."""
+
+    config: TrainConfig
+    model_config: ModelConfig
+    state: TrainState
+    chunks: list[Any]
+    optimizer: Any
+    layout: ParallelLayout
+    tokenizer_dir: Path | None = None
+
+    @property
+    def root(self) -> Path:
+        """The folder of all checkpoints of the run."""
+        return Path(self.config.checkpoint.save or "")
+
+
+def save_checkpoint(contents: Contents, group: Any = None) -> Path:
     """Writes iter_<iteration> and moves the tracker; all ranks call it. Nothing is visible under its final name before
     it is complete. Raises CheckpointError naming the folder; older checkpoints are then as they were. Ranks wait for
     one another's files in `group`, by default the one of all exchanges, with its timeout.
     """
-    plan = stage_checkpoint(config, model_config, state, chunks, optimizer, layout, tokenizer_dir, keep_copies=False)
-    root = Path(config.checkpoint.save or "")
-    write_and_publish(plan, root, state.iteration, state.best_iteration, config.checkpoint.save_total_limit, group)
-    say(f"saved {root / folder_name(state.iteration)}")
-    return root / folder_name(state.iteration)
+    plan = stage_checkpoint(contents, keep_copies=False)
+    state, limit = contents.state, contents.config.checkpoint.save_total_limit
+    write_and_publish(plan, contents.root, state.iteration, state.best_iteration, limit, group)
+    folder = contents.root / folder_name(state.iteration)
+    say(f"saved {folder}")
+    return folder
 
 
-def stage_checkpoint(
-    config: TrainConfig,
-    model_config: ModelConfig,
-    state: TrainState,
-    chunks: list[Any],
-    optimizer: Any,
-    layout: ParallelLayout,
-    tokenizer_dir: Path | None,
-    keep_copies: bool,
-) -> TensorPlan:
+def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
     """Everything of a checkpoint but the tensors' own files, in its staging folder; those are ready to be written.
 
     With `keep_copies` training may go on before they are. All ranks call it.
     """
-    root = Path(config.checkpoint.save or "")
-    staging = staging_folder(root, state.iteration)
+    config, model_config, state, chunks, optimizer, layout, tokenizer_dir = contents
+    root, staging = contents.root, staging_folder(contents.root, state.iteration)
     try:
         if is_printing_rank():
             root.mkdir(parents=True, exist_ok=True)

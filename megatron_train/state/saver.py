@@ -24,7 +24,7 @@ from megatron_train.config import TrainConfig
 from megatron_train.model_config import ModelConfig
 from megatron_train.parallel.distributed import say, warn
 from megatron_train.parallel_layout import ParallelLayout
-from megatron_train.state.checkpoint import save_checkpoint, stage_checkpoint
+from megatron_train.state.checkpoint import Contents, save_checkpoint, stage_checkpoint
 from megatron_train.state.checkpoint_folder import CheckpointError, folder_name
 from megatron_train.state.checkpoint_writer import TensorPlan, write_and_publish
 from megatron_train.state.train_state import TrainState
@@ -48,12 +48,12 @@ class CheckpointSaver:
 
     def save(self, state: TrainState, chunks: list[Any], optimizer: Any) -> None:
         """Raises CheckpointError, of this save or of the one before."""
-        parts = (self.config, self.model_config, state, chunks, optimizer, self.layout, self.tokenizer_dir)
+        contents = Contents(self.config, self.model_config, state, chunks, optimizer, self.layout, self.tokenizer_dir)
         if not self.config.checkpoint.async_save:
-            save_checkpoint(*parts, group=self._group)
+            save_checkpoint(contents, self._group)
             return
         self.wait()
-        plan = stage_checkpoint(*parts, keep_copies=True)
+        plan = stage_checkpoint(contents, keep_copies=True)
         self._under_way = state.iteration
         self._thread = Thread(target=self._write, args=(plan, state), name=f"save {folder_name(state.iteration)}")
         self._thread.start()

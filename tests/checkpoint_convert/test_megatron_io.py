@@ -32,7 +32,7 @@ def pass_through_layouts(root: str) -> None:
     from megatron_train.model.build import build_model
     from megatron_train.model_config import ModelConfig
     from megatron_train.parallel.distributed import init_distributed
-    from megatron_train.state.checkpoint import load_weights, save_checkpoint
+    from megatron_train.state.checkpoint import Contents, load_weights, save_checkpoint
     from megatron_train.state.train_state import TrainState
 
     for kind, layouts in LAYOUTS.items():
@@ -45,7 +45,7 @@ def pass_through_layouts(root: str) -> None:
             ranks = init_distributed(config.parallel, seed=step)
             chunks = build_model(model, config)
             load_weights(folder, chunks)
-            folder = save_checkpoint(config, model, TrainState(iteration=step), chunks, None, ranks, None)
+            folder = save_checkpoint(Contents(config, model, TrainState(iteration=step), chunks, None, ranks))
 
 
 def test_weights_pass_through_any_layout_bitwise(tmp_path: Path) -> None:

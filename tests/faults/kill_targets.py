@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ class Step:
         return (folder / self.output).exists()
 
 
-class Target:
+class Target(ABC):
     """A program in one of its variants. The methods get the folder of a run."""
 
     program: str
@@ -48,21 +49,21 @@ class Target:
     def prepare(self, root: Path) -> None:
         """Make the inputs, in folders beside the runs'."""
 
+    @abstractmethod
     def steps(self, folder: Path) -> list[Step]:
         """The commands of a run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_publishing(self, folder: Path, step: Step) -> bool:
         """Whether something is about to get its final name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def problems(self, folder: Path) -> list[str]:
         """What is incomplete under a final name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result(self, folder: Path) -> dict[str, str]:
         """SHA-256 of the files of the result, by name."""
-        raise NotImplementedError
 
     def progress(self, folder: Path) -> int:
         """Iterations done, of a program that has some."""

@@ -97,9 +97,8 @@ def test_the_tokenizer_travels_along(run: ToyRun, tmp_path: Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
     config = replace(run.config, checkpoint=replace(run.config.checkpoint, save=str(tmp_path / "save")))
-    folder = checkpoint.save_checkpoint(
-        config, run.model, run.state, run.chunks, run.optimizer, run.layout, tmp_path / "tokenizer"
-    )
+    parts = (config, run.model, run.state, run.chunks, run.optimizer, run.layout, tmp_path / "tokenizer")
+    folder = checkpoint.save_checkpoint(checkpoint.Contents(*parts))
     assert (folder / "tokenizer" / "tokenizer.json").read_text() == "{}"
 
 

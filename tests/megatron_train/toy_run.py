@@ -28,7 +28,13 @@ from megatron_train.parallel.distributed import init_distributed, planned_layout
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.report.metrics import StepReport
 from megatron_train.report.phases import PhaseTimer
-from megatron_train.state.checkpoint import _sharded_state_dict, load_checkpoint, load_weights, save_checkpoint
+from megatron_train.state.checkpoint import (
+    Contents,
+    _sharded_state_dict,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from megatron_train.state.start import Start
 from megatron_train.state.train_state import TrainState
 from megatron_train.train import global_batch_size, loss_rule, train_step
@@ -100,7 +106,7 @@ class ToyRun:
     def save(self, folder: Path) -> Path:
         checkpoint = replace(self.config.checkpoint, save=str(folder))
         config = replace(self.config, checkpoint=checkpoint)
-        return save_checkpoint(config, self.model, self.state, self.chunks, self.optimizer, self.layout, None)
+        return save_checkpoint(Contents(config, self.model, self.state, self.chunks, self.optimizer, self.layout))
 
 
 def start(model: ModelConfig, settings: dict[str, Any], weights: Path | None = None, resume: bool = False) -> ToyRun:
