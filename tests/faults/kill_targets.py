@@ -46,7 +46,7 @@ class Target(ABC):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def prepare(self, root: Path) -> None:
+    def prepare(self, root: Path) -> None:  # noqa: B027 - some programs need none
         """Make the inputs, in folders beside the runs'."""
 
     @abstractmethod
