@@ -11,7 +11,7 @@ measurement is a process of its own; the ways take turns, and the median of thei
     d  megatron-core's IndexedDatasetBuilder alone, fed ready ids one document at a time
     e  the fast engine alone, on the rendered documents, already in memory
     r  as a, without the fast engine
-    2  as a, with two workers (wall seconds)
+    2  as a, with two workers (wall seconds), beside what two cores of this machine give: two of (a) at a time
 """
 
 import argparse
@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,20 +36,23 @@ os.environ.setdefault("RAYON_NUM_THREADS", "1")
 
 import numpy as np
 
-from pretokenizer import assemble, build, engine, plan, tasks
+from pretokenizer import assemble, build, plan, tasks
 from pretokenizer.chat_format import CHAT_FORMATS
 from pretokenizer.config import RunOptions, make_config
 from pretokenizer.conversation import Conversation, pair
+from pretokenizer.encode import REFERENCE_ENV, make_encoder
+from pretokenizer.framed_pass import FramedPass
 from pretokenizer.record_files import RecordError, is_record_file, read_records
+from pretokenizer.reference_pass import ReferencePass
 from pretokenizer.sources import SOURCES, make_source
 from pretokenizer.sources.source import InputRecord, stem_of
 from pretokenizer.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 
 CHATML = CHAT_FORMATS["chatml"]
 DUTIES = {
-    "find inputs, hash them": (build, "make_plan"),
+    "hash the inputs": (plan, "sha256_file"),
     "load the tokenizer": (build, "load_plan_tokenizer"),
-    "load the engine and prove it": (tasks, "make_engine"),
+    "load the engine and prove it": (tasks, "make_encoder"),
     "leak check": (assemble, "handle_duplicates"),
     "length figures": (assemble, "length_report"),
     "write shards and origins": (assemble, "write_shards"),
@@ -84,6 +88,8 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for way, measured in results.items():
                 measured.append(measure_in_process(way, corpus, arguments.vocab_file))
+                if way == "2":
+                    measured[-1]["twice"] = measure_twice(corpus, arguments.vocab_file)
         report(results)
 
 
@@ -144,7 +150,7 @@ def conversations_of_text(folder: Path, max_bytes: int) -> Iterator[Conversation
 def measure_in_process(way: str, corpus: Path, vocab_file: Path) -> dict[str, Any]:
     """One measurement in a fresh process."""
     command = [sys.executable, __file__, "--measure", way, "--corpus", str(corpus), "--vocab_file", str(vocab_file)]
-    environment = {**os.environ, **({engine.REFERENCE_ENV: "reference"} if way == "r" else {})}
+    environment = {**os.environ, **({REFERENCE_ENV: "reference"} if way == "r" else {})}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         sys.exit(done.stderr)
@@ -152,14 +158,18 @@ def measure_in_process(way: str, corpus: Path, vocab_file: Path) -> dict[str, An
     return result
 
 
+def measure_twice(corpus: Path, vocab_file: Path) -> float:
+    """Mean wall seconds of two runs of (a) side by side."""
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(measure_in_process, "a", corpus, vocab_file) for _ in range(2)]
+        return statistics.mean(float(run.result()["wall"]) for run in runs)
+
+
 def measure_build(corpus: Path, vocab_file: Path, workers: int = 1) -> dict[str, Any]:
     """The whole stage, and the share of its duties."""
     seconds = dict.fromkeys(DUTIES, 0.0)
     for name, (module, function) in DUTIES.items():
         setattr(module, function, timed(getattr(module, function), name, seconds))
-    if workers > 1:
-        plan.CHUNK_BYTES = corpus.stat().st_size // (4 * workers)
-        build.make_plan = lambda config: plan.make_plan(config, plan.CHUNK_BYTES)  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         keys = {"vocab_file": str(vocab_file), "data_dir": str(corpus.parent.parent), "output_dir": f"{folder}/out"}
         config, _ = make_config(
@@ -243,7 +253,8 @@ def measure_builder(corpus: Path, vocab_file: Path) -> dict[str, Any]:
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
     tokenizer = load_tokenizer(vocab_file, CHATML.special_tokens)
-    documents = fast_ids(tokenizer, rendered(corpus))
+    batch = make_encoder(tokenizer, CHATML)[0].encode(conversations(corpus))
+    documents = [ids.tolist() for ids in np.split(batch.tokens, np.cumsum(batch.document_sizes)[:-1])]
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
         for name in ("text", "role"):
@@ -257,23 +268,18 @@ def measure_builder(corpus: Path, vocab_file: Path) -> dict[str, Any]:
 
 
 def measure_engine(corpus: Path, vocab_file: Path) -> dict[str, Any]:
-    """The fast engine."""
-    fast = engine.FastEngine(load_tokenizer(vocab_file, CHATML.special_tokens))
-    documents = rendered(corpus)
+    """The fast engine, a call a document."""
+    tokenizer = load_tokenizer(vocab_file, CHATML.special_tokens)
+    fast = FramedPass(tokenizer, CHATML, ReferencePass(tokenizer, CHATML))
+    documents = ["".join(fast.marked_pieces(c.messages)) for c in conversations(corpus)]
     started = time.process_time()
-    flat, _ = fast.encode(documents)
-    return {"cpu": time.process_time() - started, "tokens": int(flat.size)}
+    tokens = sum(fast.engine.encode(document).size for document in documents)
+    return {"cpu": time.process_time() - started, "tokens": tokens}
 
 
 def plain_encoder(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
     """One SentencePiece call."""
     return tokenizer.processor.encode if isinstance(tokenizer, SentencePieceTokenizer) else tokenizer.encode
-
-
-def fast_ids(tokenizer: Tokenizer, documents: list[str]) -> list[list[int]]:
-    """Ids of documents, quickly, for what is measured afterwards."""
-    flat, offsets = engine.FastEngine(tokenizer).encode(documents)
-    return [ids.tolist() for ids in np.split(flat, offsets[1:-1])]
 
 
 def conversation_of(record: dict[str, Any]) -> Conversation:
@@ -283,15 +289,14 @@ def conversation_of(record: dict[str, Any]) -> Conversation:
     return converted[0]
 
 
+def conversations(corpus: Path) -> list[Conversation]:
+    """All of the corpus."""
+    return [conversation_of(record) for _, record in read_records(corpus)]
+
+
 def rendered(corpus: Path) -> list[str]:
     """Every document's text."""
-    source = make_source("messages", {})
-    documents = []
-    for _, record in read_records(corpus):
-        converted = source.convert(record, "train")
-        assert isinstance(converted, list), converted
-        documents.append("".join(text for text, _ in CHATML.render(converted[0])))
-    return documents
+    return ["".join(text for text, _ in CHATML.render(c)) for c in conversations(corpus)]
 
 
 WAYS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
@@ -320,8 +325,9 @@ def report(results: dict[str, list[dict[str, Any]]]) -> None:
     if {"b", "r"} <= median.keys():
         print(f"(b)/(r) = {median['b'] / median['r']:.2f}, without the fast engine")
     if {"a", "2"} <= results.keys():
-        wall = {way: statistics.median(m["wall"] for m in results[way]) for way in "a2"}
-        print(f"two workers: {wall['a']:.2f} s -> {wall['2']:.2f} s, {wall['a'] / wall['2']:.2f} x")
+        one, two = (statistics.median(m["wall"] for m in results[way]) for way in "a2")
+        cores = 2 * one / statistics.median(m["twice"] for m in results["2"])
+        print(f"two workers: {one:.2f} s -> {two:.2f} s, {one / two:.2f} x; two cores give {cores:.2f} x at most")
     if "a" in results:
         print("\nwhere (a) spends it:")
         for name in results["a"][0]["seconds"]:

@@ -3,12 +3,14 @@
 import dataclasses
 import platform
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pretokenizer.bad_records import MAX_EXAMPLES, refuse_too_many
 from pretokenizer.chat_format import ChatFormat
+from pretokenizer.config import RunOptions
 from pretokenizer.document_table import DocumentTable, read_tables
 from pretokenizer.duplicates import DuplicateReport, handle_duplicates
 from pretokenizer.lengths import LengthReport, length_report, plot_histograms
@@ -35,17 +37,17 @@ def assemble(
     part_folders: list[Path],
     output: Path,
     final: Path,
-    max_bad_fraction: float,
+    options: RunOptions,
 ) -> DataManifest:
     """Make everything that belongs into the finished folder in `output`; `final` is the name it will get.
 
-    Raises BadRecordsError when more than `max_bad_fraction` of a data set's records are bad.
+    Raises BadRecordsError when more than `options.max_bad_fraction` of a data set's records are bad.
     """
     dtype = optimal_dtype(tokenizer.vocab_size)
     store = TokenStore(dtype)
     tables = read_tables(plan, part_folders, store.dtype.itemsize)
     headers = [[header for table in pair if table for header in table.headers] for pair in tables]
-    warnings = refuse_too_many([entry.name for entry in plan.config.entries], headers, max_bad_fraction)
+    warnings = refuse_too_many([entry.name for entry in plan.config.entries], headers, options.max_bad_fraction)
     splits = select(plan, tables)
     splits, duplicates = handle_duplicates(splits, store, plan.config.dedup == "exact")
 
@@ -74,7 +76,7 @@ def assemble(
         **reports,
     }
     write_json_atomic(output / "stats.json", everything, sync=False)
-    manifest = _manifest(plan, tokenizer, chat_format, splits, stats, reports, output)
+    manifest = _manifest(plan, tokenizer, chat_format, splits, stats, reports, output, options.workers)
     manifest.save(output)
     return manifest
 
@@ -139,10 +141,13 @@ def _manifest(
     stats: dict[str, list[DatasetStats]],
     reports: dict[str, Any],
     output: Path,
+    threads: int,
 ) -> DataManifest:
     end_of_turn = tokenizer.token_to_id(chat_format.end_of_turn)
     assert end_of_turn is not None
     files = sorted(path for path in output.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
+    with ThreadPoolExecutor(threads) as pool:
+        hashes = dict(zip(files, pool.map(sha256_file, files), strict=True))
     return DataManifest(
         chat_format=chat_format.name,
         vocab_size=tokenizer.vocab_size,
@@ -165,7 +170,8 @@ def _manifest(
         versions=versions(),
         inputs={path: FileRecord(**record) for path, record in plan.inputs.items()},
         outputs={
-            path.relative_to(output).as_posix(): FileRecord(path.stat().st_size, sha256_file(path)) for path in files
+            path.relative_to(output).as_posix(): FileRecord(path.stat().st_size, digest)
+            for path, digest in hashes.items()
         },
         reports=reports,
     )

@@ -44,12 +44,17 @@ def build(config: PretokenizeConfig, options: RunOptions) -> DataManifest:
     """Build the folder `config.output_folder`. Raises a ValueError of one of the package's kinds for bad input."""
     final = config.output_folder
     refuse_finished(final, options.overwrite)
-    plan = make_plan(config)
-    with _rare_garbage_collection(), work_folder(final, plan, options.overwrite) as work:
-        loaded = load_plan_tokenizer(config)
-        run_tasks(plan, list(plan.tasks), work / "parts", options, loaded)
+    plan, loaded = make_plan(config), load_plan_tokenizer(config)
+    work = work_path(final)
+    tasks = list(plan.tasks)
+    with (
+        _rare_garbage_collection(),
+        start_workers(plan, tasks, work / "parts", options, loaded) as pool,
+        work_folder(work, plan, options.overwrite),
+    ):
+        run_tasks(plan, tasks, work / "parts", options, loaded, pool)
         output = fresh_folder(work / "output")
-        manifest = assemble(plan, *loaded, [work / "parts"], output, final, options.max_bad_fraction)
+        manifest = assemble(plan, *loaded, [work / "parts"], output, final, options)
         publish(output, final)
     shutil.rmtree(work)
     if config.compress:
@@ -86,10 +91,15 @@ def refuse_finished(final: Path, overwrite: bool) -> None:
         raise BuildError(f"{final}: exists already; give --overwrite to replace it, or another --output_dir")
 
 
+def work_path(final: Path) -> Path:
+    """Where an output is made."""
+    return final.with_name(final.name + ".building")
+
+
 @contextlib.contextmanager
-def work_folder(final: Path, plan: Plan, overwrite: bool) -> Iterator[Path]:
-    """`<final>.building`, held by one process at a time. Raises BuildError when it belongs to another plan."""
-    work = final.with_name(final.name + ".building")
+def work_folder(work: Path, plan: Plan, overwrite: bool) -> Iterator[None]:
+    """The folder, held by one process at a time. Raises BuildError when it belongs to another plan."""
+    fingerprint = plan.fingerprint()
     (work / "parts").mkdir(parents=True, exist_ok=True)
     with naming(work), (work / "lock").open("w") as lock:
         if not _lock(lock):
@@ -97,7 +107,6 @@ def work_folder(final: Path, plan: Plan, overwrite: bool) -> Iterator[Path]:
         if (work / "output" / "parts").is_dir():  # of `build --part`, killed just before it was published
             shutil.rmtree(work / "parts")
             (work / "output" / "parts").rename(work / "parts")
-        fingerprint = plan.fingerprint()
         plan_path = work / PLAN_NAME
         is_other = plan_path.is_file() and _fingerprint_in(plan_path) != fingerprint
         if is_other and any((work / "parts").glob("*.json")):  # with no part finished there is nothing to mix
@@ -111,7 +120,7 @@ def work_folder(final: Path, plan: Plan, overwrite: bool) -> Iterator[Path]:
         write_json_atomic(
             plan_path, {"fingerprint": fingerprint, "config": dataclasses.asdict(plan.config)}, sync=False
         )
-        yield work
+        yield
 
 
 def _fingerprint_in(plan_path: Path) -> str | None:
@@ -135,30 +144,54 @@ def _lock(file: IO[str]) -> bool:
 
 
 def run_tasks(
-    plan: Plan, tasks: list[Task], folder: Path, options: RunOptions, loaded: tuple[Tokenizer, ChatFormat]
+    plan: Plan,
+    tasks: list[Task],
+    folder: Path,
+    options: RunOptions,
+    loaded: tuple[Tokenizer, ChatFormat],
+    pool: ProcessPoolExecutor | None,
 ) -> None:
-    """Do the tasks that are not done yet, in this process or in several."""
+    """Do the tasks that are not done yet, in this process or in the pool's."""
     with tqdm(total=len(tasks), desc="read and encode", unit="part", disable=None) as progress:
         if options.executor == "ray":
             from pretokenizer.ray_executor import run_on_ray
 
             run_on_ray(plan, tasks, folder, options, progress)
-        elif options.workers == 1 or len(tasks) == 1:
+        elif pool is None:
             runner = TaskRunner(plan, folder, options.strict, loaded)
             for task in tasks:
                 runner.run(task)
                 progress.update()
         else:
-            _run_in_processes(plan, tasks, folder, options, progress)
+            _run_in_pool(pool, tasks, progress)
 
 
 _runner: TaskRunner | None = None
 
 
-def _start_worker(plan: Plan, folder: Path, is_strict: bool, parent: int) -> None:
+@contextlib.contextmanager
+def start_workers(
+    plan: Plan, tasks: list[Task], folder: Path, options: RunOptions, loaded: tuple[Tokenizer, ChatFormat]
+) -> Iterator[ProcessPoolExecutor | None]:
+    """Processes that prepare themselves while this one goes on; None where one process does it all."""
+    count = min(options.workers, len(tasks))
+    if count < 2 or options.executor == "ray":
+        yield None
+        return
+    is_forked = sys.platform == "linux"
+    context = multiprocessing.get_context("fork" if is_forked else "spawn")
+    arguments = (plan, folder, options.strict, os.getpid(), loaded if is_forked else None)
+    with ProcessPoolExecutor(count, context, _start_worker, arguments) as pool:
+        pool.submit(os.getpid)  # the first call starts them
+        yield pool
+
+
+def _start_worker(
+    plan: Plan, folder: Path, is_strict: bool, parent: int, loaded: tuple[Tokenizer, ChatFormat] | None
+) -> None:
     global _runner
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    _runner = TaskRunner(plan, folder, is_strict)
+    _runner = TaskRunner(plan, folder, is_strict, loaded)
 
 
 def _leave_with(parent: int) -> None:
@@ -173,24 +206,19 @@ def _run_in_worker(task: Task) -> None:
     _runner.run(task)
 
 
-def _run_in_processes(plan: Plan, tasks: list[Task], folder: Path, options: RunOptions, progress: "tqdm[Any]") -> None:
-    method = "fork" if sys.platform == "linux" else "spawn"
-    context = multiprocessing.get_context(method)
-    workers, arguments = min(options.workers, len(tasks)), (plan, folder, options.strict, os.getpid())
-    with ProcessPoolExecutor(workers, context, _start_worker, arguments) as pool:
-        futures = [pool.submit(_run_in_worker, task) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                progress.update()
-        except BrokenProcessPool:
-            raise BuildError(
-                "a worker process was killed, perhaps for want of memory; the same command goes on from here,"
-                " and fewer --workers need less memory"
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _run_in_pool(pool: ProcessPoolExecutor, tasks: list[Task], progress: "tqdm[Any]") -> None:
+    try:
+        for future in as_completed([pool.submit(_run_in_worker, task) for task in tasks]):
+            future.result()
+            progress.update()
+    except BrokenProcessPool:
+        raise BuildError(
+            "a worker process was killed, perhaps for want of memory; the same command goes on from here,"
+            " and fewer --workers need less memory"
+        ) from None
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
 
 
 def fresh_folder(path: Path) -> Path:

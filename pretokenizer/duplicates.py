@@ -1,8 +1,10 @@
 """Exact duplicates: documents with the same tokens, inside a split and across train and val.
 
-Candidates are found by their keys (CRC-32 and length) and then compared token by token, so what is reported is exact.
+Candidates are found by their keys (CRC-32 and length) and then told apart by a cryptographic digest of their tokens.
 """
 
+import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pretokenizer.document_table import DocumentTable
 from pretokenizer.selection import Selected
-from pretokenizer.token_store import TokenStore
+from pretokenizer.token_store import TokenStore, batches
 
 MAX_EXAMPLES = 10
 
@@ -71,39 +74,26 @@ def _copies(everything: list[Selected], store: TokenStore) -> Iterator[tuple[Pla
     )
     order = np.argsort(keys, kind="stable")
     same = keys[order][1:] == keys[order][:-1]
-    if not same.any():
-        return
-    group_starts = np.flatnonzero(np.append(True, ~same))
-    group_ends = np.append(group_starts[1:], keys.size)
-    pairs = []
-    for start, end in zip(group_starts.tolist(), group_ends.tolist()):
-        if end - start > 1:
-            pairs += _equal_members(order[start:end].tolist(), owners, positions, everything, store)
-    for first, copy in sorted(pairs, key=lambda pair: pair[1]):
-        yield (
-            Place(int(owners[first]), int(positions[first])),
-            Place(int(owners[copy]), int(positions[copy])),
-        )
+    is_candidate = np.zeros(keys.size, dtype=bool)
+    is_candidate[order[1:][same]] = is_candidate[order[:-1][same]] = True
+    firsts: dict[bytes, Place] = {}
+    for number, selected in enumerate(everything):
+        own = positions[is_candidate & (owners == number)]
+        digests = _digests(selected.table, selected.processed[own], store)
+        for position, digest in zip(own.tolist(), digests, strict=True):
+            place = Place(number, position)
+            first = firsts.setdefault(digest, place)
+            if first is not place:
+                yield first, place
 
 
-def _equal_members(
-    members: list[int],
-    owners: NDArray[np.int64],
-    positions: NDArray[np.int64],
-    everything: list[Selected],
-    store: TokenStore,
-) -> list[tuple[int, int]]:
-    """(first, copy) among documents with one key; members stand in writing order."""
-    firsts: dict[bytes, int] = {}
-    pairs = []
-    for member in members:
-        selected = everything[int(owners[member])]
-        tokens = store.tokens(selected.table, int(selected.processed[positions[member]])).tobytes()
-        if tokens in firsts:
-            pairs.append((firsts[tokens], member))
-        else:
-            firsts[tokens] = member
-    return pairs
+def _digests(table: DocumentTable, documents: NDArray[np.int64], store: TokenStore) -> Iterator[bytes]:
+    """A digest of each document's tokens."""
+    for batch in batches(documents, table.sizes):
+        raw = memoryview(store.gather(table, batch)).cast("B")  # type: ignore[arg-type]
+        ends = (np.cumsum(table.sizes[batch], dtype=np.int64) * store.dtype.itemsize).tolist()
+        for start, end in itertools.pairwise([0, *ends]):
+            yield hashlib.blake2b(raw[start:end], digest_size=16).digest()
 
 
 def _describe(everything: list[Selected], place: Place) -> dict[str, object]:

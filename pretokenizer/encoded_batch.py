@@ -24,7 +24,7 @@ class EncodedBatch(NamedTuple):
     """(T,)"""
     control_counts: NDArray[np.int64]
     """(N,) control tokens spelled inside message text."""
-    texts: list[str] | None
+    texts: list[str] | None = None
     """The rendered documents, where they were asked for."""
 
 

@@ -91,31 +91,30 @@ def pack(lengths: NDArray[np.integer[Any]], row_length: int) -> tuple[int, float
     free: dict[int, int] = {}  # room left -> rows with so much
     rooms: list[int] = []  # its keys, sorted
     rows = 0
-
-    def add(room: int, count: int) -> None:
-        if room not in free:
-            insort(rooms, room)
-        free[room] = free.get(room, 0) + count
-
     for length in np.flatnonzero(counts)[::-1].tolist():
         left = int(counts[length])
         while left:
             position = bisect_left(rooms, length)
-            if position == len(rooms):
+            if position == len(rooms):  # new rows, each as full as documents of this length make it
                 per_row = row_length // length
-                whole, rest = divmod(left, per_row)
-                for count, filled in ((whole, per_row * length), (min(rest, 1), rest * length)):
-                    rows += count
-                    if count:
-                        add(row_length - filled, count)
-                break
-            room = rooms[position]
-            moved = min(left, free[room])
-            left -= moved
-            free[room] -= moved
-            if not free[room]:
-                del free[room], rooms[position]
-            add(room - length, moved)
+                new = max(left // per_row, 1)
+                room, count = row_length - min(left, per_row) * length, new
+                rows += new
+                left -= new * min(left, per_row)
+            else:
+                room = rooms[position]
+                count = free[room]
+                if count <= left:
+                    del free[room], rooms[position]
+                else:
+                    free[room], count = count - left, left
+                left -= count
+                room -= length
+            if room in free:
+                free[room] += count
+            elif room:
+                free[room] = count
+                insort(rooms, room)
     tokens = int((counts * np.arange(row_length + 1)).sum())
     return rows, tokens / (rows * row_length) if rows else 0.0
 

@@ -18,7 +18,9 @@ from pretokenizer.build import (
     publish,
     refuse_finished,
     run_tasks,
+    start_workers,
     work_folder,
+    work_path,
 )
 from pretokenizer.chat_format import CHAT_FORMATS
 from pretokenizer.chat_template_file import read_template
@@ -39,13 +41,16 @@ def build_part(config: PretokenizeConfig, options: RunOptions) -> Path:
     parent = config.output_folder.with_name(config.output_folder.name + ".parts")
     final = parent / f"part-{options.part:05d}-of-{options.num_parts:05d}"
     refuse_finished(final, options.overwrite)
-    plan = make_plan(config)
-    with work_folder(final, plan, options.overwrite) as work:
-        tokenizer, chat_format = load_plan_tokenizer(config)
-        tasks = list(plan.tasks[options.part :: options.num_parts])
-        run_tasks(plan, tasks, work / "parts", options, (tokenizer, chat_format))
+    plan, loaded = make_plan(config), load_plan_tokenizer(config)
+    work = work_path(final)
+    tasks = list(plan.tasks[options.part :: options.num_parts])
+    with (
+        start_workers(plan, tasks, work / "parts", options, loaded) as pool,
+        work_folder(work, plan, options.overwrite),
+    ):
+        run_tasks(plan, tasks, work / "parts", options, loaded, pool)
         output = fresh_folder(work / "output")
-        save_tokenizer(output / "tokenizer", tokenizer, chat_format)
+        save_tokenizer(output / "tokenizer", *loaded)
         write_json_atomic(output / PLAN_NAME, plan_to_json(plan), sync=False)
         (work / "parts").rename(output / "parts")
         write_sha256sums(output)
@@ -80,7 +85,7 @@ def merge(folders: list[Path], final: Path, options: RunOptions | None = None) -
     final.parent.mkdir(parents=True, exist_ok=True)
     output = fresh_folder(final.with_name(final.name + ".merging"))
     with naming(output):
-        manifest = assemble(plan, tokenizer, chat_format, part_folders, output, final, options.max_bad_fraction)
+        manifest = assemble(plan, tokenizer, chat_format, part_folders, output, final, options)
         publish(output, final)
     if plan.config.compress:
         compress(final)
@@ -116,6 +121,7 @@ def read_plan(folder: Path) -> Plan:
             from_mapping(PretokenizeConfig, raw["config"], str(path)),
             tuple(DatasetFiles(tuple(map(Path, d["train"])), tuple(map(Path, d["val"]))) for d in raw["datasets"]),
             tuple(Task(index, tuple(map(_piece, pieces))) for index, pieces in enumerate(raw["tasks"])),
+            tuple(map(Path, raw["inputs"])),
             raw["inputs"],
         )
     except FileNotFoundError:

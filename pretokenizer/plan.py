@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pretokenizer.sources.source import Source
 from pretokenizer.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from pretokenizer.yaml_config import ConfigError
 
-CHUNK_BYTES = 32 << 20
+CHUNK_BYTES = 8 << 20
 """Plain JSON-lines files are cut into spans of this size."""
 
 
@@ -57,8 +58,17 @@ class Plan:
     config: PretokenizeConfig
     datasets: tuple[DatasetFiles, ...]
     tasks: tuple[Task, ...]
-    inputs: dict[str, dict[str, Any]]
-    """Path -> bytes and sha256 of every file read, the tokenizer's too."""
+    input_paths: tuple[Path, ...]
+    """Every file read, the tokenizer's too."""
+    known_inputs: dict[str, dict[str, Any]] | None = None
+    """`inputs` of a plan that was written to a file."""
+
+    @cached_property
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """Path -> bytes and sha256 of every file read; hashed when it is first asked for."""
+        if self.known_inputs is not None:
+            return self.known_inputs
+        return {str(path): {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in self.input_paths}
 
     @property
     def sources(self) -> list[Source]:
@@ -71,7 +81,7 @@ class Plan:
         for key in ("output_dir", "output_dir_suffix", "filename_prefix", "compress", "data_dir", "cache_dir"):
             del config[key]
         hashes = [(Path(path).name, record["sha256"]) for path, record in self.inputs.items()]
-        described = {"config": config, "inputs": hashes, "tasks": len(self.tasks), "version": 1}
+        described = {"config": config, "inputs": hashes, "tasks": len(self.tasks), "version": 2}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
@@ -91,8 +101,7 @@ def make_plan(config: PretokenizeConfig, chunk_bytes: int = CHUNK_BYTES) -> Plan
     extra = [find_file(path) for path in config.decontaminate]
     template = template_file(config)
     extra += [template] if template else []
-    inputs = {str(path): {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in [*paths, *extra]}
-    return Plan(config, tuple(located), tasks, inputs)
+    return Plan(config, tuple(located), tasks, (*paths, *extra))
 
 
 def tokenizer_file(config: PretokenizeConfig) -> Path:

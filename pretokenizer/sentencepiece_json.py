@@ -2,26 +2,36 @@
 
 SentencePiece merges the neighbours whose joined piece has the best score. Written as ranked merges: every way to cut a
 piece into two others is a merge, ranked by the piece's score; of equal scores the longer left part first. (Ranking by
-id, as some converters do, gives other ids for runs of spaces.) What this is used for is proved against sentencepiece
-itself.
+id, as some converters do, gives other ids for runs of spaces.) Only normal pieces are merged: `</s>` in a text is text.
+What this is used for is proved against sentencepiece itself.
 """
 
 import json
+import secrets
 import struct
-from bisect import bisect_left, bisect_right
-from collections import Counter
-from operator import itemgetter
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pretokenizer.encoded_batch import ranges
 from pretokenizer.tokenizer import SentencePieceTokenizer
 
 # Field numbers in sentencepiece_model.proto.
 _TRAINER_SPEC, _NORMALIZER_SPEC = 2, 3
+_SCORE, _TYPE = 2, 3
 _MODEL_TYPE, _SUFFIX_WHITESPACE, _BYTE_FALLBACK = 3, 24, 35
 _CHARSMAP, _DUMMY_PREFIX, _REMOVE_WHITESPACES, _ESCAPE_WHITESPACES = 2, 3, 4, 5
 _BPE = 2
-_SHORT_PIECE_KEY = 1 << 3 | 2
-"""Tag of a piece, the first field, length-delimited; nearly all are shorter than 128 bytes."""
+_NORMAL, _USER_DEFINED, _UNUSED = 1, 4, 5
+_PIECE_KEY, _TEXT_KEY, _SCORE_KEY = 1 << 3 | 2, 1 << 3 | 2, _SCORE << 3 | 5
+"""Field number and wire type."""
+_BASE = secrets.randbits(64) | 1
+"""Random, so that no vocabulary can be made to have two parts of one hash."""
+_TABLE_BITS = 20
+_TABLE_MASK = np.uint64((1 << _TABLE_BITS) - 1)
+_TABLE_SHIFTS = tuple(map(np.uint64, (44, 24, 34)))
 
 Fields = dict[int, int | bytes]
 
@@ -30,24 +40,34 @@ class UnsupportedModelError(ValueError):
     """A model that this form cannot express exactly."""
 
 
-def tokenizer_json(tokenizer: SentencePieceTokenizer) -> bytes:
-    """`tokenizer.json` with the wrapper's special tokens. Raises UnsupportedModelError."""
-    add_dummy_prefix = has_dummy_prefix(tokenizer.path.read_bytes())
-    processor, pieces = tokenizer.processor, tokenizer.tokens[: tokenizer.num_pieces]
-    vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    scores = [processor.GetScore(i) for i in range(len(pieces))]
-    special = {token: i for token, i in tokenizer.special_tokens.items() if i >= len(pieces)}
-    special |= {piece: i for piece, i in vocabulary.items() if piece and processor.IsControl(i)}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+class _Model(NamedTuple):
+    """A serialised model, taken apart."""
+
+    trainer: Fields
+    normalizer: Fields
+    pieces: list[tuple[int, int]]
+    """Where each piece's message begins and ends."""
+
+
+def tokenizer_json(tokenizer: SentencePieceTokenizer, special: Mapping[str, int]) -> bytes:
+    """`tokenizer.json` in which only `special` (token -> id) is special. Raises UnsupportedModelError."""
+    data = tokenizer.path.read_bytes()
+    model = _take_apart(data)
+    add_dummy_prefix = _check(model)
+    pieces = tokenizer.tokens[: tokenizer.num_pieces]
+    scores, types = _scores_and_types(data, model.pieces)
+    if np.isin(types, (_USER_DEFINED, _UNUSED)).any():
+        raise UnsupportedModelError("the model has user-defined or unused pieces")
+    normal = np.flatnonzero(types == _NORMAL)
+    best_first = normal[np.argsort(-scores[normal], kind="stable")]
+    merges = ranked_merges([pieces[i] for i in best_first.tolist()], scores[best_first])
     spaces: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
     prefix: list[dict[str, Any]] = [{"type": "Prepend", "prepend": "▁"}] if add_dummy_prefix else []
     described = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {"id": i, "content": token, **flags} for token, i in sorted(special.items(), key=lambda t: t[1])
-        ],
+        "added_tokens": special_tokens(special),
         "normalizer": {"type": "Sequence", "normalizers": prefix + spaces},
         "pre_tokenizer": None,
         "post_processor": None,
@@ -55,43 +75,81 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer) -> bytes:
         "model": {
             "type": "BPE",
             "dropout": None,
-            "unk_token": pieces[processor.unk_id()],
+            "unk_token": pieces[tokenizer.processor.unk_id()],
             "continuing_subword_prefix": None,
             "end_of_word_suffix": None,
             "fuse_unk": True,
             "byte_fallback": True,
             "ignore_merges": False,
-            "vocab": vocabulary,
-            "merges": ranked_merges(vocabulary, scores),
+            "vocab": {piece: i for i, piece in enumerate(pieces)},
+            "merges": merges,
         },
     }
-    return _dump(described)
+    return dump(described)
 
 
-def ranked_merges(vocabulary: dict[Any, int], scores: list[float]) -> list[tuple[str, str]]:
-    """Every cut of every piece into two others, by score, then longer left part, then longer right part.
+def special_tokens(special: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Token -> id as `added_tokens` entries that are found in any text."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return [{"id": i, "content": token, **flags} for token, i in special.items()]
 
-    >>> ranked_merges({"a": 0, "b": 1, "ab": 2, "aba": 3}, [-9, -9, -1, -2])
+
+def ranked_merges(pieces: Sequence[str], scores: NDArray[np.float32]) -> list[tuple[str, str]]:
+    """Every cut of every piece into two others: by the piece's score, then longer left part, then longer right part.
+
+    `pieces` come best score first, those of equal scores in the order of their ids.
+
+    >>> ranked_merges(["ab", "aba", "a", "b"], np.array([-1, -2, -9, -9], dtype=np.float32))
     [('a', 'b'), ('ab', 'a')]
     """
-    by_score = sorted([(-scores[i], piece) for piece, i in vocabulary.items() if len(piece) > 1], key=itemgetter(0))
-    cuts = [
-        (score, left, right)
-        for score, piece in by_score
-        for i in range(len(piece) - 1, 0, -1)
-        if (left := piece[:i]) in vocabulary and (right := piece[i:]) in vocabulary
-    ]
-    for tied in [score for score, count in Counter([score for score, _ in by_score]).items() if count > 1]:
-        first, last = bisect_left(cuts, tied, key=itemgetter(0)), bisect_right(cuts, tied, key=itemgetter(0))
-        cuts[first:last] = sorted(
-            cuts[first:last], key=lambda cut: (-len(cut[1]), -len(cut[2]), vocabulary[cut[1]], vocabulary[cut[2]])
-        )
-    return [(left, right) for _, left, right in cuts]
+    sizes = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
+    whole, left, right = _cuts(pieces, sizes)
+    level = np.cumsum(np.diff(scores, prepend=scores[:1]) != 0)
+    tied = np.flatnonzero((np.bincount(level) > 1)[level[whole]])
+    order = np.lexsort(tuple(c[tied] for c in (right, left, -sizes[right], -sizes[left], level[whole])))
+    left[tied], right[tied] = left[tied[order]], right[tied[order]]
+    get = pieces.__getitem__
+    return list(zip(map(get, left.tolist()), map(get, right.tolist()), strict=True))
+
+
+def _cuts(
+    pieces: Sequence[str], sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(whole, left, right), (C,) each: all ways to cut a piece into two others, as indices; longest left part first.
+
+    By hashes of all parts at once, because slicing so many strings takes longer than all else here.
+    """
+    letters = np.frombuffer("".join(pieces).encode("utf-32-le"), dtype=np.uint32)
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    # A part's hash is the sum of letter * base ** place, modulo 2 ** 64, the first place 1: from sums over all letters.
+    places = np.cumprod(np.full(letters.size, _BASE, dtype=np.uint64))
+    to_first = np.cumprod(np.full(letters.size, pow(_BASE, -1, 1 << 64), dtype=np.uint64)) * np.uint64(_BASE)
+    sums = np.append(np.uint64(0), np.cumsum((letters + np.uint64(1)) * places))
+    whole = np.repeat(np.arange(sizes.size), sizes - 1)
+    middle = ends[whole] - ranges(np.ones_like(sizes), sizes - 1)
+    known, lefts, rights = (
+        (sums[end] - sums[begin]) * to_first[begin]
+        for begin, end in ((starts, ends), (starts[whole], middle), (middle, ends[whole]))
+    )
+    left, right = np.full((2, whole.size), -1)
+    for shift in _TABLE_SHIFTS:  # the few that share their place in one table are found in the next
+        table = np.zeros(1 << _TABLE_BITS, dtype=np.int64)
+        table[known >> shift & _TABLE_MASK] = np.arange(known.size)
+        for found, parts in ((left, lefts), (right, rights)):
+            at = table[parts >> shift & _TABLE_MASK]
+            np.copyto(found, at, where=known[at] == parts)
+    both = np.flatnonzero((left >= 0) & (right >= 0))
+    return whole[both], left[both], right[both]
 
 
 def has_dummy_prefix(data: bytes) -> bool:
     """Whether the model puts `▁` in front. Raises UnsupportedModelError for what cannot be expressed."""
-    trainer, normalizer = _specs(data)
+    return _check(_take_apart(data))
+
+
+def _check(model: _Model) -> bool:
+    trainer, normalizer, _ = model
     wrong = {
         "is not of type BPE": trainer.get(_MODEL_TYPE, 1) != _BPE,
         "has no byte fallback": not trainer.get(_BYTE_FALLBACK, 0),
@@ -106,22 +164,43 @@ def has_dummy_prefix(data: bytes) -> bool:
     return bool(normalizer.get(_DUMMY_PREFIX, 1))
 
 
-def _specs(data: bytes) -> tuple[Fields, Fields]:
-    """Trainer and normaliser specification of a serialised model."""
-    found: dict[int, Fields] = {_TRAINER_SPEC: {}, _NORMALIZER_SPEC: {}}
+def _scores_and_types(data: bytes, pieces: list[tuple[int, int]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    starts, ends = np.array(pieces, dtype=np.int64).reshape(-1, 2).T
+    raw = np.frombuffer(data + bytes(2), dtype=np.uint8)
+    # Nearly all are normal and consist of just text and score, which takes 5 bytes.
+    is_usual = (raw[starts] == _TEXT_KEY) & (ends - starts == raw[starts + 1] + 7) & (raw[ends - 5] == _SCORE_KEY)
+    scores = raw[ends[:, None] + np.arange(-4, 0)].view("<f4")[:, 0]
+    types = np.full(starts.size, _NORMAL)
+    for i in np.flatnonzero(~is_usual).tolist():
+        fields = _fields(data[starts[i] : ends[i]])
+        types[i] = fields.get(_TYPE, _NORMAL)
+        scores[i] = struct.unpack("<f", struct.pack("<i", fields.get(_SCORE, 0)))[0]
+    return scores, types
+
+
+def _take_apart(data: bytes) -> _Model:
+    trainer: Fields = {}
+    normalizer: Fields = {}
+    pieces = []
     position = 0
     while position < len(data):
-        if data[position] == _SHORT_PIECE_KEY and data[position + 1] < 0x80:
-            position += 2 + data[position + 1]  # tens of thousands of them come first
+        if data[position] == _PIECE_KEY and data[position + 1] < 0x80:  # nearly all of it
+            size = data[position + 1]
+            position += 2
+            pieces.append((position, position + size))
+            position += size
             continue
         key, position = _varint(data, position)
         if key & 7 != 2:
             raise UnsupportedModelError("the model is not a SentencePiece protocol buffer")
         size, position = _varint(data, position)
-        if key >> 3 in found:
-            found[key >> 3] = _fields(data[position : position + size])
+        if key == _PIECE_KEY:
+            pieces.append((position, position + size))
+        elif key >> 3 in (_TRAINER_SPEC, _NORMALIZER_SPEC):
+            fields = _fields(data[position : position + size])
+            (trainer if key >> 3 == _TRAINER_SPEC else normalizer).update(fields)
         position += size
-    return found[_TRAINER_SPEC], found[_NORMALIZER_SPEC]
+    return _Model(trainer, normalizer, pieces)
 
 
 def _fields(data: bytes) -> Fields:
@@ -154,9 +233,10 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         shift += 7
 
 
-def _dump(value: Any) -> bytes:
+def dump(described: dict[str, Any]) -> bytes:
+    """JSON, quickly where orjson is there."""
     try:
         import orjson
     except ImportError:
-        return json.dumps(value, ensure_ascii=False).encode("utf-8")
-    return orjson.dumps(value)
+        return json.dumps(described, ensure_ascii=False).encode("utf-8")
+    return orjson.dumps(described)

@@ -10,12 +10,12 @@ from pretokenizer.bad_records import BadRecordLog
 from pretokenizer.chat_format import ChatFormat, ChatFormatError, FramedFormat
 from pretokenizer.conversation import Conversation
 from pretokenizer.decontaminate import Questions
-from pretokenizer.encode import Encoder
+from pretokenizer.encode import Encoder, make_encoder
 from pretokenizer.encoded_batch import EngineMismatchError
-from pretokenizer.engine import make_engine
 from pretokenizer.parts import PartWriter, is_complete, read_header
 from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer
 from pretokenizer.record_files import FileSpan, RecordError, read_records
+from pretokenizer.reference_pass import ReferencePass
 from pretokenizer.shard import optimal_dtype
 from pretokenizer.sources.source import (
     WRONG_FORM,
@@ -28,8 +28,6 @@ from pretokenizer.sources.source import (
     wrong_text,
 )
 from pretokenizer.tokenizer import Tokenizer
-from pretokenizer.word_cache import make_word_cache
-from pretokenizer.word_pass import WordPass
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 4 << 20
@@ -48,15 +46,9 @@ class TaskRunner:
         self.sources = plan.sources
         tokenizer, chat_format = loaded or load_plan_tokenizer(plan.config)
         self.chat_format, self.is_framed = chat_format, isinstance(chat_format, FramedFormat)
-        frames = list(chat_format.frames.values()) if isinstance(chat_format, FramedFormat) else [("", "")]
-        engine, self.engine_line = make_engine(tokenizer, frames)
         encode_special, keep_texts = plan.config.special_tokens_in_text == "encode", plan.config.write_json
-        cache = make_word_cache(tokenizer) if engine is None and isinstance(chat_format, FramedFormat) else None
-        words = WordPass(tokenizer, chat_format, cache) if cache and isinstance(chat_format, FramedFormat) else None
-        if words is not None:
-            self.engine_line += ", words cached"
-        self.encoder = Encoder(tokenizer, chat_format, engine, words, encode_special, keep_texts)
-        self.reference = Encoder(tokenizer, chat_format, None, None, encode_special, keep_texts)
+        self.encoder, self.engine_line = make_encoder(tokenizer, chat_format, encode_special, keep_texts)
+        self.reference = Encoder(ReferencePass(tokenizer, chat_format, encode_special), chat_format, keep_texts)
         self.dtype = optimal_dtype(tokenizer.vocab_size)
         self.questions = Questions.load(plan.config) if plan.config.decontaminate else None
 

@@ -1,5 +1,6 @@
 """Reading documents' tokens, roles and texts back from the parts, one by one or many in any order."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ from numpy.typing import DTypeLike, NDArray
 from pretokenizer.document_table import DocumentTable, PartTokens
 from pretokenizer.encoded_batch import ranges
 
-GIVE_BACK_BYTES = 64 << 20
+GIVE_BACK_BYTES = 256 << 20
 """Pages of the mapped parts are given back after so many bytes, so that memory stays bounded."""
 FAULT_BYTES = 64 << 10
 """What the kernel maps around the first byte touched (its fault-around window): a short document brings in as much."""
+
+
+BATCH_TOKENS = 1 << 19
 
 
 class TokenStore:
@@ -23,10 +27,6 @@ class TokenStore:
         self._open: dict[Path, PartTokens] = {}
         self._read = 0
         self._mapped = 0
-
-    def tokens(self, table: DocumentTable, document: int) -> NDArray[Any]:
-        """Token ids of one document."""
-        return self.gather(table, np.array([document]))
 
     def gather(self, table: DocumentTable, documents: NDArray[np.int64]) -> NDArray[Any]:
         """Token ids of many documents, joined in the order given."""
@@ -76,3 +76,10 @@ class TokenStore:
             self._open[path] = PartTokens(path)
             self._mapped += self._open[path].bytes.size
         return self._open[path]
+
+
+def batches(documents: NDArray[np.int64], sizes: NDArray[np.int32]) -> Iterator[NDArray[np.int64]]:
+    """`documents` in runs of about BATCH_TOKENS tokens; `sizes` are of all documents of their table."""
+    if documents.size:
+        batch_of = np.cumsum(sizes[documents], dtype=np.int64) // BATCH_TOKENS
+        yield from np.split(documents, np.flatnonzero(np.diff(batch_of)) + 1)

@@ -6,7 +6,7 @@
 
 To a SentencePiece vocabulary `<CLS> <SEP> <EOD> <MASK> <PAD>` are appended before the extra tokens, as Megatron's
 wrapper does, so that the ids equal the original's. Ids come from `sentencepiece` and `tokenizers` themselves: the
-reference that any faster engine is proved against (engine.py).
+reference that any faster way is proved against (framed_pass.py, word_pass.py).
 
 Source of the SentencePiece rules: LAION-AI/Open-Assistant f1e6ed9 pretokenizer/tokenizer.py.
 """
@@ -60,6 +60,11 @@ class Tokenizer(ABC):
     def control_tokens(self) -> dict[str, int]:
         """Token -> id of all that `encode` finds in a text."""
         return self.special_tokens
+
+    @cached_property
+    def control_pattern(self) -> re.Pattern[str]:
+        """Finds the control tokens in a text."""
+        return re.compile("|".join(map(re.escape, self.control_tokens)) or r"(?!)")
 
     @property
     def vocab_size(self) -> int:
@@ -156,7 +161,6 @@ class SentencePieceTokenizer(Tokenizer):
         self.eos_token_id = self._ids.get(eos, self.num_pieces - 1)
         self.bos_token_id = self._ids.get(bos)
         self.pad_token_id = self._ids.get(pad, self.eos_token_id)
-        self._special_pattern = re.compile("|".join(map(re.escape, self.special_tokens)) or r"(?!)")
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a piece or special token."""
@@ -166,7 +170,7 @@ class SentencePieceTokenizer(Tokenizer):
         """Fragments between special tokens are encoded each on its own, each with SentencePiece's dummy prefix."""
         ids: list[int] = []
         position = 0
-        for match in self._special_pattern.finditer(text):
+        for match in self.control_pattern.finditer(text):
             ids += self.processor.encode(text[position : match.start()])
             ids.append(self.special_tokens[match.group()])
             position = match.end()

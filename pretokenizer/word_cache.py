@@ -19,8 +19,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pretokenizer.battery import BATTERY
 from pretokenizer.encoded_batch import ranges
-from pretokenizer.engine import BATTERY
 from pretokenizer.sentencepiece_json import UnsupportedModelError, has_dummy_prefix
 from pretokenizer.tokenizer import JsonTokenizer, SentencePieceTokenizer, Tokenizer
 

@@ -3,7 +3,6 @@
 For framed formats whose messages' control tokens stay text; everything else is the reference's (encode.py).
 """
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +22,7 @@ class WordPass:
     def __init__(self, tokenizer: Tokenizer, chat_format: FramedFormat, words: WordCache) -> None:
         self.tokenizer, self.words = tokenizer, words
         control_tokens = tokenizer.control_tokens
-        self._special = re.compile("|".join(map(re.escape, control_tokens)) or r"(?!)")
+        self._special = tokenizer.control_pattern
         self._marks = sorted({token[0] for token in control_tokens if token})
         self._frames = [chat_format.frames[role] for role in Role]
         heads, self._openings = zip(*(self._head(prefix) for prefix, _ in self._frames), strict=True)
@@ -57,7 +56,6 @@ class WordPass:
             turn_sizes,
             roles,
             np.add.reduceat(controls, first_turns),
-            [self._render(conversation) for conversation in conversations],
         )
 
     def _prove(self, texts: list[str], flat: NDArray[np.uint32], sizes: NDArray[np.int64]) -> None:
@@ -71,10 +69,6 @@ class WordPass:
         if not any(mark in text for mark in self._marks):
             return 0
         return len(self._special.findall(text))
-
-    def _render(self, conversation: Conversation) -> str:
-        frames = self._frames
-        return "".join([frames[role][0] + text + frames[role][1] for role, text in conversation.messages])
 
     def _head(self, prefix: str) -> tuple[list[int], str]:
         """(ids up to the last control token, text after it) of a prefix."""

@@ -1,6 +1,5 @@
 """Writing the selected documents: text and role shards, their origin, the text as JSON lines."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,11 +9,10 @@ from tqdm import tqdm
 
 from pretokenizer.selection import Selected
 from pretokenizer.shard import ShardWriter, optimal_dtype
-from pretokenizer.token_store import TokenStore
+from pretokenizer.token_store import TokenStore, batches
 
 ROLE_VOCABULARY = 16
 """The original creates its role files for so many values, which makes them uint16."""
-BATCH_TOKENS = 1 << 19
 
 
 def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_json: bool) -> None:
@@ -30,7 +28,7 @@ def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_
         )
         for selected in chosen:
             table = selected.table
-            for documents in _batches(selected.documents, table.sizes):
+            for documents in batches(selected.documents, table.sizes):
                 sizes = table.sizes[documents]
                 text_writer.add_batch(store.gather(table, documents), sizes)
                 role_writer.add_batch(store.gather_roles(table, documents, role_dtype), sizes)
@@ -55,10 +53,3 @@ def origins_of(chosen: list[Selected]) -> NDArray[np.int64]:
         for s in chosen
     ]
     return np.concatenate(blocks) if blocks else np.empty((0, 3), dtype=np.int64)
-
-
-def _batches(documents: NDArray[np.int64], sizes: NDArray[np.int32]) -> Iterator[NDArray[np.int64]]:
-    """`documents` in runs of about BATCH_TOKENS tokens."""
-    if documents.size:
-        batch_of = np.cumsum(sizes[documents], dtype=np.int64) // BATCH_TOKENS
-        yield from np.split(documents, np.flatnonzero(np.diff(batch_of)) + 1)

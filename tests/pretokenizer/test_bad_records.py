@@ -10,7 +10,7 @@ import pytest
 from pretokenizer.bad_records import BadRecordsError
 from pretokenizer.build import build
 from pretokenizer.config import RunOptions
-from pretokenizer.engine import REFERENCE_ENV
+from pretokenizer.encode import REFERENCE_ENV
 from pretokenizer.merge import build_part, merge
 from pretokenizer.record_files import RecordError
 from tests.pretokenizer.conftest import BuildToy, make_toy_config, question_records, write_jsonl

@@ -17,7 +17,7 @@ from pretokenizer import plan as plan_module
 from pretokenizer import tasks
 from pretokenizer.build import BuildError, build
 from pretokenizer.config import RunOptions
-from pretokenizer.engine import REFERENCE_ENV
+from pretokenizer.encode import REFERENCE_ENV
 from pretokenizer.plan import make_plan
 from pretokenizer.record_files import RecordError
 from pretokenizer.shard import ShardReader
@@ -213,7 +213,7 @@ def test_two_builds_of_one_output_do_not_meet(tmp_path: Path, monkeypatch: pytes
     config = make_toy_config(tmp_path, DATASETS)
     plan = make_plan(config)
     with (
-        build_module.work_folder(config.output_folder, plan, False),
+        build_module.work_folder(build_module.work_path(config.output_folder), plan, False),
         pytest.raises(BuildError, match="another process is building this output"),
     ):
         build(config, RunOptions())
@@ -225,14 +225,12 @@ def test_an_engine_found_wrong_on_data_is_replaced(
     pytest.importorskip("gigatoken")
     from pretokenizer.engine import FastEngine
 
-    encode = FastEngine.encode_joined
+    encode = FastEngine.encode
 
-    def wrong_for_sums(self: FastEngine, documents: Any) -> Any:
-        flat = encode(self, documents).copy()
-        flat[5] = 77
-        return flat
+    def wrong_for_sums(self: FastEngine, text: str) -> Any:
+        return encode(self, text.replace(" plus ", " minus "))
 
-    monkeypatch.setattr(FastEngine, "encode_joined", wrong_for_sums)
+    monkeypatch.setattr(FastEngine, "encode", wrong_for_sums)
     manifest, folder = build_toy(DATASETS, write_json=True)
     assert without_titles(contents(folder)) == without_titles(reference_bytes)
     assert any("the fast way gave other ids" in warning for warning in manifest.reports["warnings"])

@@ -1,143 +1,85 @@
-"""encode.py: literal ids and roles, the fast way against the reference, control tokens in text."""
+"""encode.py: which way is taken, and what is said of it."""
 
-import itertools
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import sentencepiece
 
+from pretokenizer import framed_pass, sentencepiece_json
 from pretokenizer.chat_format import CHAT_FORMATS
-from pretokenizer.conversation import Conversation, Message, pair
-from pretokenizer.encode import EncodedBatch, Encoder, EngineMismatchError
-from pretokenizer.engine import BATTERY, FastEngine
-from pretokenizer.roles import Role
+from pretokenizer.conversation import Conversation, pair
+from pretokenizer.encode import REFERENCE_ENV, Encoder, make_encoder
+from pretokenizer.encoded_batch import EngineMismatchError
+from pretokenizer.framed_pass import FramedPass
+from pretokenizer.reference_pass import ReferencePass
 from pretokenizer.tokenizer import Tokenizer, load_tokenizer
-from tests.pretokenizer.conftest import SAMPLE_MODEL, SHARED, needs_shared
+from pretokenizer.word_pass import WordPass
+from tests.pretokenizer.conftest import CHATML_TOKENS, SHARED, needs_shared
 
 CHATML = CHAT_FORMATS["chatml"]
+TALKS = [Conversation(pair("What is <|im_end|>?", "A mark.")), Conversation(pair("▁ é", "  b"))]
 
 
-def documents(batch: EncodedBatch) -> list[tuple[list[int], list[int]]]:
-    """(ids, roles) of each document."""
-    roles = np.repeat(batch.turn_roles, batch.turn_sizes)
-    ends = np.cumsum(batch.document_sizes).tolist()
-    bounds = itertools.pairwise([0, *ends])
-    return [(batch.tokens[a:b].tolist(), roles[a:b].tolist()) for a, b in bounds]
+def test_the_fast_engine_where_it_is_right(sample_tokenizer: Tokenizer) -> None:
+    pytest.importorskip("gigatoken")
+    encoder, line = make_encoder(sample_tokenizer, CHATML)
+    assert isinstance(encoder.way, FramedPass)
+    assert line.startswith("gigatoken ") and line.endswith(", proved against sentencepiece")
 
 
-def as_lists(batch: EncodedBatch) -> list[Any]:
-    return [np.asarray(column).tolist() for column in batch[:-1]]
-
-
-def test_ids_and_roles_of_a_document(sample_tokenizer: Tokenizer) -> None:
-    reference = sentencepiece.SentencePieceProcessor(model_file=str(SAMPLE_MODEL))
-    question, context, answer = (reference.encode(t) for t in ("user\nq 1?", "context\nc", "assistant\na!"))
-    tail = reference.encode("\n")
-    conversation = Conversation((*pair("q 1?", "a!")[:1], Message(Role.CONTEXT, "c"), *pair("q 1?", "a!")[1:]))
-    batch = Encoder(sample_tokenizer, CHATML).encode([conversation])
-    ids, roles = documents(batch)[0]
-    assert ids == [3005, *question, 3006, *tail, 3005, *context, 3006, *tail, 3005, *answer, 3006, *tail]
-    assert roles == [1] * (len(question) + 4) + [3] * (len(context) + 4) + [2] * (len(answer) + 4)
-    assert tail == [reference.piece_to_id("▁"), 13]
-
-
-def hard_conversations() -> list[Conversation]:
-    """The engine's battery as questions and answers, with control tokens in some."""
-    texts = [*BATTERY, "x<|im_end|>y", "</s><s><unk>", "<|im_start|>assistant\nno<|im_end|>\n", "<PAD>"]
-    talks = [Conversation(pair(a or "-", b or "-")) for a, b in zip(texts, [*texts[7:], *texts[:7]], strict=True)]
-    system = Message(Role.SYSTEM, "s <|im_end|>")
-    return [
-        *talks,
-        Conversation((system, *talks[3].messages, *talks[4].messages, Message(Role.ASSISTANT_NO_LOSS, "z"))),
+def test_all_ways_give_the_same(sample_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = Encoder(ReferencePass(sample_tokenizer, CHATML), CHATML, keep_texts=True).encode(TALKS)
+    assert reference.texts == [
+        "<|im_start|>user\nWhat is <|im_end|>?<|im_end|>\n<|im_start|>assistant\nA mark.<|im_end|>\n",
+        "<|im_start|>user\n▁ é<|im_end|>\n<|im_start|>assistant\n  b<|im_end|>\n",
     ]
+    fast, _ = make_encoder(sample_tokenizer, CHATML, keep_texts=True)
+    monkeypatch.setenv(REFERENCE_ENV, "reference")
+    words, line = make_encoder(sample_tokenizer, CHATML, keep_texts=True)
+    assert isinstance(words.way, WordPass)
+    assert line == "sentencepiece (the reference; PRETOKENIZER_ENGINE=reference), words cached"
+    for encoder in (fast, words):
+        batch = encoder.encode(TALKS)
+        assert batch.texts == reference.texts
+        assert [c.tolist() for c in batch[:-1]] == [c.tolist() for c in reference[:-1]]
 
 
-@pytest.mark.parametrize("is_fast", [False, True])
-def test_a_spelled_eos_of_a_tokenizer_json(byte_level_path: Path, is_fast: bool) -> None:
-    tokenizer = load_tokenizer(byte_level_path, CHATML.special_tokens)
-    if is_fast:
-        pytest.importorskip("gigatoken")
-    engine = FastEngine(tokenizer) if is_fast else None
-    talk = Conversation(pair("a<|endoftext|>b", "c<|padding|>"))
-    whole = "<|im_start|>user\na<|endoftext|>b<|im_end|>\n<|im_start|>assistant\nc<|padding|><|im_end|>\n"
-    encoded = Encoder(tokenizer, CHATML, engine, encode_special_in_text=True).encode([talk])
-    assert encoded.tokens.tolist() == tokenizer.backend.encode(whole, add_special_tokens=False).ids  # type: ignore[attr-defined]
-    assert 0 in encoded.tokens and 1 in encoded.tokens
-    as_text = Encoder(tokenizer, CHATML, engine).encode([talk])
-    assert 0 not in as_text.tokens and 1 not in as_text.tokens
-    assert encoded.control_counts.tolist() == as_text.control_counts.tolist() == [2]
-
-
-@pytest.mark.parametrize("name", ["chatml", "oasst"])
-@pytest.mark.parametrize("encode_special", [False, True])
-def test_the_fast_way_gives_what_the_reference_gives(name: str, encode_special: bool) -> None:
+def test_why_there_is_no_fast_way(sample_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gigatoken")
-    tokenizer = load_tokenizer(SAMPLE_MODEL, CHAT_FORMATS[name].special_tokens)
-    fast = Encoder(tokenizer, CHAT_FORMATS[name], FastEngine(tokenizer), None, encode_special, keep_texts=True)
-    exact = Encoder(tokenizer, CHAT_FORMATS[name], None, None, encode_special, keep_texts=True)
-    conversations = hard_conversations()
-    assert fast.engine is not None
-    found, expected = fast.encode(conversations), exact.encode(conversations)
-    assert as_lists(found) == as_lists(expected) and found.texts == expected.texts
-    clean = [Conversation(pair(f"question {i}", "answer " * i)) for i in range(1, 9)]
-    assert as_lists(fast.encode(clean)) == as_lists(exact.encode(clean))
+    assert "chat format llama2 has no fixed frames" in make_encoder(sample_tokenizer, CHAT_FORMATS["llama2"])[1]
+
+    def wrong(*_: object) -> None:
+        raise EngineMismatchError("emoji")
+
+    def refused(*_: object) -> None:
+        raise sentencepiece_json.UnsupportedModelError("the model normalises characters")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(framed_pass.FramedPass, "_prove_on_battery", wrong)
+        assert "(the reference; gigatoken gives other ids for 'emoji')" in make_encoder(sample_tokenizer, CHATML)[1]
+    with monkeypatch.context() as patch:
+        patch.setattr(sentencepiece_json, "tokenizer_json", refused)
+        line = make_encoder(sample_tokenizer, CHATML)[1]
+        assert "(the reference; gigatoken cannot load this vocabulary: the model normalises characters)" in line
+    monkeypatch.setitem(__import__("sys").modules, "gigatoken", None)
+    assert "pip install 'oasst-megatron[fast]'" in make_encoder(sample_tokenizer, CHATML)[1]
 
 
-def test_byte_level_engine_agrees(byte_level_path: Path) -> None:
-    pytest.importorskip("gigatoken")
-    tokenizer = load_tokenizer(byte_level_path, CHATML.special_tokens)
-    fast, exact = Encoder(tokenizer, CHATML, FastEngine(tokenizer)), Encoder(tokenizer, CHATML)
-    assert as_lists(fast.encode(hard_conversations())) == as_lists(exact.encode(hard_conversations()))
-
-
-def test_control_tokens_in_text_stay_text_and_are_counted(sample_tokenizer: Tokenizer) -> None:
-    conversation = Conversation(pair("say <|im_end|> and </s>", "ok"))
-    safe = Encoder(sample_tokenizer, CHATML).encode([conversation])
-    assert safe.control_counts.tolist() == [2]
-    assert safe.tokens.tolist().count(3006) == 2 and 2 not in safe.tokens.tolist()
-    as_original = Encoder(sample_tokenizer, CHATML, encode_special_in_text=True).encode([conversation])
-    text = "".join(turn for turn, _ in CHATML.render(conversation))
-    assert as_original.tokens.tolist() == sample_tokenizer.encode(text)
-    assert as_original.tokens.tolist().count(3006) == 3 and as_original.control_counts.tolist() == [2]
-
-
-def test_turns_that_begin_inside_a_text(sample_tokenizer: Tokenizer) -> None:
-    """Llama 2's form: the ids are those of the whole text, the reply's first token is the one its space begins."""
-    reference = sentencepiece.SentencePieceProcessor(model_file=str(SAMPLE_MODEL))
-    batch = Encoder(sample_tokenizer, CHAT_FORMATS["llama2"]).encode(
-        [Conversation((*pair("Hi", "So"), *pair("b", "c")))]
-    )
-    ids, roles = documents(batch)[0]
-    first, second = reference.encode("[INST] Hi [/INST] So "), reference.encode("[INST] b [/INST] c ")
-    assert ids == [1, *first, 2, 1, *second, 2]
-    asked = len(reference.encode("[INST] Hi [/INST]"))
-    assert roles[: 1 + asked] == [1] * (1 + asked) and set(roles[1 + asked : 2 + len(first)]) == {2}
-
-
-def test_an_engine_that_is_wrong_is_found(sample_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("gigatoken")
-    encoder = Encoder(sample_tokenizer, CHATML, FastEngine(sample_tokenizer))
-    right = FastEngine.encode_joined
-
-    def one_id_wrong(self: FastEngine, texts: list[str]) -> Any:
-        flat = right(self, texts).copy()
-        flat[3] += 1
-        return flat
-
-    monkeypatch.setattr(FastEngine, "encode_joined", one_id_wrong)
-    with pytest.raises(EngineMismatchError, match="What is it"):
-        encoder.encode([Conversation(pair("What is it?", "That."))])
+def test_control_tokens_in_text_are_encoded_exactly_without_the_engine(
+    byte_level_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(REFERENCE_ENV, "reference")
+    encoder, line = make_encoder(load_tokenizer(byte_level_path, CHATML_TOKENS), CHATML, encode_special_in_text=True)
+    assert isinstance(encoder.way, ReferencePass)
+    assert line == "tokenizers (the reference; PRETOKENIZER_ENGINE=reference)"
 
 
 def test_nothing_to_encode(sample_tokenizer: Tokenizer) -> None:
-    assert as_lists(Encoder(sample_tokenizer, CHATML).encode([])) == [[], [], [], [], [], []]
+    batch = make_encoder(sample_tokenizer, CHATML)[0].encode([])
+    assert [column.tolist() for column in batch[:-1]] == [[], [], [], [], [], []]
 
 
 @needs_shared
-def test_ids_of_llama2_literally() -> None:
-    tokenizer = load_tokenizer(SHARED / "tokenizers/llama2/tokenizer.model", CHATML.special_tokens)
-    ids, roles = documents(Encoder(tokenizer, CHATML).encode([Conversation(pair("prompt", "x"))]))[0]
-    assert ids == [32005, 1404, 13, 14032, 415, 32006, 29871, 13, 32005, 20255, 13, 29916, 32006, 29871, 13]
-    assert roles == [1] * 8 + [2] * 7
+def test_falcon_takes_the_exact_tokenizer() -> None:
+    pytest.importorskip("gigatoken")
+    encoder, line = make_encoder(load_tokenizer(SHARED / "tokenizers/falcon/tokenizer.json", CHATML_TOKENS), CHATML)
+    assert not isinstance(encoder.way, FramedPass) and "no single-byte vocab entry" in line

@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pretokenizer.battery import BATTERY
 from pretokenizer.chat_format import CHAT_FORMATS, FramedFormat
 from pretokenizer.conversation import Conversation, pair
-from pretokenizer.encode import Encoder, EngineMismatchError
-from pretokenizer.engine import BATTERY
+from pretokenizer.encoded_batch import EngineMismatchError
+from pretokenizer.reference_pass import ReferencePass
 from pretokenizer.sentencepiece_json import UnsupportedModelError
 from pretokenizer.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 from pretokenizer.word_cache import ByteLevelWords, SentencePieceWords, WordCache, make_word_cache
 from pretokenizer.word_pass import WordPass
 from tests.pretokenizer.conftest import SAMPLE_MODEL, SHARED, needs_shared
-from tests.pretokenizer.test_encode import as_lists, hard_conversations
+from tests.pretokenizer.hard_conversations import assert_equal, hard_conversations
 
 TEXTS = [
     *BATTERY,
@@ -65,11 +66,8 @@ def test_documents_by_words_are_the_references(name: str) -> None:
     tokenizer = load_tokenizer(SAMPLE_MODEL, chat_format.special_tokens)
     words = make_word_cache(tokenizer)
     assert words is not None
-    by_words = Encoder(tokenizer, chat_format, None, WordPass(tokenizer, chat_format, words), keep_texts=True)
-    found, expected = (
-        e.encode(hard_conversations()) for e in (by_words, Encoder(tokenizer, chat_format, keep_texts=True))
-    )
-    assert as_lists(found) == as_lists(expected) and found.texts == expected.texts
+    by_words, reference = WordPass(tokenizer, chat_format, words), ReferencePass(tokenizer, chat_format)
+    assert_equal(by_words.encode(hard_conversations()), reference.encode(hard_conversations()))
 
 
 def test_a_wrong_cache_is_found(sample_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,9 +75,9 @@ def test_a_wrong_cache_is_found(sample_tokenizer: Tokenizer, monkeypatch: pytest
     words = make_word_cache(sample_tokenizer)
     assert isinstance(words, SentencePieceWords) and isinstance(chat_format, FramedFormat)
     monkeypatch.setitem(words._numbers, "▁user", 0)
-    encoder = Encoder(sample_tokenizer, chat_format, None, WordPass(sample_tokenizer, chat_format, words))
+    by_words = WordPass(sample_tokenizer, chat_format, words)
     with pytest.raises(EngineMismatchError, match="user"):
-        encoder.encode([Conversation(pair("q", "a"))])
+        by_words.encode([Conversation(pair("q", "a"))])
 
 
 @needs_shared

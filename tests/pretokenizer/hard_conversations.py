@@ -1,0 +1,25 @@
+"""Conversations that are hard to encode, and how two passes' batches are compared."""
+
+import numpy as np
+
+from pretokenizer.battery import BATTERY
+from pretokenizer.conversation import Conversation, Message, pair
+from pretokenizer.encoded_batch import EncodedBatch
+from pretokenizer.roles import Role
+
+
+def hard_conversations() -> list[Conversation]:
+    """The battery as questions and answers, with control tokens in some."""
+    texts = [*BATTERY, "x<|im_end|>y", "</s><s><unk>", "<|im_start|>assistant\nno<|im_end|>\n", "<PAD><|endoftext|>"]
+    talks = [Conversation(pair(a or "-", b or "-")) for a, b in zip(texts, [*texts[7:], *texts[:7]], strict=True)]
+    system = Message(Role.SYSTEM, "s <|im_end|>")
+    return [
+        *talks,
+        Conversation((system, *talks[3].messages, *talks[4].messages, Message(Role.ASSISTANT_NO_LOSS, "z"))),
+    ]
+
+
+def assert_equal(found: EncodedBatch, expected: EncodedBatch) -> None:
+    for name, column in found._asdict().items():
+        other = getattr(expected, name)
+        assert (column is None and other is None) or np.array_equal(column, other), name
