@@ -30,8 +30,7 @@ _PIECE_KEY, _TEXT_KEY, _SCORE_KEY = 1 << 3 | 2, 1 << 3 | 2, _SCORE << 3 | 5
 _BASE = secrets.randbits(64) | 1
 """Random, so that no vocabulary can be made to have two parts of one hash."""
 _TABLE_BITS = 20
-_TABLE_MASK = np.uint64((1 << _TABLE_BITS) - 1)
-_TABLE_SHIFTS = tuple(map(np.uint64, (44, 24, 34)))
+_TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
 
 Fields = dict[int, int | bytes]
 
@@ -45,8 +44,9 @@ class _Model(NamedTuple):
 
     trainer: Fields
     normalizer: Fields
-    pieces: list[tuple[int, int]]
-    """Where each piece's message begins and ends."""
+    piece_starts: list[int]
+    """Where each piece's message begins."""
+    piece_sizes: list[int]
 
 
 def tokenizer_json(tokenizer: SentencePieceTokenizer, special: Mapping[str, int]) -> bytes:
@@ -55,10 +55,12 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer, special: Mapping[str, int]
     model = _take_apart(data)
     add_dummy_prefix = _check(model)
     pieces = tokenizer.tokens[: tokenizer.num_pieces]
-    scores, types = _scores_and_types(data, model.pieces)
+    scores, types = _scores_and_types(data, model)
     if np.isin(types, (_USER_DEFINED, _UNUSED)).any():
         raise UnsupportedModelError("the model has user-defined or unused pieces")
     normal = np.flatnonzero(types == _NORMAL)
+    if len({*pieces}) < len(pieces):
+        raise UnsupportedModelError("the model has a piece twice")
     best_first = normal[np.argsort(-scores[normal], kind="stable")]
     merges = ranked_merges([pieces[i] for i in best_first.tolist()], scores[best_first])
     spaces: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
@@ -126,21 +128,36 @@ def _cuts(
     places = np.cumprod(np.full(letters.size, _BASE, dtype=np.uint64))
     to_first = np.cumprod(np.full(letters.size, pow(_BASE, -1, 1 << 64), dtype=np.uint64)) * np.uint64(_BASE)
     sums = np.append(np.uint64(0), np.cumsum((letters + np.uint64(1)) * places))
+
+    def hashes(begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
+        return (sums[ends] - sums[begins]) * to_first[begins]
+
+    known = hashes(starts, ends)
     whole = np.repeat(np.arange(sizes.size), sizes - 1)
     middle = ends[whole] - ranges(np.ones_like(sizes), sizes - 1)
-    known, lefts, rights = (
-        (sums[end] - sums[begin]) * to_first[begin]
-        for begin, end in ((starts, ends), (starts[whole], middle), (middle, ends[whole]))
-    )
-    left, right = np.full((2, whole.size), -1)
-    for shift in _TABLE_SHIFTS:  # the few that share their place in one table are found in the next
-        table = np.zeros(1 << _TABLE_BITS, dtype=np.int64)
-        table[known >> shift & _TABLE_MASK] = np.arange(known.size)
-        for found, parts in ((left, lefts), (right, rights)):
-            at = table[parts >> shift & _TABLE_MASK]
-            np.copyto(found, at, where=known[at] == parts)
-    both = np.flatnonzero((left >= 0) & (right >= 0))
-    return whole[both], left[both], right[both]
+    parts = np.stack([hashes(starts[whole], middle), hashes(middle, ends[whole])])
+    is_known = np.zeros(1 << _TABLE_BITS, dtype=bool)  # by the first bits: most parts that are no pieces go at once
+    is_known[known >> _TABLE_SHIFT] = True
+    likely = np.flatnonzero(is_known[parts >> _TABLE_SHIFT].all(axis=0))
+    found = _look_up(known, parts[:, likely])
+    both = np.flatnonzero((found >= 0).all(axis=0))
+    left, right = found[:, both]
+    return whole[likely[both]], left, right
+
+
+def _look_up(known: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The index in `known` of each of `wanted`, -1 where it is not there. Faster than a search in sorted hashes."""
+    found = np.full(wanted.shape, -1)
+    left = np.arange(known.size)
+    while left.size:  # those that lost their place in the table to another come into the next, by other bits
+        table = np.zeros(1 << _TABLE_BITS, dtype=np.int32)
+        factor = np.uint64(secrets.randbits(64) | 1)
+        places = known[left] * factor >> _TABLE_SHIFT
+        table[places] = left
+        at = table[wanted * factor >> _TABLE_SHIFT]
+        np.copyto(found, at, where=known[at] == wanted)
+        left = left[table[places] != left]
+    return found
 
 
 def has_dummy_prefix(data: bytes) -> bool:
@@ -149,7 +166,7 @@ def has_dummy_prefix(data: bytes) -> bool:
 
 
 def _check(model: _Model) -> bool:
-    trainer, normalizer, _ = model
+    trainer, normalizer = model.trainer, model.normalizer
     wrong = {
         "is not of type BPE": trainer.get(_MODEL_TYPE, 1) != _BPE,
         "has no byte fallback": not trainer.get(_BYTE_FALLBACK, 0),
@@ -164,11 +181,12 @@ def _check(model: _Model) -> bool:
     return bool(normalizer.get(_DUMMY_PREFIX, 1))
 
 
-def _scores_and_types(data: bytes, pieces: list[tuple[int, int]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    starts, ends = np.array(pieces, dtype=np.int64).reshape(-1, 2).T
+def _scores_and_types(data: bytes, model: _Model) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    starts, sizes = np.array(model.piece_starts, dtype=np.int64), np.array(model.piece_sizes, dtype=np.int64)
+    ends = starts + sizes
     raw = np.frombuffer(data + bytes(2), dtype=np.uint8)
     # Nearly all are normal and consist of just text and score, which takes 5 bytes.
-    is_usual = (raw[starts] == _TEXT_KEY) & (ends - starts == raw[starts + 1] + 7) & (raw[ends - 5] == _SCORE_KEY)
+    is_usual = (raw[starts] == _TEXT_KEY) & (sizes == raw[starts + 1] + 7) & (raw[ends - 5] == _SCORE_KEY)
     scores = raw[ends[:, None] + np.arange(-4, 0)].view("<f4")[:, 0]
     types = np.full(starts.size, _NORMAL)
     for i in np.flatnonzero(~is_usual).tolist():
@@ -181,13 +199,15 @@ def _scores_and_types(data: bytes, pieces: list[tuple[int, int]]) -> tuple[NDArr
 def _take_apart(data: bytes) -> _Model:
     trainer: Fields = {}
     normalizer: Fields = {}
-    pieces = []
+    starts: list[int] = []
+    sizes: list[int] = []
     position = 0
     while position < len(data):
         if data[position] == _PIECE_KEY and data[position + 1] < 0x80:  # nearly all of it
             size = data[position + 1]
             position += 2
-            pieces.append((position, position + size))
+            starts.append(position)
+            sizes.append(size)
             position += size
             continue
         key, position = _varint(data, position)
@@ -195,12 +215,13 @@ def _take_apart(data: bytes) -> _Model:
             raise UnsupportedModelError("the model is not a SentencePiece protocol buffer")
         size, position = _varint(data, position)
         if key == _PIECE_KEY:
-            pieces.append((position, position + size))
+            starts.append(position)
+            sizes.append(size)
         elif key >> 3 in (_TRAINER_SPEC, _NORMALIZER_SPEC):
             fields = _fields(data[position : position + size])
             (trainer if key >> 3 == _TRAINER_SPEC else normalizer).update(fields)
         position += size
-    return _Model(trainer, normalizer, pieces)
+    return _Model(trainer, normalizer, starts, sizes)
 
 
 def _fields(data: bytes) -> Fields:

@@ -9,6 +9,7 @@ import pytest
 
 from pretokenizer.sentencepiece_json import (
     UnsupportedModelError,
+    _Model,
     _scores_and_types,
     has_dummy_prefix,
     ranked_merges,
@@ -83,7 +84,7 @@ def test_pieces_written_in_another_way(tmp_path: Path) -> None:
     plain = _with_piece(long, tmp_path)
     described = json.loads(tokenizer_json(plain, {}))
     assert described["model"]["vocab"]["a" * 129] == 3000
-    scores, types = _scores_and_types(turned + long, [(0, len(turned)), (len(turned), len(turned) + len(long))])
+    scores, types = _scores_and_types(turned + long, _Model({}, {}, [0, len(turned)], [len(turned), len(long)]))
     assert scores.tolist() == [-5000.5, -5000.5] and types.tolist() == [1, 1]
 
 
