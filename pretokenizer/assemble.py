@@ -3,7 +3,6 @@
 import dataclasses
 import platform
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from pretokenizer.chat_format import ChatFormat
 from pretokenizer.config import RunOptions
 from pretokenizer.document_table import DocumentTable, read_tables
 from pretokenizer.duplicates import DuplicateReport, handle_duplicates
+from pretokenizer.finished_files import FinishedFiles
 from pretokenizer.lengths import LengthReport, length_report, plot_histograms
 from pretokenizer.manifest import MANIFEST_NAME, DataManifest, DatasetCounts, FileRecord, SplitManifest
 from pretokenizer.parts import PartHeader
 from pretokenizer.plan import Plan
-from pretokenizer.publish import sha256_file, write_json_atomic, write_text_atomic
+from pretokenizer.publish import write_json_atomic, write_text_atomic
 from pretokenizer.report import PLOT_NAME, has_plots, markdown_report
 from pretokenizer.selection import Selected, select
 from pretokenizer.shard import optimal_dtype
@@ -51,34 +51,47 @@ def assemble(
     splits = select(plan, tables)
     splits, duplicates = handle_duplicates(splits, store, plan.config.dedup == "exact")
 
+    with FinishedFiles(options.workers) as finished:
+        stats = _write_splits(plan, splits, store, output, final, finished)
+        write_json_atomic_compact(output / "special_tokens.json", tokenizer.special_tokens)
+        save_tokenizer(output / "tokenizer", tokenizer, chat_format)
+        reports = _reports(plan, tables, headers, warnings, duplicates)
+        described = _write_length_figures(stats, output)
+        report = markdown_report(plan, final, splits, stats, described, reports, store, tokenizer, chat_format)
+        write_text_atomic(output / "stats.md", report, sync=False)
+        everything = {
+            "splits": {split: [s.to_json() for s in parts] for split, parts in stats.items()},
+            "totals": {split: total_stats(parts).to_json() for split, parts in stats.items()},
+            "lengths": {split: dataclasses.asdict(lengths) for split, lengths in described.items()},
+            **reports,
+        }
+        write_json_atomic(output / "stats.json", everything, sync=False)
+        manifest = _manifest(plan, tokenizer, chat_format, splits, stats, reports, output, finished)
+    manifest.save(output)
+    return manifest
+
+
+def _write_splits(
+    plan: Plan,
+    splits: dict[str, list[Selected]],
+    store: TokenStore,
+    output: Path,
+    final: Path,
+    finished: FinishedFiles,
+) -> dict[str, list[DatasetStats]]:
+    """Shards and published report of each split that has documents; their figures."""
     stats = {}
     for split, chosen in splits.items():
         prefix = output / f"{plan.config.filename_prefix}-{split}"
         if not any(selected.processed.size for selected in chosen):
             continue
         if any(selected.documents.size for selected in chosen):
-            write_shards(prefix, chosen, store, plan.config.write_json)
+            for path in write_shards(prefix, chosen, store, plan.config.write_json):
+                finished.add(path)
         stats[split] = [dataset_stats(selected, split == "train") for selected in chosen]
-        title = f"{final}/{prefix.name}"
-        write_text_atomic(
-            prefix.with_name(prefix.name + "_stats.txt"), published_report(title, stats[split]), sync=False
-        )
-    write_json_atomic_compact(output / "special_tokens.json", tokenizer.special_tokens)
-    save_tokenizer(output / "tokenizer", tokenizer, chat_format)
-    reports = _reports(plan, tables, headers, warnings, duplicates)
-    described = _write_length_figures(stats, output)
-    report = markdown_report(plan, final, splits, stats, described, reports, store, tokenizer, chat_format)
-    write_text_atomic(output / "stats.md", report, sync=False)
-    everything = {
-        "splits": {split: [s.to_json() for s in parts] for split, parts in stats.items()},
-        "totals": {split: total_stats(parts).to_json() for split, parts in stats.items()},
-        "lengths": {split: dataclasses.asdict(lengths) for split, lengths in described.items()},
-        **reports,
-    }
-    write_json_atomic(output / "stats.json", everything, sync=False)
-    manifest = _manifest(plan, tokenizer, chat_format, splits, stats, reports, output, options.workers)
-    manifest.save(output)
-    return manifest
+        published = published_report(f"{final}/{prefix.name}", stats[split])
+        write_text_atomic(prefix.with_name(prefix.name + "_stats.txt"), published, sync=False)
+    return stats
 
 
 def _write_length_figures(stats: dict[str, list[DatasetStats]], output: Path) -> dict[str, LengthReport]:
@@ -141,13 +154,13 @@ def _manifest(
     stats: dict[str, list[DatasetStats]],
     reports: dict[str, Any],
     output: Path,
-    threads: int,
+    finished: FinishedFiles,
 ) -> DataManifest:
     end_of_turn = tokenizer.token_to_id(chat_format.end_of_turn)
     assert end_of_turn is not None
     files = sorted(path for path in output.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
-    with ThreadPoolExecutor(threads) as pool:
-        hashes = dict(zip(files, pool.map(sha256_file, files), strict=True))
+    for path in files:
+        finished.add(path)
     return DataManifest(
         chat_format=chat_format.name,
         vocab_size=tokenizer.vocab_size,
@@ -169,10 +182,7 @@ def _manifest(
         section=dataclasses.asdict(plan.config),
         versions=versions(),
         inputs={path: FileRecord(**record) for path, record in plan.inputs.items()},
-        outputs={
-            path.relative_to(output).as_posix(): FileRecord(path.stat().st_size, digest)
-            for path, digest in hashes.items()
-        },
+        outputs={path.relative_to(output).as_posix(): finished.record(path) for path in files},
         reports=reports,
     )
 

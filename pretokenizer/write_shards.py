@@ -15,8 +15,10 @@ ROLE_VOCABULARY = 16
 """The original creates its role files for so many values, which makes them uint16."""
 
 
-def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_json: bool) -> None:
-    """Write `prefix-{text,role}.{bin,idx}`, `prefix_origin.npy` and, if asked for, `prefix.jsonl`."""
+def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_json: bool) -> list[Path]:
+    """Write `prefix-{text,role}.{bin,idx}`, `prefix_origin.npy` and, if asked for, `prefix.jsonl`; the names of the
+    large ones.
+    """
     role_dtype = optimal_dtype(ROLE_VOCABULARY)
     total = sum(int(selected.table.sizes[selected.documents].sum()) for selected in chosen)
     with ExitStack() as stack:
@@ -39,6 +41,7 @@ def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_
         origins = np.ascontiguousarray(origins_of(chosen))
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(origins))
         file.write(memoryview(origins).cast("B"))  # type: ignore[arg-type]  # np.save hides why it failed
+    return [prefix.with_name(f"{prefix.name}-{kind}.bin") for kind in ("text", "role")]
 
 
 def origin_path(prefix: Path) -> Path:
