@@ -7,6 +7,9 @@ from pretokenizer.config import DatasetEntry
 from pretokenizer.record_files import RECORD_SUFFIXES, is_record_file
 from pretokenizer.sources.source import Source, stem_of
 
+HUB_METADATA = ("dataset_infos.json", "dataset_info.json", "state.json")
+"""Files beside the records of a hub repository, or of a folder that `datasets` saved, that hold none."""
+
 
 class DataMissingError(ValueError):
     """A data set whose files are nowhere; the message says how to get them."""
@@ -53,7 +56,7 @@ def _named_file(entry: DatasetEntry, path: str, data_dir: Path, folder: Path) ->
 
 def _choose(entry: DatasetEntry, source: Source, folder: Path) -> DatasetFiles:
     """Files of a folder by their stems, below it too (hub folders have data/, main/)."""
-    files = sorted(path for path in folder.rglob("*") if is_record_file(path))
+    files = sorted(path for path in folder.rglob("*") if is_record_file(path) and path.name not in HUB_METADATA)
     if not files:
         raise DataMissingError(f"{entry.name}: no {_suffixes()} file in {folder}")
     by_stem: dict[str, list[Path]] = {}

@@ -13,7 +13,7 @@ class Alpaca(Source):
     class_name = "AlpacaBaseDataset"
     split = "torch"
     Options = FileOption
-    hub = HubFiles("yahma/alpaca-cleaned", "main", ("*.json",))
+    hub = HubFiles("yahma/alpaca-cleaned", "12567cabf869d7c92e573c7c783905fc160e9639", ("alpaca_data_cleaned.json",))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
         """An empty list for a filtered row: it counts in the split, and gives nothing. Empty texts are kept."""
@@ -28,4 +28,4 @@ class Alpaca(Source):
 class CodeAlpaca(Alpaca):
     """The same form, about code."""
 
-    hub = HubFiles("sahil2801/CodeAlpaca-20k", "main", ("*.json",))
+    hub = HubFiles("sahil2801/CodeAlpaca-20k", "152bb5e9a29651266b018106053980070a0521a1", ("code_alpaca_20k.json",))

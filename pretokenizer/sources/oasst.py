@@ -16,6 +16,10 @@ from pretokenizer.roles import Role
 from pretokenizer.sources.source import WRONG_FORM, BadRecord, Converted, HubFiles, InputRecord, Source, bad_record
 
 _ROLES = {"prompter": Role.USER, "assistant": Role.ASSISTANT}
+_REVISIONS = {
+    "OpenAssistant/oasst1": "fdf72ae0827c1cda404aff25b6603abec9e3399b",
+    "OpenAssistant/oasst2": "179dd21fc55192153d94adb0e0ce8f69e222bf75",
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class OasstExport(Source):
     @property
     def hub(self) -> HubFiles:  # type: ignore[override]
         """The released messages."""
-        return HubFiles(self.options.hf_dataset_name, "main", ("data/*.parquet",))
+        name = self.options.hf_dataset_name
+        return HubFiles(name, _REVISIONS.get(name, "main"), ("data/*.parquet",))
 
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random

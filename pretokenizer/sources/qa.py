@@ -21,7 +21,7 @@ class Gsm8k(Source):
     split = "native"
     stems = ("train",)
     val_stems = ("test", "validation")
-    hub = HubFiles("openai/gsm8k", "main", ("main/*.parquet",))
+    hub = HubFiles("openai/gsm8k", "cc7b047b6e5bb11b4f1af84efc572db110a51b3c", ("main/*.parquet",))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
         """Nothing is filtered."""

@@ -43,7 +43,7 @@ class HubFiles(NamedTuple):
 
     repo_id: str
     revision: str
-    """A commit or, where upstream may not be pinned, a branch."""
+    """A commit or, where none was at hand, a branch: `revision:` of the entry pins it."""
     patterns: tuple[str, ...]
     """Glob patterns of the files to fetch."""
 

@@ -36,7 +36,11 @@ class Vicuna(Source):
     independent = False
     uses_random = True
     Options = VicunaOptions
-    hub = HubFiles("Aeala/ShareGPT_Vicuna_unfiltered", "main", ("ShareGPT_V4.3_unfiltered_cleaned_split.json",))
+    hub = HubFiles(
+        "Aeala/ShareGPT_Vicuna_unfiltered",
+        "8b0048ad6ae8c22f46a78c15559dec98feef5539",
+        ("ShareGPT_V4.3_unfiltered_cleaned_split.json",),
+    )
 
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random

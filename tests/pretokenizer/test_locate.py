@@ -47,6 +47,8 @@ def test_splits_by_stem(tmp_path: Path) -> None:
 def test_all_files_or_those_called_train(tmp_path: Path) -> None:
     touch(tmp_path, "vicuna/b.json", "vicuna/a.json", "vicuna/LICENSE")
     assert names(locate(tmp_path, "vicuna").train) == ["a.json", "b.json"]
+    touch(tmp_path, "code_alpaca/dataset_infos.json", "code_alpaca/code_alpaca_20k.json")
+    assert names(locate(tmp_path, "code_alpaca").train) == ["code_alpaca_20k.json"]
     touch(tmp_path, "alpaca/train.json", "alpaca/other.json")
     assert names(locate(tmp_path, "alpaca").train) == ["train.json"]
 
@@ -104,7 +106,11 @@ def test_what_is_asked_of_the_hub(
     }
     assert capsys.readouterr().err == ""
     locate_files(DatasetEntry("gsm8k"), make_source("gsm8k", {}), tmp_path, "cache")
-    assert "openai/gsm8k: 'main' is commit abc123 today; `revision: abc123`" in capsys.readouterr().err
+    assert asked["revision"] == "cc7b047b6e5bb11b4f1af84efc572db110a51b3c"
+    locate_files(DatasetEntry("joke"), make_source("joke", {}), tmp_path, "cache")
+    assert "theblackcat102/joke_explaination: 'main' is commit abc123 today; `revision: abc123`" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
