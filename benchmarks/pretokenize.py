@@ -42,7 +42,8 @@ from pretokenizer.config import RunOptions, make_config
 from pretokenizer.conversation import Conversation, pair
 from pretokenizer.encode import REFERENCE_ENV, make_encoder
 from pretokenizer.framed_pass import FramedPass
-from pretokenizer.record_files import RecordError, is_record_file, read_records
+from pretokenizer.json_records import RecordError
+from pretokenizer.record_files import is_record_file, read_records
 from pretokenizer.reference_pass import ReferencePass
 from pretokenizer.sources import SOURCES, make_source
 from pretokenizer.sources.source import InputRecord, stem_of

@@ -4,8 +4,9 @@ Wrong is: no JSON, no object, a key or type that the source does not expect, rol
 in a conversation of one's own, text that is no Unicode. What the original filters without an error is not wrong.
 """
 
+from pretokenizer.json_records import RecordError
 from pretokenizer.parts import PartHeader
-from pretokenizer.record_files import FileSpan, RecordError, place_of
+from pretokenizer.record_files import FileSpan, place_of
 from pretokenizer.sources.source import BadRecord
 
 MAX_EXAMPLES = 20

@@ -13,7 +13,8 @@ from typing import Any
 
 from pretokenizer.config import PretokenizeConfig, find_file
 from pretokenizer.conversation import Conversation
-from pretokenizer.record_files import Record, RecordError, read_records
+from pretokenizer.json_records import Record, RecordError
+from pretokenizer.record_files import read_records
 
 MIN_WORDS = 5
 _WORD = re.compile(r"\w+")

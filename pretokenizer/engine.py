@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretokenizer import sentencepiece_json
-from pretokenizer.record_files import fast_loads
+from pretokenizer.json_records import fast_loads
 from pretokenizer.tokenizer import JsonTokenizer, SentencePieceTokenizer, Tokenizer
 
 

@@ -12,9 +12,10 @@ from pretokenizer.conversation import Conversation
 from pretokenizer.decontaminate import Questions
 from pretokenizer.encode import Encoder, make_encoder
 from pretokenizer.encoded_batch import EngineMismatchError
+from pretokenizer.json_records import RecordError
 from pretokenizer.parts import PartWriter, is_complete, read_header
 from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer
-from pretokenizer.record_files import FileSpan, RecordError, read_records
+from pretokenizer.record_files import FileSpan, read_records
 from pretokenizer.reference_pass import ReferencePass
 from pretokenizer.shard import optimal_dtype
 from pretokenizer.sources.source import (

@@ -1,7 +1,7 @@
 """alpaca and code_alpaca: instruction, optional input, output. Filtered after the split, part by part."""
 
 from pretokenizer.conversation import Conversation, pair
-from pretokenizer.record_files import Record
+from pretokenizer.json_records import Record
 from pretokenizer.sources.qa import FileOption
 from pretokenizer.sources.source import Converted, HubFiles, Source
 from pretokenizer.sources.word_filter import has_filtered_phrase

@@ -3,7 +3,7 @@
 import re
 
 from pretokenizer.conversation import Conversation, Message
-from pretokenizer.record_files import Record
+from pretokenizer.json_records import Record
 from pretokenizer.roles import Role
 from pretokenizer.sources.qa import FileOption
 from pretokenizer.sources.source import Converted, HubFiles, Source

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pretokenizer.conversation import Conversation, Message, pair
-from pretokenizer.record_files import Record
+from pretokenizer.json_records import Record
 from pretokenizer.sources.source import Converted, HubFiles, InputRecord, Source
 from pretokenizer.sources.word_filter import has_filtered_phrase
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretokenizer.conversation import ROLE_OF_NAME, Conversation, Message
-from pretokenizer.record_files import Record
+from pretokenizer.json_records import Record
 from pretokenizer.roles import Role
 from pretokenizer.sources.source import BadRecord, Converted, Source
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pretokenizer.conversation import Conversation, Message
-from pretokenizer.record_files import Record
+from pretokenizer.json_records import Record
 from pretokenizer.roles import Role
 from pretokenizer.sources.source import WRONG_FORM, BadRecord, Converted, HubFiles, InputRecord, Source, bad_record
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pretokenizer.conversation import Conversation, Message
-from pretokenizer.record_files import Record
+from pretokenizer.json_records import Record
 from pretokenizer.roles import Role
 from pretokenizer.sources.source import Converted, HubFiles, Source
 

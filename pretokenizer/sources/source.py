@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pretokenizer.config import check_known_options
 from pretokenizer.conversation import Conversation
-from pretokenizer.record_files import Record
+from pretokenizer.json_records import Record
 from pretokenizer.yaml_config import from_mapping
 
 

@@ -11,8 +11,8 @@ from pretokenizer.bad_records import BadRecordsError
 from pretokenizer.build import build
 from pretokenizer.config import RunOptions
 from pretokenizer.encode import REFERENCE_ENV
+from pretokenizer.json_records import RecordError
 from pretokenizer.merge import build_part, merge
-from pretokenizer.record_files import RecordError
 from tests.pretokenizer.conftest import BuildToy, make_toy_config, question_records, write_jsonl
 
 LINES = {

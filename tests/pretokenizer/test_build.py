@@ -18,8 +18,8 @@ from pretokenizer import tasks
 from pretokenizer.build import BuildError, build
 from pretokenizer.config import RunOptions
 from pretokenizer.encode import REFERENCE_ENV
+from pretokenizer.json_records import RecordError
 from pretokenizer.plan import make_plan
-from pretokenizer.record_files import RecordError
 from pretokenizer.shard import ShardReader
 from pretokenizer.tokenizer import Tokenizer
 from tests.pretokenizer.conftest import REPOSITORY, BuildToy, make_toy_config, question_records, write_jsonl

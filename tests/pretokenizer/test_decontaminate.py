@@ -7,7 +7,7 @@ import pytest
 
 from pretokenizer.conversation import Conversation, pair
 from pretokenizer.decontaminate import Questions, read_questions
-from pretokenizer.record_files import RecordError
+from pretokenizer.json_records import RecordError
 from tests.pretokenizer.conftest import BuildToy, question_records, write_jsonl
 
 LONG = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron"

@@ -11,8 +11,9 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from pretokenizer import record_files
-from pretokenizer.record_files import FileSpan, RecordError, is_record_file, place_of, read_records, split_file
+from pretokenizer import json_records
+from pretokenizer.json_records import RecordError
+from pretokenizer.record_files import FileSpan, is_record_file, place_of, read_records, split_file
 
 RECORDS = [{"a": i, "text": f"Zeile {i} é\n\u2028 {'x' * i}"} for i in range(20)]
 LINES = "".join(json.dumps(record, ensure_ascii=bool(i % 2)) + "\n" for i, record in enumerate(RECORDS)).encode()
@@ -66,7 +67,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def test_python_json_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record_files, "fast_loads", json.loads)
+    monkeypatch.setattr(json_records, "fast_loads", json.loads)
     for name in ("plain.jsonl", "crlf_and_blank.jsonl", "list.json"):
         (tmp_path / name).write_bytes(CONTENTS[name])
         assert rows(tmp_path / name) == list(enumerate(RECORDS)), name
@@ -88,7 +89,7 @@ def test_files_that_cannot_be_cut_are_one_span(tmp_path: Path) -> None:
 
 
 def test_a_list_too_large_to_hold_is_read_in_a_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record_files, "_LIST_IN_MEMORY_BYTES", 50)
+    monkeypatch.setattr(json_records, "_LIST_IN_MEMORY_BYTES", 50)
     (tmp_path / "a.json").write_bytes(CONTENTS["list.json"])
     assert rows(tmp_path / "a.json") == list(enumerate(RECORDS))
     (tmp_path / "b.json").write_bytes(CONTENTS["list.json"][:-100])
@@ -172,3 +173,14 @@ def test_which_names_are_records(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).touch()
     assert [name for name in names if is_record_file(tmp_path / name)] == names[:5]
+
+
+def test_json_lines_of_which_the_first_is_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'[1, 2]\n{"a": 1}\n\n[]\n{"a": 2}\n')
+    bad: list[tuple[int, str, str]] = []
+    assert list(read_records(path, lambda *what: bad.append(what))) == [(1, {"a": 1}), (3, {"a": 2})]
+    reason = "expected a JSON object, found a list"
+    assert bad == [(0, f"{path}:1", reason), (2, f"{path}:4", reason)]
+    path.write_bytes(b'[{"a": 1}]\n \n')
+    assert list(read_records(path)) == [(0, {"a": 1})]
