@@ -216,9 +216,8 @@ def _run_in_pool(pool: ProcessPoolExecutor, tasks: list[Task], progress: "tqdm[A
             "a worker process was killed, perhaps for want of memory; the same command goes on from here,"
             " and fewer --workers need less memory"
         ) from None
-    except BaseException:
+    finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        raise
 
 
 def fresh_folder(path: Path) -> Path:
