@@ -19,12 +19,17 @@ from pretokenizer.token_store import TokenStore, batches
 MAX_EXAMPLES = 10
 
 
-class Place(NamedTuple):
-    """A document in the written order: which Selected, which of its documents."""
+class Places(NamedTuple):
+    """Documents in the written order, (D,) each."""
 
-    selected: int
-    position: int
-    """Into `Selected.processed`."""
+    selected: NDArray[np.int64]
+    """Which Selected."""
+    positions: NDArray[np.int64]
+    """Which of its documents: into `Selected.processed`."""
+
+    def of(self, documents: NDArray[np.integer]) -> "Places":
+        """Some of them."""
+        return Places(self.selected[documents], self.positions[documents])
 
 
 @dataclass(frozen=True)
@@ -49,42 +54,46 @@ def handle_duplicates(
     """Count duplicates; with `remove`, keep only the first of equal documents, train before val."""
     everything = [*splits["train"], *splits["val"]]
     num_train = len(splits["train"])
-    copies = list(_copies(everything, store))
-    counts = {"train": 0, "val": 0, "leaked": 0}
-    hits = [np.zeros(selected.processed.size, dtype=bool) for selected in everything]
-    examples: list[dict[str, object]] = []
-    for first, copy in copies:
-        hits[copy.selected][copy.position] = True
-        is_leak = first.selected < num_train <= copy.selected
-        counts["leaked" if is_leak else "val" if copy.selected >= num_train else "train"] += 1
-        if is_leak and len(examples) < MAX_EXAMPLES:
-            examples.append({"val": _describe(everything, copy), "train": _describe(everything, first)})
+    firsts, copies = _copies(everything, store)
+    is_val = copies.selected >= num_train
+    is_leak = is_val & (firsts.selected < num_train)
+    examples: list[dict[str, object]] = [
+        {"val": _describe(everything, copies, i), "train": _describe(everything, firsts, i)}
+        for i in np.flatnonzero(is_leak)[:MAX_EXAMPLES].tolist()
+    ]
     if remove:
+        hits = [np.zeros(selected.processed.size, dtype=bool) for selected in everything]
+        for number, hit in enumerate(hits):
+            hit[copies.positions[copies.selected == number]] = True
         everything = [selected.leave_out(hit, "duplicate") for selected, hit in zip(everything, hits, strict=True)]
-    report = DuplicateReport(counts["train"], counts["val"], counts["leaked"], len(copies) if remove else 0, examples)
+    train, val, leaked = (int(which.sum()) for which in (~is_val, is_val & ~is_leak, is_leak))
+    report = DuplicateReport(train, val, leaked, copies.selected.size if remove else 0, examples)
     return {"train": everything[:num_train], "val": everything[num_train:]}, report
 
 
-def _copies(everything: list[Selected], store: TokenStore) -> Iterator[tuple[Place, Place]]:
-    """(first occurrence, later copy) of equal accepted documents, in writing order of the copies."""
-    owners = np.concatenate([np.full(int(s.accepted.sum()), i) for i, s in enumerate(everything)] or [np.empty(0, int)])
-    positions = np.concatenate([np.flatnonzero(s.accepted) for s in everything] or [np.empty(0, int)])
-    keys: NDArray[np.uint64] = np.concatenate(
-        [s.table.keys[s.documents] for s in everything] or [np.empty(0, np.uint64)]
-    )
+def _copies(everything: list[Selected], store: TokenStore) -> tuple[Places, Places]:
+    """(first occurrences, later copies) of equal accepted documents, in writing order of the copies."""
+    positions = [np.flatnonzero(selected.accepted) for selected in everything]
+    owners = np.repeat(np.arange(len(everything)), [own.size for own in positions])
+    accepted = Places(owners, np.concatenate([*positions, np.empty(0, dtype=np.int64)]))
+    keys = np.concatenate([*(s.table.keys[s.documents] for s in everything), np.empty(0, dtype=np.uint64)])
     order = np.argsort(keys, kind="stable")
     same = keys[order][1:] == keys[order][:-1]
     is_candidate = np.zeros(keys.size, dtype=bool)
     is_candidate[order[1:][same]] = is_candidate[order[:-1][same]] = True
-    firsts: dict[bytes, Place] = {}
-    for number, selected in enumerate(everything):
-        own = positions[is_candidate & (owners == number)]
-        digests = _digests(selected.table, selected.processed[own], store)
-        for position, digest in zip(own.tolist(), digests, strict=True):
-            place = Place(number, position)
-            first = firsts.setdefault(digest, place)
-            if first is not place:
-                yield first, place
+    candidates = accepted.of(np.flatnonzero(is_candidate))
+    digests = b"".join(
+        digest
+        for number, s in enumerate(everything)
+        for digest in _digests(s.table, s.processed[candidates.positions[candidates.selected == number]], store)
+    )
+    words = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
+    order = np.lexsort(words.T)  # stable: equal documents stay in writing order
+    is_first = np.append(True, (words[order][1:] != words[order][:-1]).any(axis=1))[: order.size]
+    first_of = order[np.flatnonzero(is_first)][np.cumsum(is_first) - 1]
+    copies, firsts = order[~is_first], first_of[~is_first]
+    written = np.argsort(copies)
+    return candidates.of(firsts[written]), candidates.of(copies[written])
 
 
 def _digests(table: DocumentTable, documents: NDArray[np.int64], store: TokenStore) -> Iterator[bytes]:
@@ -96,8 +105,8 @@ def _digests(table: DocumentTable, documents: NDArray[np.int64], store: TokenSto
             yield hashlib.blake2b(raw[start:end], digest_size=16).digest()
 
 
-def _describe(everything: list[Selected], place: Place) -> dict[str, object]:
-    selected = everything[place.selected]
-    document = selected.processed[place.position : place.position + 1]
+def _describe(everything: list[Selected], places: Places, number: int) -> dict[str, object]:
+    selected = everything[int(places.selected[number])]
+    document = selected.processed[places.positions[number : number + 1]]
     file_number, row = selected.table.origins_of(document)[0].tolist()
     return {"dataset": selected.name, "file": file_number, "record": row + 1}
