@@ -57,5 +57,6 @@ def _described(tokenizer: Tokenizer, special: Mapping[str, int]) -> bytes:
     kept = {content: (i, token) for content, (i, token) in own.items() if not token.special or content in special}
     added = [{"id": i, "content": content, **{f: getattr(t, f) for f in flags}} for content, (i, t) in kept.items()]
     marks = {content: i for content, i in special.items() if content not in own}
+    described |= {"truncation": None, "padding": None}
     described["added_tokens"] = [*added, *sentencepiece_json.special_tokens(marks)]
     return sentencepiece_json.dump(described)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from pretokenizer.engine import FastEngine
 from pretokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -40,6 +41,16 @@ def test_added_tokens_of_a_tokenizer_json(byte_level_path: Path) -> None:
         engine = FastEngine(tokenizer, CHATML_TOKENS, encode_special)
         expected = tokenizer.encode(spelled) if encode_special else tokenizer.encode_plain_batch([spelled])[0]
         assert engine.encode(engine.marks["<|im_end|>"] + spelled).tolist() == [tokenizer.vocab_size + 1, *expected]
+
+
+def test_truncation_in_the_file_is_left_out(byte_level_path: Path, tmp_path: Path) -> None:
+    backend = tokenizers.Tokenizer.from_file(str(byte_level_path))
+    backend.enable_truncation(2)
+    backend.enable_padding(length=9)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json", CHATML_TOKENS)
+    engine = FastEngine(tokenizer, CHATML_TOKENS)
+    assert engine.encode("the cat sat on the mat").tolist() == tokenizer.encode("the cat sat on the mat")
 
 
 @needs_shared
