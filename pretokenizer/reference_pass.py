@@ -47,7 +47,7 @@ class ReferencePass:
         run, owners = "", [(0, 0)]  # text since the last control token, and (character, turn) where turns begin in it
 
         def flush() -> None:
-            ids, begins = self.tokenizer.encode_plain_offsets(run) if run else ([], [])
+            ids, begins = self.tokenizer.encode_plain_offsets(run, at_start=not any(rows)) if run else ([], [])
             firsts = [character for character, _ in owners]
             for token_id, begin in zip(ids, begins, strict=True):
                 rows[owners[max(0, bisect_right(firsts, begin) - 1)][1]].append(token_id)

@@ -14,6 +14,7 @@ Source of the SentencePiece rules: LAION-AI/Open-Assistant f1e6ed9 pretokenizer/
 import hashlib
 import json
 import re
+import secrets
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,11 +94,15 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts in which nothing is special: a control token spelled in a text stays text."""
+        """Ids of texts in which nothing is special: a control token spelled in a text stays text. Each text is taken
+        to follow a control token, which makes a difference to vocabularies that mark only the start of a document.
+        """
 
     @abstractmethod
-    def encode_plain_offsets(self, text: str) -> tuple[list[int], list[int]]:
-        """(ids, begins) of a text in which nothing is special: the character at which each token begins."""
+    def encode_plain_offsets(self, text: str, at_start: bool = False) -> tuple[list[int], list[int]]:
+        """(ids, begins) of such a text: begins are the characters at which the tokens begin. `at_start`: nothing stands
+        before it.
+        """
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
@@ -180,7 +185,7 @@ class SentencePieceTokenizer(Tokenizer):
         """SentencePiece itself never reads control tokens from text."""
         return [list(self.processor.encode(text)) for text in texts]
 
-    def encode_plain_offsets(self, text: str) -> tuple[list[int], list[int]]:
+    def encode_plain_offsets(self, text: str, at_start: bool = False) -> tuple[list[int], list[int]]:
         """From SentencePiece's own alignment."""
         mapping = self.processor.encode(text, out_type="offset_mapping")
         return list(mapping["ids"]), [begin for begin, _ in mapping["offsets"]]
@@ -218,6 +223,7 @@ class JsonTokenizer(Tokenizer):
     def __init__(self, path: Path, extra_special_tokens: Sequence[str] = (), new_tokens: bool = True) -> None:
         super().__init__(path, extra_special_tokens, new_tokens)
         self.backend = _load_backend(path, extra_special_tokens)
+        self._mark = f"\x01{secrets.token_hex(4)}\x02"  # random, so that no text has it
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
         if max(vocabulary.values(), default=0) >= MAX_IDS:
             raise TokenizerError(
@@ -253,14 +259,35 @@ class JsonTokenizer(Tokenizer):
 
     def encode_plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """As the backend, but a special token is text."""
+        if self._marked_backend is not None:
+            marked = [self._mark + text for text in texts]
+            return [e.ids[1:] for e in self._marked_backend.encode_batch_fast(marked, add_special_tokens=False)]
         with self._specials_as_text():
             return [e.ids for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def encode_plain_offsets(self, text: str) -> tuple[list[int], list[int]]:
+    def encode_plain_offsets(self, text: str, at_start: bool = False) -> tuple[list[int], list[int]]:
         """From the backend's own alignment."""
+        if self._marked_backend is not None and not at_start:
+            encoding = self._marked_backend.encode(self._mark + text, add_special_tokens=False)
+            return list(encoding.ids[1:]), [begin - len(self._mark) for begin, _ in encoding.offsets[1:]]
         with self._specials_as_text():
             encoding = self.backend.encode(text, add_special_tokens=False)
         return list(encoding.ids), [begin for begin, _ in encoding.offsets]
+
+    @cached_property
+    def _marked_backend(self) -> Any | None:
+        """A backend in which only `_mark` is special, for vocabularies that treat the start of a document in a way of
+        its own (Metaspace with `prepend_scheme` first): after a mark a text is not that start. Else None.
+        """
+        import tokenizers
+
+        if not re.search(rb'"prepend_scheme"\s*:\s*"first"', self.path.read_bytes()):
+            return None
+        described = json.loads(self.backend.to_str())
+        described["added_tokens"] = [token for token in described["added_tokens"] if not token["special"]]
+        backend = tokenizers.Tokenizer.from_str(json.dumps(described))
+        backend.add_special_tokens([tokenizers.AddedToken(self._mark, special=True, normalized=False)])
+        return backend
 
     @contextmanager
     def _specials_as_text(self) -> Iterator[None]:

@@ -4,7 +4,9 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pytest
 import sentencepiece
+import tokenizers
 
 from pretokenizer.chat_format import CHAT_FORMATS
 from pretokenizer.conversation import Conversation, Message, pair
@@ -72,6 +74,36 @@ def test_turns_that_begin_inside_a_text(sample_tokenizer: Tokenizer) -> None:
     assert ids == [1, *first, 2, 1, *second, 2]
     asked = len(reference.encode("[INST] Hi [/INST]"))
     assert roles[: 1 + asked] == [1] * (1 + asked) and set(roles[1 + asked : 2 + len(first)]) == {2}
+
+
+@pytest.fixture(scope="module")
+def first_only_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `tokenizer.json` that puts `▁` in front of the document only, as newer Llama and Mistral conversions do."""
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=120, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False
+    )
+    backend.train_from_iterator(["the user cat sat [INST]</s>", "assistant dog and user cat\n user assistant"], trainer)
+    path = tmp_path_factory.mktemp("first_only") / "tokenizer.json"
+    backend.save(str(path))
+    return path
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama2"])
+def test_the_start_of_a_document_is_no_turn(first_only_path: Path, name: str) -> None:
+    chat_format = CHAT_FORMATS[name]
+    tokenizer = load_tokenizer(first_only_path, chat_format.special_tokens)
+    assert isinstance(tokenizer, JsonTokenizer)
+    talk = Conversation(pair("the cat", "dog and"))
+    whole = "".join(text for text, _ in chat_format.render(talk))
+    expected = tokenizer.backend.encode(whole, add_special_tokens=False)
+    assert ReferencePass(tokenizer, chat_format).encode([talk]).tokens.tolist() == expected.ids
+    assert expected.tokens[1][0] != "▁"
+    spelled = ReferencePass(tokenizer, chat_format).encode([Conversation(pair("a</s>", "b"))])
+    assert tokenizer.token_to_id("</s>") not in spelled.tokens[:-1] and spelled.control_counts.tolist() == [1]
+    start = tokenizer.encode_plain_offsets("cat", at_start=True)
+    assert tokenizer.id_to_token(start[0][0])[:1] == "▁" and start[1][0] == 0  # type: ignore[index]
 
 
 @needs_shared
