@@ -14,7 +14,7 @@ megatron/model/language_model.py, megatron/checkpointing.py, weights_conversion/
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.mapping import Direct, Rule, Table, expand, linear
+from checkpoint_convert.rank_parts import check_ranks
 from checkpoint_convert.rotary_order import to_halves, to_interleaved
 from checkpoint_convert.tensors import ConvertError, Parts, TensorInfo
 from checkpoint_convert.torch_archive import Opaque, read_archive
@@ -33,6 +34,7 @@ from megatron_train.parallel_layout import ParallelLayout
 HERE, THERE = "decoder.layers.{layer}", "encoder.layers.{layer}"
 FILE_NAMES = ("model_optim_rng.pt", "model_rng.pt")
 EMBEDDING, HEAD = "embedding.word_embeddings.weight", "lm_head"
+LAYER_NAME, CHUNK_NAME = re.compile(r"^encoder\.layers\.(\d+)\."), re.compile(r"model\d*")
 OPAQUE = (
     *(("argparse", "Namespace"), ("torch", "device"), ("torch", "dtype"), ("numpy", "ndarray"), ("numpy", "dtype")),
     *(("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("_codecs", "encode")),
@@ -124,10 +126,15 @@ class MegatronLlmWeights:
             raise ConvertError(f"{folder}: the files of (tensor, pipeline) ranks {missing} are missing")
         states = {rank: _read_rank(path) for rank, path in files.items()}
         self.arguments: dict[str, Any] = vars(states[0, 0]["args"])
+        self.num_layers = _num_layers(self.arguments, files[0, 0])
+        self.chunks = _model_chunks({files[rank]: state for rank, state in states.items()})
         self._parts: dict[str, list[Tensor]] = {}
         for pp in range(self.pp):
-            self._add_stage(pp, [states[tp, pp] for tp in range(self.tp)])
+            ranks = [(tp, pp) for tp in range(self.tp)]
+            self._add_stage(pp, [states[rank] for rank in ranks], [files[rank] for rank in ranks])
         self.infos = {name: self._info(name, parts) for name, parts in self._parts.items()}
+        if EMBEDDING not in self.infos:
+            raise ConvertError(f"{files[0, 0]}: lacks {EMBEDDING}; is the file complete? Fetch or save it again")
 
     @property
     def is_gated(self) -> bool:
@@ -149,24 +156,58 @@ class MegatronLlmWeights:
             shape[axis] = sum(part.shape[axis] for part in parts)
         return TensorInfo(tuple(shape), parts[0].dtype)
 
-    def _add_stage(self, pp: int, states: list[dict[str, Any]]) -> None:
+    def _add_stage(self, pp: int, states: list[dict[str, Any]], files: list[Path]) -> None:
         """The tensors of one pipeline stage, of each of its model chunks."""
-        chunks = [key for key in sorted(states[0]) if re.fullmatch(r"model\d*", key)]
-        layout = ParallelLayout(self.tp * self.pp, self.tp, self.pp, vpp=len(chunks))
-        num_layers = int(self.arguments.get("num_layers") or self.arguments["encoder_num_layers"])
-        for index, chunk in enumerate(chunks):
-            layers = layout.layers_of_stage(num_layers, pp, index)
-            ranks = [_flat_names(state[chunk]["language_model"]) for state in states]
+        layout = ParallelLayout(self.tp * self.pp, self.tp, self.pp, vpp=len(self.chunks))
+        for index, chunk in enumerate(self.chunks):
+            layers = layout.layers_of_stage(self.num_layers, pp, index)
+            ranks = [_chunk_tensors(state[chunk], f"{file}: {chunk}") for state, file in zip(states, files)]
+            check_ranks(ranks, files, partition_axis)
+            found = {int(match[1]) for name in ranks[0] if (match := LAYER_NAME.match(name))}
+            if found != set(range(len(layers))):
+                raise ConvertError(
+                    f"{files[0]}: {chunk} holds the layers {sorted(found)}; {self.num_layers} layers in {self.pp} "
+                    f"pipeline stages of {len(self.chunks)} model chunks make {len(layers)} each, numbered from 0"
+                )
             for name in ranks[0]:
-                tensors = [rank[name] for rank in ranks]
-                self._parts[_numbered_through(name, layers.start)] = tensors
+                self._parts[_numbered_through(name, layers.start)] = [rank[name] for rank in ranks]
+
+
+def _num_layers(arguments: Mapping[str, Any], file: Path) -> int:
+    number = arguments.get("num_layers") or arguments.get("encoder_num_layers")
+    if not isinstance(number, int) or number < 1:
+        raise ConvertError(f"{file}: its arguments do not tell num_layers ({number!r})")
+    return number
+
+
+def _model_chunks(states: Mapping[Path, Mapping[str, Any]]) -> list[str]:
+    """`model`, or with virtual pipeline stages `model0`, `model1` ... by number: model10 comes after model9."""
+    found = {
+        file: sorted((key for key in state if CHUNK_NAME.fullmatch(str(key))), key=lambda key: (len(key), key))
+        for file, state in states.items()
+    }
+    first = next(iter(found.values()))
+    for file, chunks in found.items():
+        if not chunks or chunks not in (["model"], [f"model{i}" for i in range(len(chunks))]):
+            names = ", ".join(chunks) or "neither"
+            raise ConvertError(f"{file}: expected the entry model, or model0, model1 ... without a gap; found {names}")
+        if chunks != first:
+            raise ConvertError(f"{file}: holds {len(chunks)} model chunks, another rank's file {len(first)}")
+    return first
+
+
+def _chunk_tensors(chunk: Any, where: str) -> dict[str, Tensor]:
+    found = _flat_names(chunk.get("language_model")) if isinstance(chunk, dict) else {}
+    if not found:
+        raise ConvertError(f"{where} holds no tensors under language_model; is this Megatron-LLM's checkpoint?")
+    return found
 
 
 def _numbered_through(name: str, first: int) -> str:
-    return re.sub(r"^encoder\.layers\.(\d+)\.", lambda match: f"encoder.layers.{int(match[1]) + first}.", name)
+    return LAYER_NAME.sub(lambda match: f"encoder.layers.{int(match[1]) + first}.", name)
 
 
-def _flat_names(language_model: dict[str, Any]) -> dict[str, Tensor]:
+def _flat_names(language_model: Any) -> dict[str, Tensor]:
     """The newer spelling of every name: a converted release says transformer and attention, a trained one encoder."""
     found: dict[str, Tensor] = {}
 

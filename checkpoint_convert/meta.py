@@ -20,6 +20,7 @@ from torch import Tensor
 
 from checkpoint_convert.families.family import words
 from checkpoint_convert.mapped_file import MappedFile
+from checkpoint_convert.rank_parts import check_ranks
 from checkpoint_convert.rotary_order import to_halves
 from checkpoint_convert.tensors import ConvertError, TensorInfo
 from checkpoint_convert.torch_archive import read_archive
@@ -128,6 +129,9 @@ class MetaWeights:
         unknown = sorted(set(self.parts[0]) - used - set(NOT_WEIGHTS))
         if unknown:
             raise ConvertError(f"{files[0]}: no place for {', '.join(unknown[:5])} in a Llama model")
+        axes = {part.name: part.axis for part in self._sources.values()}
+        weights = [{name: t for name, t in state.items() if name not in NOT_WEIGHTS} for state in self.parts]
+        check_ranks(weights, files, axes.get)
 
     def _vocabulary_axis(self, first: Tensor) -> int | None:
         """Llama 1 and 2 split the embedding's columns, Llama 3 its rows."""

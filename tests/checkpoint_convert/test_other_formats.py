@@ -96,6 +96,22 @@ def test_from_meta_computes_what_meta_defines(tmp_path: Path, parts: int, vocabu
     assert verify_meta(folder, tmp_path / "ckpt").different == []
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("layers.0.attention.wq.bias", torch.ones(3), r"consolidated\.01\.pth: only one of it and .* holds layers\.0"),
+        ("norm.weight", torch.full((DIM,), 7.0), r"consolidated\.01\.pth: its norm\.weight does not go with that of"),
+    ],
+)
+def test_from_meta_refuses_parts_of_two_models(tmp_path: Path, name: str, change: torch.Tensor, message: str) -> None:
+    folder = save_meta(tmp_path / "meta", 2)
+    second = torch.load(folder / "consolidated.01.pth") | {name: change}
+    torch.save(second, folder / "consolidated.01.pth")
+
+    with pytest.raises(ConvertError, match=message):
+        from_meta(folder, tmp_path / "ckpt", ImportOptions())
+
+
 def test_megatron_llm_has_metas_rows_unchanged(tmp_path: Path) -> None:
     from_meta(save_meta(tmp_path / "meta", 1), tmp_path / "ckpt", ImportOptions())
     to_megatron_llm(tmp_path / "ckpt", tmp_path / "llm", tp=1, pp=1)
