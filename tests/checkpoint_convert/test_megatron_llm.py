@@ -100,3 +100,12 @@ def test_ranks_of_one_save_are_joined(tmp_path: Path) -> None:
 
     assert weights.infos["encoder.layers.0.mlp.dense_4h_to_h.weight"].shape == (4, 6)
     assert weights.infos["embedding.word_embeddings.weight"].shape == (4, 4)
+
+
+def test_norms_that_drifted_apart_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save_two_ranks(tmp_path, {NORM.format(0): torch.full((4,), 1.005)})
+
+    assert MegatronLlmWeights(folder).read(f"encoder.{NORM.format(0)}").tolist() == [1.0] * 4
+    assert capsys.readouterr().err.endswith(
+        "the other ranks' encoder.layers.0.input_layernorm.weight differ by up to 0.01; rank 0's are taken\n"
+    )
