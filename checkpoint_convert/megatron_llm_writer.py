@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import shutil
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from checkpoint_convert.mapping import Rule, Table
 from checkpoint_convert.megatron_io import CheckpointReader
 from checkpoint_convert.megatron_llm import EMBEDDING, HEAD, is_up_gate, partition_axis
 from checkpoint_convert.plan import check_checkpoint
-from checkpoint_convert.report import Report, progress, warn_of_not_finite
+from checkpoint_convert.report import Report, progress, warn, warn_of_not_finite
 from checkpoint_convert.staging import check_target, folder_staging
 from checkpoint_convert.tensors import ConvertError, TensorInfo, joined, main_dtype, raw_bytes
 from checkpoint_convert.vocabulary import RowPlan, grow, shrink
@@ -34,6 +34,7 @@ from megatron_train.model_config import ModelConfig, pad_vocab_size
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.state.checkpoint_folder import MODEL_CONFIG, TOKENIZER_DIR, TRACKER, check_folder, find_checkpoint
 from pretokenizer.publish import publish_folder, write_sha256sums
+from pretokenizer.tokenizer import read_tokenizer_spec
 
 ROWS_DIVISIBLE_BY = 128
 
@@ -90,7 +91,7 @@ def to_megatron_llm(
     check_layout(model, tp, pp)
     rows = pad_vocab_size(model.vocab_size, ROWS_DIVISIBLE_BY * tp)
     dtype = dtype or main_dtype(reader.infos.values())
-    arguments = saved_arguments(model, rows, tp, pp)
+    arguments = saved_arguments(model, rows, tp, pp, tokenizer_arguments(folder / TOKENIZER_DIR))
     report = Report(out_dir, dtype=dtype, vocabulary=f"{model.vocab_size:,} rows in use, padded to {rows:,}")
     with folder_staging(out_dir) as staging:
         with progress(reader.infos, f"writing {out_dir.name}") as bar:
@@ -114,7 +115,7 @@ def to_megatron_llm(
 
 
 def check_layout(model: ModelConfig, tp: int, pp: int) -> None:
-    """Raises ConvertError naming what the sizes do not divide."""
+    """Raises ConvertError naming what the sizes do not divide, and what Megatron-LLM's models do not have."""
     divided = {
         "num_attention_heads": (model.num_attention_heads, tp),
         "key/value heads": (model.query_groups, tp),
@@ -122,6 +123,11 @@ def check_layout(model: ModelConfig, tp: int, pp: int) -> None:
         "num_layers": (model.num_layers, pp),
     }
     wrong = [f"{name} {size} is not a multiple of {by}" for name, (size, by) in divided.items() if size % by]
+    activation = "silu" if model.family == "llama" else "gelu"
+    if model.activation != activation:
+        wrong.append(f"Megatron-LLM's {model.family} model has {activation}, not {model.activation}")
+    if model.family == "falcon" and not model.parallel_residual:
+        wrong.append("Megatron-LLM's Falcon has attention and MLP in parallel, this one has them in sequence")
     if model.rope_scaling_type == "llama3":
         wrong.append("Megatron-LLM lacks Llama 3's rotary scaling")
     if wrong:
@@ -168,7 +174,21 @@ def split(name: str, tensor: Tensor, tp: int, is_gated: bool) -> list[Tensor]:
     return list(tensor.chunk(tp, dim=axis))
 
 
-def saved_arguments(model: ModelConfig, rows: int, tp: int, pp: int) -> Namespace:
+def tokenizer_arguments(folder: Path) -> dict[str, Any]:
+    """The added tokens as Megatron-LLM's command line has them, so that its tokenizer gives the same ids."""
+    if not folder.is_dir():
+        return {}
+    spec = read_tokenizer_spec(folder)
+    tokens = spec["extra_special_tokens"]
+    if any("," in token for token in tokens):
+        warn(
+            f"{folder}: --vocab_extra_ids_list of Megatron-LLM cannot spell a token with a comma, so none are recorded"
+        )
+        return {}
+    return {"vocab_extra_ids_list": ",".join(tokens) or None, "new_tokens": bool(spec["new_tokens"])}
+
+
+def saved_arguments(model: ModelConfig, rows: int, tp: int, pp: int, tokenizer: Mapping[str, Any]) -> Namespace:
     """What --use_checkpoint_args reads, and what loading compares."""
     is_llama = model.family == "llama"
     return Namespace(
@@ -184,6 +204,7 @@ def saved_arguments(model: ModelConfig, rows: int, tp: int, pp: int) -> Namespac
         padded_vocab_size=rows,
         make_vocab_size_divisible_by=ROWS_DIVISIBLE_BY,
         tokenizer_type="SentencePieceTokenizer" if is_llama else "FalconTokenizer",
+        **tokenizer,
         glu_activation="swiglu" if is_llama else None,
         use_rms_norm=is_llama,
         layernorm_epsilon=model.layernorm_epsilon,

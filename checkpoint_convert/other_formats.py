@@ -58,7 +58,7 @@ def from_megatron_llm(
     """A checkpoint of Megatron-LLM -> CKPT_DIR/release. Raises ConvertError, CheckpointError or TokenizerError."""
     source = MegatronLlmWeights(find_ranks(folder))
     model = model_config_of_arguments(source.arguments, source.infos[EMBEDDING].shape[0], source)
-    tokenizer = tokenizer_beside(folder, vocab_file, options)
+    tokenizer = tokenizer_beside(folder, vocab_file, options, source.arguments)
     plan = plan_padded_rows(model, tokenizer, options)
     model = dataclasses.replace(model, source_vocab_size=min(plan.source_rows, plan.used_rows))
     table = megatron_llm.table(model)
@@ -91,8 +91,13 @@ def find_ranks(folder: Path) -> Path:
     return find_checkpoint(folder)
 
 
-def tokenizer_beside(folder: Path, vocab_file: Path | None, options: ImportOptions) -> Tokenizer | None:
-    """The tokenizer of --vocab_file, else tokenizer.model in the folder or the one above it; None and a warning."""
+def tokenizer_beside(
+    folder: Path, vocab_file: Path | None, options: ImportOptions, arguments: Mapping[str, Any] | None = None
+) -> Tokenizer | None:
+    """The tokenizer of --vocab_file, else tokenizer.model in the folder or the one above it; None and a warning.
+
+    With the tokens of the command line, else those that the `arguments` of a training run name.
+    """
     places = [vocab_file] if vocab_file else [folder / "tokenizer.model", folder.parent / "tokenizer.model"]
     path = next((place for place in places if place.is_file()), None)
     if path is None and (vocab_file or options.extra_special_tokens):
@@ -100,8 +105,28 @@ def tokenizer_beside(folder: Path, vocab_file: Path | None, options: ImportOptio
     if path is None:
         warn(f"{folder} has no tokenizer.model (--vocab_file names one), so the checkpoint gets no tokenizer")
         return None
+    options = with_recorded_tokens(options, arguments or {}, folder)
     wrapper = options.new_tokens and bool(options.extra_special_tokens)
     return load_tokenizer(path, options.extra_special_tokens, new_tokens=wrapper)
+
+
+def with_recorded_tokens(options: ImportOptions, arguments: Mapping[str, Any], folder: Path) -> ImportOptions:
+    """The options with the added tokens of a training run where the command line names none; a warning if it differs.
+
+    A launch script may have left quotes around the list.
+    """
+    text = str(arguments.get("vocab_extra_ids_list") or "").strip().strip("\"'")
+    recorded, new_tokens = tuple(token for token in text.split(",") if token), arguments.get("new_tokens") is not False
+    if not recorded:
+        return options
+    if not options.extra_special_tokens:
+        options = dataclasses.replace(
+            options, extra_special_tokens=recorded, new_tokens=options.new_tokens and new_tokens
+        )
+    if (options.extra_special_tokens, options.new_tokens) != (recorded, new_tokens):
+        flags = f"--vocab_extra_ids_list {text}" + ("" if new_tokens else " --no_new_tokens")
+        warn(f"{folder}: was trained with {flags}; the tokens given here differ, and so may their ids")
+    return options
 
 
 def plan_padded_rows(model: ModelConfig, tokenizer: Tokenizer | None, options: ImportOptions) -> RowPlan:
@@ -136,6 +161,7 @@ def model_config_of_arguments(arguments: Mapping[str, Any], rows: int, source: M
             hidden_size=int(get("hidden_size") or 0),
             ffn_hidden_size=source.infos["encoder.layers.0.mlp.dense_4h_to_h.weight"].shape[1],
             num_attention_heads=int(get("num_attention_heads") or 0),
+            kv_channels=int(get("kv_channels") or 0) or None,
             num_query_groups=int(get("num_attention_heads_kv") or get("num_attention_heads") or 0),
             vocab_size=rows,
             source_vocab_size=rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,17 @@ from safetensors.torch import load_file
 
 from checkpoint_convert.__main__ import main
 from checkpoint_convert.convert import from_hf, to_hf
-from checkpoint_convert.megatron_llm_writer import to_megatron_llm
-from checkpoint_convert.other_formats import from_megatron_llm, from_meta, verify_megatron_llm, verify_meta
+from checkpoint_convert.megatron_llm_writer import check_layout, to_megatron_llm
+from checkpoint_convert.other_formats import (
+    from_megatron_llm,
+    from_meta,
+    verify_megatron_llm,
+    verify_meta,
+    with_recorded_tokens,
+)
 from checkpoint_convert.plan import ExportOptions, ImportOptions
 from checkpoint_convert.tensors import ConvertError, same_bits
+from megatron_train.model_config import ModelConfig
 
 DIM, HEADS, KV_HEADS, FFN, VOCABULARY, LAYERS = 32, 4, 2, 48, 400, 2
 CHANNELS = DIM // HEADS
@@ -131,7 +139,14 @@ def test_megatron_llm_has_metas_rows_unchanged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "tp", "pp"),
-    [("llama_gqa", 2, 2), ("llama_tied", 2, 1), ("mistral", 1, 2), ("falcon_7b", 1, 2), ("falcon_40b", 2, 2)],
+    [
+        ("llama_gqa", 2, 2),
+        ("llama_tied", 2, 1),
+        ("llama_head_dim", 1, 1),
+        ("mistral", 1, 2),
+        ("falcon_7b", 1, 2),
+        ("falcon_40b", 2, 2),
+    ],
 )
 def test_megatron_llm_there_and_back_is_bitwise_identical(
     kind: str, tp: int, pp: int, hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
@@ -177,6 +192,35 @@ def test_from_megatron_llm_trims_rows_to_the_tokenizer(llama_with_tokenizer: Pat
     assert load_file(tmp_path / "hf" / "model.safetensors")["lm_head.weight"].shape == (407, 32)
 
 
+def test_added_tokens_come_back_from_megatron_llm(
+    llama_with_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No flag repeats the tokens: the saved arguments name them."""
+    options = ImportOptions(("<|im_start|>", "<|im_end|>"), new_tokens=False)
+    from_hf(llama_with_tokenizer, tmp_path / "one", options)
+    to_megatron_llm(tmp_path / "one", tmp_path / "llm", 1, 1)
+    from_megatron_llm(tmp_path / "llm", tmp_path / "two", ImportOptions())
+    from_megatron_llm(tmp_path / "llm", tmp_path / "three", ImportOptions(("<|im_start|>", "<|im_end|>")))
+
+    path = tmp_path / "llm" / "release" / "mp_rank_00" / "model_optim_rng.pt"
+    arguments = torch.load(path, weights_only=False)["args"]
+    assert (arguments.vocab_extra_ids_list, arguments.new_tokens) == ("<|im_start|>,<|im_end|>", False)
+    spec = json.loads((tmp_path / "two" / "release" / "tokenizer" / "tokenizer_spec.json").read_text())
+    assert (spec["extra_special_tokens"], spec["new_tokens"]) == (["<|im_start|>", "<|im_end|>"], False)
+    assert [line for line in capsys.readouterr().err.splitlines() if "was trained with" in line] == [
+        f"warning: {tmp_path / 'llm'}: was trained with --vocab_extra_ids_list <|im_start|>,<|im_end|> "
+        "--no_new_tokens; the tokens given here differ, and so may their ids"
+    ]
+
+
+def test_quotes_that_a_launch_script_left_are_no_part_of_a_token() -> None:
+    arguments = {"vocab_extra_ids_list": '"<|im_start|>,<|im_end|>"', "new_tokens": True}
+
+    options = with_recorded_tokens(ImportOptions(), arguments, Path("llm"))
+
+    assert (options.extra_special_tokens, options.new_tokens) == (("<|im_start|>", "<|im_end|>"), True)
+
+
 def test_from_megatron_llm_names_a_missing_rank(converted: Callable[[str], Path], tmp_path: Path) -> None:
     to_megatron_llm(converted("llama_gqa"), tmp_path / "llm", 2, 2)
     (tmp_path / "llm" / "release" / "mp_rank_01_000" / "model_optim_rng.pt").unlink()
@@ -201,7 +245,25 @@ def test_to_megatron_llm_names_what_does_not_divide(converted: Callable[[str], P
         to_megatron_llm(converted("llama_gqa"), tmp_path / "llm", 4, 3)
     with pytest.raises(ConvertError, match="Llama and Falcon models only, not this gpt_neox model"):
         to_megatron_llm(converted("neox_parallel"), tmp_path / "llm", 1, 1)
+    with pytest.raises(ConvertError, match="this one has them in sequence"):
+        to_megatron_llm(converted("falcon_sequential"), tmp_path / "llm", 1, 1)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "activation", "message"),
+    [
+        ("llama_gqa", "gelu", "Megatron-LLM's llama model has silu, not gelu"),
+        ("falcon_7b", "gelu_tanh", "Megatron-LLM's falcon model has gelu, not gelu_tanh"),
+    ],
+)
+def test_to_megatron_llm_refuses_another_activation(
+    kind: str, activation: str, message: str, converted: Callable[[str], Path]
+) -> None:
+    model = ModelConfig.load(converted(kind) / "release" / "model_config.yaml")
+
+    with pytest.raises(ConvertError, match=message):
+        check_layout(dataclasses.replace(model, activation=activation), 1, 1)
 
 
 def test_commands_print_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
