@@ -155,7 +155,18 @@ def _add_other_formats(commands: argparse._SubParsersAction[argparse.ArgumentPar
     meta.add_argument(
         "--max_position_embeddings", type=positive_int, metavar="N", help="context length, not in the files"
     )
-    meta.add_argument("--vocab_file", type=Path, metavar="PATH", help="tokenizer.model (default: in DIR or above it)")
+    meta.add_argument(
+        "--rope_scaling_factor",
+        type=rotary_factor,
+        metavar="X",
+        help="of Llama 3.1 and later, not in the files (default: 8, for tied models 32)",
+    )
+    meta.add_argument(
+        "--vocab_file",
+        type=Path,
+        metavar="PATH",
+        help="tokenizer.model, for Llama 3 a tokenizer.json (default: tokenizer.model in DIR or above it)",
+    )
     _add_import_flags(meta)
     meta.set_defaults(run=run_from_meta)
     llm = commands.add_parser("from-megatron-llm", help="Megatron-LLM -> CKPT_DIR/release", allow_abbrev=False)
@@ -207,7 +218,8 @@ def run_from_meta(options: argparse.Namespace) -> int:
     from checkpoint_convert.other_formats import from_meta, verify_meta
 
     source, target = options.source_dir, options.checkpoint_dir
-    report = from_meta(source, target, import_options(options), options.vocab_file, options.max_position_embeddings)
+    unsaid = options.max_position_embeddings, options.rope_scaling_factor
+    report = from_meta(source, target, import_options(options), options.vocab_file, *unsaid)
     return finish(report, options.no_verify, lambda: verify_meta(source, target))
 
 
@@ -289,6 +301,12 @@ def positive_int(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def rotary_factor(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return float(text)
 
 
 def row_choice(text: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from checkpoint_convert.families.family import words
 from checkpoint_convert.mapped_file import MappedFile
 from checkpoint_convert.rank_parts import check_ranks
 from checkpoint_convert.rotary_order import to_halves
-from checkpoint_convert.tensors import ConvertError, TensorInfo
+from checkpoint_convert.tensors import ConvertError, TensorInfo, same_bits
 from checkpoint_convert.torch_archive import read_archive
 from pretokenizer.publish import read_json
 
@@ -81,12 +82,12 @@ class MetaWeights:
         whole = pieces[0] if part.axis is None or len(pieces) == 1 else torch.cat(pieces, dim=part.axis)
         return to_halves(whole, self.dim // self.heads) if part.heads else whole
 
-    def hf_config(self, max_position_embeddings: int | None) -> dict[str, Any]:
-        """config.json as Hugging Face would have it; the context length is not in Meta's files."""
+    def hf_config(self, max_position_embeddings: int | None, rope_scaling_factor: float | None) -> dict[str, Any]:
+        """config.json as Hugging Face would have it; context length and rotary factor are not in Meta's files."""
         theta = float(self.params.get("rope_theta", 10000.0))
         rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
-        if self.params.get("use_scaled_rope"):
-            rope = {"rope_type": "llama3", "rope_theta": theta, "factor": 8.0}
+        if self.is_rope_scaled:
+            rope = {"rope_type": "llama3", "rope_theta": theta, "factor": rope_scaling_factor or self.usual_factor()}
         return {
             "model_type": "llama",
             "vocab_size": self.infos["model.embed_tokens.weight"].shape[0],
@@ -98,13 +99,29 @@ class MetaWeights:
             "rms_norm_eps": float(self.params.get("norm_eps", 1e-5)),
             "max_position_embeddings": max_position_embeddings or self.usual_context(),
             "rope_parameters": rope,
-            "tie_word_embeddings": "lm_head.weight" not in self.infos,
+            "tie_word_embeddings": self.is_tied,
         }
+
+    @property
+    def is_rope_scaled(self) -> bool:
+        """Llama 3.1 and later."""
+        return bool(self.params.get("use_scaled_rope"))
+
+    @cached_property
+    def is_tied(self) -> bool:
+        """No output layer, or a copy of the embedding: Llama 3.2's small models, which are one file each."""
+        if "lm_head.weight" not in self.infos:
+            return True
+        return len(self.parts) == 1 and same_bits(self.read("lm_head.weight"), self.read("model.embed_tokens.weight"))
+
+    def usual_factor(self) -> float:
+        """Rotary scaling factor of the release that has these parameters: Llama 3.2's 1B and 3B are tied."""
+        return 32.0 if self.is_tied else 8.0
 
     def usual_context(self) -> int:
         """Tokens of context of the release that has these parameters."""
-        theta, scaled = float(self.params.get("rope_theta", 10000.0)), self.params.get("use_scaled_rope")
-        if scaled:
+        theta = float(self.params.get("rope_theta", 10000.0))
+        if self.is_rope_scaled:
             return 131072  # Llama 3.1 and later
         if theta == 500000.0:
             return 8192  # Llama 3

@@ -9,6 +9,7 @@ Both appear as named tensors (meta.py, megatron_llm.py) with a table, and then g
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,19 @@ def from_meta(
     options: ImportOptions,
     vocab_file: Path | None = None,
     max_position_embeddings: int | None = None,
+    rope_scaling_factor: float | None = None,
 ) -> Report:
     """A folder with consolidated.*.pth -> CKPT_DIR/release. Raises ConvertError or TokenizerError."""
-    source = MetaWeights(folder)
+    source, params = MetaWeights(folder), folder / "params.json"
     if max_position_embeddings is None:
         tokens = f"{source.usual_context():,}"
-        warn(f"{folder}/params.json does not say the context length: taken as {tokens} (--max_position_embeddings)")
-    model = model_config_of(source.hf_config(max_position_embeddings), FAMILIES, folder / "params.json")
+        warn(f"{params} does not say the context length: taken as {tokens} (--max_position_embeddings)")
+    if rope_scaling_factor is not None and not source.is_rope_scaled:
+        raise ConvertError(f"{params}: has no use_scaled_rope, so leave --rope_scaling_factor out")
+    if rope_scaling_factor is None and source.is_rope_scaled:
+        factor = f"{source.usual_factor():g}"
+        warn(f"{params} does not say the rotary scaling factor: taken as {factor} (--rope_scaling_factor)")
+    model = model_config_of(source.hf_config(max_position_embeddings, rope_scaling_factor), FAMILIES, params)
     tokenizer = tokenizer_beside(folder, vocab_file, options)
     plan = plan_rows(model, tokenizer, options)
     table = FAMILIES[model.family].table(model)
@@ -105,9 +112,20 @@ def tokenizer_beside(
     if path is None:
         warn(f"{folder} has no tokenizer.model (--vocab_file names one), so the checkpoint gets no tokenizer")
         return None
+    if is_tiktoken(path):
+        raise ConvertError(
+            f"{path}: tiktoken's ranks (Llama 3), not a SentencePiece model; give the tokenizer.json of the same model "
+            "on Hugging Face with --vocab_file"
+        )
     options = with_recorded_tokens(options, arguments or {}, folder)
     wrapper = options.new_tokens and bool(options.extra_special_tokens)
     return load_tokenizer(path, options.extra_special_tokens, new_tokens=wrapper)
+
+
+def is_tiktoken(path: Path) -> bool:
+    """Whether the file begins with a line `IQ== 0`: a token in base64 and its rank."""
+    with path.open("rb") as file:
+        return re.fullmatch(rb"[A-Za-z0-9+/]+={0,2} \d+\s*", file.readline(1000)) is not None
 
 
 def with_recorded_tokens(options: ImportOptions, arguments: Mapping[str, Any], folder: Path) -> ImportOptions:

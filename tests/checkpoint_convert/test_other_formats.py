@@ -104,6 +104,62 @@ def test_from_meta_computes_what_meta_defines(tmp_path: Path, parts: int, vocabu
     assert verify_meta(folder, tmp_path / "ckpt").different == []
 
 
+def scaled_meta(folder: Path, is_tied: bool, has_copy: bool = False) -> Path:
+    """Meta's files with use_scaled_rope; tied without an output layer, or with a copy of the embedding as one."""
+    save_meta(folder, 1)
+    (folder / "params.json").write_text(json.dumps({**PARAMS, "rope_theta": 500000.0, "use_scaled_rope": True}))
+    state = torch.load(folder / "consolidated.00.pth")
+    if is_tied:
+        del state["output.weight"]
+    if has_copy:
+        state["output.weight"] = state["tok_embeddings.weight"].clone()
+    torch.save(state, folder / "consolidated.00.pth")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("is_tied", "has_copy", "given", "factor", "warning"),
+    [
+        (False, False, None, 8.0, "taken as 8 (--rope_scaling_factor)"),
+        (True, False, None, 32.0, "taken as 32 (--rope_scaling_factor)"),
+        (True, True, None, 32.0, "taken as 32 (--rope_scaling_factor)"),
+        (True, False, 16.0, 16.0, ""),
+    ],
+)
+def test_from_meta_of_llama_3_has_the_releases_rotary_factor(
+    is_tied: bool,
+    has_copy: bool,
+    given: float | None,
+    factor: float,
+    warning: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from_meta(
+        scaled_meta(tmp_path / "m", is_tied, has_copy), tmp_path / "c", ImportOptions(), rope_scaling_factor=given
+    )
+    model = ModelConfig.load(tmp_path / "c" / "release" / "model_config.yaml")
+
+    assert (model.rope_scaling_type, model.rope_scaling_factor) == ("llama3", factor)
+    assert (model.max_position_embeddings, model.share_embeddings_and_output_weights) == (131072, is_tied)
+    err = capsys.readouterr().err
+    assert warning in err if warning else "rotary scaling factor" not in err
+    assert verify_meta(tmp_path / "m", tmp_path / "c").different == []
+
+
+def test_a_rotary_factor_needs_scaled_rope(tmp_path: Path) -> None:
+    with pytest.raises(ConvertError, match=r"has no use_scaled_rope, so leave --rope_scaling_factor out"):
+        from_meta(save_meta(tmp_path / "m", 1), tmp_path / "c", ImportOptions(), rope_scaling_factor=8.0)
+
+
+def test_llama_3s_tokenizer_file_is_recognised(tmp_path: Path) -> None:
+    folder = save_meta(tmp_path / "meta", 1)
+    (folder / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
+
+    with pytest.raises(ConvertError, match=r"tiktoken's ranks .* give the tokenizer\.json .* with --vocab_file"):
+        from_meta(folder, tmp_path / "ckpt", ImportOptions())
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -270,6 +326,7 @@ def test_commands_print_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture
     folder, ckpt, llm = save_meta(tmp_path / "meta", 2), tmp_path / "ckpt", tmp_path / "llm"
 
     assert main(["from-meta", str(folder), str(ckpt), "--max_position_embeddings", "64"]) == 0
+    assert main(["from-meta", str(folder), str(ckpt), "--rope_scaling_factor", "8"]) == 1
     sizes = ["--tensor_model_parallel_size", "2", "--pipeline_model_parallel_size", "2"]
     assert main(["to-megatron-llm", str(ckpt), str(llm), *sizes]) == 0
     assert main(["from-megatron-llm", str(llm), str(tmp_path / "two")]) == 0
