@@ -204,7 +204,12 @@ def run_to_hf(options: argparse.Namespace) -> int:
         check_hub(options.push_to_hub)
     dtype = dtype_of(options.dtype)
     export = ExportOptions(
-        dtype, options.max_shard_size, options.iteration, options.vocab_size, check_sums=not options.no_verify
+        dtype,
+        options.max_shard_size,
+        options.iteration,
+        options.vocab_size,
+        check_sums=not options.no_verify,
+        hub_name=options.push_to_hub,
     )
     report = to_hf(options.checkpoint_dir, options.hf_dir, export)
     compare = partial(verify, options.hf_dir, options.checkpoint_dir, options.iteration)

@@ -157,7 +157,7 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
         if tokenizer is not None and ids is not None:
             write_tokenizer_files(tokenizer, chat_format, staging, model.max_position_embeddings)
             write_generation_config(ids, staging)
-        write_model_card(staging / "README.md", hf_dir.name, model, folder, tokenizer, chat_format)
+        write_model_card(staging / "README.md", options.hub_name or hf_dir.name, model, folder, tokenizer, chat_format)
         write_sha256sums(staging, writer.digests)
         if checked:
             checked.result()  # raises when the checkpoint is damaged: nothing is published then

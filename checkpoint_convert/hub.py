@@ -29,13 +29,13 @@ def check_hub(repository: str) -> None:
 def push(folder: Path, repository: str) -> str:
     """Makes the repository if need be and uploads everything. Raises ConvertError with the hub's own words."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError  # its HTTP client's (httpx or httpx2): not all are OSErrors
 
     try:
         api = HfApi()
         address = api.create_repo(repository, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload converted weights")
-    except (HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ConvertError(f"{folder} is complete, but was not uploaded to {repository}: {reason}") from None
     return str(address)

@@ -40,11 +40,11 @@ def write_model_card(
     tokenizer: Tokenizer | None,
     chat_format: ChatFormat | None,
 ) -> None:
-    """Writes the card beside the weights."""
+    """Writes the card beside the weights; `name` is what from_pretrained takes, a folder or the hub's ORG/NAME."""
     training, ancestors = training_settings(checkpoint), lineage(checkpoint)
     parts = [
         _front_matter(ancestors),
-        f"# {name}\n",
+        f"# {name.rpartition('/')[2]}\n",
         _model_table(model, checkpoint, ancestors),
     ]
     if chat_format is not None and tokenizer is not None:

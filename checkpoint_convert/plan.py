@@ -44,6 +44,8 @@ class ExportOptions:
     """auto = max(rows of the source, length of the tokenizer); source; tokenizer; or a number."""
     check_sums: bool = True
     """Hold the checkpoint against its SHA256SUMS before anything is published."""
+    hub_name: str | None = None
+    """ORG/NAME under which the folder will be uploaded; its card names that."""
 
 
 def check_shapes(table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, origin: Path) -> None:

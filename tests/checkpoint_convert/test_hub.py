@@ -8,6 +8,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import HTTPError
 
 from checkpoint_convert.__main__ import main
 from checkpoint_convert.hub import check_hub, push
@@ -45,6 +46,7 @@ def test_to_hf_uploads_after_verifying(
         ("org/name", {"exist_ok": True}),
         ("upload", {"repo_id": "org/name", "folder_path": tmp_path / "hf", **message}),
     ]
+    assert "\n# name\n" in (tmp_path / "hf" / "README.md").read_text()
     assert capsys.readouterr().out.splitlines()[-1] == "uploaded to https://hub.example/org/name"
 
 
@@ -66,11 +68,12 @@ def test_a_wrong_name_is_refused() -> None:
         check_hub("name")
 
 
+@pytest.mark.parametrize("error", [OSError("no route to host"), HTTPError("no route to host")])
 def test_a_failed_upload_says_that_the_folder_is_complete(
-    tmp_path: Path, recorder: type[Recorder], monkeypatch: pytest.MonkeyPatch
+    error: Exception, tmp_path: Path, recorder: type[Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: Recorder, **options: Any) -> None:
-        raise OSError("no route to host")
+        raise error
 
     monkeypatch.setattr(recorder, "upload_folder", fail)
 

@@ -28,11 +28,12 @@ def test_card_states_model_prompt_data_and_arguments(
     tokenizer = load_tokenizer(spm_model, ("<|im_start|>", "<|im_end|>"))
 
     write_model_card(
-        tmp_path / "README.md", "my-model", tiny_model_config, checkpoint, tokenizer, CHAT_FORMATS["chatml"]
+        tmp_path / "README.md", "org/my-model", tiny_model_config, checkpoint, tokenizer, CHAT_FORMATS["chatml"]
     )
     card = (tmp_path / "README.md").read_text()
 
     assert card.startswith("---\npipeline_tag: text-generation\nlibrary_name: transformers\n---\n\n# my-model\n")
+    assert 'AutoModelForCausalLM.from_pretrained("org/my-model")' in card
     assert "| converted from | `iter_0000346` |\n| base model | `stage1` |\n" in card
     assert "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{reply}<|im_end|>\n```\n" in card
     assert "A reply ends at `<|im_end|>`. Special tokens: `<|im_start|>` = 405, `<|im_end|>` = 406.\n" in card
