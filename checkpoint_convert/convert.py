@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -46,7 +46,7 @@ from checkpoint_convert.plan import (
     target_infos,
     tied_copy_to_drop,
 )
-from checkpoint_convert.report import Report, progress, warn, warn_of_not_finite
+from checkpoint_convert.report import Report, named, progress, warn, warn_of_not_finite, warn_of_rounding
 from checkpoint_convert.staging import check_target, folder_staging, release_staging
 from checkpoint_convert.tensors import TensorSource, dtype_name, joined, main_dtype, one_torch_thread
 from checkpoint_convert.vocabulary import RowPlan, grow, shrink
@@ -74,6 +74,7 @@ def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Repor
         warn(f"{hf_dir} has no tokenizer file, so the checkpoint gets none")
     else:
         warn_of_other_ids(config, tokenizer, hf_dir)
+        warn_of_rows_in_use(options.extra_special_tokens, tokenizer, model, hf_dir)
     plan = plan_rows(model, tokenizer, options)
     return import_weights(
         source, FAMILIES[model.family].table(model), model, plan, tokenizer, hf_dir, checkpoint_dir, options
@@ -101,6 +102,8 @@ def import_weights(
         make_vocab_size_divisible_by=options.make_vocab_size_divisible_by,
     )
     dtype = options.dtype or main_dtype(source.infos[name] for rule in table.rules for name in rule.others)
+    if options.dtype is None:
+        warn_of_rounding({name: source.infos[name] for rule in table.rules for name in rule.others}, dtype)
     report = Report(checkpoint_dir / folder_name(None), dtype=dtype, vocabulary=plan.describe(), dropped=dropped)
     with release_staging(checkpoint_dir) as staging, one_torch_thread():
         checked = beside(check_weight_sums, origin)
@@ -137,6 +140,8 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
     ids = special_ids(tokenizer, chat_format) if tokenizer else None
     rows = rows_to_write(model, tokenizer, options.vocab_size)
     dtype = options.dtype or main_dtype(reader.infos.values())
+    if options.dtype is None:
+        warn_of_rounding(reader.infos, dtype)
     targets = target_infos(table, reader.infos, model, rows, dtype)
     report = Report(hf_dir, dtype=dtype, vocabulary=describe_rows(rows, model))
     with folder_staging(hf_dir) as staging, one_torch_thread():
@@ -207,6 +212,17 @@ def write_hf_config(config: HfConfig, rows: int, ids: SpecialIds | None, dtype: 
         "torch_dtype": dtype_name(dtype),
     }
     (folder / "config.json").write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
+
+
+def warn_of_rows_in_use(extra: Sequence[str], tokenizer: Tokenizer, model: ModelConfig, folder: Path) -> None:
+    """Tokens asked for that get rows of the source: padding, or what a tokenizer file that is missing here gave out."""
+    ids = {token: tokenizer.token_to_id(token) for token in extra}
+    taken = {token: i for token, i in ids.items() if i is not None and i < model.vocab_size}
+    own = source_tokenizer(folder, (), new_tokens=False) if taken else None
+    taken = {token: i for token, i in taken.items() if own is None or own.token_to_id(token) != i}
+    if taken:
+        rows = named([f"{token} {i}" for token, i in taken.items()])
+        warn(f"{folder}: has {model.vocab_size:,} rows already, so these tokens keep what theirs hold: {rows}")
 
 
 def warn_of_other_ids(config: HfConfig, tokenizer: Tokenizer, folder: Path) -> None:

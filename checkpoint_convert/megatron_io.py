@@ -189,5 +189,5 @@ def _save_tensor(info: TensorInfo, blocks: Iterable[Tensor], file: NewFile) -> N
     try:
         with torch.serialization.skip_data():
             torch.save(empty, _Body(file, blocks, info.num_bytes))  # type: ignore[arg-type]
-    except RuntimeError as error:  # torch finds its own file unfinished, and hides that the disk is full
-        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+    except RuntimeError as error:  # torch finds its own file unfinished, and hides why
+        raise error.__context__ if isinstance(error.__context__, (OSError, ConvertError)) else error from None

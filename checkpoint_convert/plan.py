@@ -12,7 +12,7 @@ import torch
 from checkpoint_convert.mapping import Table
 from checkpoint_convert.megatron_io import CheckpointReader
 from checkpoint_convert.report import named, warn
-from checkpoint_convert.tensors import ConvertError, TensorInfo, TensorSource, same_bits, shape_of
+from checkpoint_convert.tensors import ConvertError, TensorInfo, TensorSource, dtype_name, same_bits, shape_of
 from checkpoint_convert.vocabulary import NewTokenInit, RowPlan, shrink
 from megatron_train.model_config import ModelConfig, pad_vocab_size
 from megatron_train.state.checkpoint_folder import MODEL_CONFIG
@@ -49,7 +49,7 @@ class ExportOptions:
 
 
 def check_shapes(table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, origin: Path) -> None:
-    """Raises ConvertError naming the first tensors whose shape is not what the config calls for."""
+    """Raises ConvertError naming the first tensor of another shape than the config calls for, or without fractions."""
     expected = megatron_shapes(model)
     for rule in table.rules:
         shape = expected[_without_layer(rule.megatron)]
@@ -57,6 +57,9 @@ def check_shapes(table: Table, infos: Mapping[str, TensorInfo], model: ModelConf
         for name, shape in zip(rule.others, wanted, strict=True):
             if infos[name].shape != shape:
                 raise ConvertError(f"{origin}: {name} is {list(infos[name].shape)}, its config calls for {list(shape)}")
+            if not infos[name].dtype.is_floating_point:  # their scales would be left behind
+                found = dtype_name(infos[name].dtype)
+                raise ConvertError(f"{origin}: {name} is of {found}: quantized weights; take the original ones")
 
 
 def megatron_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:

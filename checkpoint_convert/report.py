@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from checkpoint_convert.tensors import (
+    ConvertError,
     Parts,
     TensorInfo,
     TensorSink,
@@ -18,6 +19,7 @@ from checkpoint_convert.tensors import (
     dtype_name,
     human_bytes,
     is_finite,
+    overflows,
     shape_of,
 )
 
@@ -38,17 +40,24 @@ class Report:
     not_finite: list[str] = field(default_factory=list)
 
     def write(self, sink: TensorSink, name: str, parts: Parts, dtype: torch.dtype) -> None:
-        """Passes one tensor on and counts it; NaN and infinity are noted, not repaired."""
+        """Passes one tensor on and counts it; the source's NaN and infinity are noted, not repaired.
+
+        Raises ConvertError when `dtype` itself makes infinity of a number.
+        """
         info = TensorInfo(shape_of(parts), dtype)
-        sink.write(name, info, self._watched(name, blocks_of(parts, dtype)))
+        sink.write(name, info, self._watched(name, parts, dtype))
         self.num_tensors += 1
         self.num_bytes += info.num_bytes
 
-    def _watched(self, name: str, blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    def _watched(self, name: str, parts: Parts, dtype: torch.dtype) -> Iterator[torch.Tensor]:
         is_sound = True
-        for block in blocks:
-            is_sound = is_sound and is_finite(block)
-            yield block
+        for block in blocks_of(parts):
+            rounded = block.to(dtype)
+            if overflows(block, rounded):
+                wider = "bf16 or fp32" if dtype == torch.float16 else "fp32"
+                raise ConvertError(f"{name}: has numbers too large for {dtype_name(dtype)}; take --dtype {wider}")
+            is_sound = is_sound and is_finite(rounded)
+            yield rounded
         if not is_sound:
             self.not_finite.append(name)
 
@@ -79,6 +88,14 @@ def warn_of_not_finite(report: Report) -> None:
     """Names the tensors written with NaN or infinity in them."""
     if report.not_finite:
         warn(f"{len(report.not_finite)} tensors hold NaN or infinity: {named(report.not_finite)}")
+
+
+def warn_of_rounding(infos: Mapping[str, TensorInfo], dtype: torch.dtype) -> None:
+    """Names the tensors that `dtype`, which nobody asked for, does not hold bit for bit."""
+    rounded = [name for name, info in infos.items() if torch.promote_types(info.dtype, dtype) != dtype]
+    if rounded:
+        found = f"{len(rounded)} tensors are rounded to {dtype_name(dtype)}, as most are in it"
+        warn(f"{found} (--dtype fp32 keeps every bit): {named(rounded)}")
 
 
 def named(names: Sequence[str]) -> str:

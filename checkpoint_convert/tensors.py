@@ -101,18 +101,17 @@ def joined(parts: Parts) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
-def blocks_of(parts: Parts, dtype: torch.dtype) -> Iterator[Tensor]:
-    """All elements in C order, at most BLOCK_BYTES of them at a time, rounded to `dtype`."""
+def blocks_of(parts: Parts) -> Iterator[Tensor]:
+    """All elements in C order, at most BLOCK_BYTES of them at a time."""
     for part in parts:
         if part.nbytes <= BLOCK_BYTES:
-            yield part.to(dtype)
+            yield part
         elif part.is_contiguous():
-            for block in part.view(-1).split(BLOCK_BYTES // part.dtype.itemsize):
-                yield block.to(dtype)
+            yield from part.view(-1).split(BLOCK_BYTES // part.dtype.itemsize)
         elif part.shape[0] == 1:
-            yield from blocks_of([part[0]], dtype)
+            yield from blocks_of([part[0]])
         else:
-            yield from blocks_of(part.split(max(1, BLOCK_BYTES * part.shape[0] // part.nbytes)), dtype)
+            yield from blocks_of(part.split(max(1, BLOCK_BYTES * part.shape[0] // part.nbytes)))
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
@@ -136,6 +135,11 @@ def is_finite(tensor: Tensor) -> bool:
     numbers = np.frombuffer(raw_bytes(tensor), f"i{tensor.dtype.itemsize}")
     negative = numbers.view(f"u{tensor.dtype.itemsize}")  # as unsigned numbers, these are the largest
     return bool(numbers.max() < infinity and negative.max() < infinity + (1 << (bits - 1)))
+
+
+def overflows(tensor: Tensor, rounded: Tensor) -> bool:
+    """A number of `tensor` is infinity in `rounded`, its copy in another dtype."""
+    return not is_finite(rounded) and bool((tensor.isfinite() & ~rounded.isfinite()).any())
 
 
 def human_bytes(count: int) -> str:

@@ -3,13 +3,14 @@
     outcome = verify(Path("HF_DIR"), Path("CKPT_DIR"));  print("\\n".join(outcome.lines()));  outcome.is_equal
 
 Weights: each tensor of the checkpoint goes through the family's table and is compared with the folder's, as integers.
-Rows that only one side has (new tokens, padding) are left out. Where the sides differ in dtype, the wider one is
-rounded as the conversion does it. Logits: transformers' model of the folder against megatron-core's of the
-checkpoint, both in fp32.
+Rows that only one side has (new tokens, padding) are left out. Where a tensor is rounded on one side, the other is
+rounded as the conversion does it, and the outcome says so. Logits: transformers' model of the folder against
+megatron-core's of the checkpoint, both in fp32.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,18 +23,18 @@ from checkpoint_convert.hf_io import HfWeights
 from checkpoint_convert.logits import LogitDifference, compare_logits
 from checkpoint_convert.mapping import Table
 from checkpoint_convert.megatron_io import CheckpointReader
-from checkpoint_convert.plan import check_checkpoint, check_names
+from checkpoint_convert.plan import check_checkpoint, check_names, check_shapes, tied_copy_to_drop
 from checkpoint_convert.report import named, progress
 from checkpoint_convert.tensors import (
     ConvertError,
     Parts,
     TensorSource,
-    main_dtype,
     one_torch_thread,
+    overflows,
     same_bits,
     shape_of,
 )
-from checkpoint_convert.vocabulary import shrink
+from checkpoint_convert.vocabulary import BLOCK_ROWS, shrink
 from megatron_train.model_config import ModelConfig
 from megatron_train.state.checkpoint_folder import MODEL_CONFIG, find_checkpoint
 
@@ -47,8 +48,8 @@ class Outcome:
     num_tensors: int = 0
     rows: int = 0
     different: list[str] = field(default_factory=list)
-    is_rounded: bool = False
-    """The sides have different dtypes."""
+    num_rounded: int = 0
+    """Tensors that are equal only once the wider side is rounded."""
     logits: LogitDifference | None = None
     no_logits: str = ""
     """Why logits were not compared."""
@@ -62,12 +63,10 @@ class Outcome:
 
     def lines(self) -> list[str]:
         """The result, for people."""
+        rounded = f"equal, {self.num_rounded} of them after rounding" if self.num_rounded else "bitwise equal"
+        found = [f"verify: all {self.num_tensors} tensors are {rounded} ({self.rows:,} vocabulary rows compared)"]
         if self.different:
             found = [f"verify: {len(self.different)} of {self.num_tensors} tensors DIFFER: {named(self.different)}"]
-        else:
-            found = [
-                f"verify: all {self.num_tensors} tensors are bitwise equal ({self.rows:,} vocabulary rows compared)"
-            ]
         found.append(
             f"verify: {self.logits.describe()}" if self.logits else f"verify: logits not compared: {self.no_logits}"
         )
@@ -85,7 +84,8 @@ def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None) -> 
         outcome.no_logits = "the weights differ already"
     else:
         model = ModelConfig.load(folder / MODEL_CONFIG)
-        outcome.logits, outcome.no_logits = compare_logits(hf_dir, folder, model, outcome.is_rounded)
+        is_rounded = outcome.num_rounded > 0
+        outcome.logits, outcome.no_logits = compare_logits(hf_dir, folder, model, outcome.rows, is_rounded)
     return outcome
 
 
@@ -93,13 +93,10 @@ def verify_weights(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = N
     """The weights alone, one tensor at a time. Raises as `verify` does."""
     folder = find_checkpoint(checkpoint_dir, iteration)
     model = ModelConfig.load(folder / MODEL_CONFIG)
-    check_architecture(
-        model, model_config_of(read_hf_config(hf_dir / "config.json"), FAMILIES, hf_dir / "config.json"), hf_dir
-    )
+    theirs = model_config_of(read_hf_config(hf_dir / "config.json"), FAMILIES, hf_dir / "config.json")
+    check_architecture(model, theirs, hf_dir)
     source, reader = HfWeights(hf_dir), CheckpointReader(folder)
-    outcome = compare_weights(source, FAMILIES[model.family].table(model), reader, model, hf_dir)
-    outcome.is_rounded = main_dtype(source.infos.values()) != main_dtype(reader.infos.values())
-    return outcome
+    return compare_weights(source, FAMILIES[model.family].table(model), reader, model, hf_dir, theirs.vocab_size)
 
 
 def check_architecture(ours: ModelConfig, theirs: ModelConfig, hf_dir: Path) -> None:
@@ -113,31 +110,63 @@ def check_architecture(ours: ModelConfig, theirs: ModelConfig, hf_dir: Path) -> 
 
 
 def compare_weights(
-    source: TensorSource, table: Table, reader: CheckpointReader, model: ModelConfig, origin: Path
+    source: TensorSource,
+    table: Table,
+    reader: CheckpointReader,
+    model: ModelConfig,
+    origin: Path,
+    source_rows: int | None = None,
 ) -> Outcome:
-    """Every tensor of a checkpoint against another format's, the rows that both have."""
-    check_names(table, source.infos, origin, [table.tied_copy] if model.share_embeddings_and_output_weights else [])
+    """Every tensor of a checkpoint against another format's, the rows that both have.
+
+    `source_rows`: of the vocabulary by the other side's config; where it has none, at least what the checkpoint came
+    from. Raises ConvertError when the other side's files hold fewer, or what they hold cannot be its model.
+    """
+    check_names(table, source.infos, origin, tied_copy_to_drop(source, model, table, origin))
     check_checkpoint(table, reader, model)
-    outcome = Outcome()
+    embedding = next(rule.other for rule in table.rules if rule.is_vocabulary)
+    least = min(model.vocab_size, model.source_vocab_size or model.vocab_size)
+    source_rows = source_rows or max(least, *source.infos[embedding].shape[:1])
+    check_shapes(table, source.infos, dataclasses.replace(model, vocab_size=source_rows), origin)
+    outcome = Outcome(rows=min(source_rows, model.vocab_size))
     with progress(reader.infos, "verify") as bar, one_torch_thread():
         for rule in table.rules:
             tensor = reader.read(rule.megatron)
             if rule.is_vocabulary:
-                outcome.rows = min(source.infos[rule.other].shape[0], model.vocab_size)
                 tensor = shrink(tensor, outcome.rows)
             for name, parts in zip(rule.others, rule.to_other(tensor, model), strict=True):
                 theirs = source.read(name)
+                theirs = shrink(theirs, outcome.rows) if rule.is_vocabulary else theirs
                 outcome.num_tensors += 1
-                if not equal_after_rounding(parts, shrink(theirs, outcome.rows) if rule.is_vocabulary else theirs):
+                if not equal_after_rounding(parts, theirs):
                     outcome.different.append(name)
+                elif is_rounded(parts, theirs):
+                    outcome.num_rounded += 1
             bar.update(reader.infos[rule.megatron].num_bytes)
     return outcome
 
 
 def equal_after_rounding(parts: Parts, theirs: torch.Tensor) -> bool:
-    """Bitwise, once one side has the other's dtype; narrower ones first."""
+    """Bitwise, once one side has the other's dtype; narrower ones first. Infinity is no rounded number."""
     if shape_of(parts) != theirs.shape:
         return False
     pairs = list(zip(parts, theirs.split([len(part) for part in parts]), strict=True))
     dtypes = sorted({parts[0].dtype, theirs.dtype}, key=lambda dtype: dtype.itemsize)
-    return any(all(same_bits(ours.to(dtype), their.to(dtype)) for ours, their in pairs) for dtype in dtypes)
+    return any(all(_equal_in(ours, their, dtype) for ours, their in pairs) for dtype in dtypes)
+
+
+def _equal_in(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool:
+    first, second = ours.to(dtype), theirs.to(dtype)
+    return same_bits(first, second) and not overflows(ours, first) and not overflows(theirs, second)
+
+
+def is_rounded(parts: Parts, theirs: torch.Tensor) -> bool:
+    """Of two sides that are equal after rounding: they are not when both are widened instead."""
+    if parts[0].dtype == theirs.dtype:
+        return False
+    wide = torch.promote_types(parts[0].dtype, theirs.dtype)
+    for ours, their in zip(parts, theirs.split([len(part) for part in parts]), strict=True):
+        for first, second in zip(ours.split(BLOCK_ROWS), their.split(BLOCK_ROWS), strict=True):  # most end at the first
+            if not same_bits(first.to(wide), second.to(wide)):
+                return True
+    return False

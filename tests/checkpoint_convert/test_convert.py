@@ -54,6 +54,22 @@ def test_round_trip_keeps_every_logit(
     assert torch.equal(logits[0], logits[1])
 
 
+def test_from_hf_names_new_tokens_on_rows_of_the_source(
+    spm_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny_model("llama_gqa", tmp_path / "hf", vocab_size=401)
+    (tmp_path / "hf" / "tokenizer.model").write_bytes(spm_model.read_bytes())
+
+    from_hf(tmp_path / "hf", tmp_path / "ckpt", ImportOptions(CHATML, new_tokens=False))
+
+    message = "has 401 rows already, so these tokens keep what theirs hold: <|im_start|> 400\n"
+    assert capsys.readouterr().err == f"warning: {tmp_path / 'hf'}: {message}"
+
+    (tmp_path / "hf" / "added_tokens.json").write_text('{"<|im_start|>": 400}')
+    from_hf(tmp_path / "hf", tmp_path / "known", ImportOptions(CHATML, new_tokens=False))
+    assert capsys.readouterr().err == ""
+
+
 def test_from_hf_adds_and_pads_rows(llama_with_tokenizer: Path, tmp_path: Path) -> None:
     report = from_hf(llama_with_tokenizer, tmp_path / "ckpt", ImportOptions(CHATML))
     release = tmp_path / "ckpt" / "release"
@@ -199,6 +215,30 @@ def test_from_hf_reports_nan(
     from_hf(folder, tmp_path / "ckpt", ImportOptions())
 
     assert "1 tensors hold NaN or infinity: decoder.final_layernorm.weight" in capsys.readouterr().err
+
+
+def test_from_hf_refuses_a_dtype_that_makes_infinity_of_a_number(
+    hf_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = changed(hf_folder("llama_gqa"), tmp_path / "hf")
+    tensors = tensors_of(folder)
+    tensors["model.norm.weight"][3] = 1e6
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    message = r"decoder\.final_layernorm\.weight: has numbers too large for float16; take --dtype bf16 or fp32"
+    with pytest.raises(ConvertError, match=message):
+        from_hf(folder, tmp_path / "ckpt", ImportOptions(dtype=torch.float16))
+    assert not (tmp_path / "ckpt").exists()
+
+
+def test_from_hf_refuses_integers_for_weights(hf_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = changed(hf_folder("llama_gqa"), tmp_path / "hf")
+    tensors = tensors_of(folder)
+    tensors["lm_head.weight"] = (tensors["lm_head.weight"] * 100).to(torch.int8)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    with pytest.raises(ConvertError, match=r"lm_head\.weight is of int8: quantized weights; take the original ones"):
+        from_hf(folder, tmp_path / "ckpt", ImportOptions())
 
 
 def test_from_hf_never_overwrites(hf_folder: Callable[[str], Path], converted: Callable[[str], Path]) -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from checkpoint_convert.convert import from_hf
+from checkpoint_convert.convert import from_hf, to_hf
 from checkpoint_convert.logits import LogitDifference, difference
-from checkpoint_convert.plan import ImportOptions
+from checkpoint_convert.plan import ExportOptions, ImportOptions
 from checkpoint_convert.tensors import ConvertError
-from checkpoint_convert.verify import equal_after_rounding, verify
+from checkpoint_convert.verify import equal_after_rounding, is_rounded, verify, verify_weights
 from tests.checkpoint_convert.tiny_models import MODELS
 
 
@@ -56,6 +56,10 @@ def test_verify_rounds_the_wider_side(hf_folder: Callable[[str], Path], tmp_path
     outcome = verify(hf_folder("llama_gqa"), tmp_path / "ckpt")
 
     assert outcome.different == []
+    assert (
+        outcome.lines()[0]
+        == "verify: all 21 tensors are equal, 21 of them after rounding (400 vocabulary rows compared)"
+    )
     assert outcome.logits is not None
     assert outcome.logits.is_rounded
     assert 1e-5 < outcome.logits.largest < 0.2
@@ -73,6 +77,89 @@ def test_rounding_either_way_is_no_difference(source: torch.dtype, target: torch
     assert equal_after_rounding([theirs], ours)
     assert not equal_after_rounding([ours[:1], ours[1:]], theirs * 2)
     assert not equal_after_rounding([ours], theirs[:2])
+
+
+def test_infinity_is_no_rounded_number() -> None:
+    theirs = torch.tensor([[1e6, 1.0]])
+
+    assert not equal_after_rounding([theirs.half()], theirs)
+    assert not equal_after_rounding([theirs], theirs.half())
+
+
+def test_only_what_the_narrower_side_lacks_is_rounded() -> None:
+    numbers = torch.tensor([[1.5], [0.1]])
+
+    assert is_rounded([numbers], numbers.bfloat16())
+    assert not is_rounded([numbers[:1]], numbers[:1].bfloat16())
+    assert not is_rounded([numbers.half()], numbers.half().float())
+
+
+def with_tensors(source: Path, folder: Path, **changes: torch.Tensor) -> Path:
+    """A copy of a single-file folder with tensors set; `__` in a name stands for a dot."""
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors |= {name.replace("__", "."): tensor for name, tensor in changes.items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_verify_counts_the_tensors_that_were_rounded_unasked(
+    hf_folder: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = load_file(hf_folder("llama_gqa") / "model.safetensors")
+    narrow = {name.replace(".", "__"): t.bfloat16() for name, t in tensors.items() if "norm" not in name}
+    folder = with_tensors(hf_folder("llama_gqa"), tmp_path / "hf", **narrow)
+    from_hf(folder, tmp_path / "ckpt", ImportOptions())
+    from_hf(folder, tmp_path / "wide", ImportOptions(dtype=torch.float32))
+
+    assert verify_weights(folder, tmp_path / "ckpt").num_rounded == 5
+    assert verify_weights(folder, tmp_path / "wide").num_rounded == 0
+    assert (
+        "warning: 5 tensors are rounded to bfloat16, as most are in it (--dtype fp32 keeps every bit): "
+        "model.layers.0.input_layernorm.weight, model.layers.0.post_attention_layernorm.weight, "
+        "model.layers.1.input_layernorm.weight, model.layers.1.post_attention_layernorm.weight, model.norm.weight\n"
+    ) in capsys.readouterr().err
+
+
+def test_verify_refuses_a_folder_whose_rows_were_cut(
+    hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    tensors = load_file(hf_folder("llama_gqa") / "model.safetensors")
+    head = tensors["lm_head.weight"][:3].clone()
+    folder = with_tensors(hf_folder("llama_gqa"), tmp_path / "hf", lm_head__weight=head)
+
+    with pytest.raises(ConvertError, match=r"hf: lm_head\.weight is \[3, 32\], its config calls for \[400, 32\]"):
+        verify(folder, converted("llama_gqa"))
+
+
+def test_verify_takes_a_tied_head_only_as_a_copy(
+    hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = with_tensors(hf_folder("llama_tied"), tmp_path / "hf", lm_head__weight=torch.ones(400, 32))
+
+    with pytest.raises(ConvertError, match=r"lm_head\.weight differs from model\.embed_tokens\.weight"):
+        verify(folder, converted("llama_tied"))
+
+
+def test_verify_asks_only_for_tokens_that_both_sides_have(
+    hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    to_hf(converted("llama_gqa"), tmp_path / "hf", ExportOptions(vocab_size="100"))
+
+    outcome = verify(tmp_path / "hf", converted("llama_gqa"))
+
+    assert outcome.is_equal
+    assert outcome.rows == 100
+
+
+def test_verify_names_the_folder_that_transformers_cannot_load(
+    hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = with_tensors(hf_folder("llama_gqa"), tmp_path / "hf")
+    (folder / "generation_config.json").write_text("[]")
+
+    with pytest.raises(ConvertError, match="hf: transformers cannot load it: "):
+        verify(folder, converted("llama_gqa"))
 
 
 def test_verify_names_another_architecture(
@@ -104,4 +191,8 @@ def test_difference_measures_logits_and_divergence() -> None:
 def test_logits_are_close_relative_to_large_ones() -> None:
     assert LogitDifference(largest=9e-6, scale=3.0, divergence=0.0, num_tokens=1).is_close
     assert not LogitDifference(largest=2e-5, scale=3.0, divergence=0.0, num_tokens=1).is_close
+    assert LogitDifference(largest=0.5, scale=3.0, divergence=0.0, num_tokens=1, is_rounded=True).is_close
+    for number in (float("inf"), float("nan")):
+        assert not LogitDifference(largest=number, scale=3.0, divergence=0.0, num_tokens=1, is_rounded=True).is_close
+        assert not LogitDifference(largest=0.5, scale=3.0, divergence=number, num_tokens=1, is_rounded=True).is_close
     assert LogitDifference(largest=2e-5, scale=30.0, divergence=0.0, num_tokens=1).is_close
