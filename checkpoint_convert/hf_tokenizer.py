@@ -32,6 +32,7 @@ from pretokenizer.tokenizer import (
 )
 
 TEMPLATE_NAME = "chat_template.jinja"
+ADDED_TOKENS = "added_tokens.json"
 WRAPPER = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")
 
 
@@ -52,7 +53,8 @@ class SpecialIds:
 def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_tokens: bool) -> Tokenizer | None:
     """The tokenizer of a Hugging Face folder with tokens added, or None when it has no tokenizer file.
 
-    Without tokens to add, a folder whose tokenizer.json knows more tokens than its tokenizer.model keeps those.
+    Without tokens to add, a folder whose tokenizer.json or added_tokens.json knows more tokens than its tokenizer.model
+    keeps those.
     Raises TokenizerError or ConvertError naming the file.
     """
     model, as_json = folder / "tokenizer.model", folder / "tokenizer.json"
@@ -62,26 +64,47 @@ def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_toke
         return None
     if not model.is_file():
         return load_tokenizer(as_json, extra_special_tokens)
-    kept, kept_wrapper = _added_in_json(model, as_json)
+    kept, kept_wrapper = _added_beside(model)
     extra = [*kept, *(token for token in extra_special_tokens if token not in kept)]
-    return load_tokenizer(model, extra, new_tokens=kept_wrapper or (new_tokens and bool(extra_special_tokens)))
+    tokenizer = load_tokenizer(model, extra, new_tokens=kept_wrapper or (new_tokens and bool(extra_special_tokens)))
+    for token, token_id in _read_added_tokens(folder / ADDED_TOKENS).items():
+        if tokenizer.token_to_id(token) != token_id:
+            found = f"{token} would get id {tokenizer.token_to_id(token)} instead of {token_id}"
+            raise ConvertError(f"{folder / ADDED_TOKENS}: {found}; name a token for every id after tokenizer.model's")
+    return tokenizer
 
 
-def _added_in_json(model: Path, as_json: Path) -> tuple[list[str], bool]:
-    """(tokens that tokenizer.json appends to tokenizer.model's pieces, whether Megatron's own are the first)."""
-    if not as_json.is_file():
-        return [], False
-    try:
-        entries = read_json(as_json).get("added_tokens", [])
-        added = sorted((int(entry["id"]), str(entry["content"])) for entry in entries)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConvertError(f"{as_json}: not a tokenizer.json ({error!r})") from None
-    pieces = load_tokenizer(model, new_tokens=False).vocab_size
-    tokens = [token for token_id, token in added if token_id >= pieces]
+def _added_beside(model: Path) -> tuple[list[str], bool]:
+    """(tokens that the files beside tokenizer.model append to its pieces, whether Megatron's own are the first)."""
+    added = _read_added_tokens(model.with_name(ADDED_TOKENS))
+    for token, token_id in _added_in_json(model.with_name("tokenizer.json")).items():
+        added.setdefault(token, token_id)
+    pieces = load_tokenizer(model, new_tokens=False).vocab_size if added else 0
+    tokens = [token for token, token_id in sorted(added.items(), key=lambda item: item[1]) if token_id >= pieces]
     if tuple(tokens[: len(WRAPPER)]) != WRAPPER:
         return tokens, False
     wrapped = load_tokenizer(model, new_tokens=True)
     return [token for token in tokens if wrapped.token_to_id(token) is None], True
+
+
+def _added_in_json(path: Path) -> dict[str, int]:
+    """Token -> id of the tokens that a tokenizer.json adds to its vocabulary."""
+    if not path.is_file():
+        return {}
+    try:
+        return {str(entry["content"]): int(entry["id"]) for entry in read_json(path).get("added_tokens", [])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConvertError(f"{path}: not a tokenizer.json ({error!r})") from None
+
+
+def _read_added_tokens(path: Path) -> dict[str, int]:
+    """Token -> id of an added_tokens.json, in which folders without tokenizer.json keep what was added."""
+    if not path.is_file():
+        return {}
+    try:
+        return {str(token): int(token_id) for token, token_id in read_json(path).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConvertError(f"{path}: not a table of tokens and ids ({error!r})") from None
 
 
 def chat_format_of(tokenizer: Tokenizer, folder: Path) -> ChatFormat | None:

@@ -104,6 +104,33 @@ def test_source_tokenizer_keeps_the_tokens_of_an_exported_folder(spm_model: Path
     assert again.special_tokens == tokenizer.special_tokens
 
 
+def test_source_tokenizer_keeps_added_tokens_json(spm_model: Path, tmp_path: Path) -> None:
+    shutil.copyfile(spm_model, tmp_path / "tokenizer.model")
+    (tmp_path / "added_tokens.json").write_text('{"<end_of_turn>": 401, "[PAD]": 400, "<s>": 1}')
+
+    tokenizer = source_tokenizer(tmp_path, CHATML, new_tokens=False)
+
+    assert tokenizer is not None
+    assert tokenizer.tokens[400:] == ["[PAD]", "<end_of_turn>", "<|im_start|>", "<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"<end_of_turn>": 405}', r"<end_of_turn> would get id 400 instead of 405; name a token for every id after"),
+        ('["<end_of_turn>"]', "not a table of tokens and ids"),
+    ],
+)
+def test_source_tokenizer_names_an_added_tokens_json_it_cannot_keep(
+    spm_model: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    shutil.copyfile(spm_model, tmp_path / "tokenizer.model")
+    (tmp_path / "added_tokens.json").write_text(text)
+
+    with pytest.raises(ConvertError, match=rf"added_tokens\.json: {message}"):
+        source_tokenizer(tmp_path, (), new_tokens=True)
+
+
 def test_source_tokenizer_needs_a_file_to_add_tokens_to(tmp_path: Path) -> None:
     assert source_tokenizer(tmp_path, (), new_tokens=True) is None
     with pytest.raises(ConvertError, match=r"no tokenizer\.model or tokenizer\.json to add tokens to"):
