@@ -5,11 +5,16 @@ check_chat(Path("HF_DIR"), Path("CKPT_DIR/iter_0000500"))      # None where ther
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint_convert.hf_tokenizer import recorded_chat_format, special_ids
+from checkpoint_convert.hf_tokenizer import (
+    chat_template_of,
+    generation_settings,
+    recorded_chat_format,
+    special_ids,
+    stops_of,
+)
 from checkpoint_convert.logits import quiet_transformers
 from megatron_train.state.checkpoint_folder import TOKENIZER_DIR
 from pretokenizer.bounded import bounded
@@ -44,7 +49,8 @@ class ChatOutcome:
 def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
     """None when the folder has no chat template or the checkpoint no tokenizer with a known chat format."""
     folder = checkpoint / TOKENIZER_DIR
-    if not folder.is_dir() or not (hf_dir / "chat_template.jinja").is_file():
+    template = chat_template_of(hf_dir)
+    if not folder.is_dir() or template is None:
         return None
     tokenizer = load_tokenizer_folder(folder)
     chat_format = recorded_chat_format(folder, tokenizer)
@@ -54,16 +60,11 @@ def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
     messages = [{"role": role.template_name, "content": text} for role, text in CONVERSATION.messages]
     with quiet_transformers() as transformers:
         loaded = transformers.AutoTokenizer.from_pretrained(hf_dir, local_files_only=True, trust_remote_code=False)
-        with bounded(str(hf_dir / "chat_template.jinja")):
+        with bounded(str(template[1])):
             theirs = loaded.apply_chat_template(messages, tokenize=True, return_dict=True)
     if list(theirs["input_ids"]) != ours:
         return ChatOutcome(len(ours), "apply_chat_template gives other ids than the pretokenizer")
-    end, stops = special_ids(tokenizer, chat_format).end_of_turn, _stops(hf_dir / "generation_config.json")
+    end, stops = special_ids(tokenizer, chat_format).end_of_turn, stops_of(generation_settings(hf_dir, {}))
     if end not in stops:
         return ChatOutcome(len(ours), f"generation_config.json stops at {stops}, a turn ends with {end}")
     return ChatOutcome(len(ours))
-
-
-def _stops(path: Path) -> list[int]:
-    found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
-    return found if isinstance(found, list) else [] if found is None else [found]

@@ -12,9 +12,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ from checkpoint_convert.hf_io import HfWeights, SafetensorsWriter, check_weight_
 from checkpoint_convert.hf_tokenizer import (
     SpecialIds,
     chat_format_of,
+    generation_settings,
     recorded_chat_format,
     save_with_template,
     source_tokenizer,
@@ -76,9 +78,9 @@ def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Repor
         warn_of_other_ids(config, tokenizer, hf_dir)
         warn_of_rows_in_use(options.extra_special_tokens, tokenizer, model, hf_dir)
     plan = plan_rows(model, tokenizer, options)
-    return import_weights(
-        source, FAMILIES[model.family].table(model), model, plan, tokenizer, hf_dir, checkpoint_dir, options
-    )
+    settings = generation_settings(hf_dir, config)
+    table = FAMILIES[model.family].table(model)
+    return import_weights(source, table, model, plan, tokenizer, hf_dir, checkpoint_dir, options, settings)
 
 
 def import_weights(
@@ -90,8 +92,12 @@ def import_weights(
     origin: Path,
     checkpoint_dir: Path,
     options: ImportOptions,
+    settings: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Weights under the names of `table` -> CKPT_DIR/release, with rows as planned and the tokenizer beside them."""
+    """Weights under the names of `table` -> CKPT_DIR/release, with rows as planned and the tokenizer beside them.
+
+    `settings`: of generation, kept for an export of the very same weights.
+    """
     dropped = tied_copy_to_drop(source, model, table, origin)
     dropped += check_names(table, source.infos, origin, dropped)
     check_shapes(table, source.infos, model, origin)
@@ -120,6 +126,7 @@ def import_weights(
             writer.abandon()
         model.save(staging / MODEL_CONFIG)
         record_source(staging, origin)
+        write_generation_config(None, settings or {}, staging)
         if tokenizer is not None:
             save_with_template(tokenizer, chat_format_of(tokenizer, origin), staging / TOKENIZER_DIR)
         checked.result()  # raises when a file is not what its folder says: nothing is published then
@@ -158,10 +165,11 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
             writer.close()
         finally:
             writer.abandon()
-        write_hf_config(config, rows, ids, dtype, staging)
-        if tokenizer is not None and ids is not None:
+        settings = generation_settings(folder, {})
+        write_hf_config(config, rows, ids, settings, dtype, staging)
+        write_generation_config(ids, settings, staging)
+        if tokenizer is not None:
             write_tokenizer_files(tokenizer, chat_format, staging, model.max_position_embeddings)
-            write_generation_config(ids, staging)
         write_model_card(staging / "README.md", options.hub_name or hf_dir.name, model, folder, tokenizer, chat_format)
         write_sha256sums(staging, writer.digests)
         if checked:
@@ -200,9 +208,21 @@ def checkpoint_tokenizer(folder: Path) -> tuple[Tokenizer | None, ChatFormat | N
     return tokenizer, recorded_chat_format(folder / TOKENIZER_DIR, tokenizer)
 
 
-def write_hf_config(config: HfConfig, rows: int, ids: SpecialIds | None, dtype: torch.dtype, folder: Path) -> None:
-    """config.json; `dtype` is what transformers 5 reads, `torch_dtype` what older readers do."""
-    tokens = {} if ids is None else {"bos_token_id": ids.bos, "eos_token_id": ids.end_of_turn, "pad_token_id": ids.pad}
+def write_hf_config(
+    config: HfConfig,
+    rows: int,
+    ids: SpecialIds | None,
+    settings: Mapping[str, Any],
+    dtype: torch.dtype,
+    folder: Path,
+) -> None:
+    """config.json; `dtype` is what transformers 5 reads, `torch_dtype` what older readers do.
+
+    Token ids: the tokenizer's, else those of the source's generation `settings`; without either, transformers' own.
+    """
+    tokens = {name: settings[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in settings}
+    if ids is not None:
+        tokens = {"bos_token_id": ids.bos, "eos_token_id": ids.end_of_turn, "pad_token_id": ids.pad}
     text = {
         **config,
         "vocab_size": rows,

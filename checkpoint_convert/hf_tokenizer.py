@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from checkpoint_convert.report import warn
 from checkpoint_convert.spm_tokenizer import tokenizers_backend
 from checkpoint_convert.tensors import ConvertError
 from pretokenizer.chat_format import CHAT_FORMATS, ChatFormat, ChatFormatError
-from pretokenizer.chat_template_file import read_template
+from pretokenizer.chat_template_file import TemplateFormat, read_template
 from pretokenizer.publish import read_json
 from pretokenizer.tokenizer import (
     JsonTokenizer,
@@ -32,6 +32,7 @@ from pretokenizer.tokenizer import (
 )
 
 TEMPLATE_NAME = "chat_template.jinja"
+GENERATION_CONFIG = "generation_config.json"
 ADDED_TOKENS = "added_tokens.json"
 WRAPPER = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")
 
@@ -107,25 +108,40 @@ def _read_added_tokens(path: Path) -> dict[str, int]:
         raise ConvertError(f"{path}: not a table of tokens and ids ({error!r})") from None
 
 
+def chat_template_of(folder: Path) -> tuple[str, Path] | None:
+    """(chat template, file it stands in) of a folder: chat_template.jinja, else the default of tokenizer_config.json.
+
+    Raises ChatFormatError or UnicodeDecodeError naming a file that cannot be read.
+    """
+    file, config = folder / TEMPLATE_NAME, folder / "tokenizer_config.json"
+    if file.is_file():
+        return file.read_text(encoding="utf-8"), file
+    try:
+        found = read_json(config).get("chat_template") if config.is_file() else None
+        if isinstance(found, list):
+            found = {entry["name"]: entry["template"] for entry in found}.get("default")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ChatFormatError(f"{config}: cannot read its chat_template: {error!r}") from None
+    return (found, config) if isinstance(found, str) else None
+
+
 def chat_format_of(tokenizer: Tokenizer, folder: Path) -> ChatFormat | None:
     """The chat format whose template the folder has, else the one whose control tokens were added, or None.
 
     A template of the folder's own is carried as it is where it can be asked for a prompt and a reply.
     """
-    template = folder / TEMPLATE_NAME
-    if not template.is_file():
-        added, known = set(tokenizer.extra_special_tokens), {*tokenizer.special_tokens, "<|endoftext|>"}
-        formats = (
-            f for f in CHAT_FORMATS.values() if known.issuperset(f.special_tokens) and added & {*f.special_tokens}
-        )
-        return next(formats, None)
     try:
-        text = template.read_text(encoding="utf-8")
-        named = next((f for f in CHAT_FORMATS.values() if f.hf_chat_template == text), None)
-        return named or read_template(template, tokenizer)
+        template = chat_template_of(folder)
+        if template is not None:
+            text, path = template
+            named = next((f for f in CHAT_FORMATS.values() if f.hf_chat_template == text), None)
+            return named or TemplateFormat(text, str(path), tokenizer)
     except (ChatFormatError, UnicodeDecodeError) as error:
         warn(f"the chat template is left out: {error}")
         return None
+    added, known = set(tokenizer.extra_special_tokens), {*tokenizer.special_tokens, "<|endoftext|>"}
+    formats = (f for f in CHAT_FORMATS.values() if known.issuperset(f.special_tokens) and added & {*f.special_tokens})
+    return next(formats, None)
 
 
 def save_with_template(tokenizer: Tokenizer, chat_format: ChatFormat | None, folder: Path) -> None:
@@ -187,10 +203,38 @@ def write_tokenizer_files(tokenizer: Tokenizer, chat_format: ChatFormat | None, 
         (folder / TEMPLATE_NAME).write_text(chat_format.hf_chat_template, encoding="utf-8")
 
 
-def write_generation_config(ids: SpecialIds, folder: Path) -> None:
-    """Greedy unless asked otherwise; a reply ends at the model's end of text or the format's end of turn."""
-    bos = {} if ids.bos is None else {"bos_token_id": ids.bos}
-    _write_json(folder / "generation_config.json", {**bos, "eos_token_id": ids.stops, "pad_token_id": ids.pad})
+def generation_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder says about generation: its generation_config.json, else the token ids of its config.json.
+
+    Raises ConvertError naming the file.
+    """
+    path = folder / GENERATION_CONFIG
+    if not path.is_file():
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        return {name: config[name] for name in names if config.get(name) is not None}
+    try:
+        found = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ConvertError(f"{path}: cannot read: {error}; mend or remove it") from None
+    if not isinstance(found, dict) or not all(isinstance(i, int) for i in stops_of(found)):
+        raise ConvertError(f"{path}: expected a JSON object with ids as eos_token_id; mend or remove it")
+    return found
+
+
+def stops_of(settings: Mapping[str, Any]) -> list[int]:
+    """The ids at which generation ends: one, several or none."""
+    found = settings.get("eos_token_id")
+    return found if isinstance(found, list) else [] if found is None else [found]
+
+
+def write_generation_config(ids: SpecialIds | None, settings: Mapping[str, Any], folder: Path) -> None:
+    """`settings` of the source; a reply ends at end of text, the format's end of turn and where theirs did."""
+    own: dict[str, Any] = {}
+    if ids is not None:
+        bos = {} if ids.bos is None else {"bos_token_id": ids.bos}
+        own = {**bos, "eos_token_id": list(dict.fromkeys([*ids.stops, *stops_of(settings)])), "pad_token_id": ids.pad}
+    if own or settings:
+        _write_json(folder / GENERATION_CONFIG, {**settings, **own})
 
 
 def _backend(tokenizer: Tokenizer) -> Any:

@@ -9,6 +9,7 @@
         tokenizer/                                 as the pretokenizer saved it
         SHA256SUMS                                 of every file above, written last
     CKPT_DIR/release/                              the same without training state: converted weights
+        generation_config.json                     of the Hugging Face folder that they came from
 
 Every pickle in such a folder is checked against an allow-list before anything reads it: see safe_pickle.py.
 """

@@ -70,6 +70,46 @@ def test_from_hf_names_new_tokens_on_rows_of_the_source(
     assert capsys.readouterr().err == ""
 
 
+def test_stops_and_sampling_settings_go_there_and_back(llama_with_tokenizer: Path, tmp_path: Path) -> None:
+    sampling = {"do_sample": True, "temperature": 0.6, "eos_token_id": [2, 9]}
+    (llama_with_tokenizer / "generation_config.json").write_text(json.dumps(sampling))
+
+    from_hf(llama_with_tokenizer, tmp_path / "ckpt", ImportOptions(CHATML))
+    to_hf(tmp_path / "ckpt", tmp_path / "hf", ExportOptions())
+
+    assert json.loads((tmp_path / "hf" / "generation_config.json").read_text()) == {
+        "do_sample": True,
+        "temperature": 0.6,
+        "eos_token_id": [2, 406, 9],
+        "bos_token_id": 1,
+        "pad_token_id": 404,
+    }
+    check_folder(tmp_path / "ckpt" / "release")
+
+
+def test_without_a_tokenizer_the_ids_of_config_json_are_kept(hf_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = changed(hf_folder("llama_gqa"), tmp_path / "hf", {"eos_token_id": [7, 9], "bos_token_id": 3})
+
+    from_hf(folder, tmp_path / "ckpt", ImportOptions())
+    to_hf(tmp_path / "ckpt", tmp_path / "again", ExportOptions())
+
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert (config["eos_token_id"], config["bos_token_id"]) == ([7, 9], 3)
+    settings = json.loads((tmp_path / "again" / "generation_config.json").read_text())
+    assert settings == {"bos_token_id": 3, "eos_token_id": [7, 9]}
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"eos_token_id": "</s>"}'])
+def test_from_hf_names_a_generation_config_that_it_cannot_keep(
+    hf_folder: Callable[[str], Path], tmp_path: Path, text: str
+) -> None:
+    folder = changed(hf_folder("llama_gqa"), tmp_path / "hf")
+    (folder / "generation_config.json").write_text(text)
+
+    with pytest.raises(ConvertError, match=r"hf/generation_config\.json: .*; mend or remove it"):
+        from_hf(folder, tmp_path / "ckpt", ImportOptions())
+
+
 def test_from_hf_adds_and_pads_rows(llama_with_tokenizer: Path, tmp_path: Path) -> None:
     report = from_hf(llama_with_tokenizer, tmp_path / "ckpt", ImportOptions(CHATML))
     release = tmp_path / "ckpt" / "release"
@@ -255,6 +295,7 @@ def test_to_hf_without_a_tokenizer_writes_weights_and_warns(
         "README.md",
         "SHA256SUMS",
         "config.json",
+        "generation_config.json",
         "model.safetensors",
     ]
     assert "has no tokenizer/ folder" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_written_folder_stops_and_pads(spm_model: Path, tmp_path: Path) -> None:
     end_of_turn = tokenizer.token_to_id("<|im_end|>")
 
     theirs = write_and_load(tokenizer, "chatml", tmp_path)
-    write_generation_config(special_ids(tokenizer, CHAT_FORMATS["chatml"]), tmp_path)
+    write_generation_config(special_ids(tokenizer, CHAT_FORMATS["chatml"]), {}, tmp_path)
 
     assert (theirs.bos_token, theirs.eos_token, theirs.pad_token) == ("<s>", "<|im_end|>", "<PAD>")
     assert theirs("dog")["input_ids"][0] == 1
@@ -171,6 +171,21 @@ def test_a_template_of_its_own_travels_with_the_tokenizer(spm_model: Path, tmp_p
 
     assert recorded is not None
     assert (recorded.name, recorded.hf_chat_template, recorded.end_of_turn) == ("jinja", source, "<|im_end|>")
+
+
+@pytest.mark.parametrize("is_list", [False, True])
+def test_a_template_in_tokenizer_config_is_the_folders_own(spm_model: Path, tmp_path: Path, is_list: bool) -> None:
+    source = (
+        "{% for m in messages %}{{ '<s>' + m['role'] + ':' + m['content'] + '</s>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<s>assistant:' }}{% endif %}"
+    )
+    tools = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": source}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": tools if is_list else source}))
+
+    found = chat_format_of(load_tokenizer(spm_model, CHATML), tmp_path)
+
+    assert found is not None
+    assert (found.name, found.hf_chat_template, found.end_of_turn) == ("jinja", source, "</s>")
 
 
 def test_a_template_that_is_no_template_is_left_out(
