@@ -1,6 +1,7 @@
 """build.py: the same bytes for any way of running, restarting, refusing."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from pretokenizer.build import BuildError, build
 from pretokenizer.config import RunOptions
 from pretokenizer.encode import REFERENCE_ENV
 from pretokenizer.json_records import RecordError
-from pretokenizer.plan import make_plan
+from pretokenizer.plan import load_plan_tokenizer, make_plan
 from pretokenizer.shard import ShardReader
 from pretokenizer.tokenizer import Tokenizer
 from tests.pretokenizer.conftest import REPOSITORY, BuildToy, make_toy_config, question_records, write_jsonl
@@ -244,6 +245,19 @@ def test_broken_unicode_is_left_out_and_counted(build_toy: BuildToy, tmp_path: P
     assert manifest.splits["train"].documents == 3
     assert manifest.reports["bad_records"]["0:gsm8k"]["reasons"] == {"broken Unicode": 1}
     assert manifest.reports["bad_records"]["0:gsm8k"]["examples"] == [f"{path}:4: broken Unicode"]
+
+
+def test_workers_leave_at_the_end_of_their_block(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "data/gsm8k/train.jsonl", question_records(20))
+    config = make_toy_config(tmp_path, ["gsm8k"])
+    plan, loaded = make_plan(config, 500), load_plan_tokenizer(config)
+    before = set(multiprocessing.active_children())
+    with build_module.start_workers(plan, list(plan.tasks), tmp_path, RunOptions(workers=1), loaded) as pool:
+        assert pool is None
+    with build_module.start_workers(plan, list(plan.tasks), tmp_path, RunOptions(workers=2), loaded) as pool:
+        assert pool is not None and pool.submit(os.getpid).result() != os.getpid()
+        workers = set(multiprocessing.active_children()) - before
+    assert workers and not any(worker.is_alive() for worker in workers)
 
 
 @pytest.mark.usefixtures("small_chunks")

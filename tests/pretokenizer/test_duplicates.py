@@ -40,8 +40,12 @@ def test_duplicates_are_left_out(build_toy: BuildToy, tmp_path: Path) -> None:
     assert "  Accepted: 3/6 (50.0%)\n" in (folder / "toy-train_stats.txt").read_text()
 
 
-def test_equal_keys_are_not_enough(build_toy: BuildToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("question", ["{}", "the same beginning " * 20 + "{}", "{}" + " the same end" * 20])
+def test_equal_keys_are_not_enough(
+    question: str, build_toy: BuildToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("zlib.crc32", lambda *data: 7)
-    write_jsonl(tmp_path / "data/gsm8k/train.jsonl", [{"question": q, "answer": "a"} for q in ("x", "y", "x")])
+    records = [{"question": question.format(letter), "answer": "a"} for letter in "xyx"]
+    write_jsonl(tmp_path / "data/gsm8k/train.jsonl", records)
     manifest, _ = build_toy(["gsm8k"], dedup="exact")
     assert manifest.splits["train"].documents == 2

@@ -76,6 +76,17 @@ def test_an_engine_that_is_wrong_is_found_while_it_works(monkeypatch: pytest.Mon
         fast.encode([Conversation(pair("What is it?", "That."))])
 
 
+def test_documents_at_an_interval_are_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, _ = both(SAMPLE_MODEL, "chatml", False)
+    right = FastEngine.encode
+    monkeypatch.setattr(FastEngine, "encode", lambda self, text: right(self, text.replace("wrong", "other")))
+    monkeypatch.setattr("pretokenizer.framed_pass.PROOF_INTERVAL", 2)
+    talks = [Conversation(pair(f"question {i}", "wrong" if i in (1, 4) else "right")) for i in range(5)]
+    assert fast.encode(talks[:4]).document_sizes.size == 4
+    with pytest.raises(EngineMismatchError, match="question 4"):
+        fast.encode(talks)
+
+
 def test_frames_of_different_kinds(sample_tokenizer: Tokenizer) -> None:
     class Odd(FramedFormat):
         name = "odd"

@@ -138,6 +138,7 @@ def test_the_place_after_a_long_line(tmp_path: Path, name: str) -> None:
         ("a.tar", tar_of("a.jsonl", LINES)[:2048], r"a\.tar: damaged or truncated"),
         ("a.tar", tar_of("a.jsonl", LINES)[:1024], r"a\.tar: damaged or truncated: empty header at byte 1024"),
         ("a.tar", flipped(tar_of("a.jsonl", LINES), 1024 + 100), r"a\.tar: damaged or truncated: bad checksum at byte"),
+        ("a.tar", tar_of("a.json", b"{}")[:2048] + flipped(tar_of("b.json", LINES), 100), "bad checksum at byte 2048"),
         ("a.tar", tar_of("a.parquet", b"PAR1"), r"a\.tar/a\.parquet: a parquet file cannot be read inside an archive"),
         ("a.tar", tar_of("a.txt", b"x"), r"a\.tar: a tar archive without a \.json or \.jsonl file"),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pretokenizer import sentencepiece_json
 from pretokenizer.sentencepiece_json import (
     UnsupportedModelError,
     _Model,
@@ -33,7 +34,12 @@ def test_merges_by_score_then_longer_left_part() -> None:
     ]
 
 
-def test_merges_are_all_the_cuts_there_are(sentencepiece_tokenizer: SentencePieceTokenizer) -> None:
+@pytest.mark.parametrize("table_bits", [20, 6])
+def test_merges_are_all_the_cuts_there_are(
+    table_bits: int, sentencepiece_tokenizer: SentencePieceTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sentencepiece_json, "_TABLE_BITS", table_bits)
+    monkeypatch.setattr(sentencepiece_json, "_TABLE_SHIFT", np.uint64(64 - table_bits))
     pieces = [*sentencepiece_tokenizer.tokens[259:3000], "𝔘𝔫", "𝔘", "𝔫"]
     known = set(pieces)
     expected = [
