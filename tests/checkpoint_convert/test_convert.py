@@ -244,7 +244,7 @@ def test_from_hf_takes_a_tied_head_only_as_a_copy(hf_folder: Callable[[str], Pat
         from_hf(tmp_path / "other", tmp_path / "ckpt2", ImportOptions())
 
 
-def test_from_hf_reports_nan(
+def test_nan_is_reported_both_ways(
     hf_folder: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = changed(hf_folder("llama_gqa"), tmp_path / "hf")
@@ -255,6 +255,8 @@ def test_from_hf_reports_nan(
     from_hf(folder, tmp_path / "ckpt", ImportOptions())
 
     assert "1 tensors hold NaN or infinity: decoder.final_layernorm.weight" in capsys.readouterr().err
+    to_hf(tmp_path / "ckpt", tmp_path / "back", ExportOptions())
+    assert "1 tensors hold NaN or infinity: model.norm.weight" in capsys.readouterr().err
 
 
 def test_from_hf_refuses_a_dtype_that_makes_infinity_of_a_number(

@@ -146,6 +146,15 @@ def test_both_rope_spellings_are_written() -> None:
     assert written["rope_parameters"] == {"rope_type": "llama3", "rope_theta": 500000.0, **rule}
 
 
+def test_the_rotary_base_of_an_old_neox_is_kept_in_every_spelling() -> None:
+    model = model_of(PYTHIA_12B | {"rotary_emb_base": 25000})
+    written = FAMILIES["gpt_neox"].to_hf_config(model)
+
+    assert model.rotary_base == 25000.0
+    assert (written["rotary_emb_base"], written["rope_theta"], written["rotary_pct"]) == (25000.0, 25000.0, 0.25)
+    assert written["rope_parameters"] == {"rope_type": "default", "rope_theta": 25000.0, "partial_rotary_factor": 0.25}
+
+
 def test_sliding_window_makes_a_mistral() -> None:
     model = model_of(MISTRAL_7B)
 

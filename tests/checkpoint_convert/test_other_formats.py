@@ -26,6 +26,7 @@ from checkpoint_convert.other_formats import (
 from checkpoint_convert.plan import ExportOptions, ImportOptions
 from checkpoint_convert.tensors import ConvertError, same_bits
 from megatron_train.model_config import ModelConfig
+from pretokenizer.publish import verify_sha256sums
 
 DIM, HEADS, KV_HEADS, FFN, VOCABULARY, LAYERS = 32, 4, 2, 48, 400, 2
 CHANNELS = DIM // HEADS
@@ -174,6 +175,35 @@ def test_from_meta_refuses_parts_of_two_models(tmp_path: Path, name: str, change
 
     with pytest.raises(ConvertError, match=message):
         from_meta(folder, tmp_path / "ckpt", ImportOptions())
+@pytest.mark.parametrize(
+    ("params", "base", "context"),
+    [
+        ({"norm_eps": 1e-6}, 10000.0, 2048),
+        ({}, 10000.0, 4096),
+        ({"rope_theta": 1000000.0}, 1000000.0, 16384),
+        ({"rope_theta": 500000.0}, 500000.0, 8192),
+        ({"rope_theta": 500000.0, "use_scaled_rope": True}, 500000.0, 131072),
+    ],
+)
+def test_from_meta_takes_rope_theta_and_knows_the_context(
+    params: dict[str, object], base: float, context: int, tmp_path: Path
+) -> None:
+    folder = save_meta(tmp_path / "meta", 1)
+    (folder / "params.json").write_text(json.dumps(PARAMS | params))
+    from_meta(folder, tmp_path / "ckpt", ImportOptions())
+    model = ModelConfig.load(tmp_path / "ckpt" / "release" / "model_config.yaml")
+    assert (model.rotary_base, model.max_position_embeddings) == (base, context)
+
+
+def test_megatron_llm_carries_rope_theta(tmp_path: Path) -> None:
+    folder = save_meta(tmp_path / "meta", 1)
+    (folder / "params.json").write_text(json.dumps(PARAMS | {"rope_theta": 500000.0}))
+    from_meta(folder, tmp_path / "ckpt", ImportOptions())
+    to_megatron_llm(tmp_path / "ckpt", tmp_path / "llm", tp=1, pp=1)
+    path = tmp_path / "llm" / "release" / "mp_rank_00" / "model_optim_rng.pt"
+    assert torch.load(path, weights_only=False)["args"].rope_theta == 500000.0
+    from_megatron_llm(tmp_path / "llm", tmp_path / "two", ImportOptions())
+    assert ModelConfig.load(tmp_path / "two" / "release" / "model_config.yaml").rotary_base == 500000.0
 
 
 def test_megatron_llm_has_metas_rows_unchanged(tmp_path: Path) -> None:
@@ -191,6 +221,19 @@ def test_megatron_llm_has_metas_rows_unchanged(tmp_path: Path) -> None:
     assert torch.equal(state["model"]["language_model"]["lm_head"][:VOCABULARY], weights["output.weight"])
     assert (state["checkpoint_version"], state["iteration"], state["args"].padded_vocab_size) == (3.0, "release", 512)
     assert (tmp_path / "llm" / "latest_checkpointed_iteration.txt").read_text() == "release"
+    assert verify_sha256sums(tmp_path / "llm") == []
+
+
+def test_nan_is_reported_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save_meta(tmp_path / "meta", 1) / "consolidated.00.pth"
+    state = torch.load(path)
+    state["norm.weight"][3] = float("nan")
+    torch.save(state, path)
+
+    from_meta(tmp_path / "meta", tmp_path / "ckpt", ImportOptions())
+    assert "1 tensors hold NaN or infinity: decoder.final_layernorm.weight" in capsys.readouterr().err
+    to_megatron_llm(tmp_path / "ckpt", tmp_path / "llm", tp=1, pp=1)
+    assert "1 tensors hold NaN or infinity: encoder.final_layernorm.weight" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

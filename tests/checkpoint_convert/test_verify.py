@@ -33,13 +33,15 @@ def test_verify_compares_logits_of_both_libraries(
     assert outcome.is_equal
 
 
+@pytest.mark.parametrize(
+    "name", ["model.embed_tokens.weight", "model.layers.1.self_attn.k_proj.weight", "lm_head.weight"]
+)
 def test_verify_names_one_flipped_bit(
-    hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
+    name: str, hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "hf"
     shutil.copytree(hf_folder("llama_gqa"), folder)
     tensors = load_file(folder / "model.safetensors")
-    name = "model.layers.1.self_attn.k_proj.weight"
     tensors[name].view(torch.int32)[3, 5] ^= 1
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
