@@ -14,6 +14,7 @@ import yaml
 
 from megatron_train.__main__ import main
 from tests.conftest import toy_documents, write_shard
+from tests.megatron_train.test_metrics import scalars_in
 from tests.megatron_train.toy_run import LLAMA
 
 
@@ -75,10 +76,13 @@ def test_a_run_leaves_checkpoint_metrics_and_a_readable_console(
 
 def test_a_run_goes_on_where_it_was_stopped(run: Any, tmp_path: Path) -> None:
     assert run("--save", tmp_path / "whole", "--eval_interval", 2) == 0
-    assert run("--exit_interval", 3, "--eval_interval", 2) == 0
+    flags = ["--eval_interval", 2, "--tensorboard_dir", tmp_path / "tb"]
+    assert run("--exit_interval", 3, *flags) == 0
     assert (tmp_path / "save" / "latest_checkpointed_iteration.txt").read_text() == "3\n"
-    assert run("--eval_interval", 2) == 0
+    assert run(*flags) == 0
     assert metrics(tmp_path / "save") == metrics(tmp_path / "whole")
+    assert [step for step, _ in scalars_in(tmp_path / "tb")["lm loss"]] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in scalars_in(tmp_path / "tb/samples")["lm loss vs samples"]] == [4, 8, 12, 16, 20, 24]
     assert run() == 0  # nothing left to do
     assert metrics(tmp_path / "save") == metrics(tmp_path / "whole")
 

@@ -73,6 +73,7 @@ def test_a_run_that_went_back_goes_on_from_there(tmp_path: Path) -> None:
     assert start_of(**second) == Start(older, resume=False)
     own = publish(tmp_path / "second", 2, load_iters=5)
     assert start_of(**second) == Start(own, resume=True)
+    assert start_of(**{**second, "load_iters": 10}) == Start(own, resume=True)  # back means in one's own folder
 
 
 def test_checkpoints_without_a_tracker_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,8 +30,13 @@ def test_the_best_is_the_lowest_finite_loss() -> None:
     assert (state.best_loss, state.best_iteration) == (1.5, 15)
 
 
+def test_the_last_losses_and_norms_are_remembered() -> None:
+    state = TrainState().remember(2.0, 0.25, 2).remember(2.5, 0.5, 2).remember(3.0, 0.75, 2)
+    assert (state.recent_losses, state.recent_grad_norms) == ((2.5, 3.0), (0.5, 0.75))
+
+
 def test_save_and_load_give_the_same_as_readable_json(tmp_path: Path) -> None:
-    state = TrainState(3, 192, 1, "abc")
+    state = TrainState(3, 192, 1, "abc", 1.5, 2, (2.0, 2.5), (0.25, 0.5))
     state.save(tmp_path)
     assert json.loads((tmp_path / "train_state.json").read_text())["consumed_train_samples"] == 192
     assert TrainState.load(tmp_path) == state
