@@ -175,6 +175,8 @@ def test_from_meta_refuses_parts_of_two_models(tmp_path: Path, name: str, change
 
     with pytest.raises(ConvertError, match=message):
         from_meta(folder, tmp_path / "ckpt", ImportOptions())
+
+
 @pytest.mark.parametrize(
     ("params", "base", "context"),
     [
