@@ -15,7 +15,7 @@ from pretokenizer.duplicates import DuplicateReport, handle_duplicates
 from pretokenizer.finished_files import FinishedFiles
 from pretokenizer.lengths import LengthReport, length_report, plot_histograms
 from pretokenizer.manifest import MANIFEST_NAME, DataManifest, DatasetCounts, FileRecord, SplitManifest
-from pretokenizer.parts import PartHeader
+from pretokenizer.parts import PartHeader, found_mismatch
 from pretokenizer.plan import Plan
 from pretokenizer.publish import write_json_atomic, write_text_atomic
 from pretokenizer.report import PLOT_NAME, has_plots, markdown_report
@@ -50,6 +50,7 @@ def assemble(
     warnings = refuse_too_many([entry.name for entry in plan.config.entries], headers, options.max_bad_fraction)
     splits = select(plan, tables)
     splits, duplicates = handle_duplicates(splits, store, plan.config.dedup == "exact")
+    warnings += [*filter(None, map(found_mismatch, part_folders)), *_empty_sets(splits["train"])]
 
     with FinishedFiles(options.workers) as finished:
         stats = _write_splits(plan, splits, store, output, final, finished)
@@ -71,6 +72,17 @@ def assemble(
     return manifest
 
 
+def _empty_sets(train: list[Selected]) -> list[str]:
+    """A line for each data set of which nothing is trained on, or one for all of them."""
+    if not any(selected.documents.size for selected in train):
+        return ["train has no document at all: nothing can be trained on this (the reasons are in stats.md)"]
+    return [
+        f"{selected.name}: none of its documents is in train (the reasons are in stats.md)"
+        for selected in train
+        if not selected.documents.size
+    ]
+
+
 def _write_splits(
     plan: Plan,
     splits: dict[str, list[Selected]],
@@ -83,7 +95,7 @@ def _write_splits(
     stats = {}
     for split, chosen in splits.items():
         prefix = output / f"{plan.config.filename_prefix}-{split}"
-        if not any(selected.processed.size for selected in chosen):
+        if split == "val" and not any(selected.processed.size for selected in chosen):
             continue
         if any(selected.documents.size for selected in chosen):
             for path in write_shards(prefix, chosen, store, plan.config.write_json):
@@ -138,7 +150,7 @@ def _reports(
     }
     return {
         "engines": sorted({header.engine for header in flat if header.engine}),
-        "warnings": [*warnings, *(warning for header in flat for warning in header.warnings)],
+        "warnings": list(dict.fromkeys([*warnings, *(warning for header in flat for warning in header.warnings)])),
         "bad_records": bad,
         "duplicates": dataclasses.asdict(duplicates),
         "contaminated": contaminated if plan.config.decontaminate else {},

@@ -27,6 +27,7 @@ from pretokenizer.assemble import assemble
 from pretokenizer.chat_format import ChatFormat
 from pretokenizer.config import PretokenizeConfig, RunOptions
 from pretokenizer.manifest import DataManifest
+from pretokenizer.parts import found_mismatch
 from pretokenizer.plan import Plan, Task, load_plan_tokenizer, make_plan
 from pretokenizer.publish import naming, publish_folder, read_json, write_json_atomic
 from pretokenizer.tasks import TaskRunner
@@ -151,19 +152,29 @@ def run_tasks(
     loaded: tuple[Tokenizer, ChatFormat],
     pool: ProcessPoolExecutor | None,
 ) -> None:
-    """Do the tasks that are not done yet, in this process or in the pool's."""
-    with tqdm(total=len(tasks), desc="read and encode", unit="part", disable=None) as progress:
-        if options.executor == "ray":
-            from pretokenizer.ray_executor import run_on_ray
+    """Do the tasks that are not done yet, in this process or in the pool's; those that a fast way did again by the
+    reference when it was found wrong on any of them.
+    """
+    with contextlib.ExitStack() as stack:
+        if pool is not None:
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        runner = (
+            TaskRunner(plan, folder, options.strict, loaded) if pool is None and options.executor != "ray" else None
+        )
+        for _ in range(2):
+            progress = stack.enter_context(tqdm(total=len(tasks), desc="read and encode", unit="part", disable=None))
+            if options.executor == "ray":
+                from pretokenizer.ray_executor import run_on_ray
 
-            run_on_ray(plan, tasks, folder, options, progress)
-        elif pool is None:
-            runner = TaskRunner(plan, folder, options.strict, loaded)
-            for task in tasks:
-                runner.run(task)
-                progress.update()
-        else:
-            _run_in_pool(pool, tasks, progress)
+                run_on_ray(plan, tasks, folder, options, progress)
+            elif runner is not None:
+                for task in tasks:
+                    runner.run(task)
+                    progress.update()
+            elif pool is not None:
+                _run_in_pool(pool, tasks, progress)
+            if found_mismatch(folder) is None:
+                break
 
 
 _runner: TaskRunner | None = None
@@ -216,8 +227,6 @@ def _run_in_pool(pool: ProcessPoolExecutor, tasks: list[Task], progress: "tqdm[A
             "a worker process was killed, perhaps for want of memory; the same command goes on from here,"
             " and fewer --workers need less memory"
         ) from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def fresh_folder(path: Path) -> Path:

@@ -81,13 +81,13 @@ class DocumentTable:
         return np.cumsum(self.turns, dtype=np.int64) - self.turns
 
     @cached_property
-    def unit_starts(self) -> NDArray[np.int64]:
-        """(U,) first document of each unit."""
-        return np.cumsum(self.unit_documents, dtype=np.int64) - self.unit_documents
+    def unit_ends(self) -> NDArray[np.int64]:
+        """(U,) document after the last of each unit."""
+        return np.cumsum(self.unit_documents, dtype=np.int64)
 
     def origins_of(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n, 2) number of the file in the data set and row in the file, from 0, of each document."""
-        units = np.searchsorted(self.unit_starts + self.unit_documents, documents, side="right")
+        units = np.searchsorted(self.unit_ends, documents, side="right")
         return np.column_stack([self.unit_files[units].astype(np.int64), self.unit_rows[units]])
 
     @cached_property
@@ -97,9 +97,10 @@ class DocumentTable:
 
     def role_tokens(self, role: Role) -> NDArray[np.int64]:
         """(N,) tokens of turns of a role."""
-        counted = np.zeros(self.turn_sizes.size + 1, dtype=np.int64)
-        np.cumsum(np.where(self.turn_roles == role, self.turn_sizes, 0), out=counted[1:])
-        return counted[self.turn_starts + self.turns] - counted[self.turn_starts]
+        if not self.turns.size:
+            return np.empty(0, dtype=np.int64)
+        of_role = self.turn_sizes * (self.turn_roles == role)
+        return np.add.reduceat(of_role, self.turn_starts, dtype=np.int64)  # every document has a turn
 
     @cached_property
     def part_of(self) -> NDArray[np.int32]:
@@ -120,7 +121,7 @@ class DocumentTable:
     def documents_of_units(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
         """Documents of units, in the units' order."""
         counts = self.unit_documents[units]
-        return ranges(self.unit_starts[units], counts)
+        return ranges(self.unit_ends[units] - counts, counts)
 
 
 def read_tables(plan: Plan, folders: Sequence[Path], itemsize: int) -> list[tuple[DocumentTable, DocumentTable | None]]:

@@ -73,19 +73,20 @@ def handle_duplicates(
 
 def _copies(everything: list[Selected], store: TokenStore) -> tuple[Places, Places]:
     """(first occurrences, later copies) of equal accepted documents, in writing order of the copies."""
-    positions = [np.flatnonzero(selected.accepted) for selected in everything]
-    owners = np.repeat(np.arange(len(everything)), [own.size for own in positions])
-    accepted = Places(owners, np.concatenate([*positions, np.empty(0, dtype=np.int64)]))
     keys = np.concatenate([*(s.table.keys[s.documents] for s in everything), np.empty(0, dtype=np.uint64)])
     order = np.argsort(keys, kind="stable")
-    same = keys[order][1:] == keys[order][:-1]
-    is_candidate = np.zeros(keys.size, dtype=bool)
-    is_candidate[order[1:][same]] = is_candidate[order[:-1][same]] = True
-    candidates = accepted.of(np.flatnonzero(is_candidate))
+    same = np.flatnonzero(np.diff(keys[order]) == 0)
+    shared = np.union1d(order[same], order[same + 1])
+    del keys, order  # of tens of millions of documents every column counts
+    ends = np.cumsum([s.documents.size for s in everything], dtype=np.int64)
+    owners = np.searchsorted(ends, shared, side="right")
+    within = [shared[owners == i] - (ends[i] - s.documents.size) for i, s in enumerate(everything)]
+    positions = [np.flatnonzero(s.accepted)[own] for s, own in zip(everything, within, strict=True)]
+    candidates = Places(owners, np.concatenate([*positions, np.empty(0, dtype=np.int64)]))
     digests = b"".join(
         digest
-        for number, s in enumerate(everything)
-        for digest in _digests(s.table, s.processed[candidates.positions[candidates.selected == number]], store)
+        for s, own in zip(everything, positions, strict=True)
+        for digest in _digests(s.table, s.processed[own], store)
     )
     words = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
     order = np.lexsort(words.T)  # stable: equal documents stay in writing order

@@ -31,6 +31,9 @@ REFERENCE_ENV = "PRETOKENIZER_ENGINE"
 class Pass(Protocol):
     """A way to encode documents of one chat format."""
 
+    name: str
+    """For messages."""
+
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
         """Documents in order, without texts; conversations are not empty. Raises EngineMismatchError when it finds
         itself wrong.
@@ -42,6 +45,7 @@ class Encoder:
 
     def __init__(self, way: Pass, chat_format: ChatFormat, keep_texts: bool = False) -> None:
         self.way, self.chat_format, self.keep_texts = way, chat_format, keep_texts
+        self.warnings: list[str] = []
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
         """Encode documents in order. Raises EngineMismatchError when a sample proves a fast way wrong."""
@@ -60,14 +64,23 @@ def make_encoder(
     reference = ReferencePass(tokenizer, chat_format, encode_special_in_text)
     fast = _fast_way(tokenizer, chat_format, reference)
     if isinstance(fast, FramedPass):
-        return Encoder(fast, chat_format, keep_texts), f"{fast.engine.name}, proved against {tokenizer.kind}"
+        return Encoder(fast, chat_format, keep_texts), f"{fast.name}, proved against {tokenizer.kind}"
     line = f"{tokenizer.kind} (the reference; {fast})"
     if isinstance(chat_format, FramedFormat) and not encode_special_in_text and (words := make_word_cache(tokenizer)):
-        return Encoder(WordPass(tokenizer, chat_format, words), chat_format, keep_texts), f"{line}, words cached"
-    return Encoder(reference, chat_format, keep_texts), line
+        encoder, line = (
+            Encoder(WordPass(tokenizer, chat_format, words), chat_format, keep_texts),
+            f"{line}, words cached",
+        )
+    else:
+        encoder = Encoder(reference, chat_format, keep_texts)
+    if isinstance(fast, EngineMismatchError):
+        encoder.warnings.append(f"{fast}; {tokenizer.kind} encoded everything")
+    return encoder, line
 
 
-def _fast_way(tokenizer: Tokenizer, chat_format: ChatFormat, reference: ReferencePass) -> FramedPass | str:
+def _fast_way(
+    tokenizer: Tokenizer, chat_format: ChatFormat, reference: ReferencePass
+) -> FramedPass | EngineMismatchError | str:
     """The fast pass, or why there is none."""
     if os.environ.get(REFERENCE_ENV) == "reference":
         return f"{REFERENCE_ENV}=reference"
@@ -80,7 +93,7 @@ def _fast_way(tokenizer: Tokenizer, chat_format: ChatFormat, reference: Referenc
     except FrameError as error:
         return str(error)
     except EngineMismatchError as error:
-        return f"gigatoken gives other ids for {str(error)!r}"
+        return EngineMismatchError(f"gigatoken gives other ids for {str(error)!r}")
     except Exception as error:  # whatever a foreign engine raises on a vocabulary it does not know
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return f"gigatoken cannot load this vocabulary: {reason}"

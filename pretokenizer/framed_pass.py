@@ -39,6 +39,7 @@ class FramedPass:
                 raise FrameError(f"chat format {chat_format.name} has frames of different kinds")
         names = list(dict.fromkeys(name for turn in found for name in turn))
         self.engine = FastEngine(tokenizer, names, reference.encode_special_in_text)
+        self.name = self.engine.name
         self._frames = [(self._marked(prefix), self._marked(suffix)) for prefix, suffix in frames]
         self._frame_marks = np.array([[self.engine.first_mark + names.index(n) for n in turn] for turn in found])
         self._frame_ids = np.array([[tokenizer.control_tokens[n] for n in turn] for turn in found], dtype=np.uint32)

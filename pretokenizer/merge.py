@@ -25,9 +25,10 @@ from pretokenizer.build import (
 from pretokenizer.chat_format import CHAT_FORMATS
 from pretokenizer.chat_template_file import read_template
 from pretokenizer.config import PretokenizeConfig, RunOptions
+from pretokenizer.encode import REFERENCE_ENV
 from pretokenizer.locate import DatasetFiles
 from pretokenizer.manifest import DataManifest
-from pretokenizer.parts import is_complete
+from pretokenizer.parts import found_mismatch, is_complete, read_header
 from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer, make_plan
 from pretokenizer.publish import SHA256SUMS, naming, read_json, verify_sha256sums, write_json_atomic, write_sha256sums
 from pretokenizer.record_files import FileSpan
@@ -79,6 +80,7 @@ def merge(folders: list[Path], final: Path, options: RunOptions | None = None) -
         raise BuildError(
             f"tasks {missing} of {len(plan.tasks)} are in none of the folders; give all of them, or build the rest"
         )
+    _refuse_mixed_engines(part_folders)
     tokenizer = load_tokenizer_folder(folders[0] / "tokenizer")
     template = folders[0] / "tokenizer" / TEMPLATE_NAME
     chat_format = CHAT_FORMATS.get(plan.config.chat_format) or read_template(template, tokenizer)
@@ -90,6 +92,18 @@ def merge(folders: list[Path], final: Path, options: RunOptions | None = None) -
     if plan.config.compress:
         compress(final)
     return manifest
+
+
+def _refuse_mixed_engines(part_folders: list[Path]) -> None:
+    """Raise BuildError where one part found the fast way wrong and another kept its ids."""
+    mismatch = next(filter(None, map(found_mismatch, part_folders)), None)
+    for folder in part_folders if mismatch else []:
+        engine = str(mismatch).split(" gave other ids")[0]
+        if any(read_header(path.with_suffix("")).engine.startswith(engine) for path in folder.glob("part-*.json")):
+            raise BuildError(
+                f"{folder.parent}: encoded by what another part found wrong ({mismatch}); build this part again with"
+                f" {REFERENCE_ENV}=reference and --overwrite"
+            )
 
 
 def check_part(folder: Path) -> None:

@@ -35,6 +35,8 @@ _COLUMNS = {
 }
 
 
+MISMATCH_NAME = "engine_mismatch.txt"
+"""In a folder of parts: the fast way was found wrong, so none of its ids may be kept."""
 MAX_LANGS = 250
 """Languages of one data set that are told apart."""
 MAX_LANG_CHARACTERS = 35
@@ -61,6 +63,8 @@ class PartHeader:
     langs: list[str] = field(default_factory=lambda: ["unknown"])
     """Names of `document_langs`."""
     engine: str = ""
+    is_exact: bool = False
+    """Encoded by the reference because the fast way was found wrong."""
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     """CPU seconds by step."""
@@ -155,6 +159,12 @@ class Part:
 def is_complete(stem: Path) -> bool:
     """Whether the part was finished."""
     return stem.with_suffix(".json").is_file()
+
+
+def found_mismatch(folder: Path) -> str | None:
+    """What was said when the fast way was found wrong on the data, of a folder of parts."""
+    path = folder / MISMATCH_NAME
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def read_header(stem: Path) -> PartHeader:

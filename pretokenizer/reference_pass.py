@@ -21,7 +21,7 @@ class ReferencePass:
     """A control token spelled in a message stays text, or becomes the token with `encode_special_in_text`."""
 
     def __init__(self, tokenizer: Tokenizer, chat_format: ChatFormat, encode_special_in_text: bool = False) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self.name = tokenizer, tokenizer.kind
         self.chat_format = chat_format
         self.encode_special_in_text = encode_special_in_text
         self._control_tokens = tokenizer.control_tokens

@@ -13,8 +13,9 @@ from pretokenizer.decontaminate import Questions
 from pretokenizer.encode import Encoder, make_encoder
 from pretokenizer.encoded_batch import EngineMismatchError
 from pretokenizer.json_records import RecordError
-from pretokenizer.parts import PartWriter, is_complete, read_header
+from pretokenizer.parts import MISMATCH_NAME, PartWriter, found_mismatch, is_complete, read_header
 from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer
+from pretokenizer.publish import write_text_atomic
 from pretokenizer.record_files import FileSpan, read_records
 from pretokenizer.reference_pass import ReferencePass
 from pretokenizer.shard import optimal_dtype
@@ -50,36 +51,44 @@ class TaskRunner:
         encode_special, keep_texts = plan.config.special_tokens_in_text == "encode", plan.config.write_json
         self.encoder, self.engine_line = make_encoder(tokenizer, chat_format, encode_special, keep_texts)
         self.reference = Encoder(ReferencePass(tokenizer, chat_format, encode_special), chat_format, keep_texts)
+        self.reference_line = f"{tokenizer.kind} (the reference)"
         self.dtype = optimal_dtype(tokenizer.vocab_size)
         self.questions = Questions.load(plan.config) if plan.config.decontaminate else None
 
     def run(self, task: Task) -> None:
-        """Do what is not done yet of a task. Raises RecordError for a file that is damaged as a whole and, with
+        """Do what is not done yet of a task. Once the fast way was found wrong, by whichever process, that is all that
+        was not encoded by the reference. Raises RecordError for a file that is damaged as a whole and, with
         `is_strict`, for the first bad record.
         """
         stems = [task.stem(self.folder, number) for number in range(len(task.pieces))]
         if self.is_strict:
             _refuse_bad(stems)
-        if all(map(is_complete, stems)):
+        mismatch = found_mismatch(self.folder)
+        if all(map(is_complete, stems)) and (not mismatch or all(read_header(stem).is_exact for stem in stems)):
             return
-        try:
-            self._run(task, stems, self.encoder)
-        except EngineMismatchError as error:
-            self._run(
-                task,
-                stems,
-                self.reference,
-                f"the fast way gave other ids for {str(error)[:80]!r}; encoded again exactly",
-            )
+        if not mismatch:
+            try:
+                self._run(task, stems, self.encoder)
+                return
+            except EngineMismatchError as error:
+                mismatch = (
+                    f"{self.encoder.way.name} gave other ids than {self.reference.way.name} for {str(error)[:80]!r};"
+                    f" everything was encoded again by {self.reference.way.name}"
+                )
+                write_text_atomic(self.folder / MISMATCH_NAME, mismatch, sync=False)
+        self._run(task, stems, self.reference)
 
-    def _run(self, task: Task, stems: list[Path], encoder: Encoder, warning: str | None = None) -> None:
+    def _run(self, task: Task, stems: list[Path], encoder: Encoder) -> None:
+        for stem in stems:  # what is there is not complete any more
+            stem.with_suffix(".json").unlink(missing_ok=True)
         # Pieces of one task share the generator, so a restarted task starts with its first piece.
         rng = random.Random(self.plan.config.rng_seed)
         for piece, stem in zip(task.pieces, stems, strict=True):
             started = time.process_time()
             with PartWriter(stem, self.dtype, self.plan.config.write_json) as part:
-                part.header.engine = self.engine_line if encoder is self.encoder else "the reference"
-                part.header.warnings += [warning] if warning else []
+                part.header.is_exact = encoder is self.reference
+                part.header.engine = self.reference_line if encoder is self.reference else self.engine_line
+                part.header.warnings += self.encoder.warnings
                 log = BadRecordLog(part.header, dict(piece.files), self.is_strict)
                 for batch in self._batches(piece, part, log, rng):
                     self._write_batch(part, batch, encoder, log)

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 from pretokenizer.document_table import DocumentTable, PartTokens
 from pretokenizer.encoded_batch import ranges
 
-GIVE_BACK_BYTES = 192 << 20
+GIVE_BACK_BYTES = 128 << 20
 """Pages of the mapped parts are given back after so many bytes, so that memory stays bounded."""
 FAULT_BYTES = 64 << 10
 """What the kernel maps around the first byte touched (its fault-around window): a short document brings in as much."""

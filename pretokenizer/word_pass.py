@@ -19,6 +19,8 @@ from pretokenizer.word_cache import WordCache
 class WordPass:
     """Each turn is: ids before, the text between the frame's control tokens, ids after."""
 
+    name = "the cache of words"
+
     def __init__(self, tokenizer: Tokenizer, chat_format: FramedFormat, words: WordCache) -> None:
         self.tokenizer, self.words = tokenizer, words
         control_tokens = tokenizer.control_tokens

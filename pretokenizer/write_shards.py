@@ -4,7 +4,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pretokenizer.selection import Selected
@@ -13,6 +12,7 @@ from pretokenizer.token_store import TokenStore, batches
 
 ROLE_VOCABULARY = 16
 """The original creates its role files for so many values, which makes them uint16."""
+BATCH_ORIGINS = 1 << 18
 
 
 def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_json: bool) -> list[Path]:
@@ -37,22 +37,24 @@ def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_
                 if json_file is not None:
                     json_file.write(store.gather_texts(table, documents))
                 progress.update(int(sizes.sum()))
-    with origin_path(prefix).open("wb") as file:
-        origins = np.ascontiguousarray(origins_of(chosen))
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(origins))
-        file.write(memoryview(origins).cast("B"))  # type: ignore[arg-type]  # np.save hides why it failed
+    _write_origins(origin_path(prefix), chosen)
     return [prefix.with_name(f"{prefix.name}-{kind}.bin") for kind in ("text", "role")]
+
+
+def _write_origins(path: Path, chosen: list[Selected]) -> None:
+    """(N, 3) int64: number of the data set in the section, of its file, and of the record in the file, from 0."""
+    shape = (sum(selected.documents.size for selected in chosen), 3)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": shape})
+        for selected in chosen:
+            for start in range(0, selected.documents.size, BATCH_ORIGINS):
+                documents = selected.documents[start : start + BATCH_ORIGINS]
+                origins = np.empty((documents.size, 3), dtype="<i8")
+                origins[:, 0] = selected.dataset
+                origins[:, 1:] = selected.table.origins_of(documents)
+                file.write(origins.tobytes())
 
 
 def origin_path(prefix: Path) -> Path:
     """Where the origin of a shard's documents stands."""
     return prefix.with_name(prefix.name + "_origin.npy")
-
-
-def origins_of(chosen: list[Selected]) -> NDArray[np.int64]:
-    """(N, 3): number of the data set in the section, of its file, and of the record in the file, from 0."""
-    blocks = [
-        np.column_stack([np.full(s.documents.size, s.dataset, dtype=np.int64), s.table.origins_of(s.documents)])
-        for s in chosen
-    ]
-    return np.concatenate(blocks) if blocks else np.empty((0, 3), dtype=np.int64)

@@ -55,7 +55,9 @@ def test_why_there_is_no_fast_way(sample_tokenizer: Tokenizer, monkeypatch: pyte
 
     with monkeypatch.context() as patch:
         patch.setattr(framed_pass.FramedPass, "_prove_on_battery", wrong)
-        assert "(the reference; gigatoken gives other ids for 'emoji')" in make_encoder(sample_tokenizer, CHATML)[1]
+        encoder, line = make_encoder(sample_tokenizer, CHATML)
+        assert "(the reference; gigatoken gives other ids for 'emoji')" in line
+        assert encoder.warnings == ["gigatoken gives other ids for 'emoji'; sentencepiece encoded everything"]
     with monkeypatch.context() as patch:
         patch.setattr(sentencepiece_json, "tokenizer_json", refused)
         line = make_encoder(sample_tokenizer, CHATML)[1]
