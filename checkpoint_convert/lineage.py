@@ -15,10 +15,24 @@ from typing import Any
 
 import yaml
 
-from megatron_train.state.checkpoint_folder import TRAIN_CONFIG, CheckpointError, find_checkpoint
+from checkpoint_convert.families.family import words
+from megatron_train.state.checkpoint_folder import (
+    RELEASE,
+    TRAIN_CONFIG,
+    CheckpointError,
+    find_checkpoint,
+    folder_name,
+    list_iterations,
+)
 
 CONVERTED_FROM = "converted_from.json"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+LOCAL_FOLDERS = words("""
+    output outputs out result results run runs log logs save saves saved checkpoint checkpoints ckpt ckpts model models
+    weights experiment experiments exp data tmp home mnt root scratch workspace content
+    """)
+"""No organisation's names: config.json then holds a path relative to where somebody trained."""
+TRAINER_FOLDER = re.compile(r"/(checkpoint-\d+|iter_\d+|release)$")
 
 
 def record_source(release: Path, origin: Path) -> None:
@@ -37,26 +51,42 @@ def source_name(folder: Path) -> str:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether it can be a model's name on the hub."""
-    return HUB_NAME.fullmatch(name) is not None and not name.startswith(".")
+    """Whether it can be a model's name on the hub; `outputs/my-run` has the form, but is a trainer's own folder."""
+    is_name = HUB_NAME.fullmatch(name) is not None and not name.startswith(".")
+    return is_name and name.partition("/")[0].lower() not in LOCAL_FOLDERS and not TRAINER_FOLDER.search(name)
 
 
 def lineage(checkpoint: Path) -> list[str]:
     """Names from the nearest ancestor on, as far back as the folders are still there."""
     names: list[str] = []
     seen: set[Path] = set()
-    while checkpoint.resolve() not in seen:
-        seen.add(checkpoint.resolve())
-        source = _read(checkpoint / CONVERTED_FROM).get("name")
-        loaded = source or training_settings(checkpoint).get("load")
+    found: Path | None = checkpoint
+    while found is not None and found.resolve() not in seen:
+        seen.add(found.resolve())
+        source = _read(found / CONVERTED_FROM).get("name")
+        loaded = source or training_settings(found).get("load")
         if not loaded:
             break
+        if not source and Path(loaded).resolve() == found.resolve().parent:
+            found = _before(found)  # the run went on with itself, which is no ancestor
+            continue
         names.append(str(source or Path(loaded).name))
         try:
-            checkpoint = checkpoint if source else find_checkpoint(loaded)
+            found = found if source else find_checkpoint(loaded)
         except CheckpointError:
             break
     return names
+
+
+def _before(checkpoint: Path) -> Path | None:
+    """The checkpoint before this one in its own folder, the converted weights before all; None before the first."""
+    if checkpoint.name == RELEASE:
+        return None
+    folder = checkpoint.parent
+    names = [folder_name(i) for i in list_iterations(folder)]
+    earlier = names[: names.index(checkpoint.name)] if checkpoint.name in names else []
+    before = folder / (earlier[-1] if earlier else RELEASE)
+    return before if before.is_dir() else None
 
 
 def training_settings(checkpoint: Path) -> dict[str, Any]:
