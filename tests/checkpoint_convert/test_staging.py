@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,39 @@ def test_an_empty_target_gives_way_and_a_full_one_does_not(tmp_path: Path) -> No
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ConvertError, match="file: exists already"):
         check_target(tmp_path / "file")
+
+
+def test_a_link_as_target_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, target in (("link", "empty"), ("dangling", "nowhere")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+        with pytest.raises(ConvertError, match=f"{name}: is a symbolic link"):
+            check_target(tmp_path / name)
+
+
+@pytest.mark.parametrize("staging_of", [folder_staging, release_staging])
+def test_a_second_conversion_into_one_folder_is_refused(
+    staging_of: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path
+) -> None:
+    with staging_of(tmp_path / "out") as first:
+        (first / "part").write_text("mine")
+        with (
+            pytest.raises(ConvertError, match="out: another conversion is writing it"),
+            staging_of(tmp_path / "out"),
+        ):
+            pass
+        assert (first / "part").read_text() == "mine"
+        with staging_of(tmp_path / "other") as other:
+            assert list(other.iterdir()) == []
+
+
+def test_what_a_killed_conversion_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".hf.staging" / "folder").mkdir(parents=True)
+    (tmp_path / ".hf.staging" / "folder" / "file").write_text("old")
+    (tmp_path / ".hf.staging" / "link").symlink_to(tmp_path)
+    with folder_staging(tmp_path / "hf") as staging:
+        assert list(staging.iterdir()) == []
+    assert tmp_path.is_dir()
 
 
 def test_a_conversion_killed_right_before_its_name_starts_over(tmp_path: Path) -> None:
