@@ -130,46 +130,42 @@ class MetaWeights:
         return 2048 if float(self.params.get("norm_eps", 1e-5)) == 1e-6 else 4096  # Llama 1, Llama 2
 
     def _plan(self, files: list[Path]) -> None:
+        first = self.parts[0]
         names = {name.format(i): part for name, part in PARTS.items() for i in range(self.num_layers)}
         for name, part in names.items():
             layer = re.search(r"layers\.(\d+)\.", name)
             meta = part.name.format(layer.group(1) if layer else "")
-            if meta not in self.parts[0]:
+            if meta not in first:
                 if name == "lm_head.weight":
                     continue  # tied: Llama 3.2's small models
                 raise ConvertError(f"{files[0]}: lacks {meta}")
-            first = self.parts[0][meta]
-            axis = self._vocabulary_axis(first) if name == "model.embed_tokens.weight" else part.axis
+            axis = self._vocabulary_axis(first[meta]) if name == "model.embed_tokens.weight" else part.axis
             self._sources[name] = Part(meta, axis, part.heads)
-            self.infos[name] = TensorInfo(self._shape(meta, axis, files), first.dtype)
-        used = {part.name for part in self._sources.values()}
-        unknown = sorted(set(self.parts[0]) - used - set(NOT_WEIGHTS))
+        axes = {part.name: part.axis for part in self._sources.values()}
+        unknown = sorted(first.keys() - axes.keys() - set(NOT_WEIGHTS))
         if unknown:
             raise ConvertError(f"{files[0]}: no place for {', '.join(unknown[:5])} in a Llama model")
-        axes = {part.name: part.axis for part in self._sources.values()}
         weights = [{name: t for name, t in state.items() if name not in NOT_WEIGHTS} for state in self.parts]
         check_ranks(weights, files, axes.get)
+        for name, part in self._sources.items():
+            self.infos[name] = TensorInfo(self._shape(part.name, part.axis), first[part.name].dtype)
 
     def _vocabulary_axis(self, first: Tensor) -> int | None:
         """Llama 1 and 2 split the embedding's columns, Llama 3 its rows."""
         if len(self.parts) == 1:
             return None
-        return 0 if first.shape[1] == self.dim else 1
+        return 0 if first.shape[-1] == self.dim else 1
 
-    def _shape(self, meta: str, axis: int | None, files: list[Path]) -> tuple[int, ...]:
-        shapes = []
-        for state, path in zip(self.parts, files, strict=True):
-            if meta not in state:
-                raise ConvertError(f"{path}: lacks {meta}")
-            shapes.append(list(state[meta].shape))
-        if axis is not None:
-            return tuple(sum(s[i] for s in shapes) if i == axis else n for i, n in enumerate(shapes[0]))
-        return tuple(shapes[0])
+    def _shape(self, meta: str, axis: int | None) -> tuple[int, ...]:
+        shapes = [state[meta].shape for state in self.parts]
+        return tuple(sum(s[i] for s in shapes) if i == axis else n for i, n in enumerate(shapes[0]))
 
 
 def _read_params(path: Path) -> dict[str, Any]:
     try:
-        params = read_json(path)
+        params = {key: value for key, value in dict(read_json(path)).items() if value is not None}
+        for key in ("n_kv_heads", "norm_eps", "rope_theta"):
+            float(params.get(key, 0))
         missing = [key for key in ("dim", "n_layers", "n_heads") if int(params[key]) < 1]
     except FileNotFoundError:
         raise ConvertError(f"{path}: missing; {path.parent} is not a folder of Meta's weights") from None
@@ -178,7 +174,7 @@ def _read_params(path: Path) -> dict[str, Any]:
     unknown = sorted(set(params) - KNOWN_PARAMS)
     if missing or unknown:
         raise ConvertError(f"{path}: no place for {', '.join(missing + unknown)} in a Llama model")
-    return dict(params)
+    return params
 
 
 def _read_part(path: Path) -> dict[str, Tensor]:

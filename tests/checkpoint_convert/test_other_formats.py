@@ -165,6 +165,7 @@ def test_llama_3s_tokenizer_file_is_recognised(tmp_path: Path) -> None:
     ("name", "change", "message"),
     [
         ("layers.0.attention.wq.bias", torch.ones(3), r"consolidated\.01\.pth: only one of it and .* holds layers\.0"),
+        ("layers.0.attention.wq.weight", torch.ones(3), r"consolidated\.01\.pth: its layers\.0\.attention\.wq\.weight"),
         ("norm.weight", torch.full((DIM,), 7.0), r"consolidated\.01\.pth: its norm\.weight does not go with that of"),
     ],
 )
@@ -382,6 +383,15 @@ def test_commands_print_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture
         "verify: all 15 tensors are bitwise equal (400 vocabulary rows compared)",
         "verify: all 15 tensors are bitwise equal (512 vocabulary rows compared)",
     ]
+
+
+@pytest.mark.parametrize("change", [{"norm_eps": "small"}, {"n_kv_heads": []}, {"dim": 0}])
+def test_params_that_are_no_numbers_are_named(tmp_path: Path, change: dict[str, object]) -> None:
+    folder = save_meta(tmp_path / "meta", 1)
+    (folder / "params.json").write_text(json.dumps({**PARAMS, **change}))
+
+    with pytest.raises(ConvertError, match=r"params\.json: "):
+        from_meta(folder, tmp_path / "ckpt", ImportOptions())
 
 
 def test_a_folder_without_params_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
