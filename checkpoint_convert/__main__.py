@@ -98,7 +98,7 @@ def _add_import_flags(command: argparse.ArgumentParser) -> None:
         type=token_list,
         default=(),
         metavar="TOKENS",
-        help='comma list, e.g. "<|im_start|>,<|im_end|>"',
+        help='comma list, e.g. "<|im_start|>,<|im_end|>" (default of from-megatron-llm: as the run that it reads)',
     )
     command.add_argument(
         "--no_new_tokens",

@@ -164,10 +164,11 @@ class MegatronLlmWeights:
             ranks = [_chunk_tensors(state[chunk], f"{file}: {chunk}") for state, file in zip(states, files)]
             check_ranks(ranks, files, partition_axis)
             found = {int(match[1]) for name in ranks[0] if (match := LAYER_NAME.match(name))}
-            if found != set(range(len(layers))):
+            per_chunk = layers.stop - layers.start  # a damaged file may name more than fit into a set
+            if len(found) != per_chunk or found != set(range(per_chunk)):
                 raise ConvertError(
                     f"{files[0]}: {chunk} holds the layers {sorted(found)}; {self.num_layers} layers in {self.pp} "
-                    f"pipeline stages of {len(self.chunks)} model chunks make {len(layers)} each, numbered from 0"
+                    f"pipeline stages of {len(self.chunks)} model chunks make {per_chunk} each, numbered from 0"
                 )
             for name in ranks[0]:
                 self._parts[_numbered_through(name, layers.start)] = [rank[name] for rank in ranks]

@@ -73,6 +73,13 @@ def test_arguments_without_a_number_of_layers_are_named(tmp_path: Path) -> None:
         MegatronLlmWeights(tmp_path)
 
 
+def test_an_absurd_number_of_layers_is_refused(tmp_path: Path) -> None:
+    save_rank(tmp_path, "mp_rank_00", 10**30, {"model": model({NORM.format(0): torch.ones(4)})})
+
+    with pytest.raises(ConvertError, match=r"model holds the layers \[0\]; 10{30} layers"):
+        MegatronLlmWeights(tmp_path)
+
+
 def test_ranks_with_other_numbers_of_chunks_are_refused(tmp_path: Path) -> None:
     save_rank(tmp_path, "mp_rank_00", 1, {"model": model({NORM.format(0): torch.ones(4)})})
     save_rank(tmp_path, "mp_rank_01", 1, {"model0": model({}), "model1": model({})})
