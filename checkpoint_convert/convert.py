@@ -140,7 +140,7 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
     folder = find_checkpoint(checkpoint_dir, options.iteration)
     check_target(hf_dir)
     model = ModelConfig.load(folder / MODEL_CONFIG)
-    config, table = FAMILIES[model.family].to_hf_config(model), FAMILIES[model.family].table(model)
+    config, table = FAMILIES[model.family].hf_config(model), FAMILIES[model.family].table(model)
     reader = CheckpointReader(folder)
     check_checkpoint(table, reader, model)
     tokenizer, chat_format = checkpoint_tokenizer(folder)

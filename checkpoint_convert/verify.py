@@ -18,7 +18,7 @@ import torch
 
 from checkpoint_convert.chat_check import ChatOutcome, check_chat
 from checkpoint_convert.families import FAMILIES
-from checkpoint_convert.families.family import model_config_of, read_hf_config
+from checkpoint_convert.families.family import differing_fields, model_config_of, read_hf_config
 from checkpoint_convert.hf_io import HfWeights
 from checkpoint_convert.logits import LogitDifference, compare_logits
 from checkpoint_convert.mapping import Table
@@ -37,8 +37,6 @@ from checkpoint_convert.tensors import (
 from checkpoint_convert.vocabulary import BLOCK_ROWS, shrink
 from megatron_train.model_config import ModelConfig
 from megatron_train.state.checkpoint_folder import MODEL_CONFIG, find_checkpoint
-
-ARCHITECTURE_APART = frozenset({"vocab_size", "padded_vocab_size", "make_vocab_size_divisible_by", "source_vocab_size"})
 
 
 @dataclass
@@ -101,9 +99,7 @@ def verify_weights(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = N
 
 def check_architecture(ours: ModelConfig, theirs: ModelConfig, hf_dir: Path) -> None:
     """Raises ConvertError naming every field of the architecture in which the two configs differ."""
-    names = [
-        name for name in vars(ours) if name not in ARCHITECTURE_APART and getattr(ours, name) != getattr(theirs, name)
-    ]
+    names = differing_fields(ours, theirs)
     if names:
         differences = ", ".join(f"{name} ({getattr(ours, name)} here, {getattr(theirs, name)} there)" for name in names)
         raise ConvertError(f"{hf_dir / 'config.json'}: another architecture than the checkpoint's: {differences}")

@@ -77,6 +77,8 @@ def to_model_config(config: HfConfig) -> dict[str, Any]:
 
 
 def to_hf_config(model: ModelConfig) -> HfConfig:
+    if model.activation == "silu":
+        raise ConvertError("Falcon is converted with gelu only; this model has silu")
     if (
         model.gated_linear_unit
         or model.normalization != "LayerNorm"
@@ -104,7 +106,7 @@ def to_hf_config(model: ModelConfig) -> HfConfig:
         "num_ln_in_parallel_attn": None if is_old_shape else (1 if model.shared_norm else 2),
         "alibi": False,
         "bias": model.add_bias_linear,
-        "activation": {"gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}[model.activation],
+        "activation": {"gelu": "gelu", "gelu_tanh": "gelu_new"}[model.activation],
         "max_position_embeddings": model.max_position_embeddings,
         "layer_norm_epsilon": model.layernorm_epsilon,
         "initializer_range": model.init_method_std,

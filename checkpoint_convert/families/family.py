@@ -49,11 +49,20 @@ class Family:
     to_model_config: Callable[[HfConfig], dict[str, Any]]
     """config.json -> the fields of ModelConfig, vocabulary sizes apart."""
     to_hf_config: Callable[[ModelConfig], HfConfig]
-    """ModelConfig -> config.json, token ids, dtype and vocab_size apart."""
+    """ModelConfig -> config.json, token ids, dtype and vocab_size apart; `hf_config` checks that nothing is lost."""
     tied_copy: str
     """Name of the output layer, which a file of a tied model may repeat."""
     buffers: tuple[str, ...] = ()
     """Ends of names that old files hold and that are no weights (masks, rotary tables)."""
+
+    def hf_config(self, model: ModelConfig) -> HfConfig:
+        """config.json, token ids and dtype apart. Raises ConvertError naming fields that would be lost in it."""
+        config = self.to_hf_config(model) | {"vocab_size": model.vocab_size}
+        back = model_config_of(config, {self.name: self}, Path(f"{self.name} config.json"))
+        lost = [f"{name} = {getattr(model, name)!r}" for name in differing_fields(model, back)]
+        if lost:
+            raise ConvertError(f"a {self.name} model of transformers has no place for {', '.join(lost)}")
+        return config
 
     def table(self, model: ModelConfig) -> Table:
         """Every tensor of Hugging Face's model and its place in megatron-core's."""
@@ -100,6 +109,12 @@ def model_config_of(config: HfConfig, families: dict[str, Family], path: Path) -
     if problems:
         raise ConvertError(f"{path}: " + "; ".join(problems))
     return model
+
+
+def differing_fields(first: ModelConfig, second: ModelConfig) -> list[str]:
+    """Names of the fields in which two architectures differ, rows of the vocabulary apart."""
+    rows = {"vocab_size", "padded_vocab_size", "make_vocab_size_divisible_by", "source_vocab_size"}
+    return [name for name in vars(first) if name not in rows and getattr(first, name) != getattr(second, name)]
 
 
 def _family_of(config: HfConfig, families: dict[str, Family], path: Path) -> Family:

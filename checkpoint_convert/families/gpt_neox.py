@@ -54,6 +54,8 @@ def to_model_config(config: HfConfig) -> dict[str, Any]:
 
 
 def to_hf_config(model: ModelConfig) -> HfConfig:
+    if model.activation == "silu":
+        raise ConvertError("GPT-NeoX is converted with gelu only; this model has silu")
     if (
         model.query_groups != model.num_attention_heads
         or model.head_dim * model.num_attention_heads != model.hidden_size
@@ -68,7 +70,7 @@ def to_hf_config(model: ModelConfig) -> HfConfig:
         "intermediate_size": model.ffn_hidden_size,
         "num_hidden_layers": model.num_layers,
         "num_attention_heads": model.num_attention_heads,
-        "hidden_act": {"gelu": "gelu", "gelu_tanh": "gelu_new", "silu": "silu"}[model.activation],
+        "hidden_act": {"gelu": "gelu", "gelu_tanh": "gelu_new"}[model.activation],
         "max_position_embeddings": model.max_position_embeddings,
         "layer_norm_eps": model.layernorm_epsilon,
         "initializer_range": model.init_method_std,

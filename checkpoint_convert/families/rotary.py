@@ -18,11 +18,18 @@ LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positio
 """The only frequency rule of type llama3 in use (Llama 3.1 to 3.3); megatron-core has it built in."""
 
 
-def rope_to_model(config: dict[str, Any], default_percent: float = 1.0) -> dict[str, Any]:
-    """The rotary fields of ModelConfig. Raises ConvertError for a rule that the trainer lacks."""
+def rope_to_model(config: dict[str, Any], default_percent: float | None = None) -> dict[str, Any]:
+    """The rotary fields of ModelConfig; without `default_percent`, of a family whose heads are rotated whole.
+
+    Raises ConvertError for a rule that the trainer lacks, and for two spellings that disagree.
+    """
+    _refuse_two_rules(config)
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    if default_percent is None and rope.get("partial_rotary_factor", 1.0) != 1.0:
+        percent = rope["partial_rotary_factor"]
+        raise ConvertError(f"partial_rotary_factor = {percent!r} is not supported: transformers rotates whole heads")
     base = rope.pop("rope_theta", config.get("rope_theta", config.get("rotary_emb_base", 10000.0)))
-    old_percent = config.get("rotary_pct", config.get("partial_rotary_factor", default_percent))
+    old_percent = config.get("rotary_pct", config.get("partial_rotary_factor", default_percent or 1.0))
     percent = rope.pop("partial_rotary_factor", old_percent)
     older, newer = rope.pop("type", None), rope.pop("rope_type", None)
     kind = newer or older or "default"
@@ -42,6 +49,19 @@ def rope_to_model(config: dict[str, Any], default_percent: float = 1.0) -> dict[
     if rest and rest != {"factor": 1.0}:
         raise ConvertError(f"no place for {rest} of the rotary settings")
     return {"rotary_base": float(base), "rotary_percent": float(percent), **scaling}
+
+
+def _refuse_two_rules(config: dict[str, Any]) -> None:
+    """Raises ConvertError when rope_scaling and rope_parameters disagree: readers take one or the other."""
+    if not config.get("rope_scaling") or not config.get("rope_parameters"):
+        return
+    old, new = dict(config["rope_scaling"]), dict(config["rope_parameters"])
+    for rope in (old, new):
+        rope["rope_type"] = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
+    different = sorted(key for key in old.keys() & new.keys() if old[key] != new[key])
+    if different:
+        keys = ", ".join(f"{key} ({old[key]!r}, {new[key]!r})" for key in different)
+        raise ConvertError(f"rope_scaling and rope_parameters disagree in {keys}; remove the wrong one")
 
 
 def rope_to_hf(model: ModelConfig) -> dict[str, Any]:

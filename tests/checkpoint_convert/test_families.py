@@ -179,3 +179,42 @@ def test_sliding_window_makes_a_mistral() -> None:
 def test_what_cannot_be_computed_is_refused_by_name(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConvertError, match=message):
         model_of(config)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("falcon", {"sliding_window": 8}, "a falcon model of transformers has no place for sliding_window = 8"),
+        ("gpt_neox", {"sliding_window": 8, "add_bias_linear": True}, "no place for sliding_window = 8"),
+        ("gpt_neox", {"add_qkv_bias": True, "add_bias_linear": True}, "no place for add_qkv_bias = True"),
+        ("falcon", {"add_qkv_bias": True}, "no place for add_qkv_bias = True"),
+        ("falcon", {"rotary_percent": 0.5}, r"partial_rotary_factor = 0\.5 is not supported"),
+        ("falcon", {"activation": "silu"}, "Falcon is converted with gelu only; this model has silu"),
+        ("gpt_neox", {"activation": "silu", "add_bias_linear": True}, "GPT-NeoX is converted with gelu only"),
+    ],
+)
+def test_what_a_family_would_lose_is_refused(family: Any, changes: dict[str, Any], message: str) -> None:
+    sizes = {"num_layers": 2, "hidden_size": 32, "ffn_hidden_size": 64, "num_attention_heads": 4, "vocab_size": 400}
+    kind = {"normalization": "LayerNorm", "gated_linear_unit": False, "activation": "gelu", "parallel_residual": True}
+    kind |= {"shared_norm": True, "num_query_groups": 1} if family == "falcon" else {}
+    model = ModelConfig(family=family, max_position_embeddings=64, **{**sizes, **kind, **changes})
+
+    with pytest.raises(ConvertError, match=message):
+        FAMILIES[family].hf_config(model)
+
+
+@pytest.mark.parametrize("config", [LLAMA2_70B, FALCON_7B])
+def test_a_part_of_a_head_is_rotated_in_no_llama_or_falcon(config: dict[str, Any]) -> None:
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+
+    with pytest.raises(ConvertError, match=r"config\.json: partial_rotary_factor = 0\.5 is not supported"):
+        model_of({**config, "rope_parameters": rope})
+
+
+def test_two_rotary_rules_must_agree() -> None:
+    scaling, parameters = {"type": "linear", "factor": 2.0}, {"rope_type": "linear", "factor": 2, "rope_theta": 1e4}
+
+    assert model_of({**LLAMA2_70B, "rope_scaling": scaling, "rope_parameters": parameters}).rope_scaling_factor == 2.0
+    message = r"rope_scaling and rope_parameters disagree in factor \(4\.0, 2\); remove the wrong one"
+    with pytest.raises(ConvertError, match=message):
+        model_of({**LLAMA2_70B, "rope_scaling": {**scaling, "factor": 4.0}, "rope_parameters": parameters})
