@@ -76,6 +76,11 @@ def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) ->
     if not root.is_dir():
         raise CheckpointError(f"{root}: no such checkpoint folder")
     if (root / MODEL_CONFIG).is_file() and (root / "SHA256SUMS").is_file():
+        if iteration is not None and root.resolve().name != folder_name(iteration):
+            raise CheckpointError(
+                f"{root}: is one published checkpoint itself, not {folder_name(iteration)}; leave the iteration out or"
+                " name the folder above it"
+            )
         return root
     present = [folder_name(i) for i in list_iterations(root)] + ([RELEASE] if (root / RELEASE).is_dir() else [])
     if iteration is not None:

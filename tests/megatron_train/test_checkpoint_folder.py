@@ -52,6 +52,9 @@ def test_the_tracker_names_the_checkpoint_unless_an_iteration_is_asked_for(tmp_p
     assert find_checkpoint(tmp_path) == tmp_path / "iter_0001000"
     assert find_checkpoint(tmp_path, 500) == tmp_path / "iter_0000500"
     assert find_checkpoint(tmp_path / "iter_0000500") == tmp_path / "iter_0000500"
+    assert find_checkpoint(tmp_path / "iter_0000500", 500) == tmp_path / "iter_0000500"
+    with pytest.raises(CheckpointError, match=r"iter_0000500: is one published checkpoint itself, not iter_0001000;"):
+        find_checkpoint(tmp_path / "iter_0000500", 1000)
 
 
 def test_a_release_is_found(tmp_path: Path) -> None:
