@@ -131,11 +131,11 @@ def _weight_files(folder: Path) -> tuple[dict[str, str], list[str]]:
     if not folder.is_dir():
         raise ConvertError(f"{folder}: no such folder")
     for index, single in zip(INDEXES, SINGLE, strict=True):
+        if (folder / single).is_file():  # before the index, as transformers has it
+            return {}, [single]
         if (folder / index).is_file():
             weight_map = _read_index(folder / index)
             return weight_map, list(dict.fromkeys(weight_map.values()))
-        if (folder / single).is_file():
-            return {}, [single]
     raise ConvertError(f"{folder}: no weights in it: expected model.safetensors, pytorch_model.bin or their index")
 
 

@@ -55,6 +55,16 @@ def test_writer_splits_and_indexes(tmp_path: Path) -> None:
     assert torch.equal(source.read("b"), TENSORS["b"])
 
 
+def test_a_single_file_comes_before_an_index_as_in_transformers(tmp_path: Path) -> None:
+    write_all(tmp_path, 30)
+    save_file({"a": TENSORS["a"] * 2}, tmp_path / "model.safetensors")
+
+    source = HfWeights(tmp_path)
+
+    assert list(source.infos) == ["a"]
+    assert source.read("a").tolist() == [[0, 2, 4], [6, 8, 10]]
+
+
 def test_writer_refuses_what_was_not_announced(tmp_path: Path) -> None:
     writer = SafetensorsWriter(tmp_path, INFOS, 1000)
     wrong = {
