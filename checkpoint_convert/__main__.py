@@ -50,12 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was published", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, OSError) as error:
+        return stopped(error, "" if options.command == "verify" else "; nothing was published")
+
+
+def stopped(error: KeyboardInterrupt | OSError, state: str) -> int:
+    """Says why a command ended early and what there is now; its exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        print(f"interrupted{state}", file=sys.stderr)
         return 130
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}; nothing was published", file=sys.stderr)
+    where = f"{error.filename}: " if error.filename else ""
+    print(f"error: {where}{error.strerror or error}{state}", file=sys.stderr)
     return 1
 
 
@@ -191,7 +197,8 @@ def run_from_hf(options: argparse.Namespace) -> int:
     from checkpoint_convert.verify import verify
 
     report = from_hf(options.hf_dir, options.checkpoint_dir, import_options(options))
-    return finish(report, options.no_verify, lambda: verify(options.hf_dir, options.checkpoint_dir))
+    compare = partial(verify, options.hf_dir, options.checkpoint_dir, with_chat=False)
+    return finish(report, options.no_verify, compare)
 
 
 def run_to_hf(options: argparse.Namespace) -> int:
@@ -215,7 +222,10 @@ def run_to_hf(options: argparse.Namespace) -> int:
     compare = partial(verify, options.hf_dir, options.checkpoint_dir, options.iteration)
     code = finish(report, options.no_verify, compare, unchecked="the checkpoint's SHA256SUMS nor the result")
     if options.push_to_hub and code == 0:
-        print(f"uploaded to {push(options.hf_dir, options.push_to_hub)}")
+        try:
+            print(f"uploaded to {push(options.hf_dir, options.push_to_hub)}")
+        except (KeyboardInterrupt, OSError) as error:
+            return stopped(error, f"; {report.folder} is written, but not uploaded")
     return code
 
 
@@ -261,7 +271,10 @@ def finish(report: Report, no_verify: bool, verify: Callable[[], Outcome], unche
     if no_verify:
         print("not verified (--no_verify)" + (f": neither {unchecked}" if unchecked else ""))
         return 0
-    outcome = verify()
+    try:
+        outcome = verify()
+    except (KeyboardInterrupt, OSError) as error:
+        return stopped(error, f"; {report.folder} is written, but not verified")
     print("\n".join(outcome.lines()))
     return 0 if outcome.is_equal else 1
 

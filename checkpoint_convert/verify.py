@@ -73,11 +73,14 @@ class Outcome:
         return found
 
 
-def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None) -> Outcome:
-    """Compares both sides. Raises ConvertError when they are not the same architecture or a file is missing."""
+def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None, with_chat: bool = True) -> Outcome:
+    """Compares both sides. Raises ConvertError when they are not the same architecture or a file is missing.
+
+    `with_chat`: not for the source of a new checkpoint, whose tokenizer lacks the tokens that were just added.
+    """
     outcome = verify_weights(hf_dir, checkpoint_dir, iteration)
     folder = find_checkpoint(checkpoint_dir, iteration)
-    outcome.chat = check_chat(hf_dir, folder)
+    outcome.chat = check_chat(hf_dir, folder) if with_chat else None
     if outcome.different:
         outcome.no_logits = "the weights differ already"
     else:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint_convert.__main__ import byte_size, main, token_list
+from pretokenizer.chat_format import CHAT_FORMATS
 
 CHATML = "<|im_start|>,<|im_end|>"
 
@@ -116,6 +117,42 @@ def test_a_checkpoint_folder_in_use_is_refused(
 
     assert code == 1
     assert "names checkpoint '500'; converted weights need a folder of their own" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (OSError(5, "Unreadable", "f"), 1, "error: f: Unreadable")],
+)
+def test_a_comparison_cut_short_says_what_is_written(
+    hf_folder: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    words: str,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("checkpoint_convert.verify.verify_weights", fail)
+
+    found, _, err = run(capsys, "from-hf", hf_folder("llama_gqa"), tmp_path / "ckpt")
+    assert found == code
+    assert err.splitlines()[-1] == f"{words}; {tmp_path / 'ckpt' / 'release'} is written, but not verified"
+    assert run(capsys, "verify", hf_folder("llama_gqa"), tmp_path / "ckpt") == (code, "", words + "\n")
+
+
+def test_from_hf_holds_no_tokens_against_the_source(
+    llama_with_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (llama_with_tokenizer / "chat_template.jinja").write_text(CHAT_FORMATS["chatml"].hf_chat_template)
+
+    code, out, _ = run(capsys, "from-hf", llama_with_tokenizer, tmp_path / "ckpt", "--vocab_extra_ids_list", CHATML)
+
+    assert code == 0
+    assert "chat" not in out.splitlines()[-1]
+    assert run(capsys, "verify", llama_with_tokenizer, tmp_path / "ckpt")[0] == 1
 
 
 def test_byte_size_reads_units() -> None:
