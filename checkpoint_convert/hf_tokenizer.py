@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoint_convert.report import warn
-from checkpoint_convert.spm_tokenizer import tokenizers_backend
+from checkpoint_convert.report import named, warn
+from checkpoint_convert.spm_tokenizer import differing_texts, tokenizers_backend
 from checkpoint_convert.tensors import ConvertError
 from pretokenizer.chat_format import CHAT_FORMATS, ChatFormat, ChatFormatError
 from pretokenizer.chat_template_file import TemplateFormat, read_template
@@ -182,6 +182,9 @@ def write_tokenizer_files(tokenizer: Tokenizer, chat_format: ChatFormat | None, 
     (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
     if isinstance(tokenizer, SentencePieceTokenizer):
         shutil.copyfile(tokenizer.path, folder / "tokenizer.model")
+        if texts := differing_texts(tokenizer, backend):
+            shown = named([repr(text) for text in texts])
+            warn(f"tokenizer.json gives other ids than tokenizer.model, which the model was trained with, to {shown}")
     ids = special_ids(tokenizer, chat_format)
     own = {
         name: tokenizer.id_to_token(i)

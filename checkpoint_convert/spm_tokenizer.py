@@ -1,4 +1,4 @@
-"""A SentencePiece model as a `tokenizer.json` that gives exactly sentencepiece's ids.
+"""A SentencePiece model as a `tokenizer.json` that gives sentencepiece's ids; differing_texts finds exceptions.
 
     backend = tokenizers_backend(SentencePieceTokenizer)      # a tokenizers.Tokenizer; backend.save("tokenizer.json")
 
@@ -22,11 +22,15 @@ from pretokenizer.tokenizer import SentencePieceTokenizer
 SPACE = "\u2581"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 UNIGRAM, BPE = 1, 2
+PROBES = ("The  quick brown\tfox.\n\n    x = 10", " 1,000 ½ ﬁ Ａ é e\u0301 日本 🎉 ", "x<unk>y <0x0A> <s>", "")
+"""Spaces, what normalisation changes, and pieces that are text where they are spelled."""
 
 
 def tokenizers_backend(tokenizer: SentencePieceTokenizer, add_bos: bool = True) -> Any:
     """The `tokenizers.Tokenizer` of a SentencePiece model with its special tokens. Raises ConvertError."""
     proto = _read_proto(tokenizer)
+    if proto.trainer_spec.treat_whitespace_as_suffix:
+        raise ConvertError(f"{tokenizer.path}: treat_whitespace_as_suffix has no counterpart in tokenizer.json")
     backend = tokenizers.Tokenizer(_model(proto, tokenizer))
     backend.normalizer = _normalizer(proto.normalizer_spec)
     backend.decoder = decoders.Sequence(
@@ -48,6 +52,13 @@ def tokenizers_backend(tokenizer: SentencePieceTokenizer, add_bos: bool = True) 
             single=f"{word}:0 $A:0", pair=f"{word}:0 $A:0 {word}:1 $B:1", special_tokens=[(word, bos)]
         )
     return backend
+
+
+def differing_texts(tokenizer: SentencePieceTokenizer, backend: Any) -> list[str]:
+    """Texts, of a fixed few and the user-defined pieces, to which `backend` gives other ids than SentencePiece."""
+    defined = [piece.piece for piece in _read_proto(tokenizer).pieces if piece.type == USER_DEFINED]
+    texts = [*PROBES, *(f"{before}{piece}{after}" for piece in defined for before, after in (("", ""), ("a ", " b")))]
+    return [text for text in texts if backend.encode(text, add_special_tokens=False).ids != tokenizer.encode(text)]
 
 
 def merges_of(scores: dict[str, float]) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ from pretokenizer.chat_format import CHAT_FORMATS
 from pretokenizer.conversation import Conversation, Message
 from pretokenizer.roles import Role
 from pretokenizer.tokenizer import Tokenizer, load_tokenizer
+from tests.checkpoint_convert.conftest import train_spm
 
 CHATML = ("<|im_start|>", "<|im_end|>")
 CONVERSATION = Conversation(
@@ -72,6 +73,18 @@ def test_written_folder_stops_and_pads(spm_model: Path, tmp_path: Path) -> None:
     assert transformers.GenerationConfig.from_pretrained(tmp_path).eos_token_id == [2, end_of_turn]
     assert (tmp_path / "tokenizer.model").read_bytes() == spm_model.read_bytes()
     assert (tmp_path / "chat_template.jinja").read_text() == CHAT_FORMATS["chatml"].hf_chat_template
+
+
+def test_other_ids_in_tokenizer_json_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = train_spm(tmp_path / "tokenizer.model", model_type="bpe", user_defined_symbols=["foo"])
+
+    (tmp_path / "hf").mkdir()
+    write_tokenizer_files(load_tokenizer(model), None, tmp_path / "hf", max_length=64)
+
+    assert capsys.readouterr().err == (
+        "warning: tokenizer.json gives other ids than tokenizer.model, which the model was trained with, to"
+        " 'foo', 'a foo b'\n"
+    )
 
 
 def test_source_tokenizer_appends_the_wrappers_tokens_first(spm_model: Path) -> None:

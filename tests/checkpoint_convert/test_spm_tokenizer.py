@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_convert.spm_tokenizer import merges_of, tokenizers_backend
+from checkpoint_convert.spm_tokenizer import differing_texts, merges_of, tokenizers_backend
+from checkpoint_convert.tensors import ConvertError
 from pretokenizer.tokenizer import SentencePieceTokenizer, load_tokenizer
 from tests.checkpoint_convert.conftest import train_spm
 
@@ -62,6 +63,22 @@ def test_other_settings_give_the_ids_of_sentencepiece(tmp_path: Path, options: d
     ]
 
     assert_same_ids(load(train_spm(tmp_path / "tokenizer.model", **options)), texts)
+
+
+def test_texts_with_other_ids_are_found(spm_model: Path, tmp_path: Path) -> None:
+    defined = load(train_spm(tmp_path / "bpe.model", model_type="bpe", user_defined_symbols=["foo"]))
+    unigram = load(train_spm(tmp_path / "unigram.model", model_type="unigram", vocab_size=380))
+
+    assert differing_texts(load(spm_model), tokenizers_backend(load(spm_model))) == []
+    assert differing_texts(defined, tokenizers_backend(defined)) == ["foo", "a foo b"]
+    assert differing_texts(unigram, tokenizers_backend(unigram)) == ["x<unk>y <0x0A> <s>"]
+
+
+def test_spaces_after_words_are_refused(tmp_path: Path) -> None:
+    model = train_spm(tmp_path / "tokenizer.model", model_type="bpe", treat_whitespace_as_suffix=True)
+
+    with pytest.raises(ConvertError, match=r"tokenizer\.model: treat_whitespace_as_suffix has no counterpart"):
+        tokenizers_backend(load(model))
 
 
 def test_bos_is_added_only_on_request(spm_model: Path) -> None:
