@@ -45,6 +45,7 @@ from checkpoint_convert.plan import (
     check_shapes,
     plan_rows,
     rows_to_write,
+    table_of_file,
     target_infos,
     tied_copy_to_drop,
 )
@@ -79,7 +80,7 @@ def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Repor
         warn_of_rows_in_use(options.extra_special_tokens, tokenizer, model, hf_dir)
     plan = plan_rows(model, tokenizer, options)
     settings = generation_settings(hf_dir, config)
-    table = FAMILIES[model.family].table(model)
+    table = table_of_file(FAMILIES[model.family].table(model), source.infos, model)
     return import_weights(source, table, model, plan, tokenizer, hf_dir, checkpoint_dir, options, settings)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,16 @@ def megatron_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
         **{f"{name}.bias": shape[:1] for name, shape in weights.items()},
         **{f"{name}.{part}": norm for name in norms for part in ("weight", "bias")},
     }
+
+
+def table_of_file(table: Table, present: Mapping[str, TensorInfo], model: ModelConfig) -> Table:
+    """`table`; a tied model's output layer stands for an embedding that the file lacks, as in transformers."""
+    embedding = next(rule for rule in table.rules if rule.is_vocabulary)
+    if not model.share_embeddings_and_output_weights or embedding.other in present or table.tied_copy not in present:
+        return table
+    stand_in = dataclasses.replace(embedding, other=table.tied_copy)
+    rules = tuple(stand_in if rule is embedding else rule for rule in table.rules)
+    return dataclasses.replace(table, rules=rules, tied_copy="")
 
 
 def tied_copy_to_drop(source: TensorSource, model: ModelConfig, table: Table, origin: Path) -> list[str]:

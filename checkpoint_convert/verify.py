@@ -23,7 +23,7 @@ from checkpoint_convert.hf_io import HfWeights
 from checkpoint_convert.logits import LogitDifference, compare_logits
 from checkpoint_convert.mapping import Table
 from checkpoint_convert.megatron_io import CheckpointReader
-from checkpoint_convert.plan import check_checkpoint, check_names, check_shapes, tied_copy_to_drop
+from checkpoint_convert.plan import check_checkpoint, check_names, check_shapes, table_of_file, tied_copy_to_drop
 from checkpoint_convert.report import named, progress
 from checkpoint_convert.tensors import (
     ConvertError,
@@ -97,7 +97,8 @@ def verify_weights(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = N
     theirs = model_config_of(read_hf_config(hf_dir / "config.json"), FAMILIES, hf_dir / "config.json")
     check_architecture(model, theirs, hf_dir)
     source, reader = HfWeights(hf_dir), CheckpointReader(folder)
-    return compare_weights(source, FAMILIES[model.family].table(model), reader, model, hf_dir, theirs.vocab_size)
+    table = table_of_file(FAMILIES[model.family].table(model), source.infos, model)
+    return compare_weights(source, table, reader, model, hf_dir, theirs.vocab_size)
 
 
 def check_architecture(ours: ModelConfig, theirs: ModelConfig, hf_dir: Path) -> None:

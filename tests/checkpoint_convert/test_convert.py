@@ -12,8 +12,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from checkpoint_convert.convert import from_hf, to_hf
+from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.plan import ExportOptions, ImportOptions
 from checkpoint_convert.tensors import ConvertError, same_bits
+from checkpoint_convert.verify import verify
 from megatron_train.model_config import ModelConfig
 from megatron_train.state.checkpoint_folder import CheckpointError, check_folder
 from tests.checkpoint_convert.tiny_models import MODELS, save_tiny_model
@@ -242,6 +244,23 @@ def test_from_hf_takes_a_tied_head_only_as_a_copy(hf_folder: Callable[[str], Pat
     assert from_hf(tmp_path / "copy", tmp_path / "ckpt", ImportOptions()).dropped == ["lm_head.weight"]
     with pytest.raises(ConvertError, match=r"lm_head\.weight differs from model\.embed_tokens\.weight"):
         from_hf(tmp_path / "other", tmp_path / "ckpt2", ImportOptions())
+
+
+@pytest.mark.parametrize("kind", ["llama_tied", "neox_tied", "falcon_7b"])
+def test_a_tied_head_stands_for_an_embedding_that_the_file_lacks(
+    kind: str, hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    tensors, table = tensors_of(hf_folder(kind)), FAMILIES[kind.split("_")[0].replace("neox", "gpt_neox")]
+    embedding = next(name for name in tensors if "embed" in name)
+    folder = changed(hf_folder(kind), tmp_path / "hf")
+    tensors[table.tied_copy] = tensors.pop(embedding)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    from_hf(folder, tmp_path / "ckpt", ImportOptions())
+
+    outcome = verify(hf_folder(kind), tmp_path / "ckpt")
+    assert (outcome.different, outcome.is_equal) == ([], True)
+    assert verify(folder, tmp_path / "ckpt").is_equal
 
 
 def test_nan_is_reported_both_ways(
