@@ -45,6 +45,9 @@ class Outcome:
 
     num_tensors: int = 0
     rows: int = 0
+    """Of the vocabulary, compared."""
+    rows_left_out: int = 0
+    """Further ones of the checkpoint's own source, which the other side's config says it does not have."""
     different: list[str] = field(default_factory=list)
     num_rounded: int = 0
     """Tensors that are equal only once the wider side is rounded."""
@@ -63,6 +66,8 @@ class Outcome:
         """The result, for people."""
         rounded = f"equal, {self.num_rounded} of them after rounding" if self.num_rounded else "bitwise equal"
         found = [f"verify: all {self.num_tensors} tensors are {rounded} ({self.rows:,} vocabulary rows compared)"]
+        if self.rows_left_out:
+            found[0] += f", but {self.rows_left_out:,} rows of the checkpoint are not in the folder"
         if self.different:
             found = [f"verify: {len(self.different)} of {self.num_tensors} tensors DIFFER: {named(self.different)}"]
         found.append(
@@ -128,7 +133,7 @@ def compare_weights(
     least = min(model.vocab_size, model.source_vocab_size or model.vocab_size)
     source_rows = source_rows or max(least, *source.infos[embedding].shape[:1])
     check_shapes(table, source.infos, dataclasses.replace(model, vocab_size=source_rows), origin)
-    outcome = Outcome(rows=min(source_rows, model.vocab_size))
+    outcome = Outcome(rows=min(source_rows, model.vocab_size), rows_left_out=max(0, least - source_rows))
     with progress(reader.infos, "verify") as bar, one_torch_thread():
         for rule in table.rules:
             tensor = reader.read(rule.megatron)
