@@ -111,7 +111,7 @@ def _add_import_flags(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not append <CLS> <SEP> <EOD> <MASK> <PAD> before the extra tokens",
     )
-    command.add_argument("--dtype", choices=DTYPE_NAMES, help="default: the source's")
+    command.add_argument("--dtype", choices=DTYPE_NAMES, help="default: the one that most of the source is in")
     command.add_argument("--make_vocab_size_divisible_by", type=positive_int, default=128, metavar="N")
     command.add_argument(
         "--new_token_init",
@@ -127,7 +127,7 @@ def _add_to_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command = commands.add_parser("to-hf", help="a checkpoint of any layout -> Hugging Face folder", allow_abbrev=False)
     command.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
     command.add_argument("hf_dir", type=Path, metavar="HF_DIR")
-    command.add_argument("--dtype", choices=DTYPE_NAMES, help="default: the checkpoint's")
+    command.add_argument("--dtype", choices=DTYPE_NAMES, help="default: the one that most of the checkpoint is in")
     command.add_argument(
         "--max_shard_size",
         type=byte_size,

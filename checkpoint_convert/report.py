@@ -53,10 +53,10 @@ class Report:
         is_sound = True
         for block in blocks_of(parts):
             rounded = block.to(dtype)
-            if overflows(block, rounded):
+            is_sound = is_sound and is_finite(rounded)
+            if not is_sound and overflows(block, rounded):
                 wider = "bf16 or fp32" if dtype == torch.float16 else "fp32"
                 raise ConvertError(f"{name}: has numbers too large for {dtype_name(dtype)}; take --dtype {wider}")
-            is_sound = is_sound and is_finite(rounded)
             yield rounded
         if not is_sound:
             self.not_finite.append(name)

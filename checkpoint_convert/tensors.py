@@ -139,7 +139,9 @@ def is_finite(tensor: Tensor) -> bool:
 
 def overflows(tensor: Tensor, rounded: Tensor) -> bool:
     """A number of `tensor` is infinity in `rounded`, its copy in another dtype."""
-    return not is_finite(rounded) and bool((tensor.isfinite() & ~rounded.isfinite()).any())
+    if rounded.dtype == tensor.dtype or is_finite(rounded):
+        return False
+    return bool((tensor.isfinite() & ~rounded.isfinite()).any())
 
 
 def human_bytes(count: int) -> str:
