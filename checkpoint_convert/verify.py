@@ -20,6 +20,7 @@ from checkpoint_convert.chat_check import ChatOutcome, check_chat
 from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.families.family import differing_fields, model_config_of, read_hf_config
 from checkpoint_convert.hf_io import HfWeights
+from checkpoint_convert.hf_tokenizer import generation_settings
 from checkpoint_convert.logits import LogitDifference, compare_logits
 from checkpoint_convert.mapping import Table
 from checkpoint_convert.megatron_io import CheckpointReader
@@ -83,6 +84,7 @@ def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None, wit
 
     `with_chat`: not for the source of a new checkpoint, whose tokenizer lacks the tokens that were just added.
     """
+    generation_settings(hf_dir, {})  # transformers reads the file too, and does not name it
     outcome = verify_weights(hf_dir, checkpoint_dir, iteration)
     folder = find_checkpoint(checkpoint_dir, iteration)
     outcome.chat = check_chat(hf_dir, folder) if with_chat else None

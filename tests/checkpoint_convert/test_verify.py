@@ -157,13 +157,20 @@ def test_verify_asks_only_for_tokens_that_both_sides_have(
     )
 
 
-def test_verify_names_the_folder_that_transformers_cannot_load(
-    hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", r"hf/generation_config\.json: expected a JSON object with ids as eos_token_id; mend or remove it"),
+        ('{"max_new_tokens": "x"}', "hf: transformers cannot load it: TypeError"),
+    ],
+)
+def test_verify_names_what_transformers_cannot_load(
+    hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path, text: str, message: str
 ) -> None:
     folder = with_tensors(hf_folder("llama_gqa"), tmp_path / "hf")
-    (folder / "generation_config.json").write_text("[]")
+    (folder / "generation_config.json").write_text(text)
 
-    with pytest.raises(ConvertError, match="hf: transformers cannot load it: "):
+    with pytest.raises(ConvertError, match=message):
         verify(folder, converted("llama_gqa"))
 
 
