@@ -26,7 +26,7 @@ from tqdm import tqdm
 from pretokenizer.assemble import assemble
 from pretokenizer.chat_format import ChatFormat
 from pretokenizer.config import PretokenizeConfig, RunOptions
-from pretokenizer.manifest import DataManifest
+from pretokenizer.manifest import MANIFEST_NAME, DataManifest
 from pretokenizer.parts import found_mismatch
 from pretokenizer.plan import Plan, Task, load_plan_tokenizer, make_plan
 from pretokenizer.publish import naming, publish_folder, read_json, write_json_atomic
@@ -44,9 +44,12 @@ class BuildError(ValueError):
 def build(config: PretokenizeConfig, options: RunOptions) -> DataManifest:
     """Build the folder `config.output_folder`. Raises a ValueError of one of the package's kinds for bad input."""
     final = config.output_folder
+    work = work_path(final)
+    if not options.overwrite and _was_published(config, final, work):
+        _tidy_up(config, final, work)
+        return DataManifest.load(final)
     refuse_finished(final, options.overwrite)
     plan, loaded = make_plan(config), load_plan_tokenizer(config)
-    work = work_path(final)
     tasks = list(plan.tasks)
     with (
         _rare_garbage_collection(),
@@ -57,10 +60,21 @@ def build(config: PretokenizeConfig, options: RunOptions) -> DataManifest:
         output = fresh_folder(work / "output")
         manifest = assemble(plan, *loaded, [work / "parts"], output, final, options)
         publish(output, final)
-    shutil.rmtree(work)
+    _tidy_up(config, final, work)
+    return manifest
+
+
+def _was_published(config: PretokenizeConfig, final: Path, work: Path) -> bool:
+    """Whether this very build was killed between giving the folder its name and tidying up."""
+    if not (final / MANIFEST_NAME).is_file() or not (work / PLAN_NAME).is_file() or (work / "output").exists():
+        return False
+    return _fingerprint_in(work / PLAN_NAME) == make_plan(config).fingerprint()
+
+
+def _tidy_up(config: PretokenizeConfig, final: Path, work: Path) -> None:
     if config.compress:
         compress(final)
-    return manifest
+    shutil.rmtree(work)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from pretokenizer.build import BuildError, build
 from pretokenizer.config import RunOptions
 from pretokenizer.encode import REFERENCE_ENV
 from pretokenizer.json_records import RecordError
+from pretokenizer.manifest import DataManifest
 from pretokenizer.plan import load_plan_tokenizer, make_plan
 from pretokenizer.shard import ShardReader
 from pretokenizer.tokenizer import Tokenizer
@@ -242,6 +243,27 @@ def test_nothing_of_an_engine_found_wrong_is_kept(
     assert warning.startswith("gigatoken ") and " gave other ids than sentencepiece for 'What is " in warning
     assert warning.endswith("; everything was encoded again by sentencepiece")
     assert os.environ.get(REFERENCE_ENV) is None
+
+
+@pytest.mark.parametrize("killed_in", ["compress", "_tidy_up"])
+def test_a_build_killed_after_publishing_is_tidied_up(
+    build_toy: BuildToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str
+) -> None:
+    toy_data(tmp_path / "data")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, killed_in, killed)
+        with pytest.raises(KeyboardInterrupt):
+            build_toy(DATASETS, compress=True)
+    assert (tmp_path / "out.building").is_dir()
+    with pytest.raises(BuildError, match="exists already"):  # another build is not taken for it
+        build_toy(DATASETS, compress=True, rng_seed=1)
+    manifest, folder = build_toy(DATASETS, compress=True)
+    assert manifest == DataManifest.load(folder)
+    assert (tmp_path / "out.tar.gz").is_file() and not (tmp_path / "out.building").exists()
 
 
 def test_nothing_left_for_train_is_said(build_toy: BuildToy, tmp_path: Path) -> None:
