@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pretokenizer.check_shard import check_prefix
+from pretokenizer.check_shard import check_prefix, read_origins
 from pretokenizer.manifest import DataManifest, ManifestError
 from pretokenizer.roles import Role
 from pretokenizer.shard import ShardError, ShardReader
@@ -44,26 +43,13 @@ def inspect_shard(prefix: str, num: int, start: int, plain: bool) -> Iterator[st
     yield f"{path}: {count:,} documents, {tokens:,} tokens, {manifest.chat_format}; tokens that get loss: " + (
         "marked *" if plain else "\033[32;4mgreen, underlined\033[0m"
     )
-    origins = _read_origins(origin_path(path), count)
+    origins = read_origins(origin_path(path), count)
     for index in range(start, min(start + num, count)):
         roles = np.asarray(role[index])
         loss = int((roles == Role.ASSISTANT).sum())
         yield ""
         yield f"--- document {index}: {roles.size} tokens, {loss} get loss{_origin(origins, index, manifest)}"
         yield render_document(text[index], roles, tokenizer, plain)
-
-
-def _read_origins(path: Path, count: int) -> NDArray[np.int64] | None:
-    """The file that write_shards.py leaves, or None where there is none. Raises ShardError."""
-    if not path.is_file():
-        return None
-    try:
-        origins: NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ShardError(f"{path}: cannot read: {error}") from None
-    if origins.shape != (count, 3) or origins.dtype != np.int64:
-        raise ShardError(f"{path}: {origins.dtype} of shape {origins.shape}, expected int64 of ({count}, 3)")
-    return origins
 
 
 def render_document(ids: Any, roles: Any, tokenizer: Tokenizer, plain: bool) -> str:

@@ -7,6 +7,8 @@ The trainer never loads a tokenizer; it reads these numbers and compares `tokeni
 """
 
 import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from pretokenizer.yaml_config import ConfigError, from_mapping
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
+DIGEST_KEY = "manifest_sha256"
+"""Key with the SHA-256 of all the others: no other file has a sum of the manifest."""
 
 
 class ManifestError(ValueError):
@@ -82,23 +86,15 @@ class DataManifest:
 
     @classmethod
     def load(cls, folder: str | Path) -> "DataManifest":
-        """Read `folder/manifest.json`. Raises ManifestError naming the file."""
+        """Read `folder/manifest.json`, whatever its own sum is. Raises ManifestError naming the file."""
         path = Path(folder) / MANIFEST_NAME
-        try:
-            raw = read_json(path)
-        except FileNotFoundError:
-            raise ManifestError(
-                f"{path}: missing; {folder} is not a finished output of `python -m pretokenizer build`"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise ManifestError(f"{path}: cannot read: {error}") from None
-        if not isinstance(raw, dict):
-            raise ManifestError(f"{path}: expected a JSON object")
+        raw = _read(path)
         if raw.get("format_version") != FORMAT_VERSION:
             found = raw.get("format_version")
             raise ManifestError(
                 f"{path}: format_version {found!r}, this program reads {FORMAT_VERSION}; build the data again"
             )
+        raw.pop(DIGEST_KEY, None)
         try:
             return from_mapping(cls, raw, str(path))
         except ConfigError as error:
@@ -106,4 +102,35 @@ class DataManifest:
 
     def save(self, folder: str | Path) -> None:
         """Write `folder/manifest.json`; flushing to the disk is publish_folder's part."""
-        write_json_atomic(Path(folder) / MANIFEST_NAME, dataclasses.asdict(self), sync=False)
+        mapping = dataclasses.asdict(self)
+        write_json_atomic(Path(folder) / MANIFEST_NAME, {**mapping, DIGEST_KEY: _digest(mapping)}, sync=False)
+
+
+def check_digest(folder: str | Path) -> list[str]:
+    """What is wrong with the manifest's own sum. Raises ManifestError when it cannot be read."""
+    path = Path(folder) / MANIFEST_NAME
+    raw = _read(path)
+    recorded = raw.pop(DIGEST_KEY, None)
+    if recorded is None:
+        return [f"{path}: has no {DIGEST_KEY}, so a change of it cannot be seen; build the data again"]
+    return [] if recorded == _digest(raw) else [f"{path}: was changed after the build: {DIGEST_KEY} differs"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = read_json(path)
+    except FileNotFoundError:
+        raise ManifestError(
+            f"{path}: missing; {path.parent} is not a finished output of `python -m pretokenizer build`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{path}: cannot read: {error}") from None
+    if not isinstance(raw, dict):
+        raise ManifestError(f"{path}: expected a JSON object")
+    return raw
+
+
+def _digest(mapping: dict[str, Any]) -> str:
+    """Of the JSON without blanks, keys in order: the same for the mapping and for what is read back of it."""
+    read_back = json.loads(json.dumps(mapping))  # keys that are no text become text before they are sorted
+    return hashlib.sha256(json.dumps(read_back, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pretokenizer.manifest import DataManifest, DatasetCounts, FileRecord, ManifestError, SplitManifest
+from pretokenizer.manifest import DataManifest, DatasetCounts, FileRecord, ManifestError, SplitManifest, check_digest
 
 MANIFEST = DataManifest(
     chat_format="chatml",
@@ -25,6 +25,15 @@ def test_manifest_survives_the_file(tmp_path: Path) -> None:
     MANIFEST.save(tmp_path)
     assert DataManifest.load(tmp_path) == MANIFEST
     assert json.loads((tmp_path / "manifest.json").read_text())["eos_token_id"] == 32006
+
+
+def test_the_sum_of_the_manifest(tmp_path: Path) -> None:
+    MANIFEST.save(tmp_path)
+    assert check_digest(tmp_path) == []
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"rng_seed": 42', '"rng_seed": 43'))
+    assert check_digest(tmp_path) == [f"{path}: was changed after the build: manifest_sha256 differs"]
+    assert DataManifest.load(tmp_path).section["rng_seed"] == 43  # loading does not mind
 
 
 def test_bad_manifests_are_named(tmp_path: Path) -> None:
