@@ -174,24 +174,58 @@ def _load_list(text: bytes, name: str) -> list[Any]:
 def _parse_large_list(head: bytes, file: io.BufferedReader, reading: Reading) -> Iterator[Any]:
     """Items of a JSON list too large to hold, decoded one after another from a sliding window."""
     text = io.TextIOWrapper(io.BufferedReader(_Chained(head, file)), encoding="utf-8-sig")
-    decoder = json.JSONDecoder()
     window, position, number = text.read(1 << 22).lstrip()[1:], 0, 0
     while True:
-        while position < len(window) and window[position] in " \t\r\n,":
-            position += 1
+        place = f"{reading.name}: item {number + 1}"
         try:
-            if window[position : position + 1] == "]":
-                return
-            item, position = decoder.raw_decode(window, position)
+            items, end = _decode_item(window, position, number == 0)
         except json.JSONDecodeError as error:
             left = len(window) - position
             more = text.read(max(1 << 22, left)) if left <= reading.max_line_bytes else ""
             if not more:
-                raise RecordError(f"{reading.name}: item {number + 1}: not valid JSON: {error.msg}") from None
+                raise RecordError(f"{place}: not valid JSON: {error.msg}") from None
             window, position = window[position:] + more, 0
             continue
-        number += 1
-        yield item
+        yield from items
+        if window[end] == "]":
+            _demand_blanks(window[end + 1 :], text, place)
+            return
+        number, position = number + 1, end + 1
+
+
+_BLANKS = " \t\r\n"
+_decoder = json.JSONDecoder()
+
+
+def _decode_item(window: str, position: int, is_first: bool) -> tuple[list[Any], int]:
+    """(the item from `position` on, or none of an empty list; place of the comma or bracket after it).
+
+    Raises JSONDecodeError, also where what follows is not in the window yet: 12 may be the beginning of 123.
+    """
+    position = _blanks_end(window, position)
+    if is_first and window[position : position + 1] == "]":
+        return [], position
+    item, end = _decoder.raw_decode(window, position)
+    end = _blanks_end(window, end)
+    if end == len(window):
+        raise json.JSONDecodeError("the list does not end", window, end)
+    if window[end] not in ",]":
+        raise json.JSONDecodeError("expected a comma or ] after it", window, end)
+    return [item], end
+
+
+def _blanks_end(window: str, position: int) -> int:
+    while position < len(window) and window[position] in _BLANKS:
+        position += 1
+    return position
+
+
+def _demand_blanks(rest: str, text: io.TextIOWrapper, place: str) -> None:
+    """Read to the end of the file. Raises RecordError when anything but blanks is left."""
+    while rest or (rest := text.read(1 << 22)):
+        if rest.strip(_BLANKS):
+            raise RecordError(f"{place}: not valid JSON: more follows after the end of the list")
+        rest = ""
 
 
 class _Chained(io.RawIOBase):

@@ -97,6 +97,40 @@ def test_a_list_too_large_to_hold_is_read_in_a_window(tmp_path: Path, monkeypatc
         rows(tmp_path / "b.json")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"a": 1} {"a": 2}]', "item 1: not valid JSON: expected a comma or ] after it"),
+        ('[{"a": 1},, {"a": 2}]', "item 2: not valid JSON: Expecting value"),
+        ('[, {"a": 1}]', "item 1: not valid JSON: Expecting value"),
+        ('[{"a": 1}, {"a": 2},]', "item 3: not valid JSON: Expecting value"),
+        ('[{"a": 1}, {"a": 2}] x', "item 2: not valid JSON: more follows after the end of the list"),
+        ('[{"a": 1}, {"a": 2}]' + " " * (5 << 20) + "]", "item 2: not valid JSON: more follows after the end"),
+        ('[{"a": 1}, {"a": 2}', "item 2: not valid JSON: the list does not end"),
+    ],
+)
+def test_a_large_list_is_as_strict_as_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.setattr(json_records, "_LIST_IN_MEMORY_BYTES", 5)
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(RecordError) as error:
+        rows(path)
+    assert str(error.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(" [ \n\t ] \n", []), ('[{"a": 1}\r\n,{"a": 2} ]\n\n', [{"a": 1}, {"a": 2}])]
+)
+def test_blanks_in_a_large_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: list[object]
+) -> None:
+    monkeypatch.setattr(json_records, "_LIST_IN_MEMORY_BYTES", 2)
+    (tmp_path / "a.json").write_text(text)
+    assert [record for _, record in rows(tmp_path / "a.json")] == expected
+
+
 def test_a_flipped_bit_in_a_parquet_page(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(
