@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from pretokenizer.config import make_config
+from pretokenizer.plan import load_plan_tokenizer
 from pretokenizer.sections import load_sections, merge_sections
 from pretokenizer.sources import make_source
 from pretokenizer.yaml_config import ConfigError
+from tests.pretokenizer.conftest import SHARED, needs_shared
 
 MIXES = [
     "oasst_pre10_min25",
@@ -43,6 +45,24 @@ def test_every_mix_goes_with_every_tokenizer(mix: str, tokenizer: str) -> None:
 def test_every_card_has_a_section_of_its_name(card: str) -> None:
     config, _ = make_config(merge_sections(load_sections(), [card]), card)
     assert config.vocab_file and config.entries
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_every_card_goes_with_the_sample_tokenizer(card: str) -> None:
+    config, _ = make_config(merge_sections(load_sections(), [card, "sample"]), card)
+    tokenizer, chat_format = load_plan_tokenizer(config)
+    assert chat_format.name == ("chatml" if card.startswith("llama2") else "oasst")
+    added = list(tokenizer.special_tokens.items())[-len(chat_format.special_tokens) :]
+    assert added == [(token, 3005 + i) for i, token in enumerate(chat_format.special_tokens)]
+
+
+@needs_shared
+def test_ids_of_llama_2() -> None:
+    vocab_file = str(SHARED / "tokenizers/llama2/tokenizer.model")
+    merged = merge_sections(load_sections(), ["oasst_top1", "llama2"])
+    tokenizer, _ = load_plan_tokenizer(make_config({**merged, "vocab_file": vocab_file}, "s")[0])
+    assert [tokenizer.token_to_id(token) for token in ("<|im_start|>", "<|im_end|>")] == [32005, 32006]
+    assert tokenizer.vocab_size == 32007
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
