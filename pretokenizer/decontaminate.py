@@ -1,6 +1,7 @@
-"""Finding documents that hold a test question: a shared run of words, `--decontaminate FILE...`.
+"""Finding train documents that hold a test question: a shared run of words, `--decontaminate FILE...`.
 
-Words are lower-cased runs of letters and digits. A document is contaminated when it shares `decontaminate_ngram` (13)
+Words are lower-cased runs of letters and digits; of scripts that put no blanks between words (Chinese, Japanese, Thai,
+Lao, Khmer, Myanmar) each character is a word. A document is contaminated when it shares `decontaminate_ngram` (13)
 words in a row with a question; a question shorter than that counts as a whole, if it has at least 5 words. Files:
 anything the record reader reads (fields question, prompt, instruction, text, problem, input, turns; else every text
 field), or .txt with a question a line.
@@ -15,9 +16,19 @@ from pretokenizer.config import PretokenizeConfig, find_file
 from pretokenizer.conversation import Conversation
 from pretokenizer.json_records import Record, RecordError
 from pretokenizer.record_files import read_records
+from pretokenizer.yaml_config import ConfigError
 
 MIN_WORDS = 5
-_WORD = re.compile(r"\w+")
+# Ideographs with all extensions, their iteration marks and zero, kana (small, half-width and old ones too). No Hangul.
+_IDEOGRAPHS = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+_KANA = r"\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f\U0001aff0-\U0001b16f"
+# Letters, vowels and tone marks of Thai, Lao, Khmer and Myanmar; digits stay runs.
+_THAI_LAO = r"\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0edc-\u0edf"
+_KHMER_MYANMAR = (
+    r"\u1780-\u17d3\u17dc\u17dd\u1000-\u103f\u1050-\u108f\u109a-\u109d\ua9e0-\ua9ef\ua9fa-\ua9fe\uaa60-\uaa7f"
+)
+_UNSPACED = _IDEOGRAPHS + _KANA + _THAI_LAO + _KHMER_MYANMAR
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _FIELDS = ("question", "prompt", "instruction", "text", "problem", "input", "turns")
 
 
@@ -37,9 +48,9 @@ class Questions:
 
     @classmethod
     def load(cls, config: PretokenizeConfig) -> "Questions":
-        """From the files of the configuration. Raises RecordError for one that has no question."""
+        """From the files of the configuration. Raises RecordError when they have no question."""
         questions = cls(
-            (text for path in config.decontaminate for text in read_questions(find_file(path))),
+            (text for path in question_files(config) for text in read_questions(path)),
             config.decontaminate_ngram,
         )
         if not questions.num_questions:
@@ -58,8 +69,20 @@ class Questions:
         return False
 
 
+def question_files(config: PretokenizeConfig) -> list[Path]:
+    """The files of the configuration. Raises ConfigError for one that is missing."""
+    paths = [find_file(path) for path in config.decontaminate]
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(
+                f"--decontaminate {path}: no such file; give the path of a file with test questions (.jsonl, .json,"
+                " .parquet, .txt), or build without the flag (--no-decontaminate)"
+            )
+    return paths
+
+
 def words_of(text: str) -> list[str]:
-    """Lower-cased runs of letters and digits."""
+    """Lower-cased runs of letters and digits, single characters of scripts without blanks."""
     return _WORD.findall(text.lower())
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from pretokenizer.chat_format import CHAT_FORMATS, ChatFormat, ChatFormatError, get_chat_format
 from pretokenizer.chat_template_file import read_template
 from pretokenizer.config import PretokenizeConfig, find_file
+from pretokenizer.decontaminate import question_files
 from pretokenizer.locate import DatasetFiles, locate_files
 from pretokenizer.publish import sha256_file
 from pretokenizer.record_files import FileSpan, split_file
@@ -98,7 +99,7 @@ def make_plan(config: PretokenizeConfig, chunk_bytes: int = CHUNK_BYTES) -> Plan
     alone = [(piece,) for source, own in zip(sources, pieces, strict=True) if not source.uses_random for piece in own]
     tasks = tuple(Task(i, group) for i, group in enumerate([*([chain] if chain else []), *alone]))
     paths = [tokenizer_path, *(path for files in located for path in (*files.train, *files.val))]
-    extra = [find_file(path) for path in config.decontaminate]
+    extra = question_files(config)
     template = template_file(config)
     extra += [template] if template else []
     return Plan(config, tuple(located), tasks, (*paths, *extra))

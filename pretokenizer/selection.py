@@ -74,7 +74,9 @@ def select(plan: Plan, tables: list[tuple[DocumentTable, DocumentTable | None]])
         documents, fraction = sampler.sample(train[i].processed, entry)
         train[i] = replace(_selected(i, entry, train[i].report_name, train[i].table, documents), fraction=fraction)
     splits = {"train": train, "val": list(val.values())}
-    return {split: _limit([_filter(s, config) for s in chosen], config.max_count) for split, chosen in splits.items()}
+    return {
+        split: _limit([_filter(s, config, split) for s in chosen], config.max_count) for split, chosen in splits.items()
+    }
 
 
 def _split(
@@ -110,8 +112,8 @@ def _selected(
     return Selected(number, entry.name, report_name, table, documents, 1.0, accepted)
 
 
-def _filter(selected: Selected, config: PretokenizeConfig) -> Selected:
-    accepted, skipped = apply_filters(selected.table, selected.processed, config)
+def _filter(selected: Selected, config: PretokenizeConfig, split: str) -> Selected:
+    accepted, skipped = apply_filters(selected.table, selected.processed, config, split)
     return replace(selected, accepted=accepted, skipped=skipped)
 
 
