@@ -57,7 +57,7 @@ class DatasetEntry:
             if (getattr(self, name) or 0) < 0:
                 problems.append(f"{name} {getattr(self, name)}: must not be negative")
         if problems:
-            raise ConfigError("\n".join(f"datasets: {self.name}: {problem}" for problem in problems))
+            raise ConfigError("\n".join(problems))  # from_mapping puts the data set's name in front
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Tokens are coloured by role; those that get loss are underlined. With --plain (o
 role stands in brackets, and `*` marks loss: `[user:9 ...][assistant*:24 ...]`.
 """
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,8 @@ from pretokenizer.shard import ShardError, ShardReader
 from pretokenizer.tokenizer import Tokenizer, load_tokenizer_folder
 from pretokenizer.write_shards import origin_path
 
+# All but tab and line feed: a terminal obeys them, the 8-bit ones too.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _COLOURS = {
     Role.SYSTEM: "35",
     Role.USER: "36",
@@ -53,12 +56,12 @@ def inspect_shard(prefix: str, num: int, start: int, plain: bool) -> Iterator[st
 
 
 def render_document(ids: Any, roles: Any, tokenizer: Tokenizer, plain: bool) -> str:
-    """One document's text, run by run of one role."""
+    """One document's text, run by run of one role; control characters of the data as `\\x1b`."""
     pieces = []
     bounds = [0, *(np.flatnonzero(np.diff(roles)) + 1).tolist(), len(roles)] if len(roles) else [0]
     for begin, end in pairwise(bounds):
         role = Role(int(roles[begin]))
-        text = tokenizer.decode(ids[begin:end].tolist())
+        text = _CONTROLS.sub(lambda match: f"\\x{ord(match.group()):02x}", tokenizer.decode(ids[begin:end].tolist()))
         if plain:
             mark = "*" if role.gets_loss else ""
             pieces.append(f"[{role.name.lower()}{mark}:{end - begin} {text}]")

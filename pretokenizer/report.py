@@ -1,5 +1,6 @@
 """`stats.md`, the report for people: figures per split, lengths, packing, epochs, and documents as trained on."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -193,5 +194,11 @@ def _examples(splits: dict[str, list[Selected]], store: TokenStore, tokenizer: T
         roles = store.gather_roles(selected.table, document, np.uint8)
         text = render_document(ids[:EXAMPLE_TOKENS], roles[:EXAMPLE_TOKENS], tokenizer, plain=True)
         cut = f" ({ids.size - EXAMPLE_TOKENS} more tokens)" if ids.size > EXAMPLE_TOKENS else ""
-        lines += [f"{selected.name}, {ids.size} tokens:", "", "~~~~", text + cut, "~~~~", ""]
+        fence = fence_of(text)
+        lines += [f"{selected.name}, {ids.size} tokens:", "", fence, text + cut, fence, ""]
     return lines
+
+
+def fence_of(text: str) -> str:
+    """A fence that no line of the text can close."""
+    return "~" * max(4, 1 + max(map(len, re.findall("~+", text)), default=0))

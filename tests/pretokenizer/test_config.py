@@ -76,6 +76,15 @@ def test_bad_entries(item: Any, message: str) -> None:
         parse_entry(item)
 
 
+def test_the_data_set_is_named_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_entry({"joke": {"fraction": 0.0, "size": -1}})
+    assert str(error.value).splitlines() == [
+        "datasets: joke: fraction 0.0: must be above 0; leave the data set out if you do not want it",
+        "datasets: joke: size -1: must not be negative",
+    ]
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pretokenizer.inspect_shard import inspect_shard
+from pretokenizer.inspect_shard import inspect_shard, render_document
+from pretokenizer.report import fence_of
+from pretokenizer.roles import Role
 from pretokenizer.shard import ShardError
+from pretokenizer.tokenizer import Tokenizer
 from tests.pretokenizer.conftest import BuildToy, write_jsonl
 
 
@@ -38,6 +42,18 @@ def test_plain(prefix: str, tmp_path: Path) -> None:
 def test_colours(prefix: str) -> None:
     lines = list(inspect_shard(prefix + "-text", 1, 1, plain=False))
     assert "\033[31m<|im_start|>assistant\033[0m" in lines[3] and "\033[32;4m<|im_start|>assistant\033[0m" in lines[3]
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_control_characters_of_the_data_are_shown_escaped(plain: bool, sample_tokenizer: Tokenizer) -> None:
+    (ids,) = sample_tokenizer.encode_plain_batch(["a\x1b]0;t\x07\x9b\x7f\x00\tb\nc"])
+    shown = render_document(np.array(ids), np.full(len(ids), Role.USER), sample_tokenizer, plain)
+    expected = "a\\x1b]0;t\\x07\\x9b\\x7f\\x00\tb"
+    assert expected in shown and shown.count("\x1b") == (0 if plain else 4)
+
+
+def test_the_fence_is_longer_than_what_it_holds() -> None:
+    assert [fence_of(text) for text in ("a ~ b", "~~~~~\n~~", "~~~~")] == ["~~~~", "~~~~~~", "~~~~~"]
 
 
 def test_bad_requests(prefix: str, tmp_path: Path) -> None:
