@@ -146,8 +146,11 @@ def load_plan_tokenizer(config: PretokenizeConfig) -> tuple[Tokenizer, ChatForma
     template = template_file(config)
     names = config.vocab_extra_ids_list
     extra = tuple(n for n in (names or "").strip('"').split(",") if n)
-    if names is None and named is not None:
-        extra = named.special_tokens
+    if names is None:  # those of the format; of chatml's those that a template spells
+        spelled = template.read_text(encoding="utf-8", errors="replace") if template else ""
+        extra = (
+            named.special_tokens if named else tuple(t for t in CHAT_FORMATS["chatml"].special_tokens if t in spelled)
+        )
     tokenizer = load_tokenizer(tokenizer_file(config), extra, config.new_tokens)
     chat_format = read_template(template, tokenizer) if template else get_chat_format(config.chat_format)
     needed = dict.fromkeys((*chat_format.special_tokens, chat_format.end_of_turn))

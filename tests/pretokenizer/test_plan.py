@@ -60,3 +60,14 @@ def test_where_the_tokenizer_is_looked_for(tmp_path: Path, monkeypatch: pytest.M
     assert tokenizer_file(shipped).is_file()
     with pytest.raises(TokenizerError, match=r"data/none\.model: no such tokenizer file\. Copy .* TOKENIZER=sample"):
         tokenizer_file(make_toy_config(tmp_path, ["gsm8k"], vocab_file="data/none.model"))
+
+
+def test_chatml_tokens_that_a_template_spells_are_added(tmp_path: Path) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text(
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}",
+        encoding="utf-8",
+    )
+    config = make_toy_config(tmp_path, ["gsm8k"], chat_format=str(template), vocab_extra_ids_list=None)
+    tokenizer, chat_format = load_plan_tokenizer(config)
+    assert tokenizer.token_to_id("<|im_end|>") == 3006 and chat_format.end_of_turn == "<|im_end|>"
