@@ -41,6 +41,7 @@ def main() -> int:
     )
     out: Path = parser.parse_args().output_dir
     os.chdir(ROOT)
+    os.environ.setdefault("OASST_DEVICE", "cpu")  # two ranks must run on a machine with one GPU or none
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)

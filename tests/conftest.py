@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+os.environ["OASST_DEVICE"] = "cpu"  # several ranks run on one machine, whatever GPUs it has
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: small tensors, and processes share the cores
 
 import numpy as np

@@ -107,6 +107,7 @@ def run_stage(options: argparse.Namespace) -> int:
 
 def run_all(options: argparse.Namespace) -> int:
     """Every card to its end, from the beginning, then a table."""
+    os.environ.setdefault("OASST_DEVICE", "cpu")
     rows = []
     for name in options.card or card_names():
         started = time.perf_counter()
@@ -128,6 +129,7 @@ def run_all(options: argparse.Namespace) -> int:
 def run_simulation(options: argparse.Namespace) -> int:
     from examples.cards.simulate import simulate
 
+    os.environ.setdefault("OASST_DEVICE", "cpu")
     return simulate(load_card(options.card), OUTPUT / f"{options.card}_simulated")
 
 

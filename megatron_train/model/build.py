@@ -5,6 +5,7 @@ chunks = build_model(model_config, config, layout)      # one GPTModel per virtu
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from megatron_train.model.parallel_layer import ParallelResidualLayer
 from megatron_train.model.swiglu import GatedSilu
 from megatron_train.model.transformer_engine import transformer_engine_layer
 from megatron_train.model_config import ModelConfig
+from megatron_train.parallel.device import uses_cuda
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
 
@@ -65,7 +67,7 @@ def recompute_num_layers(model: ModelConfig, config: TrainConfig) -> int | None:
 def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerConfig:
     """megatron-core's configuration object: the architecture of `model`, the layout and precision of `config`."""
     parallel, settings, dtype = config.parallel, config.model, training_dtype(config)
-    on_cpu = not torch.cuda.is_available()
+    on_cpu = not uses_cuda()
     vpp = parallel.virtual_pipeline_model_parallel_size
     return TransformerConfig(
         num_layers=model.num_layers,
@@ -196,7 +198,7 @@ def _build_chunk(
     for layer in chunk.decoder.layers:
         if isinstance(layer, ParallelResidualLayer):
             layer.dropout_on_sum = settings.parallel_residual_dropout == "sum"
-    return chunk.cuda(torch.cuda.current_device()) if torch.cuda.is_available() else chunk
+    return chunk.cuda(torch.cuda.current_device()) if uses_cuda() else chunk
 
 
 class _PaddingMask:
@@ -217,11 +219,12 @@ def single_process_logits(checkpoint_folder: Path, token_ids: list[list[int]]) -
 
     Starts a process group of one rank and ends it again. For verification; the model must fit into memory.
     """
-    from megatron_train.parallel.device import install
+    from megatron_train.parallel.device import DEVICE_VARIABLE, install
     from megatron_train.parallel.distributed import device, init_distributed, shutdown
     from megatron_train.state.checkpoint import load_weights
     from megatron_train.state.checkpoint_folder import MODEL_CONFIG
 
+    os.environ[DEVICE_VARIABLE] = "cpu"  # the comparison is in fp32 and must not depend on this machine's GPUs
     install()
     config = TrainConfig()
     init_distributed(config.parallel, seed=0)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib.util
 
-import torch
 from megatron.core.models.gpt import gpt_layer_specs
 from megatron.core.transformer import ModuleSpec
 
@@ -19,6 +18,7 @@ from megatron_train.config import TrainConfig
 from megatron_train.model.parallel_layer import ParallelResidualLayer
 from megatron_train.model.swiglu import GatedSilu
 from megatron_train.model_config import ModelConfig
+from megatron_train.parallel.device import uses_cuda
 from pretokenizer.yaml_config import ConfigError
 
 INSTALL = "pip install --no-build-isolation 'transformer_engine[pytorch]'"
@@ -39,7 +39,7 @@ def check_transformer_engine(config: TrainConfig) -> None:
             f"transformer_impl transformer_engine: the package is not installed ({INSTALL}); "
             "--transformer_impl local needs nothing more"
         )
-    if not torch.cuda.is_available():
+    if not uses_cuda():
         raise ConfigError("transformer_impl transformer_engine needs a CUDA device; --transformer_impl local runs here")
 
 

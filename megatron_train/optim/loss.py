@@ -16,6 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from megatron_train.parallel.device import uses_cuda
+
 
 def masked_loss_sum(losses: Tensor, loss_mask: Tensor) -> Tensor:
     """Sum of `losses` [b, s] weighted by `loss_mask` [b, s], in fp32. Masked positions may hold anything, even NaN."""
@@ -38,7 +40,7 @@ def loss_factors(
         return [1.0 / (weight * scale) if weight > 0 else 0.0 for weight in weights]
     total = torch.tensor(float(sum(weights)), dtype=torch.float64)
     if group is not None and data_parallel_size > 1:
-        total = total.to("cuda" if torch.cuda.is_available() else "cpu")
+        total = total.to("cuda" if uses_cuda() else "cpu")
         torch.distributed.all_reduce(total, group=group)
     factor = 1.0 / total.item() if total.item() > 0 else 0.0
     return [factor] * len(weights)

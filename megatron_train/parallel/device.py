@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import queue
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 MEGATRON_CORE_VERSION = "0.16.1"
+DEVICE_VARIABLE = "OASST_DEVICE"
+"""Environment variable that chooses the device: `auto` (the default), `cpu` or `cuda`."""
 CPU = torch.device("cpu")
 _mode: TorchFunctionMode | None = None
 
@@ -65,9 +68,31 @@ class CudaAsCpu(TorchFunctionMode):
         return func(*args)
 
 
+def uses_cuda() -> bool:
+    """Return whether this process computes on CUDA. This is the only place where the device is chosen.
+
+    `OASST_DEVICE` is `auto` by default: CUDA where the machine has a device for each of its ranks, else the CPU.
+    Raises ValueError for another value, and for `cuda` without enough devices.
+    """
+    wanted = os.environ.get(DEVICE_VARIABLE, "auto")
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"{DEVICE_VARIABLE}={wanted}: choose auto, cpu or cuda")
+    if wanted == "cpu":
+        return False
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if wanted == "cuda" and devices < ranks:
+        raise ValueError(
+            f"{DEVICE_VARIABLE}=cuda: this machine has {devices} usable CUDA devices for {ranks} ranks; start at most "
+            f"{devices} ranks here, or set {DEVICE_VARIABLE}=cpu"
+        )
+    return devices >= ranks > 0
+
+
 def install() -> None:
-    """Makes megatron-core usable on this machine; safe to call again. Raises RuntimeError on another megatron-core
-    version.
+    """Make megatron-core usable on the chosen device; safe to call again.
+
+    Raises RuntimeError on another version of megatron-core, and ValueError for a device that cannot be used.
     """
     global _mode
     found = importlib.metadata.version("megatron-core")
@@ -78,7 +103,7 @@ def install() -> None:
         )
     importlib.metadata.version("psutil")  # without it megatron-core's checkpoint writer hangs for ever
     quiet_known_warnings()
-    if _mode is None and not torch.cuda.is_available():
+    if _mode is None and not uses_cuda():
         _point_torch_cuda_at_cpu()
         _use_cpu_rng()
         _mode = CudaAsCpu()
@@ -101,6 +126,7 @@ def _point_torch_cuda_at_cpu() -> None:
         return None
 
     cuda: Any = torch.cuda
+    cuda.is_available = lambda: False  # megatron-core asks at run time; a device that is not used must not be seen
     cuda.current_device = lambda: CPU  # megatron-core uses it as device=... only
     cuda.synchronize = cuda.empty_cache = nothing
     cuda.get_rng_state = lambda device="cuda": torch.get_rng_state()

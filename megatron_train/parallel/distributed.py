@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_train.config import Parallel
+from megatron_train.parallel.device import uses_cuda
 from megatron_train.parallel.launch_store import fresh_store
 from megatron_train.parallel_layout import ParallelLayout
 
@@ -37,9 +38,9 @@ def init_distributed(parallel: Parallel, seed: int) -> ParallelLayout:
     layout = planned_layout(parallel, world_size())
     if not dist.is_initialized():
         timeout = datetime.timedelta(minutes=parallel.distributed_timeout_minutes)
-        if torch.cuda.is_available():
+        if uses_cuda():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        backend = "nccl" if uses_cuda() else "gloo"
         if "RANK" in os.environ:
             rank, world = int(os.environ["RANK"]), world_size()
             dist.init_process_group(backend, store=fresh_store(timeout), rank=rank, world_size=world, timeout=timeout)
@@ -103,7 +104,7 @@ def warn(message: str) -> None:
 
 
 def device() -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if uses_cuda() else torch.device("cpu")
 
 
 def sum_over_ranks(values: list[float], group: Any = None) -> list[float]:

@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from megatron_train.config import TrainConfig
+from megatron_train.parallel.device import uses_cuda
 from megatron_train.parallel.distributed import is_printing_rank, warn
 from megatron_train.report.flops import PEAK_TFLOPS
 from pretokenizer.publish import naming, write_text_atomic
@@ -58,7 +59,7 @@ def peak_flops(config: TrainConfig) -> float | None:
     """FLOP/s of one device, or None where it is not known."""
     if config.logging.peak_tflops:
         return config.logging.peak_tflops * 1e12
-    if not torch.cuda.is_available():
+    if not uses_cuda():
         return None
     name = torch.cuda.get_device_name()
     return next((tflops * 1e12 for part, tflops in PEAK_TFLOPS.items() if part in name), None)

@@ -13,6 +13,7 @@ from megatron.core import tensor_parallel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
+from megatron_train.parallel.device import uses_cuda
 from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.state.checkpoint_folder import TRAIN_STATE, CheckpointError
 from pretokenizer.publish import read_json
@@ -76,14 +77,14 @@ class TrainState:
 
 
 def _layout_name(layout: ParallelLayout) -> str:
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = "cuda" if uses_cuda() else "cpu"
     return f"tp{layout.tp}-pp{layout.pp}-vpp{layout.vpp}-dp{layout.dp}-{kind}"
 
 
 def save_rng(folder: Path, layout: ParallelLayout) -> None:
     """All ranks call it; rank 0 writes one file with every rank's streams."""
     own = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if uses_cuda():
         own["cuda"] = torch.cuda.get_rng_state()
     own |= {
         f"tracker.{name}": state.clone() for name, state in tensor_parallel.get_cuda_rng_tracker().get_states().items()
@@ -118,7 +119,7 @@ def load_rng(folder: Path, layout: ParallelLayout) -> bool:
 def _set_streams(everyone: dict[str, torch.Tensor], prefix: str) -> None:
     states = {key[len(prefix) :]: value for key, value in everyone.items() if key.startswith(prefix)}
     torch.set_rng_state(states["torch"])
-    if torch.cuda.is_available():
+    if uses_cuda():
         torch.cuda.set_rng_state(states["cuda"])
     tracker = {key.removeprefix("tracker."): value for key, value in states.items() if key.startswith("tracker.")}
     tensor_parallel.get_cuda_rng_tracker().set_states(tracker)

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.jsonl"
-        environment = {**os.environ, RESULTS_VARIABLE: str(results), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, RESULTS_VARIABLE: str(results), "OMP_NUM_THREADS": "1", "OASST_DEVICE": "cpu"}
         codes = []
         for words in commands(given.seed, given.share):
             command = [sys.executable, "-W", "ignore", "-m", f"tests.faults.{words[0]}", *words[1:]]

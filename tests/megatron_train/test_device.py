@@ -1,13 +1,74 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from megatron_train.parallel import device
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on CUDA nothing is redirected")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "devices", "ranks", "expected"),
+    [
+        ("auto", 0, 1, False),
+        ("auto", 1, 1, True),
+        ("auto", 1, 2, False),
+        ("auto", 8, 8, True),
+        ("cpu", 8, 8, False),
+        ("cuda", 2, 2, True),
+    ],
+)
+def test_cuda_is_used_where_each_rank_has_a_device(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, devices: int, ranks: int, expected: bool
+) -> None:
+    claim_cuda_devices(monkeypatch, devices)
+    monkeypatch.setenv("OASST_DEVICE", wanted)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert device.uses_cuda() is expected
+
+
+def test_a_device_that_cannot_be_used_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim_cuda_devices(monkeypatch, 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("OASST_DEVICE", "cuda")
+    with pytest.raises(ValueError, match=r"OASST_DEVICE=cuda: .* 1 usable CUDA devices for 2 ranks"):
+        device.uses_cuda()
+    monkeypatch.setenv("OASST_DEVICE", "gpu")
+    with pytest.raises(ValueError, match="OASST_DEVICE=gpu: choose auto, cpu or cuda"):
+        device.uses_cuda()
+
+
+def test_on_the_cpu_a_cuda_device_of_the_machine_is_never_touched() -> None:
+    """A fresh process in which torch claims one CUDA device, which fails at any real use, trains nothing on it."""
+    program = (
+        "import torch\n"
+        "torch.cuda.is_available = lambda: True\n"
+        "torch.cuda.device_count = lambda: 1\n"
+        "from megatron_train.parallel.device import install\n"
+        "install()\n"
+        "from megatron_train.config import Parallel\n"
+        "from megatron_train.parallel.distributed import device, init_distributed, shutdown, sum_over_ranks\n"
+        "init_distributed(Parallel(), seed=1)\n"
+        "import torch.distributed as dist\n"
+        "assert dist.get_backend() == 'gloo' and device().type == 'cpu' and not torch.cuda.is_available()\n"
+        "assert sum_over_ranks([2.0]) == [2.0] and torch.zeros(1, device='cuda').device.type == 'cpu'\n"
+        "shutdown()\n"
+    )
+    environment = {**os.environ, "OASST_DEVICE": "cpu"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def claim_cuda_devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 
 def test_another_megatron_core_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
