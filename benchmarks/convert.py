@@ -27,11 +27,11 @@ from typing import NamedTuple
 import torch
 
 from checkpoint_convert.families import FAMILIES
-from checkpoint_convert.hf_io import SafetensorsWriter
-from checkpoint_convert.plan import megatron_shapes
-from checkpoint_convert.tensors import TensorInfo, shape_of
-from megatron_train.model_config import ModelConfig
-from pretokenizer.publish import fsync_path
+from checkpoint_convert.huggingface.weights import SafetensorsWriter
+from checkpoint_convert.mapping.checks import megatron_shapes
+from checkpoint_convert.tensors.tensor import TensorInfo, shape_of
+from megatron_train.config.model_config import ModelConfig
+from pretokenizer.files.publish import fsync_path
 
 TRANSFORMERS = """
 import sys, torch, transformers
@@ -41,7 +41,7 @@ model.save_pretrained(sys.argv[2], max_shard_size="2GB")
 VERIFY = """
 import sys
 from pathlib import Path
-from checkpoint_convert.verify import verify_weights
+from checkpoint_convert.verify.verify import verify_weights
 sys.exit(len(verify_weights(*map(Path, sys.argv[1:])).different))
 """
 POLL_SECONDS = 0.02

@@ -21,12 +21,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from megatron_train.command_line import config_from_settings
-from megatron_train.config import TrainConfig
+from megatron_train.config.flags import config_from_settings
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.settings import TrainConfig
 from megatron_train.data.batch import LossRule, packed_batch, padded_batch
 from megatron_train.data.loader import DeviceBatch, to_device
-from megatron_train.model_config import ModelConfig
-from megatron_train.parallel_layout import ParallelLayout
 from megatron_train.planning.memory import FIXED_BYTES, stage_memory
 
 MODELS = Path(__file__).resolve().parent.parent / "configs" / "model"

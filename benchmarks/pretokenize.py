@@ -36,18 +36,21 @@ os.environ.setdefault("RAYON_NUM_THREADS", "1")
 
 import numpy as np
 
-from pretokenizer import assemble, build, plan, tasks
-from pretokenizer.chat_format import CHAT_FORMATS
-from pretokenizer.config import RunOptions, make_config
-from pretokenizer.conversation import Conversation, pair
-from pretokenizer.encode import REFERENCE_ENV, make_encoder
-from pretokenizer.framed_pass import FramedPass
-from pretokenizer.json_records import RecordError
-from pretokenizer.record_files import is_record_file, read_records
-from pretokenizer.reference_pass import ReferencePass
+from pretokenizer import build
+from pretokenizer.chat.conversation import Conversation, pair
+from pretokenizer.chat.formats import CHAT_FORMATS
+from pretokenizer.config.settings import RunOptions, make_config
+from pretokenizer.encode.encoder import REFERENCE_ENV, make_encoder
+from pretokenizer.encode.fast import FramedPass
+from pretokenizer.encode.reference import ReferencePass
+from pretokenizer.output import assemble
+from pretokenizer.records.json_text import RecordError
+from pretokenizer.records.reader import is_record_file, read_records
 from pretokenizer.sources import SOURCES, make_source
 from pretokenizer.sources.source import InputRecord, stem_of
-from pretokenizer.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from pretokenizer.tasks import plan
+from pretokenizer.tasks import runner as tasks
+from pretokenizer.tokenizer.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
 
 CHATML = CHAT_FORMATS["chatml"]
 DUTIES = {

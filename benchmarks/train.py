@@ -127,16 +127,16 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
 def our_steps(options: argparse.Namespace) -> Iterator[int]:
     """Runs the trainer's own train_step; yields the document tokens of each step."""
-    from megatron_train.command_line import config_from_settings
+    from megatron_train.checkpoint.train_state import TrainState
+    from megatron_train.config.flags import config_from_settings
+    from megatron_train.config.model_config import ModelConfig
     from megatron_train.data.loader import BatchMaker
     from megatron_train.data.sft_dataset import training_samples
     from megatron_train.model.build import build_model
-    from megatron_train.model_config import ModelConfig
     from megatron_train.optim.optimizer import build_optimizer, wrap_model
     from megatron_train.parallel.device import install
     from megatron_train.parallel.distributed import init_distributed, shutdown
     from megatron_train.report.phases import PhaseTimer
-    from megatron_train.state.train_state import TrainState
     from megatron_train.train import loss_rule, train_step
 
     install()
@@ -195,7 +195,7 @@ def transformers_steps(options: argparse.Namespace) -> Iterator[int]:
 def llama_config(options: argparse.Namespace) -> Any:
     import transformers
 
-    from megatron_train.model_config import ModelConfig
+    from megatron_train.config.model_config import ModelConfig
 
     model = ModelConfig.load(options.model)
     if model.family != "llama":
@@ -216,8 +216,8 @@ def documents(options: argparse.Namespace) -> list[Any]:
     """(token ids, is a target) of each prefix's first documents in a fixed random order, cut to the row's length."""
     import numpy as np
 
-    from pretokenizer.roles import Role
-    from pretokenizer.shard import ShardReader
+    from pretokenizer.chat.roles import Role
+    from pretokenizer.files.shard import ShardReader
 
     found = []
     for prefix in options.prefix:

@@ -18,14 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretokenizer.publish import forbid_world_writable
+from pretokenizer.files.publish import forbid_world_writable
 
 if TYPE_CHECKING:  # the commands import torch only when they run
     import torch
 
-    from checkpoint_convert.plan import ImportOptions
+    from checkpoint_convert.mapping.checks import ImportOptions
     from checkpoint_convert.report import Report
-    from checkpoint_convert.verify import Outcome
+    from checkpoint_convert.verify.verify import Outcome
 
 DTYPE_NAMES = ("bf16", "fp16", "fp32")
 UNITS = {
@@ -194,7 +194,7 @@ def _add_other_formats(commands: argparse._SubParsersAction[argparse.ArgumentPar
 
 def run_from_hf(options: argparse.Namespace) -> int:
     from checkpoint_convert.convert import from_hf
-    from checkpoint_convert.verify import verify
+    from checkpoint_convert.verify.verify import verify
 
     report = from_hf(options.hf_dir, options.checkpoint_dir, import_options(options))
     compare = partial(verify, options.hf_dir, options.checkpoint_dir, with_chat=False)
@@ -203,9 +203,9 @@ def run_from_hf(options: argparse.Namespace) -> int:
 
 def run_to_hf(options: argparse.Namespace) -> int:
     from checkpoint_convert.convert import to_hf
-    from checkpoint_convert.hub import check_hub, push
-    from checkpoint_convert.plan import ExportOptions
-    from checkpoint_convert.verify import verify
+    from checkpoint_convert.huggingface.hub import check_hub, push
+    from checkpoint_convert.mapping.checks import ExportOptions
+    from checkpoint_convert.verify.verify import verify
 
     if options.push_to_hub:
         check_hub(options.push_to_hub)
@@ -230,7 +230,7 @@ def run_to_hf(options: argparse.Namespace) -> int:
 
 
 def run_from_meta(options: argparse.Namespace) -> int:
-    from checkpoint_convert.other_formats import from_meta, verify_meta
+    from checkpoint_convert.other_formats.convert import from_meta, verify_meta
 
     source, target = options.source_dir, options.checkpoint_dir
     unsaid = options.max_position_embeddings, options.rope_scaling_factor
@@ -239,7 +239,7 @@ def run_from_meta(options: argparse.Namespace) -> int:
 
 
 def run_from_megatron_llm(options: argparse.Namespace) -> int:
-    from checkpoint_convert.other_formats import from_megatron_llm, verify_megatron_llm
+    from checkpoint_convert.other_formats.convert import from_megatron_llm, verify_megatron_llm
 
     source, target = options.source_dir, options.checkpoint_dir
     report = from_megatron_llm(source, target, import_options(options), options.vocab_file)
@@ -247,8 +247,8 @@ def run_from_megatron_llm(options: argparse.Namespace) -> int:
 
 
 def run_to_megatron_llm(options: argparse.Namespace) -> int:
-    from checkpoint_convert.megatron_llm_writer import to_megatron_llm
-    from checkpoint_convert.other_formats import verify_megatron_llm
+    from checkpoint_convert.other_formats.convert import verify_megatron_llm
+    from checkpoint_convert.other_formats.megatron_llm_writer import to_megatron_llm
 
     source, target = options.checkpoint_dir, options.out_dir
     sizes = options.tensor_model_parallel_size, options.pipeline_model_parallel_size
@@ -258,7 +258,7 @@ def run_to_megatron_llm(options: argparse.Namespace) -> int:
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    from checkpoint_convert.verify import verify
+    from checkpoint_convert.verify.verify import verify
 
     outcome = verify(options.hf_dir, options.checkpoint_dir, options.iteration)
     print("\n".join(outcome.lines()))
@@ -280,7 +280,7 @@ def finish(report: Report, no_verify: bool, verify: Callable[[], Outcome], unche
 
 
 def import_options(options: argparse.Namespace) -> ImportOptions:
-    from checkpoint_convert.plan import ImportOptions
+    from checkpoint_convert.mapping.checks import ImportOptions
 
     return ImportOptions(
         extra_special_tokens=options.vocab_extra_ids_list,
@@ -294,7 +294,7 @@ def import_options(options: argparse.Namespace) -> ImportOptions:
 
 def dtype_of(name: str | None) -> torch.dtype | None:
     """torch's dtype for a word of DTYPE_NAMES."""
-    from checkpoint_convert.tensors import DTYPES
+    from checkpoint_convert.tensors.tensor import DTYPES
 
     return DTYPES[name] if name else None
 

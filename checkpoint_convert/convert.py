@@ -21,8 +21,9 @@ import torch
 
 from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.families.family import HfConfig, model_config_of, read_hf_config
-from checkpoint_convert.hf_io import HfWeights, SafetensorsWriter, check_weight_sums
-from checkpoint_convert.hf_tokenizer import (
+from checkpoint_convert.huggingface.lineage import record_source
+from checkpoint_convert.huggingface.model_card import write_model_card
+from checkpoint_convert.huggingface.tokenizer import (
     SpecialIds,
     chat_format_of,
     generation_settings,
@@ -33,11 +34,8 @@ from checkpoint_convert.hf_tokenizer import (
     write_generation_config,
     write_tokenizer_files,
 )
-from checkpoint_convert.lineage import record_source
-from checkpoint_convert.mapping import Table
-from checkpoint_convert.megatron_io import CheckpointReader, CheckpointWriter
-from checkpoint_convert.model_card import write_model_card
-from checkpoint_convert.plan import (
+from checkpoint_convert.huggingface.weights import HfWeights, SafetensorsWriter, check_weight_sums
+from checkpoint_convert.mapping.checks import (
     ExportOptions,
     ImportOptions,
     check_checkpoint,
@@ -49,12 +47,13 @@ from checkpoint_convert.plan import (
     target_infos,
     tied_copy_to_drop,
 )
+from checkpoint_convert.mapping.rules import Table
+from checkpoint_convert.mapping.vocabulary import RowPlan, grow, shrink
+from checkpoint_convert.megatron_core.checkpoint import CheckpointReader, CheckpointWriter
 from checkpoint_convert.report import Report, named, progress, warn, warn_of_not_finite, warn_of_rounding
 from checkpoint_convert.staging import check_target, folder_staging, release_staging
-from checkpoint_convert.tensors import TensorSource, dtype_name, joined, main_dtype, one_torch_thread
-from checkpoint_convert.vocabulary import RowPlan, grow, shrink
-from megatron_train.model_config import ModelConfig
-from megatron_train.state.checkpoint_folder import (
+from checkpoint_convert.tensors.tensor import TensorSource, dtype_name, joined, main_dtype, one_torch_thread
+from megatron_train.checkpoint.folder import (
     MODEL_CONFIG,
     TOKENIZER_DIR,
     check_folder,
@@ -62,9 +61,10 @@ from megatron_train.state.checkpoint_folder import (
     folder_name,
     publish_checkpoint,
 )
-from pretokenizer.chat_format import ChatFormat
-from pretokenizer.publish import publish_folder, write_sha256sums
-from pretokenizer.tokenizer import Tokenizer, load_tokenizer_folder
+from megatron_train.config.model_config import ModelConfig
+from pretokenizer.chat.formats import ChatFormat
+from pretokenizer.files.publish import publish_folder, write_sha256sums
+from pretokenizer.tokenizer.tokenizer import Tokenizer, load_tokenizer_folder
 
 
 def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Report:

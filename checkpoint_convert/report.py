@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from checkpoint_convert.tensors import (
+from checkpoint_convert.tensors.tensor import (
     ConvertError,
     Parts,
     TensorInfo,

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from checkpoint_convert.tensors import ConvertError
-from megatron_train.state.checkpoint_folder import RELEASE, TRACKER, folder_name, remove_stale_staging, staging_folder
-from pretokenizer.publish import naming
+from checkpoint_convert.tensors.tensor import ConvertError
+from megatron_train.checkpoint.folder import RELEASE, TRACKER, folder_name, remove_stale_staging, staging_folder
+from pretokenizer.files.publish import naming
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from pretokenizer.record_files import read_records
+from pretokenizer.records.reader import read_records
 from pretokenizer.sources import SOURCES, make_source
 from pretokenizer.sources.source import InputRecord, stem_of
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import sys
 
-from megatron_train.command_line import build_parser, parse
-from megatron_train.report.failure import record_failure, tell_failure
-from pretokenizer.publish import forbid_world_writable
-from pretokenizer.yaml_config import ConfigError
+from megatron_train.config.flags import build_parser, parse
+from megatron_train.report.console import record_failure, tell_failure
+from pretokenizer.config.yaml_config import ConfigError
+from pretokenizer.files.publish import forbid_world_writable
 
 LOST_PEER = ("closed by peer", "reset by peer", "Connection was likely closed", "Broken pipe")
 """What gloo says when another rank has gone: it failed, or was killed."""
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         if planning:
-            from megatron_train.planner import main as plan
+            from megatron_train.planning.plan import main as plan
 
             return plan(arguments[1:])
         return _train(parse(arguments))
@@ -59,7 +59,7 @@ def _train(command: object) -> int:
 
     quiet_known_warnings()
     install()
-    from megatron_train.command_line import CommandLine
+    from megatron_train.config.flags import CommandLine
     from megatron_train.parallel.distributed import shutdown
     from megatron_train.train import train
 

@@ -18,12 +18,12 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from torch import Tensor
 
-from megatron_train.config import TrainConfig
+from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.settings import TrainConfig
 from megatron_train.data.loader import BatchMaker, DeviceBatch
 from megatron_train.data.sft_dataset import Samples
 from megatron_train.parallel.distributed import sum_over_ranks
 from megatron_train.parallel.schedule import run_schedule
-from megatron_train.parallel_layout import ParallelLayout
 
 MICROBATCHES_PER_CALL = 8
 """Micro-batches handed to a pipeline at once; bounds memory, changes no result."""

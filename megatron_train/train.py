@@ -17,41 +17,15 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megatron_train.command_line import CommandLine, config_table
-from megatron_train.config import TrainConfig
-from megatron_train.data.batch import LossRule
-from megatron_train.data.loader import BatchMaker, DeviceBatch
-from megatron_train.data.manifest_check import (
-    check_same_data,
-    check_shards,
-    check_vocabulary,
-    find_tokenizer,
-    load_manifest,
-)
-from megatron_train.data.plan_cache import planned_samples
-from megatron_train.data.sampler import micro_batch_indices
-from megatron_train.data.sft_dataset import Samples, test_sets, validation_sets
-from megatron_train.evaluate import evaluate, mean_loss
-from megatron_train.model.build import build_model
-from megatron_train.model.transformer_engine import check_transformer_engine
-from megatron_train.model_config import ModelConfig
-from megatron_train.optim.loss import loss_factors, masked_loss_sum
-from megatron_train.optim.lr_schedule import learning_rate
-from megatron_train.optim.optimizer import build_optimizer, set_rates, wrap_model
-from megatron_train.optim.update import apply_update, count_not_finite, is_spike
-from megatron_train.parallel.distributed import init_distributed, planned_layout, say, sum_over_ranks, warn, world_size
-from megatron_train.parallel.hang_watch import HangWatch
-from megatron_train.parallel.schedule import run_schedule
-from megatron_train.parallel_layout import ParallelLayout
-from megatron_train.report.flops import model_flops
-from megatron_train.report.metrics import Reporter, StepReport, peak_flops
-from megatron_train.report.phases import PhaseTimer, Profiler
-from megatron_train.state.checkpoint import load_checkpoint
-from megatron_train.state.saver import CheckpointSaver
-from megatron_train.state.signals import StopRequest
-from megatron_train.state.start import find_start, load_model_config
-from megatron_train.state.train_state import TrainState
-from megatron_train.validate import (
+from megatron_train.checkpoint.resume import find_start, load_model_config
+from megatron_train.checkpoint.save_load import load_checkpoint
+from megatron_train.checkpoint.saver import CheckpointSaver
+from megatron_train.checkpoint.train_state import TrainState
+from megatron_train.config.flags import CommandLine, config_table
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.settings import TrainConfig
+from megatron_train.config.validate import (
     LOSS_ROLES,
     describe_batch,
     describe_choices,
@@ -60,7 +34,33 @@ from megatron_train.validate import (
     validate,
     validate_model,
 )
-from pretokenizer.yaml_config import ConfigError
+from megatron_train.data.batch import LossRule
+from megatron_train.data.loader import BatchMaker, DeviceBatch
+from megatron_train.data.packing_cache import planned_samples
+from megatron_train.data.sampler import micro_batch_indices
+from megatron_train.data.sft_dataset import Samples, test_sets, validation_sets
+from megatron_train.evaluate import evaluate, mean_loss
+from megatron_train.model.build import build_model
+from megatron_train.model.transformer_engine import check_transformer_engine
+from megatron_train.optim.loss import loss_factors, masked_loss_sum
+from megatron_train.optim.lr_schedule import learning_rate
+from megatron_train.optim.optimizer import build_optimizer, set_rates, wrap_model
+from megatron_train.optim.update import apply_update, count_not_finite, is_spike
+from megatron_train.parallel.distributed import init_distributed, planned_layout, say, sum_over_ranks, warn, world_size
+from megatron_train.parallel.hang_watch import HangWatch
+from megatron_train.parallel.schedule import run_schedule
+from megatron_train.parallel.stop_request import StopRequest
+from megatron_train.preflight import (
+    check_same_data,
+    check_shards,
+    check_vocabulary,
+    find_tokenizer,
+    load_manifest,
+)
+from megatron_train.report.flops import model_flops
+from megatron_train.report.metrics import Reporter, StepReport, peak_flops
+from megatron_train.report.phases import PhaseTimer, Profiler
+from pretokenizer.config.yaml_config import ConfigError
 
 
 def train(command: CommandLine) -> int:

@@ -12,8 +12,8 @@ import os
 import sys
 
 from pretokenizer.command_line import UsageError, run_command
-from pretokenizer.publish import forbid_world_writable
-from pretokenizer.yaml_config import ConfigError
+from pretokenizer.config.yaml_config import ConfigError
+from pretokenizer.files.publish import forbid_world_writable
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -23,15 +23,15 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from pretokenizer.assemble import assemble
-from pretokenizer.chat_format import ChatFormat
-from pretokenizer.config import PretokenizeConfig, RunOptions
-from pretokenizer.manifest import MANIFEST_NAME, DataManifest
-from pretokenizer.parts import found_mismatch
-from pretokenizer.plan import Plan, Task, load_plan_tokenizer, make_plan
-from pretokenizer.publish import naming, publish_folder, read_json, write_json_atomic
-from pretokenizer.tasks import TaskRunner
-from pretokenizer.tokenizer import Tokenizer
+from pretokenizer.chat.formats import ChatFormat
+from pretokenizer.config.settings import PretokenizeConfig, RunOptions
+from pretokenizer.files.manifest import MANIFEST_NAME, DataManifest
+from pretokenizer.files.publish import naming, publish_folder, read_json, write_json_atomic
+from pretokenizer.output.assemble import assemble
+from pretokenizer.tasks.part_files import found_mismatch
+from pretokenizer.tasks.plan import Plan, Task, load_plan_tokenizer, make_plan
+from pretokenizer.tasks.runner import TaskRunner
+from pretokenizer.tokenizer.tokenizer import Tokenizer
 
 PLAN_NAME = "plan.json"
 LOCK_PATIENCE_SECONDS = 5.0
@@ -178,7 +178,7 @@ def run_tasks(
         for _ in range(2):
             progress = stack.enter_context(tqdm(total=len(tasks), desc="read and encode", unit="part", disable=None))
             if options.executor == "ray":
-                from pretokenizer.ray_executor import run_on_ray
+                from pretokenizer.tasks.ray_executor import run_on_ray
 
                 run_on_ray(plan, tasks, folder, options, progress)
             elif runner is not None:

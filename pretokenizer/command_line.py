@@ -7,9 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pretokenizer.config import PretokenizeConfig, RunOptions, make_config
-from pretokenizer.sections import load_sections, merge_sections
-from pretokenizer.yaml_config import from_mapping, suggest
+from pretokenizer.config.sections import load_sections, merge_sections
+from pretokenizer.config.settings import PretokenizeConfig, RunOptions, make_config
+from pretokenizer.config.yaml_config import from_mapping, suggest
 
 Command = Callable[[list[str]], int]
 _LIST_KEYS = ("datasets", "datasets_extra", "decontaminate")
@@ -57,7 +57,7 @@ def _build(arguments: list[str]) -> int:
     options = from_mapping(RunOptions, {f.name: getattr(known, f.name) for f in fields(RunOptions)}, "command line")
     from pretokenizer.build import build
     from pretokenizer.merge import build_part
-    from pretokenizer.summary import print_summary
+    from pretokenizer.reports.summary import print_summary
 
     if options.part is not None:
         print(f"part: {build_part(config, options)}")
@@ -131,7 +131,7 @@ def _merge(arguments: list[str]) -> int:
     _add_max_bad_fraction(parser)
     given = parser.parse_args(arguments)
     from pretokenizer.merge import merge
-    from pretokenizer.summary import print_summary
+    from pretokenizer.reports.summary import print_summary
 
     options = RunOptions(overwrite=given.overwrite, max_bad_fraction=given.max_bad_fraction)
     print_summary(merge([Path(part) for part in given.parts], Path(given.output_dir), options), Path(given.output_dir))
@@ -145,7 +145,7 @@ def _inspect(arguments: list[str]) -> int:
     parser.add_argument("--start", type=int, default=0, help="first document (default 0)")
     parser.add_argument("--plain", action="store_true", help="no colours: role and loss are written out")
     given = parser.parse_args(arguments)
-    from pretokenizer.inspect_shard import inspect_shard
+    from pretokenizer.output.inspect_documents import inspect_shard
 
     plain = given.plain or not sys.stdout.isatty()
     for text in inspect_shard(given.prefix, given.num, given.start, plain):
@@ -157,7 +157,7 @@ def _check(arguments: list[str]) -> int:
     parser = _Parser(prog="python -m pretokenizer check", description="Check a folder of shards, or one shard.")
     parser.add_argument("path", metavar="DIR_OR_PREFIX")
     given = parser.parse_args(arguments)
-    from pretokenizer.check_shard import check_path
+    from pretokenizer.output.check import check_path
 
     problems, sound = check_path(Path(given.path))
     for problem in problems:

@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pretokenizer.assemble import TEMPLATE_NAME, assemble, save_tokenizer
 from pretokenizer.build import (
     PLAN_NAME,
     BuildError,
@@ -22,18 +21,26 @@ from pretokenizer.build import (
     work_folder,
     work_path,
 )
-from pretokenizer.chat_format import CHAT_FORMATS
-from pretokenizer.chat_template_file import read_template
-from pretokenizer.config import PretokenizeConfig, RunOptions
-from pretokenizer.encode import REFERENCE_ENV
-from pretokenizer.locate import DatasetFiles
-from pretokenizer.manifest import DataManifest
-from pretokenizer.parts import found_mismatch, is_complete, read_header
-from pretokenizer.plan import Piece, Plan, Task, load_plan_tokenizer, make_plan
-from pretokenizer.publish import SHA256SUMS, naming, read_json, verify_sha256sums, write_json_atomic, write_sha256sums
-from pretokenizer.record_files import FileSpan
-from pretokenizer.tokenizer import load_tokenizer_folder
-from pretokenizer.yaml_config import ConfigError, from_mapping
+from pretokenizer.chat.formats import CHAT_FORMATS
+from pretokenizer.chat.jinja_format import read_template
+from pretokenizer.config.settings import PretokenizeConfig, RunOptions
+from pretokenizer.config.yaml_config import ConfigError, from_mapping
+from pretokenizer.encode.encoder import REFERENCE_ENV
+from pretokenizer.files.manifest import DataManifest
+from pretokenizer.files.publish import (
+    SHA256SUMS,
+    naming,
+    read_json,
+    verify_sha256sums,
+    write_json_atomic,
+    write_sha256sums,
+)
+from pretokenizer.output.assemble import TEMPLATE_NAME, assemble, save_tokenizer
+from pretokenizer.records.locate import DatasetFiles
+from pretokenizer.records.reader import FileSpan
+from pretokenizer.tasks.part_files import found_mismatch, is_complete, read_header
+from pretokenizer.tasks.plan import Piece, Plan, Task, load_plan_tokenizer, make_plan
+from pretokenizer.tokenizer.tokenizer import load_tokenizer_folder
 
 
 def build_part(config: PretokenizeConfig, options: RunOptions) -> Path:

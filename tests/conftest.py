@@ -11,8 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: small
 import numpy as np
 import pytest
 
-from megatron_train.model_config import ModelConfig
-from pretokenizer.shard import ShardWriter
+from megatron_train.config.model_config import ModelConfig
+from pretokenizer.files.shard import ShardWriter
 
 TINY_LLAMA = ModelConfig(
     family="llama",

@@ -15,9 +15,9 @@ from examples.cards.commands import module, shown
 from examples.cards.miniature import Miniature, layout_settings, sample_texts, shrink
 from examples.cards.report import MARK, curve, write_report
 from examples.cards.simulate import compare, rank_arguments
-from megatron_train.command_line import parse
-from megatron_train.config import TrainConfig
-from pretokenizer.yaml_config import ConfigError
+from megatron_train.config.flags import parse
+from megatron_train.config.settings import TrainConfig
+from pretokenizer.config.yaml_config import ConfigError
 
 
 def test_load_card_names_the_known_ones() -> None:

@@ -14,20 +14,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_train.command_line import CommandLine, parse
-from megatron_train.config import TrainConfig
+from megatron_train.config.flags import CommandLine, parse
+from megatron_train.config.model_config import ModelConfig, pad_vocab_size
+from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.settings import TrainConfig
+from megatron_train.config.validate import describe_batch, describe_choices, validate, validate_model
 from megatron_train.data.document_order import split_documents
 from megatron_train.data.document_set import DocumentSet
 from megatron_train.model.lima_dropout import lima_rate
-from megatron_train.model_config import ModelConfig, pad_vocab_size
 from megatron_train.optim.lr_schedule import learning_rate
-from megatron_train.parallel_layout import ParallelLayout
-from megatron_train.validate import describe_batch, describe_choices, validate, validate_model
-from pretokenizer.yaml_config import load_yaml
+from pretokenizer.config.yaml_config import load_yaml
 from tests.card_flags import card_flags
 from tests.conftest import write_shard
+from tests.paths import CONFIGS
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 WORLD_SIZES = {"llama2": 32, "oasst": 8, "redpajama": 4, "falcon": 8, "stablelm": 8}
 
 

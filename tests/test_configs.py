@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from megatron_train.command_line import parse
-from megatron_train.model_config import ModelConfig
-from megatron_train.parallel_layout import ParallelLayout
-from megatron_train.validate import validate, validate_model
-from pretokenizer.config import make_config
-from pretokenizer.sections import load_sections, merge_sections
+from megatron_train.config.flags import parse
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.validate import validate, validate_model
+from pretokenizer.config.sections import load_sections, merge_sections
+from pretokenizer.config.settings import make_config
+from tests.paths import CONFIGS
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 RUNS = sorted(path.stem for path in (CONFIGS / "train").glob("*.yaml"))
 CARDS = (

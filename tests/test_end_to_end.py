@@ -11,10 +11,10 @@ import numpy as np
 import torch
 import transformers
 
-from pretokenizer.roles import Role
-from pretokenizer.shard import ShardReader
+from pretokenizer.chat.roles import Role
+from pretokenizer.files.shard import ShardReader
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER = ROOT / "examples/data/tokenizer/sample.model"
 
 

@@ -6,10 +6,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-DATA = Path(__file__).resolve().parent.parent / "examples" / "data"
+from tests.paths import ROOT
+
+DATA = ROOT / "examples" / "data"
 
 
 def lines(name: str) -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.paths import ROOT
+
 PACKAGES = ("pretokenizer", "megatron_train", "checkpoint_convert")
 """Upstream first."""
 SHARED = {
@@ -37,13 +38,13 @@ SHARED = {
 TORCH_FREE = [
     *(f"pretokenizer.{name}" for name in sorted(SHARED["pretokenizer"])),
     "pretokenizer.__main__",
-    "megatron_train.model_config",
-    "megatron_train.parallel_layout",
-    "megatron_train.state.checkpoint_folder",
-    "megatron_train.state.safe_pickle",
-    "megatron_train.config",
-    "megatron_train.command_line",
-    "megatron_train.validate",
+    "megatron_train.config.model_config",
+    "megatron_train.config.parallel_layout",
+    "megatron_train.checkpoint.folder",
+    "megatron_train.checkpoint.safe_pickle",
+    "megatron_train.config.settings",
+    "megatron_train.config.flags",
+    "megatron_train.config.validate",
     "megatron_train.optim.lr_schedule",
     "megatron_train.data.batch",
     "megatron_train.data.packing",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.paths import ROOT
+
 README = (ROOT / "README.md").read_text()
 PACKAGES = ("pretokenizer", "megatron_train", "checkpoint_convert", "examples", "benchmarks")
 

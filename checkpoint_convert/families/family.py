@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoint_convert.mapping import Rule, Table, expand
-from checkpoint_convert.tensors import ConvertError
-from megatron_train.model_config import Family as FamilyName
-from megatron_train.model_config import ModelConfig
-from pretokenizer.publish import read_json
-from pretokenizer.yaml_config import suggest
+from checkpoint_convert.mapping.rules import Rule, Table, expand
+from checkpoint_convert.tensors.tensor import ConvertError
+from megatron_train.config.model_config import Family as FamilyName
+from megatron_train.config.model_config import ModelConfig
+from pretokenizer.config.yaml_config import suggest
+from pretokenizer.files.publish import read_json
 
 HfConfig = dict[str, Any]
 

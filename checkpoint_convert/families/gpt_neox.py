@@ -10,9 +10,9 @@ from typing import Any
 
 from checkpoint_convert.families.family import Family, HfConfig, one_of, positive, refuse_unless, words
 from checkpoint_convert.families.rotary import ROPE_FIELDS, rope_to_hf, rope_to_model
-from checkpoint_convert.mapping import Direct, Rule, linear
-from checkpoint_convert.tensors import ConvertError
-from megatron_train.model_config import ModelConfig
+from checkpoint_convert.mapping.rules import Direct, Rule, linear
+from checkpoint_convert.tensors.tensor import ConvertError
+from megatron_train.config.model_config import ModelConfig
 
 HERE, THERE = "decoder.layers.{layer}", "gpt_neox.layers.{layer}"
 ACTIVATIONS = {"gelu": "gelu", "gelu_fast": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}

@@ -9,9 +9,9 @@ from typing import Any
 
 from checkpoint_convert.families.family import Family, HfConfig, one_of, positive, words
 from checkpoint_convert.families.rotary import ROPE_FIELDS, rope_to_hf, rope_to_model
-from checkpoint_convert.mapping import Direct, FusedGateUp, FusedQKV, Rule, linear
-from checkpoint_convert.tensors import ConvertError
-from megatron_train.model_config import ModelConfig
+from checkpoint_convert.mapping.rules import Direct, FusedGateUp, FusedQKV, Rule, linear
+from checkpoint_convert.tensors.tensor import ConvertError
+from megatron_train.config.model_config import ModelConfig
 
 HERE, THERE = "decoder.layers.{layer}", "model.layers.{layer}"
 ACTIVATIONS = {

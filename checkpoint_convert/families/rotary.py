@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from checkpoint_convert.tensors import ConvertError
-from megatron_train.model_config import ModelConfig
+from checkpoint_convert.tensors.tensor import ConvertError
+from megatron_train.config.model_config import ModelConfig
 
 ROPE_FIELDS = frozenset(
     {"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "rotary_pct", "rotary_emb_base"}

@@ -23,9 +23,9 @@ from examples.cards.answer import answer, read_losses
 from examples.cards.card import ROOT, card_names, load_card
 from examples.cards.commands import launch, module, run, shown
 from examples.cards.miniature import Miniature
-from megatron_train.command_line import parse
-from megatron_train.parallel_layout import ParallelLayout
-from megatron_train.validate import validate
+from megatron_train.config.flags import parse
+from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.validate import validate
 
 OUTPUT = Path("output/cards")
 

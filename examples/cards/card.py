@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_train.model_config import ModelConfig
-from pretokenizer.yaml_config import ConfigError, load_yaml, suggest
+from megatron_train.config.model_config import ModelConfig
+from pretokenizer.config.yaml_config import ConfigError, load_yaml, suggest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CARDS = ROOT / "configs" / "cards.yaml"

@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 
 from examples.cards.card import ROOT, Card, Stage
-from megatron_train.state.checkpoint_folder import TRAIN_CONFIG
-from pretokenizer.publish import write_text_atomic
-from pretokenizer.sections import load_sections, merge_sections
-from pretokenizer.yaml_config import ConfigError, load_yaml
+from megatron_train.checkpoint.folder import TRAIN_CONFIG
+from pretokenizer.config.sections import load_sections, merge_sections
+from pretokenizer.config.yaml_config import ConfigError, load_yaml
+from pretokenizer.files.publish import write_text_atomic
 
 MARK = "<!-- added by make report -->"
 

@@ -21,8 +21,8 @@ from examples.cards.answer import read_losses
 from examples.cards.card import Card
 from examples.cards.commands import launch, module, run
 from examples.cards.miniature import Miniature
-from megatron_train.command_line import parse
-from pretokenizer.yaml_config import ConfigError
+from megatron_train.config.flags import parse
+from pretokenizer.config.yaml_config import ConfigError
 
 ITERATIONS = 2
 TOLERANCE = 1e-5

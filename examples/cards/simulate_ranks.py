@@ -16,7 +16,7 @@ def main() -> int:
 
     quiet_known_warnings()
     install()
-    from megatron_train.command_line import parse
+    from megatron_train.config.flags import parse
     from megatron_train.parallel.distributed import say, shutdown
     from megatron_train.train import train
 
@@ -37,9 +37,9 @@ def dropout_rates(flags: list[str]) -> list[float]:
     """Of every layer in order, collected from the ranks that hold them."""
     import torch.distributed as dist
 
-    from megatron_train.command_line import parse
+    from megatron_train.checkpoint.resume import find_start, load_model_config
+    from megatron_train.config.flags import parse
     from megatron_train.model.build import build_model
-    from megatron_train.state.start import find_start, load_model_config
 
     config = parse(flags).config
     start = find_start(config)

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pretokenizer.roles import Role
+from pretokenizer.chat.roles import Role
 
 Document = tuple[NDArray[np.integer], NDArray[np.integer]]
 """(token_ids [n], role_ids [n]) of one document or of a part of it."""

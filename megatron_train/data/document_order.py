@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_train.config import Data
-from pretokenizer.yaml_config import ConfigError
+from megatron_train.config.settings import Data
+from pretokenizer.config.yaml_config import ConfigError
 
 Indices = NDArray[np.int64]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_train.data.batch import Document
-from pretokenizer.shard import ShardError, ShardReader
+from pretokenizer.files.shard import ShardError, ShardReader
 
 
 class DocumentSet:

@@ -10,11 +10,11 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
-from megatron_train.config import Data
+from megatron_train.config.settings import Data
 from megatron_train.data.batch import Batch, Document, LossRule, packed_batch, padded_batch, padded_width
 from megatron_train.data.sft_dataset import Samples
 from megatron_train.parallel.distributed import device
-from pretokenizer.shard import ShardError
+from pretokenizer.files.shard import ShardError
 
 EMPTY: Document = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 

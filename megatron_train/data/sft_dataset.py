@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_train.config import Data
+from megatron_train.config.settings import Data
 from megatron_train.data.batch import Document
 from megatron_train.data.document_order import Indices, OrderBuilder, parse_blend, split_documents, training_paths
 from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.packing import pack_rows
-from pretokenizer.yaml_config import ConfigError
+from pretokenizer.config.yaml_config import ConfigError
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
-from megatron_train.config import TrainConfig
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.settings import TrainConfig
 from megatron_train.model.attention import TorchAttention
 from megatron_train.model.lima_dropout import set_residual_dropout
 from megatron_train.model.neftune import NeftuneNoise
@@ -31,7 +32,6 @@ from megatron_train.model.norm import Norm
 from megatron_train.model.parallel_layer import ParallelResidualLayer
 from megatron_train.model.swiglu import GatedSilu
 from megatron_train.model.transformer_engine import transformer_engine_layer
-from megatron_train.model_config import ModelConfig
 from megatron_train.parallel.device import uses_cuda
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
@@ -219,10 +219,10 @@ def single_process_logits(checkpoint_folder: Path, token_ids: list[list[int]]) -
 
     Starts a process group of one rank and ends it again. For verification; the model must fit into memory.
     """
+    from megatron_train.checkpoint.folder import MODEL_CONFIG
+    from megatron_train.checkpoint.save_load import load_weights
     from megatron_train.parallel.device import DEVICE_VARIABLE, install
     from megatron_train.parallel.distributed import device, init_distributed, shutdown
-    from megatron_train.state.checkpoint import load_weights
-    from megatron_train.state.checkpoint_folder import MODEL_CONFIG
 
     os.environ[DEVICE_VARIABLE] = "cpu"  # the comparison is in fp32 and must not depend on this machine's GPUs
     install()

@@ -14,12 +14,12 @@ import importlib.util
 from megatron.core.models.gpt import gpt_layer_specs
 from megatron.core.transformer import ModuleSpec
 
-from megatron_train.config import TrainConfig
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.settings import TrainConfig
 from megatron_train.model.parallel_layer import ParallelResidualLayer
 from megatron_train.model.swiglu import GatedSilu
-from megatron_train.model_config import ModelConfig
 from megatron_train.parallel.device import uses_cuda
-from pretokenizer.yaml_config import ConfigError
+from pretokenizer.config.yaml_config import ConfigError
 
 INSTALL = "pip install --no-build-isolation 'transformer_engine[pytorch]'"
 

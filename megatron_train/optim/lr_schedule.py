@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from megatron_train.config import LrSchedule
+from megatron_train.config.settings import LrSchedule
 
 
 def learning_rate(schedule: LrSchedule, consumed_samples: int, global_batch_size: int, train_iters: int) -> float:

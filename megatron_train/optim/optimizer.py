@@ -12,7 +12,7 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.transformer.module import Float16Module
 
-from megatron_train.config import TrainConfig
+from megatron_train.config.settings import TrainConfig
 from megatron_train.model.build import training_dtype
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from megatron_train.config import Parallel
+from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.settings import Parallel
 from megatron_train.parallel.device import uses_cuda
 from megatron_train.parallel.launch_store import fresh_store
-from megatron_train.parallel_layout import ParallelLayout
 
 
 def world_size() -> int:

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from megatron_train.report.failure import tell_failure
+from megatron_train.report.console import tell_failure
 from megatron_train.report.phases import PhaseTimer
 
 SHARE_OF_TIMEOUT = 0.8

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from megatron_train.config import TrainConfig
-from megatron_train.model_config import ModelConfig
-from megatron_train.parallel_layout import ParallelLayout
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.settings import TrainConfig
 
 BUCKET_ELEMENTS = 40_000_000
 """megatron-core's smallest gradient bucket with overlap_grad_reduce."""

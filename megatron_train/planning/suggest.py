@@ -11,15 +11,15 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from megatron_train.command_line import CommandLine
-from megatron_train.config import TrainConfig
-from megatron_train.model_config import ModelConfig
-from megatron_train.parallel_layout import ParallelLayout
+from megatron_train.config.flags import CommandLine
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.settings import TrainConfig
+from megatron_train.config.validate import validate, validate_model
 from megatron_train.planning.devices import GPUS_PER_NODE, Device
 from megatron_train.planning.memory import micro_batches, stage_memory, weight_bytes
 from megatron_train.planning.workload import DataFacts, Workload, bubble_fraction, workload
-from megatron_train.validate import validate, validate_model
-from pretokenizer.yaml_config import ConfigError
+from pretokenizer.config.yaml_config import ConfigError
 
 RESERVE = 0.94
 """Share of the memory a plan may fill; the rest is fragmentation."""

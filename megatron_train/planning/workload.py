@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from megatron_train.config import Data, TrainConfig
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.settings import Data, TrainConfig
 from megatron_train.data.document_order import parse_blend, split_documents
 from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.sft_dataset import training_samples
-from megatron_train.model_config import ModelConfig
 from megatron_train.report.flops import model_flops
-from pretokenizer.yaml_config import ConfigError, load_yaml
+from pretokenizer.config.yaml_config import ConfigError, load_yaml
 
 CARDS = Path(__file__).resolve().parent.parent.parent / "configs" / "cards.yaml"
 PACKING_EFFICIENCY = 0.995

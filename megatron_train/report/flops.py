@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_train.model_config import ModelConfig
+from megatron_train.config.model_config import ModelConfig
 
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "GH200": 989.0, "A100": 312.0, "B200": 2250.0, "L40S": 362.0, "A10G": 70.0}
 """Dense bf16 TFLOP/s by a part of the device's name, from the vendor's data sheets."""

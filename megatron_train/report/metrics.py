@@ -19,11 +19,11 @@ from urllib.parse import urlsplit
 import torch
 from tqdm import tqdm
 
-from megatron_train.config import TrainConfig
+from megatron_train.config.settings import TrainConfig
 from megatron_train.parallel.device import uses_cuda
 from megatron_train.parallel.distributed import is_printing_rank, warn
 from megatron_train.report.flops import PEAK_TFLOPS
-from pretokenizer.publish import naming, write_text_atomic
+from pretokenizer.files.publish import naming, write_text_atomic
 
 METRICS_FILE = "metrics.jsonl"
 WANDB_ID_FILE = "wandb_run_id.txt"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from megatron_train.config import TrainConfig
+from megatron_train.config.settings import TrainConfig
 from megatron_train.parallel.device import uses_cuda
 from megatron_train.parallel.distributed import say
 

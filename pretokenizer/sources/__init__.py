@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pretokenizer.config.yaml_config import ConfigError, suggest
 from pretokenizer.sources.alpaca import Alpaca, CodeAlpaca
 from pretokenizer.sources.dolly import Dolly15k, Dolly15kMultilingual
 from pretokenizer.sources.instruction import GradeSchoolMath, Megacode2, Megacode3, OaLeet10k
@@ -13,7 +14,6 @@ from pretokenizer.sources.source import Source
 from pretokenizer.sources.translation import TedEnJa, TedZhJa, Wmt2019ZhEn
 from pretokenizer.sources.vicuna import Vicuna
 from pretokenizer.sources.webgpt import WebGPT
-from pretokenizer.yaml_config import ConfigError, suggest
 
 SOURCES: dict[str, type[Source]] = {
     "alpaca": Alpaca,

@@ -1,10 +1,10 @@
 """alpaca and code_alpaca: instruction, optional input, output. Filtered after the split, part by part."""
 
-from pretokenizer.conversation import Conversation, pair
-from pretokenizer.json_records import Record
+from pretokenizer.chat.conversation import Conversation, pair
+from pretokenizer.records.json_text import Record
 from pretokenizer.sources.qa import FileOption
 from pretokenizer.sources.source import Converted, HubFiles, Source
-from pretokenizer.sources.word_filter import has_filtered_phrase
+from pretokenizer.sources.text_filters import has_filtered_phrase
 
 
 class Alpaca(Source):

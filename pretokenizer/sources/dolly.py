@@ -2,12 +2,12 @@
 
 import re
 
-from pretokenizer.conversation import Conversation, Message
-from pretokenizer.json_records import Record
-from pretokenizer.roles import Role
+from pretokenizer.chat.conversation import Conversation, Message
+from pretokenizer.chat.roles import Role
+from pretokenizer.records.json_text import Record
 from pretokenizer.sources.qa import FileOption
 from pretokenizer.sources.source import Converted, HubFiles, Source
-from pretokenizer.sources.word_filter import has_filtered_phrase
+from pretokenizer.sources.text_filters import has_filtered_phrase
 
 NUMBER_CITATION = re.compile(r"\[\d+(?:,\s*\d+)*\]")
 _LETTER = re.compile(r"\[[a-zA-Z]\]")

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pretokenizer.conversation import Conversation, Message, pair
-from pretokenizer.json_records import Record
+from pretokenizer.chat.conversation import Conversation, Message, pair
+from pretokenizer.records.json_text import Record
 from pretokenizer.sources.source import Converted, HubFiles, InputRecord, Source
-from pretokenizer.sources.word_filter import has_filtered_phrase
+from pretokenizer.sources.text_filters import has_filtered_phrase
 
 
 @dataclass(frozen=True)

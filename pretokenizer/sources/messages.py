@@ -9,9 +9,9 @@ or `"weight": 0` is kept, and gets no loss.
 from dataclasses import dataclass
 from typing import Any
 
-from pretokenizer.conversation import ROLE_OF_NAME, Conversation, Message
-from pretokenizer.json_records import Record
-from pretokenizer.roles import Role
+from pretokenizer.chat.conversation import ROLE_OF_NAME, Conversation, Message
+from pretokenizer.chat.roles import Role
+from pretokenizer.records.json_text import Record
 from pretokenizer.sources.source import BadRecord, Converted, Source
 
 _ANSWERS = ("response", "completion", "output")

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pretokenizer.conversation import Conversation, Message
-from pretokenizer.json_records import Record
-from pretokenizer.roles import Role
+from pretokenizer.chat.conversation import Conversation, Message
+from pretokenizer.chat.roles import Role
+from pretokenizer.records.json_text import Record
 from pretokenizer.sources.source import WRONG_FORM, BadRecord, Converted, HubFiles, InputRecord, Source, bad_record
 
 _ROLES = {"prompter": Role.USER, "assistant": Role.ASSISTANT}

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from pretokenizer.conversation import Conversation, Message
-from pretokenizer.json_records import Record
-from pretokenizer.roles import Role
+from pretokenizer.chat.conversation import Conversation, Message
+from pretokenizer.chat.roles import Role
+from pretokenizer.records.json_text import Record
 from pretokenizer.sources.source import Converted, HubFiles, Source
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from pretokenizer.conversation import Conversation, pair
-from pretokenizer.json_records import Record
+from pretokenizer.chat.conversation import Conversation, pair
+from pretokenizer.records.json_text import Record
 from pretokenizer.sources.source import Converted, HubFiles, Source
 
 

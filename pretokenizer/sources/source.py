@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from pretokenizer.config import check_known_options
-from pretokenizer.conversation import Conversation
-from pretokenizer.json_records import Record
-from pretokenizer.yaml_config import from_mapping
+from pretokenizer.chat.conversation import Conversation
+from pretokenizer.config.settings import check_known_options
+from pretokenizer.config.yaml_config import from_mapping
+from pretokenizer.records.json_text import Record
 
 
 class BadRecord(NamedTuple):

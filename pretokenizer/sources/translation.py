@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, ClassVar
 
-from pretokenizer.conversation import Conversation, Message, pair
-from pretokenizer.mixture import split_sklearn
+from pretokenizer.chat.conversation import Conversation, Message, pair
+from pretokenizer.selection.sampling import split_sklearn
 from pretokenizer.sources.qa import FileOption
 from pretokenizer.sources.source import WRONG_FORM, Converted, HubFiles, InputRecord, Source, bad_record, wrong_text
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from pretokenizer.conversation import Conversation, pair
+from pretokenizer.chat.conversation import Conversation, pair
 from pretokenizer.sources.source import WRONG_FORM, Converted, HubFiles, InputRecord, Source, bad_record
 
 FILLERS = ("...", "Please continue", "Go on", "")

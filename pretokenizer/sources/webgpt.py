@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterable, Iterator
 
-from pretokenizer.conversation import Conversation, pair
+from pretokenizer.chat.conversation import Conversation, pair
 from pretokenizer.sources.dolly import NUMBER_CITATION
 from pretokenizer.sources.qa import FileOption
 from pretokenizer.sources.source import WRONG_FORM, Converted, HubFiles, InputRecord, Source, bad_record

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from checkpoint_convert.convert import from_hf, to_hf
 from checkpoint_convert.families import FAMILIES
-from checkpoint_convert.plan import ExportOptions, ImportOptions
-from checkpoint_convert.tensors import ConvertError, same_bits
-from checkpoint_convert.verify import verify
-from megatron_train.model_config import ModelConfig
-from megatron_train.state.checkpoint_folder import CheckpointError, check_folder
+from checkpoint_convert.mapping.checks import ExportOptions, ImportOptions
+from checkpoint_convert.tensors.tensor import ConvertError, same_bits
+from checkpoint_convert.verify.verify import verify
+from megatron_train.checkpoint.folder import CheckpointError, check_folder
+from megatron_train.config.model_config import ModelConfig
 from tests.checkpoint_convert.tiny_models import MODELS, save_tiny_model
 
 CHATML = ("<|im_start|>", "<|im_end|>")
@@ -350,7 +350,7 @@ def test_to_hf_leaves_nothing_when_the_disk_is_full(
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("checkpoint_convert.new_file.os.pwrite", full)
+    monkeypatch.setattr("checkpoint_convert.tensors.hashed_file.os.pwrite", full)
 
     with pytest.raises(OSError, match="No space left"):
         to_hf(converted("llama_gqa"), tmp_path / "hf", ExportOptions())

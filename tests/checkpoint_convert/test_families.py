@@ -9,10 +9,11 @@ import pytest
 
 from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.families.family import model_config_of
-from checkpoint_convert.tensors import ConvertError
-from megatron_train.model_config import ModelConfig
+from checkpoint_convert.tensors.tensor import ConvertError
+from megatron_train.config.model_config import ModelConfig
+from tests.paths import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "model"
+MODELS = CONFIGS / "model"
 PATH = Path("config.json")
 LLAMA2_70B = {
     "architectures": ["LlamaForCausalLM"],
@@ -119,7 +120,7 @@ def model_of(config: dict[str, Any]) -> ModelConfig:
     ],
 )
 def test_the_cards_models_have_the_architectures_of_configs(config: dict[str, Any], name: str, parameters: int) -> None:
-    model, ours = model_of(config), ModelConfig.load(CONFIGS / f"{name}.yaml")
+    model, ours = model_of(config), ModelConfig.load(MODELS / f"{name}.yaml")
     rows = {"vocab_size", "source_vocab_size", "padded_vocab_size", "make_vocab_size_divisible_by"}
 
     assert model.num_parameters() == parameters

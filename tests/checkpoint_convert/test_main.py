@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from checkpoint_convert.__main__ import byte_size, main, token_list
-from pretokenizer.chat_format import CHAT_FORMATS
+from pretokenizer.chat.formats import CHAT_FORMATS
+from tests.paths import ROOT
 
 CHATML = "<|im_start|>,<|im_end|>"
 
@@ -135,7 +136,7 @@ def test_a_comparison_cut_short_says_what_is_written(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("checkpoint_convert.verify.verify_weights", fail)
+    monkeypatch.setattr("checkpoint_convert.verify.verify.verify_weights", fail)
 
     found, _, err = run(capsys, "from-hf", hf_folder("llama_gqa"), tmp_path / "ckpt")
     assert found == code
@@ -174,4 +175,4 @@ def test_help_does_not_wait_for_torch() -> None:
         "import sys, checkpoint_convert.__main__ as m; m.build_parser().format_help(); sys.exit('torch' in sys.modules)"
     )
 
-    assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from checkpoint_convert.report import Report, named
-from checkpoint_convert.tensors import ConvertError, TensorInfo
+from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo
 
 
 class Sink:

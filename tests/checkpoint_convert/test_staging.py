@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from checkpoint_convert.convert import from_hf, to_hf
-from checkpoint_convert.plan import ExportOptions, ImportOptions
+from checkpoint_convert.mapping.checks import ExportOptions, ImportOptions
 from checkpoint_convert.staging import check_target, folder_staging, release_staging
-from checkpoint_convert.tensors import ConvertError
-from megatron_train.state.checkpoint_folder import TRACKER, publish_checkpoint
+from checkpoint_convert.tensors.tensor import ConvertError
+from megatron_train.checkpoint.folder import TRACKER, publish_checkpoint
 
-REPOSITORY = Path(__file__).parents[2]
 KILL_AT_THE_NINTH = """
 import os, sys
-from checkpoint_convert import new_file
+from checkpoint_convert.tensors import hashed_file as new_file
 from checkpoint_convert.__main__ import main
+from tests.paths import ROOT
 writes = []
 def write(self, data, original=new_file.NewFile.write):
     writes.append(len(data))
@@ -34,7 +34,7 @@ main(sys.argv[1:])
 
 def run_and_kill(*arguments: object) -> None:
     command = [sys.executable, "-c", KILL_AT_THE_NINTH, *map(str, arguments)]
-    process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False)
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     assert process.returncode == -9, process.stderr
 
 

@@ -37,7 +37,7 @@ def nothing(path: Path) -> bool:
 
 
 def _config(root: Path, **keys: Any) -> Any:
-    from pretokenizer.config import make_config
+    from pretokenizer.config.settings import make_config
 
     write_small_data(root / "data")
     merged = {
@@ -66,13 +66,13 @@ def write_small_data(data: Path) -> None:
 def shard_readers(root: Path) -> Iterator[Parts]:
     import torch.distributed as dist
 
-    from megatron_train.config import Data
+    from megatron_train.config.settings import Data
     from megatron_train.data.document_set import DocumentSet
-    from megatron_train.data.manifest_check import check_shards, load_manifest
+    from megatron_train.preflight import check_shards, load_manifest
     from pretokenizer.build import build
-    from pretokenizer.check_shard import check_folder
-    from pretokenizer.config import RunOptions
-    from pretokenizer.inspect_shard import inspect_shard
+    from pretokenizer.config.settings import RunOptions
+    from pretokenizer.output.check import check_folder
+    from pretokenizer.output.inspect_documents import inspect_shard
 
     config = _config(root)
     build(config, RunOptions())
@@ -103,7 +103,7 @@ def shard_readers(root: Path) -> Iterator[Parts]:
 def part_readers(root: Path) -> Iterator[Parts]:
     import shutil
 
-    from pretokenizer.config import RunOptions
+    from pretokenizer.config.settings import RunOptions
     from pretokenizer.merge import build_part, merge
 
     config = _config(root)
@@ -124,8 +124,8 @@ def record_readers(root: Path) -> Iterator[Parts]:
     import pyarrow.parquet
     import zstandard
 
-    from pretokenizer.record_files import is_record_file, read_records
-    from tests.pretokenizer.test_record_files import tar_of
+    from pretokenizer.records.reader import is_record_file, read_records
+    from tests.pretokenizer.records.test_reader import tar_of
 
     rows = [{"question": f"What is {i}?", "answer": f"It is {i * i}."} for i in range(60)]
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -157,7 +157,7 @@ def tokenizer_readers(root: Path) -> Iterator[Parts]:
 
     import tokenizers
 
-    from pretokenizer.tokenizer import load_tokenizer, load_tokenizer_folder
+    from pretokenizer.tokenizer.tokenizer import load_tokenizer, load_tokenizer_folder
 
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -192,11 +192,11 @@ def checkpoint_readers(root: Path) -> Iterator[Parts]:
     import shutil
 
     from checkpoint_convert.convert import from_hf, to_hf
-    from checkpoint_convert.hf_io import HfWeights
-    from checkpoint_convert.megatron_io import CheckpointReader
-    from checkpoint_convert.plan import ExportOptions, ImportOptions
-    from megatron_train.model_config import ModelConfig
-    from megatron_train.state.checkpoint_folder import check_folder
+    from checkpoint_convert.huggingface.weights import HfWeights
+    from checkpoint_convert.mapping.checks import ExportOptions, ImportOptions
+    from checkpoint_convert.megatron_core.checkpoint import CheckpointReader
+    from megatron_train.checkpoint.folder import check_folder
+    from megatron_train.config.model_config import ModelConfig
     from tests.checkpoint_convert.tiny_models import save_tiny_model
 
     save_tiny_model("llama_gqa", root / "first")

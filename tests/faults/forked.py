@@ -43,7 +43,7 @@ def preload(program: str) -> None:
         _MAINS[program] = train
     else:
         import checkpoint_convert.convert
-        import checkpoint_convert.verify  # noqa: F401
+        import checkpoint_convert.verify.verify  # noqa: F401
         from checkpoint_convert.__main__ import main as convert
 
         _MAINS[program] = convert

@@ -24,7 +24,7 @@ def file_of(data: bytes) -> Iterator[Path]:
 
 def read_json(data: bytes) -> None:
     """Records as JSON lines or a list, converted by the source for conversations of one's own."""
-    from pretokenizer.record_files import FileSpan, read_records
+    from pretokenizer.records.reader import FileSpan, read_records
     from pretokenizer.sources import make_source
     from pretokenizer.sources.source import WRONG_FORM
 
@@ -38,7 +38,7 @@ def read_json(data: bytes) -> None:
 
 def read_compressed(data: bytes) -> None:
     """The same inside gzip, zstandard and tar, whichever the bytes are."""
-    from pretokenizer.record_files import read_records
+    from pretokenizer.records.reader import read_records
 
     with file_of(data) as path:
         for _ in read_records(path, lambda row, place, reason: None):
@@ -49,7 +49,7 @@ def read_shard(data: bytes) -> None:
     """An index with a .bin of 64 bytes."""
     import numpy as np
 
-    from pretokenizer import shard
+    from pretokenizer.files import shard
 
     with file_of(data) as index, file_of(bytes(range(64))) as flat:
         reader = shard.ShardReader.__new__(shard.ShardReader)
@@ -64,9 +64,9 @@ def read_shard(data: bytes) -> None:
 
 def read_pickle(data: bytes) -> None:
     """A pickle or torch.save archive, by the scan that must come first and by the converter's reader."""
-    from checkpoint_convert.mapped_file import MappedFile
-    from checkpoint_convert.torch_archive import read_archive
-    from megatron_train.state.safe_pickle import inert_load, scan_archive
+    from checkpoint_convert.tensors.mapped_file import MappedFile
+    from checkpoint_convert.tensors.torch_archive import read_archive
+    from megatron_train.checkpoint.safe_pickle import inert_load, scan_archive
 
     for read in (lambda: inert_load(data, "fuzz"), lambda: scan_archive(io.BytesIO(data), "fuzz")):
         try:
@@ -79,7 +79,7 @@ def read_pickle(data: bytes) -> None:
 
 def read_safetensors(data: bytes) -> None:
     """A safetensors file: header checked by the library, tensors mapped by us."""
-    from checkpoint_convert.hf_io import _open_safetensors
+    from checkpoint_convert.huggingface.weights import _open_safetensors
 
     with file_of(data) as path:
         read, infos = _open_safetensors(path)
@@ -89,8 +89,8 @@ def read_safetensors(data: bytes) -> None:
 
 def read_yaml(data: bytes) -> None:
     """A configuration of the trainer and of the pretokenizer."""
-    from megatron_train.model_config import ModelConfig
-    from pretokenizer.yaml_config import load_yaml
+    from megatron_train.config.model_config import ModelConfig
+    from pretokenizer.config.yaml_config import load_yaml
 
     with file_of(data) as path:
         load_yaml(path)

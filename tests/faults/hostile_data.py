@@ -38,7 +38,7 @@ def records_of(name: str, data: bytes | Callable[[], bytes]) -> Callable[[Path],
     """Writes `data` (made only then, where it is large) and reads it as records."""
 
     def read(folder: Path) -> str | None:
-        from pretokenizer.record_files import read_records
+        from pretokenizer.records.reader import read_records
 
         (folder / name).write_bytes(data() if callable(data) else data)
         return str(sum(1 for _ in read_records(folder / name)))
@@ -50,7 +50,7 @@ def counted(name: str, data: bytes, bad: int, good: int) -> Callable[[Path], str
     """Writes `data`, reads it and counts: `bad` records are passed over, `good` are there."""
 
     def read(folder: Path) -> str | None:
-        from pretokenizer.record_files import read_records
+        from pretokenizer.records.reader import read_records
 
         (folder / name).write_bytes(data)
         found: list[str] = []
@@ -67,7 +67,7 @@ def built(name: str, data: bytes, documents: int, max_bad: float = 0.9) -> Calla
 
     def read(folder: Path) -> str | None:
         from pretokenizer.build import build
-        from pretokenizer.config import RunOptions
+        from pretokenizer.config.settings import RunOptions
 
         config = _config(folder, datasets=["gsm8k"], filename_prefix="x")
         for path in (folder / "data/gsm8k").iterdir():
@@ -128,7 +128,7 @@ def tar_with(name: str, data: bytes, **fields: Any) -> bytes:
 
 def leading_out(folder: Path) -> str | None:
     """Read like any other: nothing is written where the names say."""
-    from pretokenizer.record_files import read_records
+    from pretokenizer.records.reader import read_records
 
     outside = folder / "outside"
     outside.mkdir()
@@ -142,7 +142,7 @@ def leading_out(folder: Path) -> str | None:
 
 def with_links(folder: Path) -> str | None:
     """Links to a file with records, and devices, are passed over."""
-    from pretokenizer.record_files import read_records
+    from pretokenizer.records.reader import read_records
 
     (folder / "secret.jsonl").write_bytes(ROW * 5)
     buffer = io.BytesIO()
@@ -220,7 +220,7 @@ def json_cases() -> dict[str, Case]:
 
 def one_line(folder: Path) -> str | None:
     """A sparse file: zeros without an end of line, then a record."""
-    from pretokenizer.record_files import read_records
+    from pretokenizer.records.reader import read_records
 
     path = folder / "a.jsonl"
     with path.open("wb") as file:
@@ -235,7 +235,7 @@ def one_line(folder: Path) -> str | None:
 
 
 def one_item(folder: Path) -> str | None:
-    from pretokenizer.record_files import read_records
+    from pretokenizer.records.reader import read_records
 
     path = folder / "a.json"
     with path.open("wb") as file:
@@ -266,10 +266,10 @@ def deep_own_file(name: str, text: bytes) -> Callable[[Path], str | None]:
 
     def read(folder: Path) -> str | None:
         from checkpoint_convert.families.family import read_hf_config
-        from megatron_train.state.train_state import TrainState
-        from pretokenizer.manifest import DataManifest
+        from megatron_train.checkpoint.train_state import TrainState
+        from pretokenizer.files.manifest import DataManifest
         from pretokenizer.merge import read_plan
-        from pretokenizer.tokenizer import read_tokenizer_spec
+        from pretokenizer.tokenizer.tokenizer import read_tokenizer_spec
 
         (folder / name).write_bytes(text)
         readers: dict[str, Callable[[Path], Any]] = {
@@ -314,7 +314,7 @@ def yaml_cases() -> dict[str, Case]:
 
 def training_yaml(text: str) -> Callable[[Path], str | None]:
     def read(folder: Path) -> str | None:
-        from megatron_train.command_line import parse
+        from megatron_train.config.flags import parse
 
         (folder / "run.yaml").write_text(text)
         return str(parse(["--config", str(folder / "run.yaml")]))[:100]
@@ -336,7 +336,7 @@ def section_yaml(text: str) -> Callable[[Path], str | None]:
 
 def model_yaml(text: str) -> Callable[[Path], str | None]:
     def read(folder: Path) -> str | None:
-        from megatron_train.model_config import ModelConfig
+        from megatron_train.config.model_config import ModelConfig
 
         (folder / "model_config.yaml").write_text(text)
         return str(ModelConfig.load(folder / "model_config.yaml"))[:100]
@@ -393,7 +393,7 @@ def shard_cases() -> dict[str, Case]:
 
 def shard_of(index: bytes) -> Callable[[Path], str | None]:
     def read(folder: Path) -> str | None:
-        from pretokenizer.shard import ShardReader
+        from pretokenizer.files.shard import ShardReader
 
         (folder / "x.idx").write_bytes(index)
         np.arange(5, dtype="<u2").tofile(folder / "x.bin")
@@ -436,8 +436,8 @@ def template_cases() -> dict[str, Case]:
 
 def template_of(text: str) -> Callable[[Path], str | None]:
     def read(folder: Path) -> str | None:
-        from pretokenizer.chat_template_file import read_template
-        from pretokenizer.tokenizer import load_tokenizer
+        from pretokenizer.chat.jinja_format import read_template
+        from pretokenizer.tokenizer.tokenizer import load_tokenizer
 
         (folder / "template.jinja").write_text(text)
         read_template(folder / "template.jinja", load_tokenizer(SAMPLE_MODEL))
@@ -475,7 +475,7 @@ def broken_pieces() -> bytes:
 
 def tokenizer_of(name: str, data: bytes) -> Callable[[Path], str | None]:
     def read(folder: Path) -> str | None:
-        from pretokenizer.tokenizer import load_tokenizer
+        from pretokenizer.tokenizer.tokenizer import load_tokenizer
 
         (folder / name).write_bytes(data)
         return str(load_tokenizer(folder / name).vocab_size)

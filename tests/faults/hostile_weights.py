@@ -109,7 +109,7 @@ def template_folders() -> Path:
     import tempfile
 
     from checkpoint_convert.convert import from_hf
-    from checkpoint_convert.plan import ImportOptions
+    from checkpoint_convert.mapping.checks import ImportOptions
     from tests.checkpoint_convert.tiny_models import save_tiny_model
 
     root = Path(tempfile.mkdtemp())
@@ -124,9 +124,9 @@ def in_checkpoint(place: str, data: bytes) -> Callable[[Path], str | None]:
     root = template_folders()
 
     def read(folder: Path) -> str | None:
-        from checkpoint_convert.megatron_io import CheckpointReader
-        from megatron_train.state.checkpoint_folder import check_folder
-        from pretokenizer.publish import write_sha256sums
+        from checkpoint_convert.megatron_core.checkpoint import CheckpointReader
+        from megatron_train.checkpoint.folder import check_folder
+        from pretokenizer.files.publish import write_sha256sums
 
         release = folder / "base" / "release"
         shutil.copytree(root / "base", folder / "base")
@@ -160,9 +160,9 @@ def foreign(file: str, data: bytes) -> Callable[[Path], str | None]:
     """A file of another project's checkpoint, converted as a user would."""
 
     def read(folder: Path) -> str | None:
-        from checkpoint_convert.hf_io import HfWeights
-        from checkpoint_convert.megatron_llm import MegatronLlmWeights
-        from checkpoint_convert.meta import MetaWeights
+        from checkpoint_convert.huggingface.weights import HfWeights
+        from checkpoint_convert.other_formats.megatron_llm import MegatronLlmWeights
+        from checkpoint_convert.other_formats.meta import MetaWeights
 
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_bytes(data)
@@ -175,8 +175,8 @@ def foreign(file: str, data: bytes) -> Callable[[Path], str | None]:
 
 def rng_state(data: bytes) -> Callable[[Path], str | None]:
     def read(folder: Path) -> str | None:
-        from megatron_train.parallel_layout import ParallelLayout
-        from megatron_train.state.train_state import load_rng
+        from megatron_train.checkpoint.train_state import load_rng
+        from megatron_train.config.parallel_layout import ParallelLayout
 
         (folder / "rng_state.safetensors").write_bytes(data)
         return str(load_rng(folder, ParallelLayout(1, 1, 1)))
@@ -188,7 +188,7 @@ def in_part(payload: bytes) -> Callable[[Path], str | None]:
     """A part whose columns are pickled objects."""
 
     def read(folder: Path) -> str | None:
-        from pretokenizer.parts import _COLUMNS, PartHeader, read_part
+        from pretokenizer.tasks.part_files import _COLUMNS, PartHeader, read_part
 
         header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
         column = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + payload
@@ -242,7 +242,7 @@ def safetensors_cases() -> dict[str, Case]:
 
 def safetensors_of(header: bytes, data: bytes = bytes(16), length: int | None = None) -> Callable[[Path], str | None]:
     def read(folder: Path) -> str | None:
-        from checkpoint_convert.hf_io import HfWeights
+        from checkpoint_convert.huggingface.weights import HfWeights
 
         size = len(header) if length is None else length
         (folder / "model.safetensors").write_bytes(struct.pack("<Q", size) + header + data)
@@ -253,7 +253,7 @@ def safetensors_of(header: bytes, data: bytes = bytes(16), length: int | None = 
 
 
 def index_leading_out(folder: Path) -> str | None:
-    from checkpoint_convert.hf_io import HfWeights
+    from checkpoint_convert.huggingface.weights import HfWeights
 
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
     return str(HfWeights(folder))

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from tests.faults.forked import LOG, launch, preload
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SAMPLE_MODEL = ROOT / "examples/data/tokenizer/sample.model"
 SAVE_INTERVAL, TRAIN_ITERS = 3, 12
 
@@ -126,8 +126,8 @@ class Pretokenizer(Target):
         return building.exists()
 
     def problems(self, folder: Path) -> list[str]:
-        from pretokenizer.check_shard import check_folder
         from pretokenizer.merge import check_part
+        from pretokenizer.output.check import check_folder
 
         found = check_folder(folder / "shards")[0] if (folder / "shards").exists() else []
         for part in folder.glob("shards.parts/part-*-of-*"):
@@ -201,7 +201,7 @@ class Trainer(Target):
         return any((folder / "checkpoints").glob(".iter_*.staging"))
 
     def problems(self, folder: Path) -> list[str]:
-        from megatron_train.state.checkpoint_folder import CheckpointError, check_folder, find_checkpoint
+        from megatron_train.checkpoint.folder import CheckpointError, check_folder, find_checkpoint
 
         root, found = folder / "checkpoints", []
         for path in root.glob("iter_*"):
@@ -275,7 +275,7 @@ class Converter(Target):
         return any(folder.glob(".out.staging")) or any((folder / "out").glob(".release.staging"))
 
     def problems(self, folder: Path) -> list[str]:
-        from pretokenizer.publish import verify_sha256sums
+        from pretokenizer.files.publish import verify_sha256sums
 
         finals = [path for path in (folder / "out/release", folder / "out") if path.exists()]
         if not finals or (self.arguments[0] == "from-hf" and finals[0].name != "release"):

@@ -87,7 +87,7 @@ def write_run(root: Path, options: argparse.Namespace) -> list[str]:
 def train_and_sample(flags: list[str], launches: int) -> list[Sample]:
     """In one process: `launches` runs of the trainer one after another; a sample every ten iterations."""
     from megatron_train import train
-    from megatron_train.command_line import parse
+    from megatron_train.config.flags import parse
 
     samples: list[Sample] = []
     train.train_step = sampling(train.train_step, samples)

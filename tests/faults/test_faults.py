@@ -12,8 +12,7 @@ import pytest
 
 from tests.faults.fuzz import CORPUS, fuzz_blindly
 from tests.faults.fuzz_targets import ALLOWED, TARGETS
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
 
 
 def run(*words: str) -> str:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pretokenizer.conversation import Conversation
+from pretokenizer.chat.conversation import Conversation
+from pretokenizer.config.yaml_config import ConfigError, from_mapping
 from pretokenizer.sources import SOURCES, make_source
 from pretokenizer.sources.source import BadRecord, InputRecord
-from pretokenizer.yaml_config import ConfigError, from_mapping
 from tests.faults.fuzz_targets import ALLOWED, read_compressed, read_json, read_pickle, read_shard
 
 WORDS = (
@@ -66,7 +66,7 @@ def test_any_json_gives_records_or_an_error(lines: list[Any], cut: int) -> None:
 @SETTINGS
 @given(mapping=st.dictionaries(st.sampled_from(["lr", "bf16", "train_data_path", "seq_length"]), VALUES))
 def test_any_configuration_gives_settings_or_problems(mapping: dict[str, Any]) -> None:
-    from megatron_train.command_line import config_from_settings
+    from megatron_train.config.flags import config_from_settings
 
     try:
         config_from_settings({"train_iters": 1, **mapping}, "here")
@@ -77,7 +77,7 @@ def test_any_configuration_gives_settings_or_problems(mapping: dict[str, Any]) -
 @SETTINGS
 @given(mapping=VALUES)
 def test_any_value_is_a_manifest_or_none(mapping: Any) -> None:
-    from pretokenizer.manifest import DataManifest
+    from pretokenizer.files.manifest import DataManifest
 
     try:
         from_mapping(DataManifest, mapping if isinstance(mapping, dict) else {"splits": mapping}, "manifest.json")

@@ -14,7 +14,7 @@ import yaml
 
 from megatron_train.__main__ import main
 from tests.conftest import toy_documents, write_shard
-from tests.megatron_train.test_metrics import scalars_in
+from tests.megatron_train.report.test_metrics import scalars_in
 from tests.megatron_train.toy_run import LLAMA
 
 

@@ -15,30 +15,30 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 from torch import Tensor
 
-from megatron_train.command_line import CommandLine, config_from_settings
-from megatron_train.config import TrainConfig
-from megatron_train.data.batch import Document
-from megatron_train.data.document_set import DocumentSet
-from megatron_train.data.loader import BatchMaker
-from megatron_train.data.sft_dataset import Samples, training_samples
-from megatron_train.model.build import build_model
-from megatron_train.model_config import ModelConfig
-from megatron_train.optim.optimizer import build_optimizer, wrap_model
-from megatron_train.parallel.distributed import init_distributed, planned_layout, seed_rank, world_size
-from megatron_train.parallel_layout import ParallelLayout
-from megatron_train.report.metrics import StepReport
-from megatron_train.report.phases import PhaseTimer
-from megatron_train.state.checkpoint import (
+from megatron_train.checkpoint.resume import Start
+from megatron_train.checkpoint.save_load import (
     Contents,
     _sharded_state_dict,
     load_checkpoint,
     load_weights,
     save_checkpoint,
 )
-from megatron_train.state.start import Start
-from megatron_train.state.train_state import TrainState
+from megatron_train.checkpoint.train_state import TrainState
+from megatron_train.config.flags import CommandLine, config_from_settings
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.settings import TrainConfig
+from megatron_train.config.validate import validate, validate_model
+from megatron_train.data.batch import Document
+from megatron_train.data.document_set import DocumentSet
+from megatron_train.data.loader import BatchMaker
+from megatron_train.data.sft_dataset import Samples, training_samples
+from megatron_train.model.build import build_model
+from megatron_train.optim.optimizer import build_optimizer, wrap_model
+from megatron_train.parallel.distributed import init_distributed, planned_layout, seed_rank, world_size
+from megatron_train.report.metrics import StepReport
+from megatron_train.report.phases import PhaseTimer
 from megatron_train.train import global_batch_size, loss_rule, train_step
-from megatron_train.validate import validate, validate_model
 from tests.conftest import TINY_LLAMA
 
 LLAMA = TINY_LLAMA

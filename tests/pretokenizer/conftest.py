@@ -9,13 +9,12 @@ import pytest
 import tokenizers
 
 from pretokenizer.build import build
-from pretokenizer.config import PretokenizeConfig, RunOptions, make_config
-from pretokenizer.manifest import DataManifest
-from pretokenizer.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from pretokenizer.config.settings import PretokenizeConfig, RunOptions, make_config
+from pretokenizer.files.manifest import DataManifest
+from pretokenizer.tokenizer.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from tests.paths import ROOT, SHARED
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-SAMPLE_MODEL = REPOSITORY / "examples" / "data" / "tokenizer" / "sample.model"
-SHARED = REPOSITORY.parent / "shared"
+SAMPLE_MODEL = ROOT / "examples" / "data" / "tokenizer" / "sample.model"
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 
 needs_shared = pytest.mark.skipif(not (SHARED / "goldens.json").is_file(), reason="../shared is not here")

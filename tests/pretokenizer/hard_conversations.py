@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from pretokenizer.battery import BATTERY
-from pretokenizer.conversation import Conversation, Message, pair
-from pretokenizer.encoded_batch import EncodedBatch
-from pretokenizer.roles import Role
+from pretokenizer.chat.conversation import Conversation, Message, pair
+from pretokenizer.chat.roles import Role
+from pretokenizer.encode.batch import EncodedBatch
+from pretokenizer.encode.hard_texts import BATTERY
 
 
 def hard_conversations() -> list[Conversation]:

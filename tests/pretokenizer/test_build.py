@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 
 from pretokenizer import build as build_module
-from pretokenizer import plan as plan_module
-from pretokenizer import tasks
 from pretokenizer.build import BuildError, build
-from pretokenizer.config import RunOptions
-from pretokenizer.encode import REFERENCE_ENV
-from pretokenizer.json_records import RecordError
-from pretokenizer.manifest import DataManifest
-from pretokenizer.plan import load_plan_tokenizer, make_plan
-from pretokenizer.shard import ShardReader
-from pretokenizer.tokenizer import Tokenizer
-from tests.pretokenizer.conftest import REPOSITORY, BuildToy, make_toy_config, question_records, write_jsonl
+from pretokenizer.config.settings import RunOptions
+from pretokenizer.encode.encoder import REFERENCE_ENV
+from pretokenizer.files.manifest import DataManifest
+from pretokenizer.files.shard import ShardReader
+from pretokenizer.records.json_text import RecordError
+from pretokenizer.tasks import plan as plan_module
+from pretokenizer.tasks import runner as tasks
+from pretokenizer.tasks.plan import load_plan_tokenizer, make_plan
+from pretokenizer.tokenizer.tokenizer import Tokenizer
+from tests.pretokenizer.conftest import BuildToy, make_toy_config, question_records, write_jsonl
 
 SAME = (
     "-text.bin",
@@ -228,7 +228,7 @@ def test_nothing_of_an_engine_found_wrong_is_kept(
 ) -> None:
     """It is right for the first records, so that some parts pass before one does not."""
     pytest.importorskip("gigatoken")
-    from pretokenizer.engine import FastEngine
+    from pretokenizer.encode.engine import FastEngine
 
     encode = FastEngine.encode
 
@@ -323,7 +323,7 @@ def test_after_a_kill_the_workers_leave_and_the_same_command_goes_on(tmp_path: P
         "import sys, time\n"
         "from pathlib import Path\n"
         "from pretokenizer import build, plan, tasks\n"
-        "from pretokenizer.config import RunOptions\n"
+        "from pretokenizer.config.settings import RunOptions\n"
         "from tests.pretokenizer.conftest import make_toy_config\n"
         "run = tasks.TaskRunner.run\n"
         "def slow(self, task):\n"
@@ -335,7 +335,7 @@ def test_after_a_kill_the_workers_leave_and_the_same_command_goes_on(tmp_path: P
         "print(build.build(config, RunOptions(workers=2)).splits['train'].documents)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     started = subprocess.Popen([*command, "60"], env=environment, stderr=subprocess.DEVNULL)
     parts = tmp_path / "out.building/parts"
     for _ in range(600):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pretokenizer.build import build
-from pretokenizer.check_shard import check_folder
-from pretokenizer.config import RunOptions, make_config
-from pretokenizer.shard import ShardReader
+from pretokenizer.config.settings import RunOptions, make_config
+from pretokenizer.files.shard import ShardReader
+from pretokenizer.output.check import check_folder
 from tests.pretokenizer.conftest import SHARED, needs_shared
 
 pytestmark = needs_shared

@@ -9,10 +9,10 @@ import pytest
 from pretokenizer import build as build_module
 from pretokenizer import merge as merge_module
 from pretokenizer.build import BuildError, build
-from pretokenizer.config import RunOptions
+from pretokenizer.config.settings import RunOptions
+from pretokenizer.files.publish import write_sha256sums
 from pretokenizer.merge import build_part, merge, plan_to_json, read_plan
-from pretokenizer.plan import make_plan
-from pretokenizer.publish import write_sha256sums
+from pretokenizer.tasks.plan import make_plan
 from tests.pretokenizer.conftest import make_toy_config
 from tests.pretokenizer.test_build import DATASETS, contents, toy_data, without_titles
 
@@ -46,7 +46,7 @@ def test_a_part_killed_before_it_is_published_keeps_its_work(tmp_path: Path, mon
         patch.setattr("pretokenizer.merge.write_sha256sums", lambda folder: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build_part(config, options)
-    monkeypatch.setattr("pretokenizer.tasks.TaskRunner._run", lambda *arguments: 1 / 0)  # nothing is left to do
+    monkeypatch.setattr("pretokenizer.tasks.runner.TaskRunner._run", lambda *arguments: 1 / 0)  # nothing is left to do
     assert (build_part(config, options) / "SHA256SUMS").is_file()
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from pretokenizer.sources import make_source
-from pretokenizer.sources.word_filter import PHRASES, has_filtered_phrase
+from pretokenizer.sources.text_filters import PHRASES, has_filtered_phrase
 from tests.pretokenizer.sources.conftest import Convert
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from pretokenizer.config.yaml_config import ConfigError
 from pretokenizer.sources import SOURCES, make_source
 from pretokenizer.sources.source import stem_of
-from pretokenizer.yaml_config import ConfigError
 from tests.pretokenizer.sources.conftest import Convert
 
 REPORT_NAMES = {

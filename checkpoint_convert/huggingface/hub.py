@@ -1,0 +1,41 @@
+"""Uploading an exported folder to the Hugging Face hub.
+
+    check_hub("ORG/NAME")                # before any work: is there a library, a token, a sound name?
+    push(Path("HF_DIR"), "ORG/NAME")     # afterwards; returns the address
+
+The token comes from HF_TOKEN or the hub's own login, never from the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from checkpoint_convert.tensors.tensor import ConvertError
+
+
+def check_hub(repository: str) -> None:
+    """Raises ConvertError saying what is missing."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ConvertError(f"--push_to_hub {repository}: expected ORG/NAME")
+    try:
+        from huggingface_hub import get_token
+    except ImportError:
+        raise ConvertError("--push_to_hub needs huggingface_hub: pip install 'oasst-megatron[hub]'") from None
+    if not get_token():
+        raise ConvertError("--push_to_hub needs a token: set HF_TOKEN in the environment, or run `hf auth login`")
+
+
+def push(folder: Path, repository: str) -> str:
+    """Makes the repository if need be and uploads everything. Raises ConvertError with the hub's own words."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # its HTTP client's (httpx or httpx2): not all are OSErrors
+
+    try:
+        api = HfApi()
+        address = api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload converted weights")
+    except (HTTPError, OSError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ConvertError(f"{folder} is complete, but was not uploaded to {repository}: {reason}") from None
+    return str(address)

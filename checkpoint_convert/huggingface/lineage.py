@@ -1,0 +1,105 @@
+"""What a model was made from: recorded when weights are converted, followed back through training runs.
+
+    record_source(staging, Path("Llama-2-70b-hf"))                 # converted_from.json in CKPT_DIR/release
+    lineage(Path("checkpoints/stage2/iter_0000346"))               # ["stage1", "base", "meta-llama/Llama-2-70b-hf"]
+
+A name on the Hugging Face hub is taken where the folder tells it: from the hub's cache, else from config.json.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from checkpoint_convert.families.family import words
+from megatron_train.checkpoint.folder import (
+    RELEASE,
+    TRAIN_CONFIG,
+    CheckpointError,
+    find_checkpoint,
+    folder_name,
+    list_iterations,
+)
+
+CONVERTED_FROM = "converted_from.json"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+LOCAL_FOLDERS = words("""
+    output outputs out result results run runs log logs save saves saved checkpoint checkpoints ckpt ckpts model models
+    weights experiment experiments exp data tmp home mnt root scratch workspace content
+    """)
+"""No organisation's names: config.json then holds a path relative to where somebody trained."""
+TRAINER_FOLDER = re.compile(r"/(checkpoint-\d+|iter_\d+|release)$")
+
+
+def record_source(release: Path, origin: Path) -> None:
+    """Writes into a folder of converted weights what they were converted from."""
+    (release / CONVERTED_FROM).write_text(json.dumps({"name": source_name(origin)}) + "\n", encoding="utf-8")
+
+
+def source_name(folder: Path) -> str:
+    """`org/name` of the hub, else the folder's own name."""
+    for part in reversed(folder.resolve().parts):
+        match = re.fullmatch(r"models--(.+?)--(.+)", part)
+        if match:
+            return f"{match[1]}/{match[2]}"
+    name = _read(folder / "config.json").get("_name_or_path")
+    return name if isinstance(name, str) and is_hub_name(name) else folder.resolve().name
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether it can be a model's name on the hub; `outputs/my-run` has the form, but is a trainer's own folder."""
+    is_name = HUB_NAME.fullmatch(name) is not None and not name.startswith(".")
+    return is_name and name.partition("/")[0].lower() not in LOCAL_FOLDERS and not TRAINER_FOLDER.search(name)
+
+
+def lineage(checkpoint: Path) -> list[str]:
+    """Names from the nearest ancestor on, as far back as the folders are still there."""
+    names: list[str] = []
+    seen: set[Path] = set()
+    found: Path | None = checkpoint
+    while found is not None and found.resolve() not in seen:
+        seen.add(found.resolve())
+        source = _read(found / CONVERTED_FROM).get("name")
+        loaded = source or training_settings(found).get("load")
+        if not loaded:
+            break
+        if not source and Path(loaded).resolve() == found.resolve().parent:
+            found = _before(found)  # the run went on with itself, which is no ancestor
+            continue
+        names.append(str(source or Path(loaded).name))
+        try:
+            found = found if source else find_checkpoint(loaded)
+        except CheckpointError:
+            break
+    return names
+
+
+def _before(checkpoint: Path) -> Path | None:
+    """The checkpoint before this one in its own folder, the converted weights before all; None before the first."""
+    if checkpoint.name == RELEASE:
+        return None
+    folder = checkpoint.parent
+    names = [folder_name(i) for i in list_iterations(folder)]
+    earlier = names[: names.index(checkpoint.name)] if checkpoint.name in names else []
+    before = folder / (earlier[-1] if earlier else RELEASE)
+    return before if before.is_dir() else None
+
+
+def training_settings(checkpoint: Path) -> dict[str, Any]:
+    """The settings of the run that made the checkpoint, those left open apart; empty for converted weights."""
+    path = checkpoint / TRAIN_CONFIG
+    loaded = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    settings = loaded if isinstance(loaded, dict) else {}
+    return {key: value for key, value in settings.items() if value is not None and value != []}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

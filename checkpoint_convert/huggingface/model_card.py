@@ -1,0 +1,111 @@
+"""README.md of an exported folder: the model, its data with statistics, training arguments, prompt format, use.
+
+What the checkpoint knows is stated; what it does not know is left out, never guessed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from checkpoint_convert.huggingface.lineage import is_hub_name, lineage, training_settings
+from megatron_train.config.model_config import ModelConfig
+from pretokenizer.chat.conversation import Message
+from pretokenizer.chat.formats import ChatFormat
+from pretokenizer.chat.roles import Role
+from pretokenizer.tokenizer.tokenizer import Tokenizer
+
+EXAMPLE = (Message(Role.SYSTEM, "{system message}"), Message(Role.USER, "{prompt}"), Message(Role.ASSISTANT, "{reply}"))
+USE = """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForCausalLM.from_pretrained("{name}")
+messages = [{{"role": "user", "content": "What is the capital of France?"}}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+reply = model.generate(**inputs, max_new_tokens=256)
+print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+```
+"""
+
+
+def write_model_card(
+    path: Path,
+    name: str,
+    model: ModelConfig,
+    checkpoint: Path,
+    tokenizer: Tokenizer | None,
+    chat_format: ChatFormat | None,
+) -> None:
+    """Writes the card beside the weights; `name` is what from_pretrained takes, a folder or the hub's ORG/NAME."""
+    training, ancestors = training_settings(checkpoint), lineage(checkpoint)
+    parts = [
+        _front_matter(ancestors),
+        f"# {name.rpartition('/')[2]}\n",
+        _model_table(model, checkpoint, ancestors),
+    ]
+    if chat_format is not None and tokenizer is not None:
+        parts += ["## Prompt format\n", _prompt_format(chat_format, tokenizer), "## Use\n", USE.format(name=name)]
+    if training:
+        parts += [
+            "## Data\n",
+            _data(training),
+            "## Training arguments\n",
+            f"```yaml\n{yaml.safe_dump(training, sort_keys=False)}```\n",
+        ]
+    path.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+
+
+def _front_matter(ancestors: list[str]) -> str:
+    """What the hub shows beside the card."""
+    base = [f"base_model: {ancestors[-1]}"] if ancestors and is_hub_name(ancestors[-1]) else []
+    return "\n".join(["---", *base, "pipeline_tag: text-generation", "library_name: transformers", "---\n"])
+
+
+def _model_table(model: ModelConfig, checkpoint: Path, ancestors: list[str]) -> str:
+    rows = {
+        "architecture": model.family,
+        "parameters": f"{model.num_parameters():,}",
+        "layers x hidden size": f"{model.num_layers} x {model.hidden_size:,}",
+        "attention heads (key/value)": f"{model.num_attention_heads} ({model.query_groups})",
+        "context length": f"{model.max_position_embeddings:,} tokens",
+        "converted from": f"`{checkpoint.name}`",
+        **({"base model": ", from ".join(f"`{name}`" for name in ancestors)} if ancestors else {}),
+    }
+    return "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows.items())
+
+
+def _prompt_format(chat_format: ChatFormat, tokenizer: Tokenizer) -> str:
+    text = "".join(prefix + content + suffix for prefix, content, suffix, _ in chat_format.turns(EXAMPLE))
+    ids = {token: tokenizer.token_to_id(token) for token in chat_format.special_tokens}
+    tokens = ", ".join(f"`{token}` = {token_id}" for token, token_id in ids.items())
+    stop = f"A reply ends at `{chat_format.end_of_turn}`. Special tokens: {tokens}."
+    return f"{chat_format.name}:\n\n```\n{text.rstrip()}\n```\n\n{stop}\n"
+
+
+def _data(training: dict[str, Any]) -> str:
+    """The prefixes that training read, each with the statistics report beside it where that is still there."""
+    words = [word for key in ("data_path", "train_data_path") for word in _words(training.get(key))]
+    parts = []
+    for prefix in dict.fromkeys(word for word in words if not _is_number(word)):
+        stats = Path(f"{prefix}_stats.txt")
+        parts.append(
+            f"`{Path(prefix).name}`"
+            + (f"\n\n```\n{stats.read_text(encoding='utf-8').strip()}\n```" if stats.is_file() else "")
+        )
+    return "\n\n".join(parts) + "\n" if parts else ""
+
+
+def _words(value: Any) -> list[str]:
+    return [str(word) for word in value] if isinstance(value, list) else [str(value)] if value else []
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

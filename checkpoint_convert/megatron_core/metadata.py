@@ -1,0 +1,131 @@
+"""`.metadata` of a torch_dist checkpoint: which tensors there are, and where each chunk of them lies.
+
+    stored = read_metadata(Path("ckpt/release"))["decoder.layers.mlp.linear_fc1.weight"]
+    stored.shape, stored.dtype, stored.chunks[0].file, stored.chunks[0].start
+
+The file is a pickle of torch.distributed.checkpoint.metadata.Metadata. It is read and written without those classes: to
+import them takes as long as to convert a gigabyte, and reading them would run their code.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from checkpoint_convert.tensors.tensor import ConvertError
+from checkpoint_convert.tensors.torch_archive import read_pickle
+from megatron_train.checkpoint.safe_pickle import ALLOWED_GLOBALS
+
+
+class Chunk(NamedTuple):
+    """One torch.save archive: the part of the tensor at `offsets`, in `length` bytes of a file from `start` on."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    file: str
+    start: int
+    length: int
+
+
+class StoredTensor(NamedTuple):
+    """The whole tensor and its chunks."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    chunks: list[Chunk]
+
+
+def read_metadata(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of the checkpoint. Raises ConvertError naming the file."""
+    path = folder / ".metadata"
+    metadata = read_pickle(path.read_bytes(), str(path), ALLOWED_GLOBALS)
+    try:
+        places = {(index.fqn, getattr(index, "offset", None)): place for index, place in metadata.storage_data.items()}
+        found = {}
+        for key, value in metadata.state_dict_metadata.items():
+            if hasattr(value, "chunks"):  # else bytes
+                chunks = [(chunk, places[key, chunk.offsets]) for chunk in value.chunks]
+                found[key] = StoredTensor(
+                    value.size,
+                    value.properties.state[0],
+                    [Chunk(c.offsets, c.sizes, at.relative_path, at.offset, at.length) for c, at in chunks],
+                )
+    except KeyError as error:
+        raise ConvertError(f"{path}: a chunk has no place in any file: {error}; the checkpoint is damaged") from None
+    except (AttributeError, TypeError, IndexError) as error:
+        raise ConvertError(f"{path}: not the metadata of a checkpoint ({error}); the file is damaged") from None
+    return found
+
+
+def write_metadata(folder: Path, tensors: dict[str, StoredTensor]) -> None:
+    """Writes what torch.distributed.checkpoint reads."""
+    found, places = {}, {}
+    for key, stored in tensors.items():
+        chunks = [
+            ChunkStorageMetadata(offsets=torch.Size(chunk.offsets), sizes=torch.Size(chunk.sizes))
+            for chunk in stored.chunks
+        ]
+        properties = TensorProperties(dtype=stored.dtype)
+        found[key] = TensorStorageMetadata(properties=properties, size=torch.Size(stored.shape), chunks=chunks)
+        for chunk in stored.chunks:
+            index = MetadataIndex(fqn=key, index=None, offset=torch.Size(chunk.offsets))
+            places[index] = _StorageInfo(relative_path=chunk.file, offset=chunk.start, length=chunk.length)
+    metadata = Metadata(
+        state_dict_metadata=found, planner_data=None, storage_data=places, storage_meta=None, version=None
+    )
+    buffer = io.BytesIO()
+    _Pickler(buffer).dump(metadata)
+    (folder / ".metadata").write_bytes(buffer.getvalue())
+
+
+class _StandIn:
+    """An instance of torch's class of the same name, as pickle sees it: the class's name and the fields."""
+
+    stands_for = "torch.distributed.checkpoint.metadata"
+
+    def __init__(self, **fields: Any) -> None:
+        self.__dict__.update(fields)
+
+
+class Metadata(_StandIn): ...
+
+
+class MetadataIndex(_StandIn): ...
+
+
+class TensorStorageMetadata(_StandIn): ...
+
+
+class ChunkStorageMetadata(_StandIn): ...
+
+
+class TensorProperties(_StandIn):
+    def __getstate__(self) -> tuple[Any, ...]:
+        return (self.dtype, torch.strided, False, _MEM_FORMAT_ENCODING(), False)  # type: ignore[attr-defined]
+
+
+class _MEM_FORMAT_ENCODING(_StandIn):  # noqa: N801
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_MEM_FORMAT_ENCODING, (0,))  # an enum's value: contiguous
+
+
+class _StorageInfo(_StandIn):
+    stands_for = "torch.distributed.checkpoint.filesystem"
+
+
+class _Pickler(pickle._Pickler):
+    """Python's own pickler, which lets a class be written as the one it stands for."""
+
+    def save_global(self, obj: Any, name: str | None = None) -> None:
+        pickler: Any = self
+        if not (isinstance(obj, type) and issubclass(obj, _StandIn)):
+            super().save_global(obj, name)  # type: ignore[misc]
+            return
+        pickler.save(obj.stands_for)
+        pickler.save(obj.__name__)
+        pickler.write(pickle.STACK_GLOBAL)
+        pickler.memoize(obj)

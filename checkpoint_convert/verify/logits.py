@@ -1,0 +1,124 @@
+"""The same tokens through transformers' model of a folder and megatron-core's model of a checkpoint, in fp32.
+
+The tokens are drawn with a fixed seed from the rows that both sides have. `is_close` is the 1e-5 that fp32 allows for
+logits of ordinary size, relative to the largest logit above 10.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from checkpoint_convert.tensors.tensor import ConvertError, human_bytes
+from megatron_train.config.model_config import ModelConfig
+
+TOLERANCE = 1e-5
+NUM_SEQUENCES, NUM_TOKENS = 2, 32
+MEMORY_SHARE = 0.5
+"""Both models together in fp32 may take this much of the memory that is free."""
+
+
+@dataclass(frozen=True)
+class LogitDifference:
+    """Largest difference, largest logit, and mean divergence KL(theirs || ours) in nats per token."""
+
+    largest: float
+    scale: float
+    divergence: float
+    num_tokens: int
+    is_rounded: bool = False
+    """One side's weights are the other's rounded: a difference is reported, not judged, as long as it is a number."""
+
+    @property
+    def is_close(self) -> bool:
+        if not (math.isfinite(self.largest) and math.isfinite(self.divergence)):
+            return False
+        return self.is_rounded or self.largest <= TOLERANCE * max(1.0, self.scale / 10)
+
+    def describe(self) -> str:
+        """`logits differ by at most 9.5e-07 (largest logit 14.2, KL 1.2e-13) over 64 tokens, fp32`."""
+        state = "DIFFER" if not self.is_close else "after rounding differ" if self.is_rounded else "agree: differ"
+        size = f"largest logit {self.scale:.1f}, KL {self.divergence:.1e}"
+        return f"logits {state} by at most {self.largest:.1e} ({size}) over {self.num_tokens} tokens, fp32"
+
+
+def compare_logits(
+    hf_dir: Path, checkpoint: Path, model: ModelConfig, rows: int, is_rounded: bool
+) -> tuple[LogitDifference | None, str]:
+    """The difference, or None and the reason why it was not measured. `rows`: of the vocabulary, on both sides."""
+    needed, free = 2 * 4 * model.num_parameters(model.padded_vocab), psutil.virtual_memory().available
+    if needed > MEMORY_SHARE * free:
+        return None, f"both models in fp32 take {human_bytes(needed)}, of {human_bytes(free)} free"
+    if importlib.util.find_spec("megatron_train.model.build") is None:
+        return None, "megatron_train.model.build is not there"
+    tokens = draw_tokens(model, rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both libraries tell developers things that a user cannot act upon
+        theirs = hugging_face_logits(hf_dir, tokens)
+        from megatron_train.model.build import single_process_logits
+
+        ours = single_process_logits(checkpoint, tokens)
+    return dataclasses.replace(difference(theirs, ours), is_rounded=is_rounded), ""
+
+
+def draw_tokens(model: ModelConfig, rows: int) -> list[list[int]]:
+    """Token ids below `rows` and the rows of the source, with a fixed seed."""
+    rows = min(rows, model.source_vocab_size or rows)
+    length = min(NUM_TOKENS, model.max_position_embeddings)
+    generator = torch.Generator().manual_seed(20231)
+    return torch.randint(rows, (NUM_SEQUENCES, length), generator=generator).tolist()
+
+
+@torch.no_grad()
+def hugging_face_logits(hf_dir: Path, tokens: list[list[int]]) -> torch.Tensor:
+    """[sequences, tokens, rows] in fp32 from transformers; no code of the folder is run. Raises ConvertError."""
+    with quiet_transformers() as transformers:
+        try:
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                hf_dir, dtype=torch.float32, local_files_only=True
+            )
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise ConvertError(f"{hf_dir}: transformers cannot load it: {error!r}") from None
+        logits: torch.Tensor = model.eval()(torch.tensor(tokens)).logits.float()
+        return logits
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[Any]:
+    """The library without its progress bars and its advice."""
+    import transformers
+
+    logging = transformers.utils.logging
+    has_bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield transformers
+    finally:
+        logging.set_verbosity(level)
+        if has_bars:
+            logging.enable_progress_bar()
+
+
+def difference(theirs: torch.Tensor, ours: torch.Tensor) -> LogitDifference:
+    """Over the rows that both have."""
+    rows = min(theirs.shape[-1], ours.shape[-1])
+    theirs, ours = theirs[..., :rows].double(), ours[..., :rows].double()
+    first, second = theirs.log_softmax(-1), ours.log_softmax(-1)
+    divergence = (first.exp() * (first - second)).sum(-1).mean()
+    return LogitDifference(
+        largest=float((theirs - ours).abs().max()),
+        scale=float(theirs.abs().max()),
+        divergence=float(divergence),
+        num_tokens=theirs.shape[0] * theirs.shape[1],
+    )

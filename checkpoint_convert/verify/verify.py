@@ -1,0 +1,185 @@
+"""Does a Hugging Face folder hold the same model as a checkpoint? Weights bit by bit, logits where they fit, chat.
+
+    outcome = verify(Path("HF_DIR"), Path("CKPT_DIR"));  print("\\n".join(outcome.lines()));  outcome.is_equal
+
+Weights: each tensor of the checkpoint goes through the family's table and is compared with the folder's, as integers.
+Rows that only one side has (new tokens, padding) are left out. Where a tensor is rounded on one side, the other is
+rounded as the conversion does it, and the outcome says so. Logits: transformers' model of the folder against
+megatron-core's of the checkpoint, both in fp32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from checkpoint_convert.families import FAMILIES
+from checkpoint_convert.families.family import differing_fields, model_config_of, read_hf_config
+from checkpoint_convert.huggingface.tokenizer import generation_settings
+from checkpoint_convert.huggingface.weights import HfWeights
+from checkpoint_convert.mapping.checks import (
+    check_checkpoint,
+    check_names,
+    check_shapes,
+    table_of_file,
+    tied_copy_to_drop,
+)
+from checkpoint_convert.mapping.rules import Table
+from checkpoint_convert.mapping.vocabulary import BLOCK_ROWS, shrink
+from checkpoint_convert.megatron_core.checkpoint import CheckpointReader
+from checkpoint_convert.report import named, progress
+from checkpoint_convert.tensors.tensor import (
+    ConvertError,
+    Parts,
+    TensorSource,
+    one_torch_thread,
+    overflows,
+    same_bits,
+    shape_of,
+)
+from checkpoint_convert.verify.chat import ChatOutcome, check_chat
+from checkpoint_convert.verify.logits import LogitDifference, compare_logits
+from megatron_train.checkpoint.folder import MODEL_CONFIG, find_checkpoint
+from megatron_train.config.model_config import ModelConfig
+
+
+@dataclass
+class Outcome:
+    """What was compared and what differs."""
+
+    num_tensors: int = 0
+    rows: int = 0
+    """Of the vocabulary, compared."""
+    rows_left_out: int = 0
+    """Further ones of the checkpoint's own source, which the other side's config says it does not have."""
+    different: list[str] = field(default_factory=list)
+    num_rounded: int = 0
+    """Tensors that are equal only once the wider side is rounded."""
+    logits: LogitDifference | None = None
+    no_logits: str = ""
+    """Why logits were not compared."""
+    chat: ChatOutcome | None = None
+    """Chat template and stop tokens, where both sides have a tokenizer."""
+
+    @property
+    def is_equal(self) -> bool:
+        is_chat_equal = self.chat is None or not self.chat.problem
+        return not self.different and (self.logits is None or self.logits.is_close) and is_chat_equal
+
+    def lines(self) -> list[str]:
+        """The result, for people."""
+        rounded = f"equal, {self.num_rounded} of them after rounding" if self.num_rounded else "bitwise equal"
+        found = [f"verify: all {self.num_tensors} tensors are {rounded} ({self.rows:,} vocabulary rows compared)"]
+        if self.rows_left_out:
+            found[0] += f", but {self.rows_left_out:,} rows of the checkpoint are not in the folder"
+        if self.different:
+            found = [f"verify: {len(self.different)} of {self.num_tensors} tensors DIFFER: {named(self.different)}"]
+        found.append(
+            f"verify: {self.logits.describe()}" if self.logits else f"verify: logits not compared: {self.no_logits}"
+        )
+        if self.chat:
+            found.append(f"verify: {self.chat.describe()}")
+        return found
+
+
+def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None, with_chat: bool = True) -> Outcome:
+    """Compares both sides. Raises ConvertError when they are not the same architecture or a file is missing.
+
+    `with_chat`: not for the source of a new checkpoint, whose tokenizer lacks the tokens that were just added.
+    """
+    generation_settings(hf_dir, {})  # transformers reads the file too, and does not name it
+    outcome = verify_weights(hf_dir, checkpoint_dir, iteration)
+    folder = find_checkpoint(checkpoint_dir, iteration)
+    outcome.chat = check_chat(hf_dir, folder) if with_chat else None
+    if outcome.different:
+        outcome.no_logits = "the weights differ already"
+    else:
+        model = ModelConfig.load(folder / MODEL_CONFIG)
+        is_rounded = outcome.num_rounded > 0
+        outcome.logits, outcome.no_logits = compare_logits(hf_dir, folder, model, outcome.rows, is_rounded)
+    return outcome
+
+
+def verify_weights(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None) -> Outcome:
+    """The weights alone, one tensor at a time. Raises as `verify` does."""
+    folder = find_checkpoint(checkpoint_dir, iteration)
+    model = ModelConfig.load(folder / MODEL_CONFIG)
+    theirs = model_config_of(read_hf_config(hf_dir / "config.json"), FAMILIES, hf_dir / "config.json")
+    check_architecture(model, theirs, hf_dir)
+    source, reader = HfWeights(hf_dir), CheckpointReader(folder)
+    table = table_of_file(FAMILIES[model.family].table(model), source.infos, model)
+    return compare_weights(source, table, reader, model, hf_dir, theirs.vocab_size)
+
+
+def check_architecture(ours: ModelConfig, theirs: ModelConfig, hf_dir: Path) -> None:
+    """Raises ConvertError naming every field of the architecture in which the two configs differ."""
+    names = differing_fields(ours, theirs)
+    if names:
+        differences = ", ".join(f"{name} ({getattr(ours, name)} here, {getattr(theirs, name)} there)" for name in names)
+        raise ConvertError(f"{hf_dir / 'config.json'}: another architecture than the checkpoint's: {differences}")
+
+
+def compare_weights(
+    source: TensorSource,
+    table: Table,
+    reader: CheckpointReader,
+    model: ModelConfig,
+    origin: Path,
+    source_rows: int | None = None,
+) -> Outcome:
+    """Every tensor of a checkpoint against another format's, the rows that both have.
+
+    `source_rows`: of the vocabulary by the other side's config; where it has none, at least what the checkpoint came
+    from. Raises ConvertError when the other side's files hold fewer, or what they hold cannot be its model.
+    """
+    check_names(table, source.infos, origin, tied_copy_to_drop(source, model, table, origin))
+    check_checkpoint(table, reader, model)
+    embedding = next(rule.other for rule in table.rules if rule.is_vocabulary)
+    least = min(model.vocab_size, model.source_vocab_size or model.vocab_size)
+    source_rows = source_rows or max(least, *source.infos[embedding].shape[:1])
+    check_shapes(table, source.infos, dataclasses.replace(model, vocab_size=source_rows), origin)
+    outcome = Outcome(rows=min(source_rows, model.vocab_size), rows_left_out=max(0, least - source_rows))
+    with progress(reader.infos, "verify") as bar, one_torch_thread():
+        for rule in table.rules:
+            tensor = reader.read(rule.megatron)
+            if rule.is_vocabulary:
+                tensor = shrink(tensor, outcome.rows)
+            for name, parts in zip(rule.others, rule.to_other(tensor, model), strict=True):
+                theirs = source.read(name)
+                theirs = shrink(theirs, outcome.rows) if rule.is_vocabulary else theirs
+                outcome.num_tensors += 1
+                if not equal_after_rounding(parts, theirs):
+                    outcome.different.append(name)
+                elif is_rounded(parts, theirs):
+                    outcome.num_rounded += 1
+            bar.update(reader.infos[rule.megatron].num_bytes)
+    return outcome
+
+
+def equal_after_rounding(parts: Parts, theirs: torch.Tensor) -> bool:
+    """Bitwise, once one side has the other's dtype; narrower ones first. Infinity is no rounded number."""
+    if shape_of(parts) != theirs.shape:
+        return False
+    pairs = list(zip(parts, theirs.split([len(part) for part in parts]), strict=True))
+    dtypes = sorted({parts[0].dtype, theirs.dtype}, key=lambda dtype: dtype.itemsize)
+    return any(all(_equal_in(ours, their, dtype) for ours, their in pairs) for dtype in dtypes)
+
+
+def _equal_in(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool:
+    first, second = ours.to(dtype), theirs.to(dtype)
+    return same_bits(first, second) and not overflows(ours, first) and not overflows(theirs, second)
+
+
+def is_rounded(parts: Parts, theirs: torch.Tensor) -> bool:
+    """Of two sides that are equal after rounding: they are not when both are widened instead."""
+    if parts[0].dtype == theirs.dtype:
+        return False
+    wide = torch.promote_types(parts[0].dtype, theirs.dtype)
+    for ours, their in zip(parts, theirs.split([len(part) for part in parts]), strict=True):
+        for first, second in zip(ours.split(BLOCK_ROWS), their.split(BLOCK_ROWS), strict=True):  # most end at the first
+            if not same_bits(first.to(wide), second.to(wide)):
+                return True
+    return False

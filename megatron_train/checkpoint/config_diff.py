@@ -1,0 +1,78 @@
+"""What a run has otherwise than the checkpoint it starts from, as one table.
+
+setting            checkpoint  given   in force
+layernorm_epsilon  1e-05       1e-06   checkpoint
+lr                 1e-05       2e-05   given
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from megatron_train.checkpoint.folder import MODEL_CONFIG, TRAIN_CONFIG
+from megatron_train.config.flags import OWNER, config_to_yaml
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.settings import TrainConfig
+from pretokenizer.config.yaml_config import load_yaml
+
+NOT_COMPARED = {"checkpoint", "logging", "evaluation"}
+"""Groups of settings that may change from launch to launch without changing what is trained."""
+
+
+class Difference(NamedTuple):
+    """One setting."""
+
+    setting: str
+    checkpoint: Any
+    given: Any
+    in_force: str
+
+
+def differences(config: TrainConfig, folder: Path) -> list[Difference]:
+    """First of the architecture, where --model names one, then of the settings; paths and reports aside."""
+    return [*model_differences(config, folder), *setting_differences(config, folder)]
+
+
+def model_differences(config: TrainConfig, folder: Path) -> list[Difference]:
+    """Of --model and the checkpoint, whose architecture holds. The vocabulary belongs to the checkpoint alone."""
+    if config.model.model is None:
+        return []
+    positions = config.model.max_position_embeddings
+    stored = vars(ModelConfig.load(folder / MODEL_CONFIG).with_positions(positions))
+    named = vars(ModelConfig.load(config.model.model).with_positions(positions))
+    return [
+        Difference(name, stored[name], named[name], "checkpoint")
+        for name in stored
+        if stored[name] != named[name] and name not in {"vocab_size", "padded_vocab_size", "source_vocab_size"}
+    ]
+
+
+def setting_differences(config: TrainConfig, folder: Path) -> list[Difference]:
+    """Of what the checkpoint was trained with; none where it was converted."""
+    if not (folder / TRAIN_CONFIG).is_file():
+        return []
+    before, now = load_yaml(folder / TRAIN_CONFIG), yaml.safe_load(config_to_yaml(config))
+    names = [name for name, group in OWNER.items() if group not in NOT_COMPARED and name != "model"]
+    return [
+        Difference(name, before[name], now[name], "given")
+        for name in names
+        if name in before and before[name] != now[name]
+    ]
+
+
+def table(rows: list[Difference]) -> str:
+    """Aligned columns with a head, two spaces in front."""
+    cells = [("setting", "checkpoint", "given", "in force"), *(tuple(map(_shown, row)) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(4)]
+    return "\n".join(
+        "  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)

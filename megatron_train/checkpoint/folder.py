@@ -1,0 +1,138 @@
+"""SHARED, torch-free: the files of a checkpoint folder and the order in which they become visible.
+
+    CKPT_DIR/latest_checkpointed_iteration.txt     "500" or "release"; replaced, never rewritten in place
+    CKPT_DIR/best_checkpointed_iteration.txt       the saved iteration with the lowest validation loss
+    CKPT_DIR/iter_0000500/                         renamed from .iter_0000500.staging once complete
+        *.distcp .metadata metadata.json common.pt megatron-core's torch_dist files
+        model_config.yaml                          the architecture (model_config.py)
+        train_config.yaml  train_state.json        only where a training run wrote it
+        tokenizer/                                 as the pretokenizer saved it
+        SHA256SUMS                                 of every file above, written last
+    CKPT_DIR/release/                              the same without training state: converted weights
+        generation_config.json                     of the Hugging Face folder that they came from
+
+Every pickle in such a folder is checked against an allow-list before anything reads it: see safe_pickle.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from megatron_train.checkpoint.safe_pickle import UnsafePickleError, scan_pickles
+from pretokenizer.files.publish import publish_folder, verify_sha256sums, write_sha256sums, write_text_atomic
+
+TRACKER = "latest_checkpointed_iteration.txt"
+RELEASE = "release"
+BEST = "best_checkpointed_iteration.txt"
+MODEL_CONFIG = "model_config.yaml"
+TRAIN_CONFIG = "train_config.yaml"
+TRAIN_STATE = "train_state.json"
+TOKENIZER_DIR = "tokenizer"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint folder that cannot be used: the message names the file and what to do."""
+
+
+def folder_name(iteration: int | None) -> str:
+    """`iter_0000500`, or `release` for None."""
+    return RELEASE if iteration is None else f"iter_{iteration:07d}"
+
+
+def staging_folder(checkpoint_dir: Path, iteration: int | None) -> Path:
+    """Where a checkpoint is written before it is published; hidden, on the same file system."""
+    return checkpoint_dir / f".{folder_name(iteration)}.staging"
+
+
+def publish_checkpoint(checkpoint_dir: Path, iteration: int | None, known: Mapping[Path, str] | None = None) -> Path:
+    """Writes SHA256SUMS into the staging folder (`known` digests are not computed again), renames it to its final name,
+    then moves the tracker (of a release, first). Returns the final folder.
+    """
+    staging, final = staging_folder(checkpoint_dir, iteration), checkpoint_dir / folder_name(iteration)
+    write_sha256sums(staging, known)
+    if iteration is None:  # the only one of its folder: killed before the rename, the same command starts over
+        write_text_atomic(checkpoint_dir / TRACKER, f"{RELEASE}\n")
+    publish_folder(staging, final)
+    if iteration is not None:
+        write_text_atomic(checkpoint_dir / TRACKER, f"{iteration}\n")
+    return final
+
+
+def list_iterations(checkpoint_dir: Path) -> list[int]:
+    """Iterations with a published folder, ascending."""
+    names = (re.fullmatch(r"iter_(\d{7,})", path.name) for path in checkpoint_dir.glob("iter_*"))
+    return sorted(int(match.group(1)) for match in names if match)
+
+
+def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) -> Path:
+    """The folder of `iteration`, else the one the tracker names. A path of a published folder itself is accepted too.
+
+    Raises CheckpointError naming what is missing and what is there.
+    """
+    root = Path(checkpoint_dir)
+    if not root.is_dir():
+        raise CheckpointError(f"{root}: no such checkpoint folder")
+    if (root / MODEL_CONFIG).is_file() and (root / "SHA256SUMS").is_file():
+        if iteration is not None and root.resolve().name != folder_name(iteration):
+            raise CheckpointError(
+                f"{root}: is one published checkpoint itself, not {folder_name(iteration)}; leave the iteration out or"
+                " name the folder above it"
+            )
+        return root
+    present = [folder_name(i) for i in list_iterations(root)] + ([RELEASE] if (root / RELEASE).is_dir() else [])
+    if iteration is not None:
+        wanted = folder_name(iteration)
+    elif (root / TRACKER).is_file():
+        text = (root / TRACKER).read_text().strip()
+        if text != RELEASE and not text.isdigit():
+            raise CheckpointError(f"{root / TRACKER}: holds {text!r}; expected an iteration number or 'release'")
+        wanted = RELEASE if text == RELEASE else folder_name(int(text))
+    else:
+        raise CheckpointError(
+            f"{root}: no {TRACKER} in it, so no checkpoint was published there; found {present or 'nothing'}"
+        )
+    if not (root / wanted).is_dir():
+        raise CheckpointError(f"{root}: {wanted} is not there; found {', '.join(present) or 'nothing'}")
+    return root / wanted
+
+
+def check_folder(folder: Path, part: int = 0, num_parts: int = 1) -> None:
+    """Verifies SHA256SUMS and scans every pickle. Raises CheckpointError that names each bad file.
+
+    With `num_parts`, of the files' contents only one `part`: several ranks share the reading.
+    """
+    if not (folder / "SHA256SUMS").is_file():
+        raise CheckpointError(f"{folder}: no SHA256SUMS in it; the save was not completed, use another checkpoint")
+    problems = verify_sha256sums(folder, part, num_parts)
+    if problems:
+        raise CheckpointError(f"{folder}: damaged: " + "; ".join(problems))
+    try:
+        if part == 0:
+            scan_pickles(folder)
+    except UnsafePickleError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def remove_stale_staging(checkpoint_dir: Path) -> None:
+    """Deletes what an interrupted save left behind. Only names of our own making are touched."""
+    for pattern in (".iter_*.staging", ".iter_*.replaced"):
+        for path in checkpoint_dir.glob(pattern):
+            _remove_tree(path)
+    _remove_tree(checkpoint_dir / f".{RELEASE}.staging")
+    for name in (TRACKER, BEST):
+        for path in checkpoint_dir.glob(f".{name}.*.tmp"):
+            path.unlink()
+
+
+def _remove_tree(path: Path) -> None:
+    if not path.is_dir() or path.is_symlink():
+        return
+    for root, folders, files in os.walk(path, topdown=False):
+        for file in files:
+            (Path(root) / file).unlink()
+        for folder in folders:
+            (Path(root) / folder).rmdir()
+    path.rmdir()

@@ -1,0 +1,143 @@
+"""Where a run starts: its own newest sound checkpoint, else what --load names, else random weights; and which model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+
+from megatron_train.checkpoint.config_diff import model_differences
+from megatron_train.checkpoint.folder import (
+    MODEL_CONFIG,
+    TRAIN_CONFIG,
+    TRAIN_STATE,
+    CheckpointError,
+    check_folder,
+    find_checkpoint,
+    folder_name,
+    list_iterations,
+)
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.settings import TrainConfig
+from megatron_train.parallel.distributed import warn
+from pretokenizer.config.yaml_config import load_yaml
+
+
+@dataclass(frozen=True)
+class Start:
+    """A published checkpoint folder; `resume` when optimizer, position and random state go on from it."""
+
+    folder: Path
+    resume: bool
+
+
+def find_start(config: TrainConfig) -> Start | None:
+    """The first sound candidate; a damaged one is named on stderr. All ranks call it and get the same answer.
+
+    Raises CheckpointError when there are candidates and none is sound, or when what --load names is missing.
+    """
+    refused: list[str] = []
+    for start in _as_rank_0_sees(config):
+        problem = _problem_of(start.folder)
+        if problem is None:
+            if refused:
+                warn(f"going back to {start.folder}, the newest sound checkpoint")
+            return start
+        warn(problem)
+        refused.append(problem)
+    if refused:
+        raise CheckpointError(f"no sound checkpoint to start from; {refused[0]}")
+    return None
+
+
+def _as_rank_0_sees(config: TrainConfig) -> list[Start]:
+    """All candidates, the same on every rank: on a shared disk not all see a new folder at the same time."""
+    answer: list[list[Start] | CheckpointError] = [[]]
+    if dist.get_rank() == 0:
+        try:
+            answer = [list(_candidates(config))]
+        except CheckpointError as error:
+            answer = [error]
+    dist.broadcast_object_list(answer, src=0)
+    if isinstance(answer[0], CheckpointError):
+        raise answer[0]
+    return answer[0]
+
+
+def _candidates(config: TrainConfig) -> Iterator[Start]:
+    settings = config.checkpoint
+    own = Path(settings.save) if settings.save else None
+    if own and list_iterations(own) and not _goes_back(config, own):
+        yield from _newest_first(own)
+    elif settings.load:
+        folder = find_checkpoint(settings.load, settings.load_iters)
+        if settings.finetune or not (folder / TRAIN_STATE).is_file():
+            yield Start(folder, resume=False)
+        elif settings.load_iters is not None or folder == Path(settings.load):
+            yield Start(folder, resume=True)
+        else:
+            yield from _newest_first(Path(settings.load))
+
+
+def _goes_back(config: TrainConfig, own: Path) -> bool:
+    """Is this the first launch of a run that goes back to --load_iters in its own folder? Later ones go on from it."""
+    settings = config.checkpoint
+    if settings.load_iters is None or settings.load is None or not own.samefile(settings.load):
+        return False
+    try:
+        return bool(load_yaml(find_checkpoint(own) / TRAIN_CONFIG).get("load_iters") != settings.load_iters)
+    except (CheckpointError, OSError, ValueError):
+        return True
+
+
+def _newest_first(root: Path) -> Iterator[Start]:
+    """The checkpoint the tracker names, then older ones; all, newest first, when what it names is gone."""
+    iterations = list_iterations(root)
+    try:
+        named = find_checkpoint(root)
+        yield Start(named, resume=True)
+        iterations = [iteration for iteration in iterations if folder_name(iteration) < named.name]
+    except CheckpointError as error:
+        if not iterations:
+            raise
+        warn(str(error))
+    for iteration in reversed(iterations):
+        yield Start(root / folder_name(iteration), resume=True)
+
+
+def _problem_of(folder: Path) -> str | None:
+    """Checksums and pickles are checked once, the files shared among the ranks; every rank hears the same verdict."""
+    problem: str | None = None
+    try:
+        check_folder(folder, dist.get_rank(), dist.get_world_size())
+    except (CheckpointError, OSError) as error:
+        problem = str(error)
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    return next((each for each in problems if each), None)
+
+
+def load_model_config(config: TrainConfig, start: Path | None) -> ModelConfig:
+    """The architecture: of the checkpoint where there is one, else of --model. A difference between the two is an
+    error. `max_position_embeddings` of the run raises that of either.
+    """
+    positions = config.model.max_position_embeddings
+    named = ModelConfig.load(config.model.model).with_positions(positions) if config.model.model else None
+    if start is None:
+        if named is None:
+            raise CheckpointError(
+                "no architecture: give --load CHECKPOINT, or --model configs/model/NAME.yaml for random weights"
+            )
+        return named
+    stored = ModelConfig.load(start / MODEL_CONFIG).with_positions(positions)
+    different = [] if config.checkpoint.use_checkpoint_args else model_differences(config, start)
+    if different:
+        rows = "; ".join(
+            f"{row.setting}: {row.given} in {config.model.model}, {row.checkpoint} in {start}" for row in different
+        )
+        raise CheckpointError(
+            f"--model and the checkpoint disagree: {rows}; leave --model out, or give --use_checkpoint_args"
+        )
+    return stored

@@ -1,0 +1,177 @@
+"""Save and load: megatron-core's torch_dist format in folders as state/checkpoint_folder.py describes them.
+
+A checkpoint knows nothing of the layout that wrote it: any TP, PP, VPP and DP loads it, optimizer state included.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
+
+from megatron_train.checkpoint.config_diff import differences, table
+from megatron_train.checkpoint.folder import (
+    MODEL_CONFIG,
+    TOKENIZER_DIR,
+    TRAIN_CONFIG,
+    TRAIN_STATE,
+    CheckpointError,
+    folder_name,
+    remove_stale_staging,
+    staging_folder,
+)
+from megatron_train.checkpoint.resume import Start
+from megatron_train.checkpoint.train_state import TrainState, load_rng, save_rng
+from megatron_train.checkpoint.write import TensorPlan, plan_tensors, write_and_publish
+from megatron_train.config.flags import config_to_yaml
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.settings import TrainConfig
+from megatron_train.optim.optimizer import gather_weights, unwrap
+from megatron_train.parallel.distributed import is_printing_rank, say, warn
+
+
+def load_checkpoint(
+    start: Start | None, config: TrainConfig, chunks: list[Any], optimizer: Any, layout: ParallelLayout
+) -> TrainState:
+    """Fills `chunks` (and on resume `optimizer` and the random streams). Raises CheckpointError naming what is damaged
+    or missing.
+    """
+    if start is None:
+        say("starting from random weights")
+        return TrainState()
+    folder, resume = start.folder, start.resume
+    settings = config.checkpoint
+    different = differences(config, folder) if resume or settings.use_checkpoint_args else []
+    if different:
+        warn(f"what differs from {folder}:\n{table(different)}")
+    with_optimizer = resume and not settings.no_load_optim
+    if with_optimizer and not (folder / TRAIN_STATE).is_file():
+        raise CheckpointError(f"{folder}: holds weights only; add --finetune or --no_load_optim")
+    load_weights(folder, chunks, optimizer if with_optimizer else None)
+    if not with_optimizer:
+        optimizer.reload_model_params()
+    if not resume:
+        say(f"loaded weights from {folder}")
+        return TrainState()
+    if not settings.no_load_rng and not load_rng(folder, layout):
+        warn(f"{folder} was written in another layout: dropout streams start anew")
+    state = TrainState.load(folder)
+    say(f"resumed from {folder} at iteration {state.iteration}")
+    return state
+
+
+def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None:
+    """Reads model tensors (and `optimizer`'s) of a checked folder into place; shapes must match exactly."""
+    state_dict = _sharded_state_dict(chunks, optimizer, loading=True)
+    try:
+        with torch.no_grad():
+            loaded = dist_checkpointing.load(state_dict, str(folder))
+    except (dist_checkpointing.core.CheckpointingException, CheckpointException) as error:
+        raise CheckpointError(f"{folder}: does not fit this model: {str(error).strip().splitlines()[-1]}") from error
+    for key, chunk in zip(_model_keys(chunks), chunks, strict=True):
+        missing = [name for name in _load_chunk(unwrap(chunk), loaded[key]) if not name.endswith("_extra_state")]
+        if missing:
+            raise CheckpointError(f"{folder}: has no {', '.join(missing)}")
+    if optimizer is not None:
+        with torch.no_grad():
+            optimizer.load_state_dict(loaded["optimizer"])
+
+
+def _load_chunk(model: Any, tensors: dict[str, Any]) -> list[str]:
+    return list(model.load_state_dict(tensors, strict=False).missing_keys)
+
+
+class Contents(NamedTuple):
+    """What a checkpoint is made of."""
+
+    config: TrainConfig
+    model_config: ModelConfig
+    state: TrainState
+    chunks: list[Any]
+    optimizer: Any
+    layout: ParallelLayout
+    tokenizer_dir: Path | None = None
+
+    @property
+    def root(self) -> Path:
+        """The folder of all checkpoints of the run."""
+        return Path(self.config.checkpoint.save or "")
+
+
+def save_checkpoint(contents: Contents, group: Any = None) -> Path:
+    """Writes iter_<iteration> and moves the tracker; all ranks call it. Nothing is visible under its final name before
+    it is complete. Raises CheckpointError naming the folder; older checkpoints are then as they were. Ranks wait for
+    one another's files in `group`, by default the one of all exchanges, with its timeout.
+    """
+    plan = stage_checkpoint(contents, keep_copies=False)
+    state, limit = contents.state, contents.config.checkpoint.save_total_limit
+    write_and_publish(plan, contents.root, state.iteration, state.best_iteration, limit, group)
+    folder = contents.root / folder_name(state.iteration)
+    say(f"saved {folder}")
+    return folder
+
+
+def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
+    """Everything of a checkpoint but the tensors' own files, in its staging folder; those are ready to be written.
+
+    With `keep_copies` training may go on before they are. All ranks call it.
+    """
+    config, model_config, state, chunks, optimizer, layout, tokenizer_dir = contents
+    root, staging = contents.root, staging_folder(contents.root, state.iteration)
+    try:
+        if is_printing_rank():
+            root.mkdir(parents=True, exist_ok=True)
+            remove_stale_staging(root)
+            staging.mkdir()
+        dist.barrier()
+        gather_weights(chunks, config)
+        plan = plan_tensors(_sharded_state_dict(chunks, optimizer, loading=False), staging, keep_copies)
+        save_rng(staging, layout)
+        if is_printing_rank():
+            model_config.save(staging / MODEL_CONFIG)
+            (staging / TRAIN_CONFIG).write_text(config_to_yaml(config))
+            state.save(staging)
+            if tokenizer_dir is not None:
+                shutil.copytree(tokenizer_dir, staging / TOKENIZER_DIR)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if is_printing_rank():
+            shutil.rmtree(staging, ignore_errors=True)
+        raise CheckpointError(f"{root / folder_name(state.iteration)}: could not be saved: {error}") from error
+    return plan
+
+
+def _model_keys(chunks: list[Any]) -> list[str]:
+    return ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
+
+
+def _sharded_state_dict(chunks: list[Any], optimizer: Any, loading: bool) -> dict[str, Any]:
+    metadata = {
+        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "chained_optim_avoid_prefix": True,
+    }
+    state_dict: dict[str, Any] = {
+        key: unwrap(chunk).sharded_state_dict(metadata=metadata)
+        for key, chunk in zip(_model_keys(chunks), chunks, strict=True)
+    }
+    for key in _model_keys(chunks):
+        for tensor in nested_values(state_dict[key]):
+            if isinstance(tensor, ShardedTensor):
+                tensor.allow_shape_mismatch = False  # megatron-core would fill or cut a vocabulary without a word
+    if optimizer is not None:
+        # Adam makes its moments at the first applied step; every step so far may have been skipped.
+        for part in optimizer.chained_optimizers:
+            part.init_state_fn(part.optimizer, part.config)
+        state_dict["optimizer"] = optimizer.sharded_state_dict(state_dict, is_loading=loading, metadata=metadata)
+    for key in _model_keys(chunks):
+        state_dict[key] = {name: value for name, value in state_dict[key].items() if not name.endswith("_extra_state")}
+    return state_dict

@@ -1,0 +1,104 @@
+"""When checkpoints are written: at once, or with --async_save in a thread while training goes on.
+
+    with CheckpointSaver(config, model_config, layout, tokenizer_dir) as saver:
+        saver.save(state, chunks, optimizer)      # waits for the one before; at most one is under way
+        saver.check()                             # every iteration: raises what went wrong in the thread
+
+Leaving the block, for whatever reason, waits for the one under way. Before the thread starts, the tensors are copied to
+the CPU. Ranks agree about the files in a process group of its own, so that nothing of it can meet training's exchanges
+and a slow disk is not taken for a rank that hangs.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+
+from megatron_train.checkpoint.folder import CheckpointError, folder_name
+from megatron_train.checkpoint.save_load import Contents, save_checkpoint, stage_checkpoint
+from megatron_train.checkpoint.train_state import TrainState
+from megatron_train.checkpoint.write import TensorPlan, write_and_publish
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.settings import TrainConfig
+from megatron_train.parallel.distributed import say, warn
+
+SLOWEST_WRITE = datetime.timedelta(hours=2)
+"""How long one rank's files may take longer than another's; a rank that dies is noticed at once."""
+
+
+class CheckpointSaver:
+    """Saves checkpoints of one run. All ranks call every method at the same iterations."""
+
+    def __init__(
+        self, config: TrainConfig, model_config: ModelConfig, layout: ParallelLayout, tokenizer_dir: Path | None
+    ) -> None:
+        self.config, self.model_config, self.layout, self.tokenizer_dir = config, model_config, layout, tokenizer_dir
+        self.root = Path(config.checkpoint.save or "")
+        self._thread: Thread | None = None
+        self._under_way = 0
+        self._problem: BaseException | None = None
+        self._group = dist.new_group(backend="gloo", timeout=SLOWEST_WRITE) if config.checkpoint.save else None
+
+    def save(self, state: TrainState, chunks: list[Any], optimizer: Any) -> None:
+        """Raises CheckpointError, of this save or of the one before."""
+        contents = Contents(self.config, self.model_config, state, chunks, optimizer, self.layout, self.tokenizer_dir)
+        if not self.config.checkpoint.async_save:
+            save_checkpoint(contents, self._group)
+            return
+        self.wait()
+        plan = stage_checkpoint(contents, keep_copies=True)
+        self._under_way = state.iteration
+        self._thread = Thread(target=self._write, args=(plan, state), name=f"save {folder_name(state.iteration)}")
+        self._thread.start()
+
+    def _write(self, plan: TensorPlan, state: TrainState) -> None:
+        limit = self.config.checkpoint.save_total_limit
+        try:
+            write_and_publish(plan, self.root, state.iteration, state.best_iteration, limit, self._group)
+        except BaseException as problem:  # raised in the training loop
+            self._problem = problem
+
+    def check(self) -> None:
+        """Does not wait. Raises CheckpointError when the save under way has failed."""
+        if self._thread is not None and not self._thread.is_alive():
+            self.wait()
+
+    def wait(self) -> None:
+        """Until nothing is under way. Raises CheckpointError when it failed."""
+        if self._thread is None:
+            return
+        started = time.monotonic()
+        self._thread.join()
+        self._thread = None
+        seconds, folder = time.monotonic() - started, self.root / folder_name(self._under_way)
+        if self._problem is not None:
+            problem, self._problem = self._problem, None
+            raise (
+                problem
+                if isinstance(problem, CheckpointError)
+                else CheckpointError(f"{folder}: could not be saved: {problem}")
+            ) from problem
+        say(f"saved {folder}" + (f" (waited {seconds:.1f} s for it)" if seconds > 1 else ""))
+
+    def __enter__(self) -> CheckpointSaver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.wait()
+        except CheckpointError as problem:
+            if error is None:
+                raise
+            warn(str(problem))
+        if self._group is not None:
+            dist.destroy_process_group(self._group)
+            self._group = None

@@ -1,0 +1,199 @@
+"""Writing and publishing a checkpoint whose tensors no longer change: files by every rank, then one rank gives them
+their name.
+
+    plan = plan_tensors(state_dict, staging, keep_copies=True)     # in the training loop; exchanges between all ranks
+    write_and_publish(plan, root, iteration, ..., group)           # there too, or in a thread with a `group` of its own
+
+The files are megatron-core's, byte for byte the same for the same state: nothing in them tells time, place or luck.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from torch.distributed.checkpoint.filesystem import SerializationFormat, _write_item
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.storage import WriteResult
+
+from megatron_train.checkpoint.folder import (
+    BEST,
+    CheckpointError,
+    folder_name,
+    list_iterations,
+    publish_checkpoint,
+    staging_folder,
+)
+from megatron_train.parallel.distributed import warn
+from pretokenizer.files.publish import sha256_file, write_text_atomic
+
+Bucket = tuple[str, str, tuple[list[Any], list[Any]]]
+"""(path, name within the folder, (items of bytes, items of CPU tensors)): what becomes one file."""
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """What this rank writes and, on rank 0, the index of everything."""
+
+    buckets: list[Bucket]
+    writer: FileSystemWriterAsync
+    metadata: Metadata | None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a rank tells the others about its files."""
+
+    results: list[WriteResult] = field(default_factory=list)
+    digests: dict[Path, str] = field(default_factory=dict)
+    problem: str | None = None
+
+
+class _PlannedOnly(TorchDistSaveShardedStrategy):
+    """megatron-core's strategy up to the point where files would be written."""
+
+    planned: tuple[FileSystemWriterAsync, Metadata | None]
+
+    def _get_save_and_finalize_callbacks(self, writer: FileSystemWriterAsync, save_state_dict_ret: Any) -> Any:
+        self.planned = (writer, save_state_dict_ret[1])
+        return super()._get_save_and_finalize_callbacks(writer, save_state_dict_ret)
+
+
+def plan_tensors(state_dict: dict[str, Any], staging: Path, keep_copies: bool) -> TensorPlan:
+    """Agrees with all ranks on who writes what, and brings this rank's part to the CPU; rank 0 writes common.pt.
+
+    With `keep_copies` nothing in the plan shares memory with `state_dict`, which may change afterwards.
+    """
+    strategy = _PlannedOnly("torch_dist", 1)
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    spread = FullyParallelSaveStrategyWrapper(strategy, group)
+    dist_checkpointing.save(state_dict, str(staging), spread, async_sharded_save=True)
+    writer, metadata = strategy.planned
+    buckets = [
+        (path, name, (blobs, [(item, _on_cpu(tensor, keep_copies)) for item, tensor in tensors]))
+        for path, name, (blobs, tensors) in writer.write_buckets or []
+    ]
+    writer.write_buckets = None
+    return TensorPlan(buckets, writer, metadata)
+
+
+def _on_cpu(tensor: torch.Tensor, keep_copy: bool) -> torch.Tensor:
+    moved = tensor.to("cpu")
+    return moved.clone() if keep_copy and moved is tensor else moved
+
+
+def write_and_publish(
+    plan: TensorPlan, root: Path, iteration: int, best: int | None, limit: int | None, group: Any = None
+) -> None:
+    """Writes this rank's files; rank 0 then publishes iter_<iteration>, names the `best` and keeps `limit`.
+
+    All ranks call it, in a thread with a `group` that nothing else uses. Raises CheckpointError on every rank when any
+    of them failed: the staging folder is then gone and what was published before is untouched.
+    """
+    first = dist.get_rank() == 0
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.gather_object(_write_own(plan), everyone if first else None, dst=0, group=group)
+    verdict = [_publish(plan, everyone, root, iteration, best, limit) if first else None]
+    dist.broadcast_object_list(verdict, src=0, group=group)
+    if verdict[0]:
+        raise CheckpointError(f"{root / folder_name(iteration)}: could not be saved: {verdict[0]}")
+
+
+def _write_own(plan: TensorPlan) -> Written:
+    written, write = Written(), partial(_write_file, plan.writer.transforms)
+    try:
+        with ThreadPoolExecutor(max(1, len(plan.buckets))) as pool:
+            for (path, _, _), (results, digest) in zip(plan.buckets, pool.map(write, plan.buckets), strict=True):
+                written.results.extend(results)
+                written.digests[Path(path)] = digest
+    except Exception as error:  # whatever it is, the other ranks wait to hear of it
+        return Written(problem=f"{type(error).__name__}: {error}{_space_left(Path(plan.writer.path))}")
+    return written
+
+
+def _space_left(folder: Path) -> str:
+    """For a message: torch hides that a disk is full."""
+    try:
+        return f" ({shutil.disk_usage(folder).free:,} bytes left on the device)"
+    except OSError:
+        return ""
+
+
+def _write_file(transforms: Any, bucket: Bucket) -> tuple[list[WriteResult], str]:
+    path, name, (blobs, tensors) = bucket
+    with Path(path).open("wb") as stream:
+        results = [
+            _write_item(transforms, stream, data, item, name, serialization_format=SerializationFormat.TORCH_SAVE)
+            for item, data in [*blobs, *tensors]
+        ]
+        stream.flush()
+        os.fsync(stream.fileno())
+    return results, sha256_file(path)
+
+
+def _publish(
+    plan: TensorPlan, everyone: list[Written], root: Path, iteration: int, best: int | None, limit: int | None
+) -> str | None:
+    """What went wrong, or None once the checkpoint is there."""
+    staging, replaced = staging_folder(root, iteration), None
+    problem = next((f"rank {rank}: {each.problem}" for rank, each in enumerate(everyone) if each.problem), None)
+    try:
+        if problem is None:
+            _write_index(plan, everyone, staging)
+            replaced = _set_aside(root / folder_name(iteration))
+            publish_checkpoint(
+                root, iteration, {path: digest for each in everyone for path, digest in each.digests.items()}
+            )
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+    if problem:
+        shutil.rmtree(staging, ignore_errors=True)
+        return problem
+    try:
+        if replaced:
+            shutil.rmtree(replaced)
+        _retain(root, iteration, limit, best)
+    except OSError as error:  # the checkpoint is there; the next save tries again
+        warn(f"{error.filename or root}: an old checkpoint could not be removed ({error.strerror or error})")
+    return None
+
+
+def _write_index(plan: TensorPlan, everyone: list[Written], staging: Path) -> None:
+    plan.writer.storage_meta = StorageMeta  # the stock one names this folder and a random number
+    plan.writer.finish(plan.metadata, [each.results for each in everyone])
+    save_config(CheckpointingConfig("torch_dist", 1), str(staging))
+
+
+def _set_aside(final: Path) -> Path | None:
+    """A checkpoint of the same iteration, of a run that went back, steps aside until the new one has its name."""
+    if not final.exists():
+        return None
+    aside = final.with_name(f".{final.name}.replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    return final.rename(aside)
+
+
+def _retain(root: Path, newest: int, limit: int | None, best: int | None) -> None:
+    """Names the best checkpoint by validation loss; removes all but that one and the last `limit` up to `newest`.
+
+    Later iterations are of a run that this one went back from: they stay until this one comes to them.
+    """
+    saved = [iteration for iteration in list_iterations(root) if iteration <= newest]
+    if best in saved:
+        write_text_atomic(root / BEST, f"{best}\n")
+    for iteration in saved[: -limit if limit else 0]:
+        if iteration != best:
+            aside = _set_aside(root / folder_name(iteration))  # half removed it would still have its final name
+            shutil.rmtree(aside or root / folder_name(iteration))

@@ -1,0 +1,167 @@
+"""SHARED, torch-free: the architecture of a model and nothing else, in megatron-core's names.
+
+A file of configs/model/*.yaml or the `model_config.yaml` inside a checkpoint holds exactly these keys:
+
+    >>> ModelConfig.load("configs/model/llama2_70b.yaml").num_parameters()
+    68976648192
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from pretokenizer.config.yaml_config import ConfigError, from_mapping, load_yaml
+from pretokenizer.files.publish import write_text_atomic
+
+Family = Literal["llama", "gpt_neox", "falcon"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One decoder-only transformer. Sizes are counts of elements; `vocab_size` counts rows that mean something."""
+
+    family: Family
+    """Which table of checkpoint_convert/families maps it to Hugging Face."""
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    """Width of the MLP: of each of gate and up when `gated_linear_unit`."""
+    num_attention_heads: int
+    vocab_size: int
+    """Rows of the embedding in use: max(rows of the source checkpoint, length of the tokenizer)."""
+    max_position_embeddings: int
+    num_query_groups: int | None = None
+    """Key/value heads; None = as many as attention heads."""
+    kv_channels: int | None = None
+    """Size of one head; None = hidden_size / num_attention_heads."""
+    normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
+    layernorm_epsilon: float = 1e-5
+    gated_linear_unit: bool = True
+    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
+    add_bias_linear: bool = False
+    """Biases on every linear layer of a block."""
+    add_qkv_bias: bool = False
+    """Biases on the query/key/value projection alone (Qwen-like Llamas)."""
+    parallel_residual: bool = False
+    """x + attention(norm(x)) + mlp(norm(x)) instead of one after the other."""
+    shared_norm: bool = False
+    """With parallel_residual: attention and MLP read the same normalised input (Falcon-7B)."""
+    rotary_percent: float = 1.0
+    rotary_base: float = 10000.0
+    rope_scaling_type: Literal["none", "linear", "llama3"] = "none"
+    rope_scaling_factor: float = 1.0
+    """linear: positions are divided by it. llama3: the factor of Llama 3.1's frequency rule (1, 4, 8192)."""
+    sliding_window: int | None = None
+    """Tokens a query sees, itself included (Mistral); None = all before it."""
+    share_embeddings_and_output_weights: bool = False
+    init_method_std: float = 0.02
+    make_vocab_size_divisible_by: int = 128
+    padded_vocab_size: int | None = None
+    """Rows allocated. None = `vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`; never depends on
+    a run's layout.
+    """
+    source_vocab_size: int | None = None
+    """Rows of the Hugging Face checkpoint this model came from, where it came from one."""
+
+    def __post_init__(self) -> None:
+        if self.num_query_groups is None:
+            object.__setattr__(self, "num_query_groups", self.num_attention_heads)
+        if self.kv_channels is None and self.num_attention_heads > 0:
+            object.__setattr__(self, "kv_channels", self.hidden_size // self.num_attention_heads)
+        if self.padded_vocab_size is None:
+            object.__setattr__(
+                self, "padded_vocab_size", pad_vocab_size(self.vocab_size, self.make_vocab_size_divisible_by)
+            )
+
+    @property
+    def query_groups(self) -> int:
+        """Number of key/value heads (never None)."""
+        return self.num_query_groups or self.num_attention_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Elements of one attention head (never None)."""
+        return self.kv_channels or self.hidden_size // self.num_attention_heads
+
+    @property
+    def padded_vocab(self) -> int:
+        """Rows of the embedding as allocated (never None)."""
+        return self.padded_vocab_size or pad_vocab_size(self.vocab_size, self.make_vocab_size_divisible_by)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ModelConfig:
+        """Reads and validates one YAML file. Raises ConfigError naming the file and every problem."""
+        config = from_mapping(cls, load_yaml(path), str(path))
+        problems = config.problems()
+        if problems:
+            raise ConfigError(f"{path}: " + "; ".join(problems))
+        return config
+
+    def save(self, path: str | Path) -> None:
+        write_text_atomic(Path(path), yaml.safe_dump(asdict(self), sort_keys=False))
+
+    def with_positions(self, positions: int | None) -> ModelConfig:
+        """For rows of up to `positions` tokens: rotary embeddings have no weights, so only the number changes."""
+        if positions is None or positions <= self.max_position_embeddings:
+            return self
+        return replace(self, max_position_embeddings=positions)
+
+    def problems(self) -> list[str]:
+        """What makes this architecture impossible, each with its remedy."""
+        found = []
+        for name in (
+            "num_layers",
+            "hidden_size",
+            "ffn_hidden_size",
+            "num_attention_heads",
+            "vocab_size",
+            "max_position_embeddings",
+        ):
+            if getattr(self, name) < 1:
+                found.append(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if found:
+            return found
+        if self.num_attention_heads % self.query_groups:
+            found.append(
+                f"num_query_groups {self.query_groups} does not divide num_attention_heads {self.num_attention_heads}"
+            )
+        if not 0 < self.rotary_percent <= 1:
+            found.append(f"rotary_percent is {self.rotary_percent}; it must be above 0 and at most 1")
+        if self.shared_norm and not self.parallel_residual:
+            found.append("shared_norm needs parallel_residual: true")
+        if self.padded_vocab < self.vocab_size:
+            found.append(f"padded_vocab_size {self.padded_vocab} is below vocab_size {self.vocab_size}")
+        if self.rope_scaling_factor < 1:
+            found.append(f"rope_scaling_factor is {self.rope_scaling_factor}; it must be at least 1")
+        return found
+
+    def num_parameters(self, vocab_rows: int | None = None) -> int:
+        """Parameters of the model with `vocab_rows` embedding rows (default `vocab_size`; pass `padded_vocab` for what
+        is allocated).
+        """
+        rows = self.vocab_size if vocab_rows is None else vocab_rows
+        embeddings = rows * self.hidden_size * (1 if self.share_embeddings_and_output_weights else 2)
+        return embeddings + self.num_layers * self.parameters_per_layer() + self._norm_parameters()
+
+    def parameters_per_layer(self) -> int:
+        queries, groups = self.num_attention_heads * self.head_dim, self.query_groups * self.head_dim
+        qkv, fc1 = queries + 2 * groups, self.ffn_hidden_size * (2 if self.gated_linear_unit else 1)
+        weights = self.hidden_size * (qkv + queries + fc1 + self.ffn_hidden_size)
+        biases = (
+            (qkv + self.hidden_size + fc1 + self.hidden_size)
+            if self.add_bias_linear
+            else (qkv if self.add_qkv_bias else 0)
+        )
+        return weights + biases + self._norm_parameters() * (1 if self.shared_norm else 2)
+
+    def _norm_parameters(self) -> int:
+        return self.hidden_size * (1 if self.normalization == "RMSNorm" else 2)
+
+
+def pad_vocab_size(vocab_size: int, multiple: int) -> int:
+    """`vocab_size` rounded up: 32,007 at 128 gives 32,128."""
+    return -(-vocab_size // multiple) * multiple

@@ -1,0 +1,224 @@
+"""Everything that can be wrong with a run before it is launched, collected and raised once; and what the numbers mean,
+in sentences.
+"""
+
+from __future__ import annotations
+
+from megatron_train.config.flags import ARCHITECTURE, CommandLine
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.settings import TrainConfig
+from pretokenizer.chat.roles import Role
+from pretokenizer.config.yaml_config import ConfigError
+
+LOSS_ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT, "context": Role.CONTEXT}
+
+
+def validate(command: CommandLine, layout: ParallelLayout) -> None:
+    """Raises ConfigError with all problems of the settings among themselves and with the world size, one a line."""
+    problems = layout.problems()
+    if not problems:
+        problems = [
+            *_batch_problems(command.config, layout),
+            *_data_problems(command.config),
+            *_setting_problems(command.config),
+        ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def validate_model(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -> None:
+    """Raises ConfigError when the model cannot be split as asked, or does not fit the flags."""
+    problems = []
+    for name, size in (
+        ("num_attention_heads", model.num_attention_heads),
+        ("ffn_hidden_size", model.ffn_hidden_size),
+        ("padded_vocab_size", model.padded_vocab),
+    ):
+        if size % layout.tp:
+            problems.append(
+                f"tensor_model_parallel_size {layout.tp} does not divide {name} {size}; "
+                f"{_divisors(size, layout.world_size)}"
+            )
+    if model.query_groups % layout.tp and layout.tp % model.query_groups:
+        problems.append(
+            f"tensor_model_parallel_size {layout.tp} and num_query_groups {model.query_groups}: one must divide the "
+            f"other"
+        )
+    if model.num_layers % (layout.pp * layout.vpp):
+        problems.append(
+            f"num_layers {model.num_layers} is not a multiple of pipeline stages {layout.pp} x chunks {layout.vpp}"
+        )
+    if command.config.data.seq_length > model.max_position_embeddings:
+        problems.append(
+            f"seq_length {command.config.data.seq_length} exceeds the model's max_position_embeddings "
+            f"{model.max_position_embeddings}; --max_position_embeddings raises it beyond what it was pretrained on"
+        )
+    positions = command.config.model.max_position_embeddings
+    if positions is not None and positions < model.max_position_embeddings:
+        problems.append(
+            f"max_position_embeddings {positions} is below the model's {model.max_position_embeddings}: leave it out"
+        )
+    for name, value in command.claims.items():
+        if not ARCHITECTURE[name][1](model, value):
+            problems.append(
+                f"--{name}{'' if value is None else ' ' + value} does not describe the model that is loaded "
+                f"({model.family}, {model.num_layers} layers)"
+            )
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _divisors(size: int, world: int) -> str:
+    return f"sizes that do: {', '.join(str(n) for n in range(1, max(world, 2) + 1) if size % n == 0)}"
+
+
+def global_batch_size(config: TrainConfig, layout: ParallelLayout) -> int:
+    return config.batch.global_batch_size or config.batch.micro_batch_size * layout.dp
+
+
+def num_microbatches(config: TrainConfig, layout: ParallelLayout) -> int:
+    return global_batch_size(config, layout) // (config.batch.micro_batch_size * layout.dp)
+
+
+def _batch_problems(config: TrainConfig, layout: ParallelLayout) -> list[str]:
+    batch, found = config.batch, []
+    if batch.micro_batch_size < 1 or batch.train_iters < 1:
+        found.append(
+            f"micro_batch_size {batch.micro_batch_size} and train_iters {batch.train_iters} must be at least 1 "
+            f"(--train_iters N)"
+        )
+        return found
+    size, step = global_batch_size(config, layout), batch.micro_batch_size * layout.dp
+    if size % step or size < 1:
+        found.append(
+            f"global_batch_size {size} is not a multiple of micro_batch_size {batch.micro_batch_size} x "
+            f"data-parallel size {layout.dp} = {step}"
+        )
+    elif layout.vpp > 1 and (size // step) % layout.pp:
+        found.append(
+            f"virtual pipeline stages need micro-batches ({size // step}) divisible by pipeline_model_parallel_size "
+            f"{layout.pp}"
+        )
+    return found
+
+
+def _data_problems(config: TrainConfig) -> list[str]:
+    data, found = config.data, []
+    if not data.data_path and not data.train_data_path:
+        found.append("no training data: give --data_path PREFIX (re-split) or --train_data_path PREFIX")
+    if data.data_path and data.train_data_path:
+        found.append("data_path and train_data_path exclude each other: the first is split, the second is not")
+    if data.seq_length < 1 or data.packing_window < 1 or data.pad_to_multiple < 1:
+        found.append("seq_length, packing_window and pad_to_multiple must be at least 1")
+    unknown = [role for role in data.loss_roles if role not in LOSS_ROLES]
+    if unknown or not data.loss_roles:
+        found.append(f"loss_roles {' '.join(data.loss_roles)!r}: choose among {', '.join(LOSS_ROLES)}")
+    if not 0 <= data.scalar_loss_mask <= 1:
+        found.append(f"scalar_loss_mask is {data.scalar_loss_mask}; it must be between 0 and 1")
+    tp = config.parallel.tensor_model_parallel_size
+    if config.parallel.sequence_parallel and tp > 1:
+        if data.seq_length % tp:
+            found.append(
+                f"sequence_parallel needs seq_length {data.seq_length} divisible by tensor_model_parallel_size {tp}"
+            )
+        if not data.packing and data.pad_to_multiple % tp:
+            found.append(
+                f"sequence_parallel needs pad_to_multiple {data.pad_to_multiple} divisible by "
+                f"tensor_model_parallel_size {tp}"
+            )
+    return found
+
+
+def _setting_problems(config: TrainConfig) -> list[str]:
+    model, schedule, found = config.model, config.lr_schedule, []
+    if model.bf16 and model.fp16:
+        found.append("bf16 and fp16 exclude each other")
+    for name, value in (
+        ("hidden_dropout", model.hidden_dropout),
+        ("embedding_dropout", model.embedding_dropout),
+        ("attention_dropout", model.attention_dropout),
+    ):
+        if value is not None and not 0 <= value < 1:
+            found.append(f"{name} is {value}; it must be at least 0 and below 1")
+    if model.lima_dropout and model.hidden_dropout == 0:
+        found.append("lima_dropout needs hidden_dropout above 0: the rate of the last layer (the card uses 0.25)")
+    if model.recompute_granularity == "full" and (model.recompute_method is None or not model.recompute_num_layers):
+        found.append("recompute_granularity full needs recompute_method (uniform or block) and recompute_num_layers")
+    if model.recompute_granularity != "full" and (model.recompute_method or model.recompute_num_layers):
+        found.append("recompute_method and recompute_num_layers go with recompute_granularity full")
+    if schedule.lr < 0 or schedule.min_lr > schedule.lr:
+        found.append(f"lr {schedule.lr} must be at least min_lr {schedule.min_lr}, and that at least 0")
+    if config.parallel.context_parallel_size != 1:
+        found.append(
+            "context_parallel_size must be 1: megatron-core's local attention has no context parallelism, and rows are "
+            "not split for Transformer Engine's; use tensor_model_parallel_size with sequence_parallel for long rows"
+        )
+    found += _fp8_problems(config)
+    if model.neftune_noise_alpha < 0:
+        found.append(f"neftune_noise_alpha is {model.neftune_noise_alpha}; it must be at least 0")
+    if config.parallel.overlap_param_gather and not config.parallel.overlap_grad_reduce:
+        found.append("overlap_param_gather needs overlap_grad_reduce")
+    if config.checkpoint.save_interval is not None and config.checkpoint.save is None:
+        found.append("save_interval needs --save DIR")
+    if config.checkpoint.use_checkpoint_args and not config.checkpoint.load:
+        found.append("use_checkpoint_args needs --load DIR")
+    for name, interval in (
+        ("save_interval", config.checkpoint.save_interval),
+        ("save_total_limit", config.checkpoint.save_total_limit),
+        ("eval_interval", config.evaluation.eval_interval),
+        ("log_interval", config.logging.log_interval),
+        ("exit_interval", config.logging.exit_interval),
+    ):
+        if interval is not None and interval < 1:
+            found.append(f"{name} is {interval}; it must be at least 1")
+    return found
+
+
+def _fp8_problems(config: TrainConfig) -> list[str]:
+    model, data, found = config.model, config.data, []
+    if model.fp8_format is None:
+        return []
+    if model.transformer_impl != "transformer_engine" or not model.bf16:
+        found.append("fp8_format needs transformer_impl transformer_engine and bf16")
+    tokens = 16 * (config.parallel.tensor_model_parallel_size if config.parallel.sequence_parallel else 1)
+    for name, size in (("seq_length", data.seq_length), ("pad_to_multiple", data.pad_to_multiple)):
+        if size % tokens and not (name == "pad_to_multiple" and data.packing):
+            found.append(
+                f"fp8_format needs {name} {size} to be a multiple of {tokens}: FP8 products take 16 tokens a rank"
+            )
+    return found
+
+
+def describe_choices(config: TrainConfig) -> list[str]:
+    """What a user of Megatron-LLM should know once: what is kept of it, and what differs."""
+    lines = []
+    if config.data.data_path:
+        lines.append(
+            f"as Megatron-LLM, data_path is split {config.data.split} again and a val shard beside it is not read "
+            f"(--train_data_path and --valid_data_path take whole shards)"
+        )
+    if config.batch.loss_normalization == "token":
+        lines.append(
+            "unlike Megatron-LLM, the loss is divided by the target tokens of the global batch, not averaged over "
+            "micro-batches (--loss_normalization micro_batch does that)"
+        )
+    if config.model.recompute_granularity == "selective":
+        lines.append(
+            "recompute_granularity selective recomputes attention alone; in Megatron-LLM with flash attention, nothing"
+        )
+    return lines
+
+
+def describe_batch(config: TrainConfig, layout: ParallelLayout, documents: int, rows_per_epoch: float) -> str:
+    """ "64 samples = 2 per micro-batch x 16 micro-batches x 2 data-parallel ranks; 12,000 iterations = 0.999 epochs of
+    768,968 documents".
+    """
+    size = global_batch_size(config, layout)
+    epochs = config.batch.train_iters * size / rows_per_epoch
+    return (
+        f"{size} samples = {config.batch.micro_batch_size} per micro-batch x {num_microbatches(config, layout)} "
+        f"micro-batches x "
+        f"{layout.dp} data-parallel ranks; {config.batch.train_iters:,} iterations = {epochs:.3f} epochs of "
+        f"{documents:,} documents" + (f" in {rows_per_epoch:,.0f} packed rows" if config.data.packing else "")
+    )

@@ -1,0 +1,126 @@
+"""The packing plan on disk: computed once, then read by every rank and by every later launch of the same run.
+
+    samples = planned_samples(config, num_samples)      # all ranks call it; as sft_dataset.training_samples
+
+    CACHE/packing-<key>/  document.npy start.npy length.npy row_offsets.npy   the columns of Samples, mapped into memory
+                          plan.json                                           what the plan was computed from
+                          SHA256SUMS
+
+CACHE is --data_cache_path, else `packing` in --save, else there is none. The key is a hash of all that the plan depends
+on, so a plan is never out of date; the folder may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+
+from megatron_train.config.settings import TrainConfig
+from megatron_train.data.document_order import parse_blend, training_paths
+from megatron_train.data.document_set import DocumentSet
+from megatron_train.data.sft_dataset import Samples, training_samples
+from megatron_train.parallel.distributed import warn
+from pretokenizer.files.publish import publish_folder, verify_sha256sums, write_json_atomic, write_sha256sums
+
+PLAN_VERSION = 1
+"""Counts up when packing.py or sft_dataset.py would give other rows for the same settings."""
+
+COLUMNS = ("document", "start", "length", "row_offsets")
+FACTS = ("num_overlong", "documents_per_epoch", "rows_per_epoch")
+
+
+def planned_samples(config: TrainConfig, num_samples: int) -> Samples:
+    """The first `num_samples` rows of the training order. Trouble with the cache costs one warning and no more.
+
+    Rank 0 goes first, then the first rank of every other node (whose disk may be its own), then the others.
+    """
+    folder, data, seed = cache_folder(config), config.data, config.batch.seed
+    if folder is None:
+        return training_samples(data, num_samples, seed)
+    documents = DocumentSet([prefix for _, prefix in parse_blend(*training_paths(data))])
+    key = plan_key(config, documents, num_samples)
+    samples = None
+    for own_turn in (dist.get_rank() == 0, os.environ.get("LOCAL_RANK", "0") == "0", True):
+        if own_turn and samples is None:
+            samples = _read(folder / name_of(key), key, documents)
+        if own_turn and samples is None:
+            samples = training_samples(data, num_samples, seed)
+            _write(folder / name_of(key), key, samples)
+        dist.barrier()
+    assert samples is not None
+    return samples
+
+
+def cache_folder(config: TrainConfig) -> Path | None:
+    if not config.data.packing:
+        return None
+    if config.data.data_cache_path:
+        return Path(config.data.data_cache_path)
+    return Path(config.checkpoint.save) / "packing" if config.checkpoint.save else None
+
+
+def plan_key(config: TrainConfig, documents: DocumentSet, num_samples: int) -> dict[str, Any]:
+    """Everything that the plan depends on."""
+    data = config.data
+    return {
+        "version": PLAN_VERSION,
+        "documents": documents.fingerprint(),
+        "prefix_sizes": np.diff(documents.first).tolist(),
+        "weights": [weight for weight, _ in parse_blend(*training_paths(data))],
+        "split": None if data.train_data_path else data.split,
+        "num_samples": num_samples,
+        "seed": config.batch.seed,
+        "seq_length": data.seq_length,
+        "packing_window": data.packing_window,
+        "overlong": data.overlong,
+    }
+
+
+def name_of(key: dict[str, Any]) -> str:
+    return "packing-" + hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read(folder: Path, key: dict[str, Any], documents: DocumentSet) -> Samples | None:
+    """None when there is no plan, or (with a warning) none that can be used."""
+    if not folder.exists():
+        return None
+    try:
+        problems = verify_sha256sums(folder)
+        if problems:
+            raise ValueError("; ".join(problems))
+        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        if plan["key"] != key:
+            raise ValueError(f"{folder / 'plan.json'}: is the plan of other data or settings")
+        columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in COLUMNS}
+        return Samples(documents, **columns, **{name: plan[name] for name in FACTS})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warn(f"the packing plan cannot be used and is computed again: {error}")
+        return None
+
+
+def _write(folder: Path, key: dict[str, Any], samples: Samples) -> None:
+    """Gives the finished plan its name, in place of an unusable one; no plan is left behind when that fails."""
+    staging: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = folder.with_name(f".{folder.name}.{socket.gethostname()}-{os.getpid()}.staging")
+        staging.mkdir()
+        for name in COLUMNS:
+            np.save(staging / f"{name}.npy", getattr(samples, name))
+        write_json_atomic(staging / "plan.json", {"key": key} | {name: getattr(samples, name) for name in FACTS})
+        write_sha256sums(staging)
+        if folder.exists():
+            shutil.rmtree(folder)
+        publish_folder(staging, folder)
+    except OSError as error:
+        warn(f"the packing plan is not kept: {error}")
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)

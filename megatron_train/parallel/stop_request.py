@@ -1,0 +1,49 @@
+"""Reasons to save and leave before the last iteration: SIGTERM, SIGUSR1, --exit_duration_in_mins, --exit_interval.
+
+stop = StopRequest(config.logging)
+...
+if stop.due(iteration): save; leave          # the same answer on every rank
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+
+import psutil
+
+from megatron_train.config.settings import Logging
+from megatron_train.parallel.distributed import sum_over_ranks
+
+
+class StopRequest:
+    """Remembers the first signal; `due` asks all ranks, so that none leaves alone."""
+
+    def __init__(self, logging: Logging) -> None:
+        self._logging = logging
+        self._started = psutil.Process().create_time()  # what was spent on starting and loading counts too
+        self._signal: int | None = None
+        self.signalled = False
+        """A signal, on whichever rank, was the reason."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+
+    def due(self, iteration: int) -> str | None:
+        """Why to stop after `iteration`, or None."""
+        minutes = (time.time() - self._started) / 60
+        limit = self._logging.exit_duration_in_mins
+        signalled, out_of_time = sum_over_ranks(
+            [float(self._signal or 0), float(limit is not None and minutes >= limit)]
+        )
+        if signalled:
+            self.signalled = True
+            return "signal received"
+        if out_of_time:
+            return f"--exit_duration_in_mins {limit} reached"
+        if self._logging.exit_interval and iteration % self._logging.exit_interval == 0:
+            return f"--exit_interval {self._logging.exit_interval} reached"
+        return None

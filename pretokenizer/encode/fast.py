@@ -1,0 +1,111 @@
+"""The fast pass: a batch through the fast engine as one text, turns found again by the marks of their frames.
+
+For framed formats whose every frame begins with a control token and holds as many of them. A mark (engine.py) stands
+for each, so a control token that a message spells cannot be taken for one of a frame.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretokenizer.chat.conversation import Conversation, Message
+from pretokenizer.chat.formats import FramedFormat
+from pretokenizer.chat.roles import Role
+from pretokenizer.encode.batch import PROOF_INTERVAL, EncodedBatch, EngineMismatchError
+from pretokenizer.encode.engine import FastEngine
+from pretokenizer.encode.hard_texts import BATTERY
+from pretokenizer.encode.reference import ReferencePass
+from pretokenizer.tokenizer.tokenizer import Tokenizer
+
+
+class FrameError(ValueError):
+    """A chat format whose turns cannot be found again by their marks."""
+
+
+class FramedPass:
+    """Proved by the reference: on the battery when it is made, on a sample of the documents while it works."""
+
+    def __init__(self, tokenizer: Tokenizer, chat_format: FramedFormat, reference: ReferencePass) -> None:
+        """Raises FrameError, ImportError without gigatoken, EngineMismatchError when it fails the battery, and what
+        gigatoken raises for a vocabulary it does not know.
+        """
+        self._reference, self._special = reference, tokenizer.control_pattern
+        frames = [chat_format.frames[role] for role in Role]
+        found = [self._special.findall(prefix + suffix) for prefix, suffix in frames]
+        self._marks_per_turn = len(found[0])
+        for (prefix, _), names in zip(frames, found, strict=True):
+            if not self._special.match(prefix) or len(names) != self._marks_per_turn:
+                raise FrameError(f"chat format {chat_format.name} has frames of different kinds")
+        names = list(dict.fromkeys(name for turn in found for name in turn))
+        self.engine = FastEngine(tokenizer, names, reference.encode_special_in_text)
+        self.name = self.engine.name
+        self._frames = [(self._marked(prefix), self._marked(suffix)) for prefix, suffix in frames]
+        self._frame_marks = np.array([[self.engine.first_mark + names.index(n) for n in turn] for turn in found])
+        self._frame_ids = np.array([[tokenizer.control_tokens[n] for n in turn] for turn in found], dtype=np.uint32)
+        self._prove_on_battery(tokenizer)
+
+    def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
+        """The documents, in order. Raises EngineMismatchError when a sample proves the engine wrong."""
+        batch = self._encode(conversations)
+        ends = np.cumsum(batch.document_sizes)
+        for document in range(0, len(conversations), PROOF_INTERVAL):
+            found = batch.tokens[ends[document] - batch.document_sizes[document] : ends[document]]
+            self._compare(conversations[document], found)
+        return batch
+
+    def _encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
+        messages = [message for conversation in conversations for message in conversation.messages]
+        roles = np.array([role for role, _ in messages], dtype=np.uint8)
+        pieces = self.marked_pieces(messages)
+        text = "".join(pieces)
+        tokens = self.engine.encode(text)
+        turn_sizes = self._take_marks(tokens, roles)
+        if turn_sizes is None:
+            raise EngineMismatchError(messages[0].text)
+        turn_controls = self._count_controls(text, pieces)
+        turn_counts = np.array([len(conversation.messages) for conversation in conversations], dtype=np.int64)
+        first_turns = np.cumsum(turn_counts) - turn_counts
+        sizes, controls = (np.add.reduceat(of_turns, first_turns) for of_turns in (turn_sizes, turn_controls))
+        return EncodedBatch(tokens, sizes, turn_counts, turn_sizes, roles, controls)
+
+    def marked_pieces(self, messages: Sequence[Message]) -> list[str]:
+        """What comes before, in and after each message, with marks for the control tokens of the frames."""
+        frames = self._frames
+        pieces: list[str] = []
+        for role, text in messages:
+            prefix, suffix = frames[role]
+            pieces += (prefix, text, suffix)
+        return pieces
+
+    def _take_marks(self, tokens: NDArray[np.uint32], roles: NDArray[np.uint8]) -> NDArray[np.int64] | None:
+        """(T,) tokens of each turn, and ids in place of the marks; None when they are not those of the frames."""
+        positions = np.flatnonzero(tokens >= self.engine.first_mark)
+        if not np.array_equal(tokens[positions], self._frame_marks[roles].reshape(-1)):
+            return None
+        tokens[positions] = self._frame_ids[roles].reshape(-1)
+        return np.diff(positions[:: self._marks_per_turn], append=tokens.size)
+
+    def _count_controls(self, text: str, pieces: list[str]) -> NDArray[np.int64]:
+        """(T,) control tokens spelled in each message."""
+        found = [match.start() for match in self._special.finditer(text)]
+        if not found:
+            return np.zeros(len(pieces) // 3, dtype=np.int64)
+        ends = np.cumsum(np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces)))
+        return np.bincount(np.searchsorted(ends, found, side="right") // 3, minlength=len(pieces) // 3)
+
+    def _marked(self, text: str) -> str:
+        return self._special.sub(lambda match: self.engine.marks[match.group()], text)
+
+    def _prove_on_battery(self, tokenizer: Tokenizer) -> None:
+        """Hard texts, and each control token spelled, in every frame."""
+        texts = [*BATTERY, *(f"a{token} {token}b" for token in tokenizer.control_tokens)]
+        talks = [Conversation((Message(role, text),)) for role in Role for text in texts]
+        if not np.array_equal(self._encode(talks).tokens, self._reference.encode(talks).tokens):
+            for talk in talks:
+                self._compare(talk, self._encode([talk]).tokens)
+            raise EngineMismatchError("all of these together")
+
+    def _compare(self, conversation: Conversation, found: NDArray[np.integer]) -> None:
+        if not np.array_equal(found, self._reference.encode([conversation]).tokens):
+            raise EngineMismatchError(conversation.messages[0].text)

@@ -1,0 +1,235 @@
+"""Checking what was written: every file against the manifest, every count and id read again.
+
+python -m pretokenizer check output/oasst_top1_llama2          exit 0 = sound, 1 = what is wrong, by file name
+python -m pretokenizer check output/oasst_top1_llama2/oasst_top1-train
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretokenizer.chat.formats import CHAT_FORMATS, ChatFormatError
+from pretokenizer.chat.jinja_format import read_template
+from pretokenizer.chat.roles import Role
+from pretokenizer.config.settings import parse_entry
+from pretokenizer.config.yaml_config import ConfigError
+from pretokenizer.files.manifest import (
+    MANIFEST_NAME,
+    DataManifest,
+    FileRecord,
+    ManifestError,
+    SplitManifest,
+    check_digest,
+)
+from pretokenizer.files.publish import read_json, sha256_file
+from pretokenizer.files.shard import ShardError, ShardReader
+from pretokenizer.output.write_shards import origin_path
+from pretokenizer.tokenizer.tokenizer import (
+    SPEC_NAME,
+    Tokenizer,
+    TokenizerError,
+    load_tokenizer_folder,
+    read_tokenizer_spec,
+)
+
+BLOCK_TOKENS = 16 << 20
+"""Tokens looked at in one go."""
+
+
+def check_path(path: Path) -> tuple[list[str], str]:
+    """(problems, line that says what is sound) of a folder or of one shard's prefix."""
+    if path.is_dir():
+        return check_folder(path)
+    prefix = _strip(path)
+    manifest_folder = prefix.parent if (prefix.parent / MANIFEST_NAME).is_file() else None
+    vocab_size = None
+    if manifest_folder:
+        try:
+            vocab_size = DataManifest.load(manifest_folder).vocab_size
+        except ManifestError as error:
+            return [str(error)], ""
+    problems, documents, tokens = check_prefix(prefix, vocab_size)
+    return problems, f"{prefix}: sound: {documents:,} documents, {tokens:,} tokens"
+
+
+def check_folder(folder: Path) -> tuple[list[str], str]:
+    """All of a finished folder: manifest, files and their sha256, shards, counts, tokenizer; inputs that are here."""
+    try:
+        manifest = DataManifest.load(folder)
+        problems = check_digest(folder)
+    except ManifestError as error:
+        return [str(error)], ""
+    problems += _check_files(folder, manifest)
+    for split in manifest.splits.values():
+        problems += _check_split(folder, split, manifest)
+    problems += _check_tokenizer(folder, manifest)
+    absent = [name for name in manifest.inputs if not Path(name).is_file()]
+    for name, record in manifest.inputs.items():
+        problems += _check_file(Path(name), record) if name not in absent else []
+    counts = ", ".join(
+        f"{name} {split.documents:,} documents {split.tokens:,} tokens" for name, split in manifest.splits.items()
+    )
+    note = f"\nnote: inputs that are not here were not compared: {', '.join(absent)}" if absent else ""
+    return problems, f"{folder}: sound: {len(manifest.outputs)} files, {counts}{note}"
+
+
+def check_prefix(prefix: Path, vocab_size: int | None) -> tuple[list[str], int, int]:
+    """(problems, documents, tokens) of a pair of text and role shards; ids are compared with `vocab_size` if known."""
+    try:
+        text, role = ShardReader(f"{prefix}-text"), ShardReader(f"{prefix}-role")
+    except ShardError as error:
+        return [str(error)], 0, 0
+    problems = []
+    if len(text) != len(role):
+        problems.append(f"{prefix}-role.idx: {len(role)} documents, but the text has {len(text)}")
+    elif not np.array_equal(text.sizes, role.sizes):
+        first = int(np.flatnonzero(text.sizes != role.sizes)[0])
+        problems.append(
+            f"{prefix}-role.idx: document {first} has {role.sizes[first]} roles for {text.sizes[first]} tokens"
+        )
+    for reader in (text, role):
+        if not reader.is_contiguous:
+            problems.append(f"{reader.prefix}.bin: documents do not fill the file one after another")
+    if problems:
+        return problems, len(text), int(text.sizes.sum(dtype=np.int64))
+    known_roles = np.array([int(r) for r in Role])
+    for start in range(0, text.flat().size, BLOCK_TOKENS):
+        ids, roles = text.flat()[start : start + BLOCK_TOKENS], role.flat()[start : start + BLOCK_TOKENS]
+        if vocab_size is not None and (int(ids.max()) >= vocab_size or int(ids.min()) < 0):
+            position = start + int(np.flatnonzero((ids >= vocab_size) | (ids < 0))[0])
+            problems.append(
+                f"{prefix}-text.bin: token {position} has id {text.flat()[position]}, vocabulary {vocab_size}"
+            )
+            break
+        if not np.isin(roles, known_roles).all():
+            position = start + int(np.flatnonzero(~np.isin(roles, known_roles))[0])
+            problems.append(f"{prefix}-role.bin: token {position} has the unknown role {role.flat()[position]}")
+            break
+    return problems, len(text), int(text.flat().size)
+
+
+def read_origins(path: Path, count: int) -> NDArray[np.int64] | None:
+    """The file that write_shards.py leaves, or None where there is none. Raises ShardError."""
+    if not path.is_file():
+        return None
+    try:
+        origins: NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ShardError(f"{path}: cannot read: {error}") from None
+    if origins.shape != (count, 3) or origins.dtype != np.int64:
+        raise ShardError(f"{path}: {origins.dtype} of shape {origins.shape}, expected int64 of ({count}, 3)")
+    return origins
+
+
+def _check_files(folder: Path, manifest: DataManifest) -> list[str]:
+    problems = []
+    for name, record in manifest.outputs.items():
+        problems += _check_file(folder / name, record)
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    foreign = sorted(found - {MANIFEST_NAME, *manifest.outputs})
+    return problems + [f"{folder / name}: is not among the manifest's outputs" for name in foreign]
+
+
+def _check_file(path: Path, record: FileRecord) -> list[str]:
+    if not path.is_file():
+        return [f"{path}: missing"]
+    if path.stat().st_size != record.bytes:
+        return [f"{path}: {path.stat().st_size} bytes, the manifest says {record.bytes}"]
+    return [] if sha256_file(path) == record.sha256 else [f"{path}: contents differ from the manifest's sha256"]
+
+
+def _check_split(folder: Path, split: SplitManifest, manifest: DataManifest) -> list[str]:
+    prefix = folder / split.prefix
+    problems, documents, tokens = check_prefix(prefix, manifest.vocab_size)
+    if problems:
+        return problems
+    if (documents, tokens) != (split.documents, split.tokens):
+        problems.append(
+            f"{prefix}-text.idx: {documents} documents with {tokens} tokens, "
+            f"the manifest says {split.documents} with {split.tokens}"
+        )
+    by_dataset = sum(d.documents for d in split.datasets), sum(d.tokens for d in split.datasets)
+    if by_dataset != (split.documents, split.tokens):
+        problems.append(f"{folder / MANIFEST_NAME}: data sets of {split.prefix} sum to {by_dataset}, not to its counts")
+    return problems + _check_datasets(prefix, split, manifest)
+
+
+def _check_datasets(prefix: Path, split: SplitManifest, manifest: DataManifest) -> list[str]:
+    """The counts of each data set against the documents' origins: its documents stand one after another."""
+    sizes = ShardReader(f"{prefix}-text").sizes.astype(np.int64)
+    try:
+        origins = read_origins(origin_path(prefix), sizes.size)
+        section = manifest.section
+        names = [parse_entry(item)[0].name for item in (*section["datasets"], *section["datasets_extra"])]
+    except ShardError as error:
+        return [str(error)]
+    except (ConfigError, KeyError, TypeError) as error:
+        return [f"{prefix.parent / MANIFEST_NAME}: section: its data sets cannot be read: {error}"]
+    if origins is None or not sizes.size:
+        return []
+    numbers = origins[:, 0]
+    starts = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1))
+    counts = np.diff(starts, append=sizes.size).tolist()
+    found = [
+        (names[number] if 0 <= number < len(names) else f"data set {number}", documents, tokens)
+        for number, documents, tokens in zip(
+            numbers[starts].tolist(), counts, np.add.reduceat(sizes, starts).tolist(), strict=True
+        )
+    ]
+    recorded = [(d.name, d.documents, d.tokens) for d in split.datasets if d.documents or d.tokens]
+    if found == recorded:
+        return []
+    return [f"{origin_path(prefix)}: {_counted(found)}, the manifest says {_counted(recorded)}"]
+
+
+def _counted(counts: list[tuple[str, int, int]]) -> str:
+    return ", ".join(f"{name} {documents} documents with {tokens} tokens" for name, documents, tokens in counts)
+
+
+def _check_tokenizer(folder: Path, manifest: DataManifest) -> list[str]:
+    tokenizer_folder, special_path = folder / "tokenizer", folder / "special_tokens.json"
+    try:
+        tokenizer, spec = load_tokenizer_folder(tokenizer_folder), read_tokenizer_spec(tokenizer_folder)
+    except TokenizerError as error:
+        return [str(error)]
+    problems = []
+    if tokenizer.fingerprint != manifest.tokenizer_fingerprint:
+        problems.append(f"{tokenizer_folder}: fingerprint differs from the manifest's")
+    if tokenizer.vocab_size != manifest.vocab_size:
+        problems.append(f"{tokenizer_folder}: {tokenizer.vocab_size} tokens, the manifest says {manifest.vocab_size}")
+    for name in ("chat_format", "pad_token_id", "bos_token_id", "special_tokens"):
+        if spec.get(name) != getattr(manifest, name):
+            problems.append(
+                f"{tokenizer_folder / SPEC_NAME}: {name} {spec.get(name)}, the manifest says {getattr(manifest, name)}"
+            )
+    try:
+        if read_json(special_path) != manifest.special_tokens:
+            problems.append(f"{special_path}: differs from the manifest's special_tokens")
+    except (OSError, ValueError) as error:
+        problems.append(f"{special_path}: cannot read: {error}")
+    return problems + _check_end_of_turn(tokenizer_folder, tokenizer, manifest)
+
+
+def _check_end_of_turn(folder: Path, tokenizer: Tokenizer, manifest: DataManifest) -> list[str]:
+    """The manifest's eos_token_id is the chat format's end of turn, which the tokenizer's own file does not have."""
+    from pretokenizer.output.assemble import TEMPLATE_NAME  # it imports this module
+
+    try:
+        chat_format = CHAT_FORMATS.get(manifest.chat_format) or read_template(folder / TEMPLATE_NAME, tokenizer)
+    except ChatFormatError as error:
+        return [str(error)]
+    token_id = tokenizer.token_to_id(chat_format.end_of_turn)
+    if token_id == manifest.eos_token_id:
+        return []
+    return [
+        f"{folder}: {chat_format.end_of_turn} has id {token_id}, the manifest's eos_token_id is {manifest.eos_token_id}"
+    ]
+
+
+def _strip(path: Path) -> Path:
+    """The prefix, also of a file's full name."""
+    name = path.name
+    for suffix in (".bin", ".idx", "-text", "-role"):
+        name = name.removesuffix(suffix)
+    return path.with_name(name)

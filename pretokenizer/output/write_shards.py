@@ -1,0 +1,60 @@
+"""Writing the selected documents: text and role shards, their origin, the text as JSON lines."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from pretokenizer.files.shard import ShardWriter, optimal_dtype
+from pretokenizer.selection.select_documents import Selected
+from pretokenizer.selection.token_store import TokenStore, batches
+
+ROLE_VOCABULARY = 16
+"""The original creates its role files for so many values, which makes them uint16."""
+BATCH_ORIGINS = 1 << 18
+
+
+def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_json: bool) -> list[Path]:
+    """Write `prefix-{text,role}.{bin,idx}`, `prefix_origin.npy` and, if asked for, `prefix.jsonl`; the names of the
+    large ones.
+    """
+    role_dtype = optimal_dtype(ROLE_VOCABULARY)
+    total = sum(int(selected.table.sizes[selected.documents].sum()) for selected in chosen)
+    with ExitStack() as stack:
+        text_writer = stack.enter_context(ShardWriter(f"{prefix}-text", store.dtype))
+        role_writer = stack.enter_context(ShardWriter(f"{prefix}-role", role_dtype))
+        json_file = stack.enter_context(prefix.with_name(prefix.name + ".jsonl").open("wb")) if write_json else None
+        progress = stack.enter_context(
+            tqdm(total=total, desc=f"write {prefix.name}", unit="tok", unit_scale=True, disable=None)
+        )
+        for selected in chosen:
+            table = selected.table
+            for documents in batches(selected.documents, table.sizes):
+                sizes = table.sizes[documents]
+                text_writer.add_batch(store.gather(table, documents), sizes)
+                role_writer.add_batch(store.gather_roles(table, documents, role_dtype), sizes)
+                if json_file is not None:
+                    json_file.write(store.gather_texts(table, documents))
+                progress.update(int(sizes.sum()))
+    _write_origins(origin_path(prefix), chosen)
+    return [prefix.with_name(f"{prefix.name}-{kind}.bin") for kind in ("text", "role")]
+
+
+def _write_origins(path: Path, chosen: list[Selected]) -> None:
+    """(N, 3) int64: number of the data set in the section, of its file, and of the record in the file, from 0."""
+    shape = (sum(selected.documents.size for selected in chosen), 3)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": shape})
+        for selected in chosen:
+            for start in range(0, selected.documents.size, BATCH_ORIGINS):
+                documents = selected.documents[start : start + BATCH_ORIGINS]
+                origins = np.empty((documents.size, 3), dtype="<i8")
+                origins[:, 0] = selected.dataset
+                origins[:, 1:] = selected.table.origins_of(documents)
+                file.write(origins.tobytes())
+
+
+def origin_path(prefix: Path) -> Path:
+    """Where the origin of a shard's documents stands."""
+    return prefix.with_name(prefix.name + "_origin.npy")

@@ -1,0 +1,192 @@
+"""All documents of one data set, put together from its parts: columns in memory, tokens read from disk when written."""
+
+import mmap
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretokenizer.chat.roles import Role
+from pretokenizer.encode.batch import ranges
+from pretokenizer.tasks.part_files import Part, PartHeader, read_part
+from pretokenizer.tasks.plan import Plan
+
+
+class PartTokens:
+    """A part's tokens or texts on disk, mapped."""
+
+    def __init__(self, path: Path) -> None:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
+        self.bytes: NDArray[np.uint8] = np.frombuffer(self._map or b"", dtype=np.uint8)
+
+    def give_back(self) -> None:
+        """Let go of the pages read so far; they come back from the file when they are needed again."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+class PartFiles(NamedTuple):
+    """Where some of the documents are, in record order."""
+
+    stem: Path
+    num_documents: int
+
+
+@dataclass(frozen=True)
+class DocumentTable:
+    """Documents in record order. N documents, T turns, U units (records that count).
+
+    Of tens of millions of documents every column counts, so each is as narrow as its part file's.
+    """
+
+    parts: Sequence[PartFiles]
+    num_records: int
+    unit_records: NDArray[np.int64]
+    """(U,) number of the record in the data set."""
+    unit_files: NDArray[np.int32]
+    """(U,) number of its file in the data set."""
+    unit_rows: NDArray[np.int64]
+    """(U,) row in the file, from 0."""
+    unit_documents: NDArray[np.int32]
+    """(U,) documents of each unit."""
+    sizes: NDArray[np.int32]
+    """(N,) tokens."""
+    turns: NDArray[np.int32]
+    """(N,) turns."""
+    keys: NDArray[np.uint64]
+    """(N,) CRC-32 of the tokens and their number: equal documents have equal keys."""
+    controls: NDArray[np.int32]
+    """(N,) control tokens spelled in text."""
+    langs: NDArray[np.uint16]
+    """(N,) into lang_names."""
+    lang_names: list[str]
+    contaminated: NDArray[np.bool_]
+    text_bytes: NDArray[np.int32]
+    """(N,) or empty: bytes of the document's JSON line."""
+    turn_sizes: NDArray[np.int32]
+    turn_roles: NDArray[np.uint8]
+    dropped: Counter[str]
+    headers: list[PartHeader]
+
+    @cached_property
+    def turn_starts(self) -> NDArray[np.int64]:
+        """(N,) first turn of each document."""
+        return np.cumsum(self.turns, dtype=np.int64) - self.turns
+
+    @cached_property
+    def unit_ends(self) -> NDArray[np.int64]:
+        """(U,) document after the last of each unit."""
+        return np.cumsum(self.unit_documents, dtype=np.int64)
+
+    def origins_of(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n, 2) number of the file in the data set and row in the file, from 0, of each document."""
+        units = np.searchsorted(self.unit_ends, documents, side="right")
+        return np.column_stack([self.unit_files[units].astype(np.int64), self.unit_rows[units]])
+
+    @cached_property
+    def assistant_tokens(self) -> NDArray[np.int64]:
+        """(N,) tokens of turns with role assistant, template tokens included."""
+        return self.role_tokens(Role.ASSISTANT)
+
+    def role_tokens(self, role: Role) -> NDArray[np.int64]:
+        """(N,) tokens of turns of a role."""
+        if not self.turns.size:
+            return np.empty(0, dtype=np.int64)
+        of_role = self.turn_sizes * (self.turn_roles == role)
+        return np.add.reduceat(of_role, self.turn_starts, dtype=np.int64)  # every document has a turn
+
+    @cached_property
+    def part_of(self) -> NDArray[np.int32]:
+        """(N,) part that holds each document."""
+        numbers = np.arange(len(self.parts), dtype=np.int32)
+        return np.repeat(numbers, [part.num_documents for part in self.parts])
+
+    @cached_property
+    def token_starts(self) -> NDArray[np.int64]:
+        """(N,) first token of each document in its part."""
+        return _starts_within(self.part_of, self.sizes)
+
+    @cached_property
+    def text_starts(self) -> NDArray[np.int64]:
+        """(N,) first byte of each document's JSON line in its part."""
+        return _starts_within(self.part_of, self.text_bytes)
+
+    def documents_of_units(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Documents of units, in the units' order."""
+        counts = self.unit_documents[units]
+        return ranges(self.unit_ends[units] - counts, counts)
+
+
+def read_tables(plan: Plan, folders: Sequence[Path], itemsize: int) -> list[tuple[DocumentTable, DocumentTable | None]]:
+    """(train or all records, native val) of each data set. Raises PartError for a part that is missing or damaged."""
+    by_dataset: dict[tuple[int, bool], list[tuple[Part, tuple[int, bool]]]] = {}
+    for task in plan.tasks:
+        for number, piece in enumerate(task.pieces):
+            stem = next((s for s in (task.stem(f, number) for f in folders) if s.with_suffix(".json").is_file()), None)
+            part = read_part(stem or task.stem(folders[0], number), itemsize)
+            first_file, span = piece.files[0]
+            by_dataset.setdefault((piece.dataset, piece.is_val), []).append((part, (first_file, span.end >= 0)))
+    return [
+        (_join(by_dataset[number, False]), _join(by_dataset[number, True]) if (number, True) in by_dataset else None)
+        for number in range(len(plan.datasets))
+    ]
+
+
+def _join(parts: list[tuple[Part, tuple[int, bool]]]) -> DocumentTable:
+    known = {name for part, _ in parts for name in part.header.langs} - {"unknown"}
+    lang_names = ["unknown", *sorted(known)[: np.iinfo(np.uint16).max]]
+    lang_ids = {name: i for i, name in enumerate(lang_names)}
+    langs = [
+        np.array([lang_ids.get(name, 0) for name in part.header.langs], np.uint16)[part.columns.pop("document_langs")]
+        for part, _ in parts
+    ]
+    records, rows, base = [], [], 0
+    rows_before: Counter[int] = Counter()
+    for part, (first_file, is_span) in parts:
+        own_rows = part.columns.pop("unit_rows")
+        rows.append(own_rows + rows_before[first_file] if is_span else own_rows)  # a span's rows count from its start
+        rows_before[first_file] += part.header.num_records if is_span else 0
+        records.append(own_rows + base)
+        base += part.header.num_records
+    files = [PartFiles(part.stem, part.columns["document_sizes"].size) for part, _ in parts]
+
+    def column(name: str) -> NDArray[Any]:
+        """A column of all parts; the parts let go of it."""
+        return np.concatenate([part.columns.pop(name) for part, _ in parts])
+
+    return DocumentTable(
+        parts=files,
+        num_records=base,
+        unit_records=np.concatenate(records),
+        unit_files=column("unit_files"),
+        unit_rows=np.concatenate(rows),
+        unit_documents=column("unit_documents"),
+        sizes=column("document_sizes"),
+        turns=column("document_turns"),
+        keys=column("document_keys"),
+        controls=column("document_controls"),
+        langs=np.concatenate(langs),
+        lang_names=lang_names,
+        contaminated=column("document_contaminated"),
+        text_bytes=column("text_bytes"),
+        turn_sizes=column("turn_sizes"),
+        turn_roles=column("turn_roles"),
+        dropped=sum((part.header.dropped for part, _ in parts), Counter[str]()),
+        headers=[part.header for part, _ in parts],
+    )
+
+
+def _starts_within(groups: NDArray[np.int32], sizes: NDArray[np.int32]) -> NDArray[np.int64]:
+    """(N,) running sum of `sizes`, from 0 in each group (groups are sorted)."""
+    starts = np.cumsum(sizes, dtype=np.int64) - sizes
+    if not starts.size:
+        return starts
+    starts -= starts[np.searchsorted(groups, groups)]
+    return starts

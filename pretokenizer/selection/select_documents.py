@@ -1,0 +1,140 @@
+"""From all documents to those of train and val: order, split, sampling, filters, duplicates.
+
+The order of random draws is the original's: val parts are cut while data sets are loaded, in the section's order; train
+parts are sampled afterwards, in the same order.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretokenizer.config.settings import DatasetEntry, PretokenizeConfig
+from pretokenizer.config.yaml_config import ConfigError
+from pretokenizer.selection.document_table import DocumentTable
+from pretokenizer.selection.filters import apply_filters
+from pretokenizer.selection.sampling import TrainSampler, ValCutter, split_sklearn, split_torch
+from pretokenizer.sources.messages import Messages
+from pretokenizer.sources.source import Source
+from pretokenizer.tasks.plan import Plan
+
+
+@dataclass(frozen=True)
+class Selected:
+    """One data set's documents in one split."""
+
+    dataset: int
+    """Into the configuration's entries."""
+    name: str
+    """Data set name in the section."""
+    report_name: str
+    """Name in the published report."""
+    table: DocumentTable
+    processed: NDArray[np.int64]
+    """Documents looked at, in writing order."""
+    fraction: float
+    """Share that the report shows."""
+    accepted: NDArray[np.bool_]
+    """Which of `processed` are written."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Documents left out, by reason."""
+
+    @property
+    def documents(self) -> NDArray[np.int64]:
+        """Documents to write, in order."""
+        return self.processed[self.accepted]
+
+    def leave_out(self, hit: NDArray[np.bool_], reason: str) -> "Selected":
+        """Without the documents `hit` (a mask over `processed`)."""
+        hit = hit & self.accepted
+        if not hit.any():
+            return self
+        skipped = {**self.skipped, reason: self.skipped.get(reason, 0) + int(hit.sum())}
+        return replace(self, accepted=self.accepted & ~hit, skipped=skipped)
+
+
+def select(plan: Plan, tables: list[tuple[DocumentTable, DocumentTable | None]]) -> dict[str, list[Selected]]:
+    """{"train": ..., "val": ...}, filters applied. Raises ConfigError for a split or size that cannot be had."""
+    config, sources = plan.config, plan.sources
+    sampler = TrainSampler(config.rng_seed)
+    cutter = ValCutter(config.rng_seed, config.eval_size)
+    train: list[Selected] = []
+    val: dict[object, Selected] = {}
+    for number, (entry, source, (table, native_val)) in enumerate(zip(config.entries, sources, tables, strict=True)):
+        train_documents, val_documents, is_subset = _split(entry, source, table, native_val)
+        name = f"Subset of {source.report_name}" if is_subset else source.report_name
+        train.append(_selected(number, entry, name, table, train_documents))
+        if val_documents is not None:
+            cut, is_cut = cutter.cut(val_documents, entry.max_val_set)
+            val_name = f"Subset of {source.report_name}" if is_subset or is_cut else source.report_name
+            # The original keeps val parts by name: of two entries with one name the last counts, in the first's place.
+            key: object = number if isinstance(source, Messages) else entry.name
+            val[key] = _selected(number, entry, val_name, native_val or table, cut)
+    for i, entry in enumerate(config.entries):
+        documents, fraction = sampler.sample(train[i].processed, entry)
+        train[i] = replace(_selected(i, entry, train[i].report_name, train[i].table, documents), fraction=fraction)
+    splits = {"train": train, "val": list(val.values())}
+    return {
+        split: _limit([_filter(s, config, split) for s in chosen], config.max_count) for split, chosen in splits.items()
+    }
+
+
+def _split(
+    entry: DatasetEntry, source: Source, table: DocumentTable, native_val: DocumentTable | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, bool]:
+    """(train documents, val documents or None, whether the original shows them as Subsets)."""
+    units = np.arange(table.unit_documents.size)
+    order = source.order(table.num_records)
+    if order is not None:
+        unit_of_record = np.full(table.num_records, -1, dtype=np.int64)
+        unit_of_record[table.unit_records] = units
+        units = unit_of_record[np.array(order, dtype=np.int64)]
+        units = units[units >= 0]
+    if source.split == "native":
+        val = np.arange(native_val.sizes.size) if native_val else None
+        return table.documents_of_units(units), val, False
+    try:
+        if source.split == "torch":
+            seed = getattr(source.options, "manual_seed", None)
+            train_units, val_units = split_torch(units.size, entry.val_split, *([seed] if seed is not None else []))
+            return table.documents_of_units(units[train_units]), table.documents_of_units(units[val_units]), False
+        train_units, maybe_val = split_sklearn(units.size, entry.val_split)
+    except ConfigError as error:
+        raise ConfigError(f"datasets: {entry.name}: {error}") from None
+    val_documents = None if maybe_val is None else table.documents_of_units(units[maybe_val])
+    return table.documents_of_units(units[train_units]), val_documents, maybe_val is not None
+
+
+def _selected(
+    number: int, entry: DatasetEntry, report_name: str, table: DocumentTable, documents: NDArray[np.int64]
+) -> Selected:
+    accepted = np.ones(documents.size, dtype=bool)
+    return Selected(number, entry.name, report_name, table, documents, 1.0, accepted)
+
+
+def _filter(selected: Selected, config: PretokenizeConfig, split: str) -> Selected:
+    accepted, skipped = apply_filters(selected.table, selected.processed, config, split)
+    return replace(selected, accepted=accepted, skipped=skipped)
+
+
+def _limit(chosen: list[Selected], max_count: int | None) -> list[Selected]:
+    """At most max_count accepted documents in all; what comes after is not even looked at."""
+    if not max_count:
+        return chosen
+    limited = []
+    left = max_count
+    for selected in chosen:
+        within = np.cumsum(selected.accepted) <= left
+        if selected.accepted.sum() > left:
+            last = int(np.flatnonzero(selected.accepted)[left - 1]) + 1 if left else 0
+            processed, accepted = selected.processed[:last], (selected.accepted & within)[:last]
+            selected = replace(selected, processed=processed, accepted=accepted)
+            selected = replace(selected, skipped=_filter_counts(selected))
+        left -= int(selected.accepted.sum())
+        limited.append(selected)
+    return limited
+
+
+def _filter_counts(selected: Selected) -> dict[str, int]:
+    num_skipped = int((~selected.accepted).sum())
+    return {"filtered (max_count reached)": num_skipped} if num_skipped else {}

@@ -1,0 +1,79 @@
+"""Records that are wrong are counted by reason, the first of them named by file and line; too many stop the build.
+
+Wrong is: no JSON, no object, a key or type that the source does not expect, roles that do not alternate, an empty turn
+in a conversation of one's own, text that is no Unicode. What the original filters without an error is not wrong.
+"""
+
+from pretokenizer.records.json_text import RecordError
+from pretokenizer.records.reader import FileSpan, place_of
+from pretokenizer.sources.source import BadRecord
+from pretokenizer.tasks.part_files import PartHeader
+
+MAX_EXAMPLES = 20
+"""Bad records that a part names."""
+MAX_REASONS = 50
+
+
+class BadRecordsError(ValueError):
+    """More bad records than --max_bad_fraction allows; the message has their number and the first of them."""
+
+
+class BadRecordLog:
+    """What is wrong with records of one part, in its header."""
+
+    def __init__(self, header: PartHeader, spans: dict[int, FileSpan], is_strict: bool) -> None:
+        self.header, self.spans, self.is_strict = header, spans, is_strict
+        self.last_unreadable = -1
+        """Row of the last line that is no record."""
+
+    def add(self, file_number: int, row: int, bad: BadRecord) -> None:
+        """A record that was read. Raises RecordError with --strict."""
+        if self.is_strict or len(self.header.bad_examples) < MAX_EXAMPLES:
+            self._name(
+                f"{place_of(self.spans[file_number], row)}: {bad.reason}" + (f"; {bad.found}" if bad.found else "")
+            )
+        self._count(bad.reason)
+
+    def add_unreadable(self, row: int, place: str, reason: str) -> None:
+        """A line that is no record. Raises RecordError with --strict."""
+        self.last_unreadable = row
+        self._name(f"{place}: {reason}")
+        self._count(reason.partition(":")[0].partition(",")[0])
+
+    def _name(self, example: str) -> None:
+        example = _printable(example)
+        if self.is_strict:
+            raise RecordError(example)
+        if len(self.header.bad_examples) < MAX_EXAMPLES:
+            self.header.bad_examples.append(example)
+
+    def _count(self, reason: str) -> None:
+        known, reason = self.header.bad, _printable(reason)
+        known[reason if reason in known or len(known) < MAX_REASONS else "other reasons"] += 1
+
+
+def _printable(text: str) -> str:
+    """With what could steer a terminal or break a line spelled out: records may hold anything."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def refuse_too_many(names: list[str], headers: list[list[PartHeader]], max_fraction: float) -> list[str]:
+    """A warning for each data set with bad records; `headers` are of the parts of each of `names`.
+
+    Raises BadRecordsError when the share of one data set is above `max_fraction`.
+    """
+    warnings = []
+    for name, parts in zip(names, headers, strict=True):
+        num_bad, num_records = sum(p.bad.total() for p in parts), sum(p.num_records for p in parts)
+        if not num_bad:
+            continue
+        examples = [example for part in parts for example in part.bad_examples]
+        found = f"{name}: {num_bad:,} of {num_records:,} records are bad ({num_bad / num_records:.1%})"
+        if num_bad > max_fraction * num_records:
+            listed = "".join(f"\n  {example}" for example in examples[:5])
+            raise BadRecordsError(
+                f"{found}, more than --max_bad_fraction {max_fraction:g}; the first are{listed}\n"
+                "mend the file and start over with --overwrite, or go on with a larger --max_bad_fraction"
+            )
+        warnings.append(f"{found} and left out; the first is {examples[0]}")
+    return warnings

@@ -1,0 +1,199 @@
+"""Part files: what one piece of work leaves behind, in record order, before anything is split or sampled.
+
+A part is `part-00003-01.{tokens,npz,json}` (and `.texts` when the text is wanted), the `.json` written last: a part
+with its `.json` is complete, and a restarted build keeps it. Which machine or process made it makes no difference.
+"""
+
+import json
+import zipfile
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from pretokenizer.encode.batch import EncodedBatch
+from pretokenizer.files.publish import read_json, write_text_atomic
+
+_COLUMNS = {
+    "unit_files": np.int32,
+    "unit_rows": np.int64,
+    "unit_documents": np.int32,
+    "document_sizes": np.int32,
+    "document_turns": np.int32,
+    "document_keys": np.uint64,
+    "document_controls": np.int32,
+    "document_langs": np.uint16,
+    "document_contaminated": np.bool_,
+    "text_bytes": np.int32,
+    "turn_sizes": np.int32,
+    "turn_roles": np.uint8,
+}
+
+
+MISMATCH_NAME = "engine_mismatch.txt"
+"""In a folder of parts: the fast way was found wrong, so none of its ids may be kept."""
+MAX_LANGS = 250
+"""Languages of one data set that are told apart."""
+MAX_LANG_CHARACTERS = 35
+"""Of the longest tags that RFC 5646 asks programs to hold."""
+
+
+class PartError(ValueError):
+    """A part file that is missing or damaged; the message names it."""
+
+
+@dataclass
+class PartHeader:
+    """The `.json` of a part."""
+
+    num_records: int = 0
+    """Records read, those that were dropped too."""
+    num_tokens: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Records that do not count, by reason."""
+    bad: Counter[str] = field(default_factory=Counter)
+    """Records that are wrong, by reason."""
+    bad_examples: list[str] = field(default_factory=list)
+    """`file:line: what is wrong` of the first of them."""
+    langs: list[str] = field(default_factory=lambda: ["unknown"])
+    """Names of `document_langs`."""
+    engine: str = ""
+    is_exact: bool = False
+    """Encoded by the reference because the fast way was found wrong."""
+    warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """CPU seconds by step."""
+
+
+class PartWriter:
+    """Collects units (records that count) and their encoded documents; complete when the `with` block ends well."""
+
+    def __init__(self, stem: Path, dtype: DTypeLike, keep_texts: bool) -> None:
+        self.stem = stem
+        self.header = PartHeader()
+        self._dtype = np.dtype(dtype)
+        self._keep_texts = keep_texts
+        self._columns: dict[str, list[NDArray[Any]]] = {name: [] for name in _COLUMNS}
+        self._lang_ids: dict[str | None, int] = {None: 0, "unknown": 0}
+
+    def __enter__(self) -> "PartWriter":
+        self._tokens: BinaryIO = self.stem.with_suffix(".tokens").open("wb")
+        self._texts: BinaryIO | None = self.stem.with_suffix(".texts").open("wb") if self._keep_texts else None
+        return self
+
+    def add_units(self, files: list[int], rows: list[int], documents: list[int]) -> None:
+        """Records that count: where they stand, and how many documents each gives (may be 0)."""
+        self._append(unit_files=files, unit_rows=rows, unit_documents=documents)
+
+    def add_documents(self, batch: EncodedBatch, langs: list[str | None], contaminated: list[bool] | None) -> None:
+        """The documents of the units added so far, in order."""
+        tokens = batch.tokens.astype(self._dtype, copy=False)
+        raw = memoryview(tokens).cast("B")  # type: ignore[arg-type]
+        ends = (np.cumsum(batch.document_sizes) * self._dtype.itemsize).tolist()
+        keys, start = [], 0
+        for end in ends:
+            keys.append(zlib.crc32(raw[start:end]))
+            start = end
+        self._tokens.write(raw)
+        self.header.num_tokens += tokens.size
+        known = self._lang_ids
+        lang_ids = [known[lang] if lang in known else self._lang_id(lang) for lang in langs]
+        self._append(
+            document_sizes=batch.document_sizes,
+            document_turns=batch.turn_counts,
+            document_keys=np.array(keys, dtype=np.uint64) << np.uint64(32) | batch.document_sizes.astype(np.uint64),
+            document_controls=batch.control_counts,
+            document_langs=lang_ids,
+            document_contaminated=contaminated if contaminated is not None else np.zeros(len(langs), dtype=bool),
+            turn_sizes=batch.turn_sizes,
+            turn_roles=batch.turn_roles,
+        )
+        if self._texts is not None and batch.texts is not None:
+            lines = [json.dumps({"text": text}).encode("ascii") + b"\n" for text in batch.texts]
+            self._texts.write(b"".join(lines))
+            self._append(text_bytes=[len(line) for line in lines])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tokens.close()
+        if self._texts is not None:
+            self._texts.close()
+        if kind is not None:
+            return
+        columns: dict[str, Any] = {
+            name: np.concatenate(arrays).astype(_COLUMNS[name], copy=False) if arrays else np.empty(0, _COLUMNS[name])
+            for name, arrays in self._columns.items()
+        }
+        np.savez(self.stem.with_suffix(".npz"), **columns)
+        write_text_atomic(self.stem.with_suffix(".json"), json.dumps(self.header.__dict__), sync=False)
+
+    def _append(self, **columns: Any) -> None:
+        for name, values in columns.items():
+            self._columns[name].append(np.asarray(values, dtype=_COLUMNS[name]))
+
+    def _lang_id(self, lang: str | None) -> int:
+        """Its number in `langs`; 0, unknown, for what is no name of a language, and for more than MAX_LANGS."""
+        is_name = isinstance(lang, str) and 0 < len(lang) <= MAX_LANG_CHARACTERS and lang.isprintable()
+        if lang is None or not is_name or len(self.header.langs) >= MAX_LANGS:
+            return 0
+        self._lang_ids[lang] = len(self.header.langs)
+        self.header.langs.append(lang)
+        return self._lang_ids[lang]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished part, its columns in memory and its tokens on disk."""
+
+    stem: Path
+    header: PartHeader
+    columns: dict[str, NDArray[Any]]
+
+
+def is_complete(stem: Path) -> bool:
+    """Whether the part was finished."""
+    return stem.with_suffix(".json").is_file()
+
+
+def found_mismatch(folder: Path) -> str | None:
+    """What was said when the fast way was found wrong on the data, of a folder of parts."""
+    path = folder / MISMATCH_NAME
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def read_header(stem: Path) -> PartHeader:
+    """The header of a finished part. Raises PartError naming the file."""
+    path = stem.with_suffix(".json")
+    try:
+        raw = read_json(path)
+        return PartHeader(**{**raw, "dropped": Counter(raw["dropped"]), "bad": Counter(raw["bad"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, f"not readable ({error!r})") from None
+
+
+def read_part(stem: Path, itemsize: int) -> Part:
+    """A finished part. Raises PartError naming the file."""
+    header = read_header(stem)
+    try:
+        with np.load(stem.with_suffix(".npz"), allow_pickle=False) as arrays:
+            columns = {name: arrays[name] for name in _COLUMNS}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _damaged(stem.with_suffix(".npz"), f"not readable ({error})") from None
+    tokens_path = stem.with_suffix(".tokens")
+    num_bytes = tokens_path.stat().st_size if tokens_path.is_file() else -1
+    if (
+        num_bytes != header.num_tokens * itemsize
+        or int(columns["document_sizes"].sum(dtype=np.int64)) != header.num_tokens
+    ):
+        raise _damaged(tokens_path, f"{num_bytes} bytes, expected {header.num_tokens * itemsize}")
+    return Part(stem, header, columns)
+
+
+def _damaged(path: Path, problem: str) -> PartError:
+    return PartError(f"{path}: {problem}; remove {path.stem}.* there and run the same command again")

@@ -1,0 +1,200 @@
+"""Doing a task: read records, convert, encode in batches, leave parts. Runs in any process."""
+
+import random
+import time
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from pretokenizer.chat.conversation import Conversation
+from pretokenizer.chat.formats import ChatFormat, ChatFormatError, FramedFormat
+from pretokenizer.encode.batch import EngineMismatchError
+from pretokenizer.encode.encoder import Encoder, make_encoder
+from pretokenizer.encode.reference import ReferencePass
+from pretokenizer.files.publish import write_text_atomic
+from pretokenizer.files.shard import optimal_dtype
+from pretokenizer.records.json_text import RecordError
+from pretokenizer.records.reader import FileSpan, read_records
+from pretokenizer.sources.source import (
+    WRONG_FORM,
+    BadRecord,
+    Converted,
+    InputRecord,
+    Source,
+    bad_record,
+    stem_of,
+    wrong_text,
+)
+from pretokenizer.tasks.bad_records import BadRecordLog
+from pretokenizer.tasks.decontaminate import Questions
+from pretokenizer.tasks.part_files import MISMATCH_NAME, PartWriter, found_mismatch, is_complete, read_header
+from pretokenizer.tasks.plan import Piece, Plan, Task, load_plan_tokenizer
+from pretokenizer.tokenizer.tokenizer import Tokenizer
+
+BATCH_DOCUMENTS = 1024
+BATCH_CHARACTERS = 4 << 20
+Batch = list[tuple[int, int, list[Conversation]]]
+"""(file number, row, conversations) of records that count."""
+
+
+class TaskRunner:
+    """Does tasks of one plan; loads the tokenizer and proves the engine once. Bad records are counted, or end it."""
+
+    def __init__(
+        self, plan: Plan, folder: Path, is_strict: bool, loaded: tuple[Tokenizer, ChatFormat] | None = None
+    ) -> None:
+        self.plan, self.folder, self.is_strict = plan, folder, is_strict
+        self.max_line_bytes = plan.config.max_line_mb << 20
+        self.sources = plan.sources
+        tokenizer, chat_format = loaded or load_plan_tokenizer(plan.config)
+        self.chat_format, self.is_framed = chat_format, isinstance(chat_format, FramedFormat)
+        encode_special, keep_texts = plan.config.special_tokens_in_text == "encode", plan.config.write_json
+        self.encoder, self.engine_line = make_encoder(tokenizer, chat_format, encode_special, keep_texts)
+        self.reference = Encoder(ReferencePass(tokenizer, chat_format, encode_special), chat_format, keep_texts)
+        self.reference_line = f"{tokenizer.kind} (the reference)"
+        self.dtype = optimal_dtype(tokenizer.vocab_size)
+        self.questions = Questions.load(plan.config) if plan.config.decontaminate else None
+
+    def run(self, task: Task) -> None:
+        """Do what is not done yet of a task. Once the fast way was found wrong, by whichever process, that is all that
+        was not encoded by the reference. Raises RecordError for a file that is damaged as a whole and, with
+        `is_strict`, for the first bad record.
+        """
+        stems = [task.stem(self.folder, number) for number in range(len(task.pieces))]
+        if self.is_strict:
+            _refuse_bad(stems)
+        mismatch = found_mismatch(self.folder)
+        if all(map(is_complete, stems)) and (not mismatch or all(read_header(stem).is_exact for stem in stems)):
+            return
+        if not mismatch:
+            try:
+                self._run(task, stems, self.encoder)
+                return
+            except EngineMismatchError as error:
+                mismatch = (
+                    f"{self.encoder.way.name} gave other ids than {self.reference.way.name} for {str(error)[:80]!r};"
+                    f" everything was encoded again by {self.reference.way.name}"
+                )
+                write_text_atomic(self.folder / MISMATCH_NAME, mismatch, sync=False)
+        self._run(task, stems, self.reference)
+
+    def _run(self, task: Task, stems: list[Path], encoder: Encoder) -> None:
+        for stem in stems:  # what is there is not complete any more
+            stem.with_suffix(".json").unlink(missing_ok=True)
+        # Pieces of one task share the generator, so a restarted task starts with its first piece.
+        rng = random.Random(self.plan.config.rng_seed)
+        for piece, stem in zip(task.pieces, stems, strict=True):
+            started = time.process_time()
+            with PartWriter(stem, self.dtype, self.plan.config.write_json) as part:
+                part.header.is_exact = encoder is self.reference
+                part.header.engine = self.reference_line if encoder is self.reference else self.engine_line
+                part.header.warnings += self.encoder.warnings
+                log = BadRecordLog(part.header, dict(piece.files), self.is_strict)
+                for batch in self._batches(piece, part, log, rng):
+                    self._write_batch(part, batch, encoder, log)
+                part.header.seconds["total"] = time.process_time() - started
+
+    def _batches(self, piece: Piece, part: PartWriter, log: BadRecordLog, rng: random.Random) -> Iterator[Batch]:
+        """Records that count with their conversations, in batches; the others are counted by reason."""
+        batch: Batch = []
+        documents = characters = 0
+        for number, row, converted in self._convert(piece, part, log, rng):
+            if isinstance(converted, str):
+                part.header.dropped[converted] += 1
+                continue
+            if not isinstance(converted, list):
+                log.add(number, row, converted)
+                continue
+            if not self.is_framed and (wrong := wrong_text(converted)):  # a template shows `None` and the like as text
+                log.add(number, row, wrong)
+                continue
+            batch.append((number, row, converted))
+            for conversation in converted:
+                documents += 1
+                for _, text in conversation[0]:
+                    characters += len(text) if text.__class__ is str else 0  # other than text is bad on encoding
+            if documents >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS or len(batch) >= 4 * BATCH_DOCUMENTS:
+                yield batch
+                batch, documents, characters = [], 0, 0
+        if batch:
+            yield batch
+
+    def _convert(
+        self, piece: Piece, part: PartWriter, log: BadRecordLog, rng: random.Random
+    ) -> Iterator[tuple[int, int, Converted]]:
+        """(file number, row, what it gives) of each record."""
+        source = self.sources[piece.dataset]
+        if source.independent:
+            for number, span in piece.files:
+                yield from self._convert_alone(source, number, span, part, log)
+            return
+        for item, converted in source.convert_all(self._records(piece, part, log), rng):
+            yield item.file_index, item.row, converted
+
+    def _convert_alone(
+        self, source: Source, number: int, span: FileSpan, part: PartWriter, log: BadRecordLog
+    ) -> Iterator[tuple[int, int, Converted]]:
+        """Of a source that converts each record by itself."""
+        stem, convert = stem_of(Path(span.path)), source.convert
+        row = log.last_unreadable = -1
+        for row, record in read_records(span, log.add_unreadable, self.max_line_bytes):
+            try:
+                converted = convert(record, stem)
+            except WRONG_FORM as error:
+                converted = bad_record(record, error)
+            yield number, row, converted
+        part.header.num_records += max(row, log.last_unreadable) + 1
+
+    def _records(self, piece: Piece, part: PartWriter, log: BadRecordLog) -> Iterator[InputRecord]:
+        """Of all files, for a source that needs the whole data set; it may stop reading early."""
+        before = 0
+        for number, span in piece.files:
+            stem = stem_of(Path(span.path))
+            row = log.last_unreadable = -1
+            for row, record in read_records(span, log.add_unreadable, self.max_line_bytes):
+                part.header.num_records = before + row + 1
+                yield InputRecord(number, row, stem, record)
+            before = part.header.num_records = before + max(row, log.last_unreadable) + 1
+
+    def _sound(self, batch: Batch, log: BadRecordLog) -> Batch:
+        """The records of a batch whose conversations can be written; the others are logged."""
+        sound: Batch = []
+        for number, row, conversations in batch:
+            bad = wrong_text(conversations) or self._not_expressed(conversations)
+            if bad:
+                log.add(number, row, bad)
+            else:
+                sound.append((number, row, conversations))
+        return sound
+
+    def _not_expressed(self, conversations: list[Conversation]) -> BadRecord | None:
+        try:
+            for conversation in conversations:
+                self.chat_format.turns(conversation.messages)
+        except ChatFormatError as error:
+            return BadRecord("the chat format cannot express it", str(error))
+        return None
+
+    def _write_batch(self, part: PartWriter, batch: Batch, encoder: Encoder, log: BadRecordLog) -> None:
+        conversations = list(chain.from_iterable([converted for _, _, converted in batch]))
+        try:
+            encoded = encoder.encode(conversations)
+        except EngineMismatchError:
+            raise
+        except Exception:  # whatever formats and tokenizers raise for what is no text
+            sound = self._sound(batch, log)
+            if len(sound) == len(batch):
+                raise
+            self._write_batch(part, sound, encoder, log)
+            return
+        part.add_units([file for file, _, _ in batch], [row for _, row, _ in batch], [len(c) for _, _, c in batch])
+        contaminated = [self.questions.has_run_of(c) for c in conversations] if self.questions else None
+        part.add_documents(encoded, [c.lang for c in conversations], contaminated)
+
+
+def _refuse_bad(stems: list[Path]) -> None:
+    """Raise RecordError for the first bad record of parts that were finished without --strict."""
+    for stem in stems:
+        examples = read_header(stem).bad_examples if is_complete(stem) else []
+        if examples:
+            raise RecordError(examples[0])

@@ -1,0 +1,64 @@
+"""README.md of an exported folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from checkpoint_convert.huggingface.model_card import write_model_card
+from megatron_train.config.model_config import ModelConfig
+from pretokenizer.chat.formats import CHAT_FORMATS
+from pretokenizer.tokenizer.tokenizer import load_tokenizer
+
+
+def test_card_states_model_prompt_data_and_arguments(
+    spm_model: Path, tiny_model_config: ModelConfig, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "run" / "iter_0000346"
+    checkpoint.mkdir(parents=True)
+    (tmp_path / "top1-train_stats.txt").write_text("\n# Stats for out/top1*\n\n  Accepted: 5/5 (100.0%)\n")
+    settings = {
+        "load": "ckpts/stage1",
+        "train_data_path": ["0.7", str(tmp_path / "top1-train")],
+        "lr": 1e-5,
+        "wandb": None,
+    }
+    (checkpoint / "train_config.yaml").write_text(yaml.safe_dump(settings))
+    tokenizer = load_tokenizer(spm_model, ("<|im_start|>", "<|im_end|>"))
+
+    write_model_card(
+        tmp_path / "README.md", "org/my-model", tiny_model_config, checkpoint, tokenizer, CHAT_FORMATS["chatml"]
+    )
+    card = (tmp_path / "README.md").read_text()
+
+    assert card.startswith("---\npipeline_tag: text-generation\nlibrary_name: transformers\n---\n\n# my-model\n")
+    assert 'AutoModelForCausalLM.from_pretrained("org/my-model")' in card
+    assert "| converted from | `iter_0000346` |\n| base model | `stage1` |\n" in card
+    assert "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{reply}<|im_end|>\n```\n" in card
+    assert "A reply ends at `<|im_end|>`. Special tokens: `<|im_start|>` = 405, `<|im_end|>` = 406.\n" in card
+    assert "## Data\n\n`top1-train`\n\n```\n# Stats for out/top1*\n\n  Accepted: 5/5 (100.0%)\n```\n" in card
+    assert "lr: 1.0e-05\n" in card
+    assert "wandb" not in card
+
+
+def test_card_names_the_base_model(tiny_model_config: ModelConfig, tmp_path: Path) -> None:
+    release, trained = tmp_path / "base" / "release", tmp_path / "run" / "iter_0000001"
+    for folder in (release, trained):
+        folder.mkdir(parents=True)
+    (release / "converted_from.json").write_text('{"name": "org/model-7b"}')
+    (release.parent / "latest_checkpointed_iteration.txt").write_text("release")
+    (trained / "train_config.yaml").write_text(yaml.safe_dump({"load": str(release.parent)}))
+
+    write_model_card(tmp_path / "README.md", "mine", tiny_model_config, trained, None, None)
+    card = (tmp_path / "README.md").read_text()
+
+    assert card.startswith("---\nbase_model: org/model-7b\npipeline_tag: text-generation\n")
+    assert "| base model | `base`, from `org/model-7b` |\n" in card
+
+
+def test_card_of_converted_weights_leaves_out_what_is_not_known(tiny_model_config: ModelConfig, tmp_path: Path) -> None:
+    write_model_card(tmp_path / "README.md", "base", tiny_model_config, tmp_path / "release", None, None)
+    card = (tmp_path / "README.md").read_text()
+
+    assert [line for line in card.splitlines() if line.startswith("#")] == ["# base"]

@@ -1,0 +1,54 @@
+"""The parts of saving that a whole save does not show; saves themselves are in test_checkpoint.py and test_saver.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_train.checkpoint.folder import list_iterations
+from megatron_train.checkpoint.save_load import _sharded_state_dict
+from megatron_train.checkpoint.write import _on_cpu, _retain, plan_tensors
+from tests.conftest import toy_documents, write_shard
+from tests.megatron_train.toy_run import LLAMA, start
+
+
+def test_a_kept_copy_shares_no_memory() -> None:
+    """megatron-core copies views of its buffers only; a tensor that is a whole buffer would go on changing."""
+    tensor = torch.arange(4.0)
+    copy = _on_cpu(tensor, keep_copy=True)
+    tensor.zero_()
+    assert copy.tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert _on_cpu(tensor, keep_copy=False) is tensor
+
+
+def test_a_plan_holds_no_memory_of_the_run(tmp_path: Path, single_process: None) -> None:
+    prefix = write_shard(tmp_path / "toy", toy_documents(8))
+    run = start(replace(LLAMA, num_layers=2), {"train_data_path": [prefix]})
+    run.step()
+    (tmp_path / "staging").mkdir()
+    state_dict = _sharded_state_dict(run.chunks, run.optimizer, loading=False)
+    plan = plan_tensors(state_dict, tmp_path / "staging", keep_copies=True)
+    adam = [part.optimizer for part in run.optimizer.chained_optimizers]
+    live = [parameter.data for chunk in run.chunks for parameter in chunk.parameters()]
+    live += [value for each in adam for state in each.state.values() for value in state.values()]
+    live += [parameter.data for each in adam for group in each.param_groups for parameter in group["params"]]
+    ours = {tensor.untyped_storage().data_ptr() for tensor in live}
+    kept = [tensor for _, _, (_, tensors) in plan.buckets for _, tensor in tensors]
+    assert len(kept) > 30
+    assert not ours & {tensor.untyped_storage().data_ptr() for tensor in kept}
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "kept"),
+    [(None, None, [1, 2, 3, 4]), (2, None, [3, 4]), (2, 1, [1, 3, 4]), (1, 4, [4]), (9, 2, [1, 2, 3, 4])],
+)
+def test_the_newest_and_the_best_are_kept(limit: int | None, best: int | None, kept: list[int], tmp_path: Path) -> None:
+    for iteration in (1, 2, 3, 4, 5):  # the last is of a run that this one went back from
+        (tmp_path / f"iter_{iteration:07d}").mkdir()
+    _retain(tmp_path, 4, limit, best)
+    assert list_iterations(tmp_path) == [*kept, 5]
+    named = tmp_path / "best_checkpointed_iteration.txt"
+    assert (named.read_text() if named.is_file() else None) == (f"{best}\n" if best else None)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from megatron_train.parallel import device
+from tests.paths import ROOT
+
+
+@pytest.mark.parametrize(
+    ("wanted", "devices", "ranks", "expected"),
+    [
+        ("auto", 0, 1, False),
+        ("auto", 1, 1, True),
+        ("auto", 1, 2, False),
+        ("auto", 8, 8, True),
+        ("cpu", 8, 8, False),
+        ("cuda", 2, 2, True),
+    ],
+)
+def test_cuda_is_used_where_each_rank_has_a_device(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, devices: int, ranks: int, expected: bool
+) -> None:
+    claim_cuda_devices(monkeypatch, devices)
+    monkeypatch.setenv("OASST_DEVICE", wanted)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert device.uses_cuda() is expected
+
+
+def test_a_device_that_cannot_be_used_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim_cuda_devices(monkeypatch, 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("OASST_DEVICE", "cuda")
+    with pytest.raises(ValueError, match=r"OASST_DEVICE=cuda: .* 1 usable CUDA devices for 2 ranks"):
+        device.uses_cuda()
+    monkeypatch.setenv("OASST_DEVICE", "gpu")
+    with pytest.raises(ValueError, match="OASST_DEVICE=gpu: choose auto, cpu or cuda"):
+        device.uses_cuda()
+
+
+def test_on_the_cpu_a_cuda_device_of_the_machine_is_never_touched() -> None:
+    """A fresh process in which torch claims one CUDA device, which fails at any real use, trains nothing on it."""
+    program = (
+        "import torch\n"
+        "torch.cuda.is_available = lambda: True\n"
+        "torch.cuda.device_count = lambda: 1\n"
+        "from megatron_train.parallel.device import install\n"
+        "install()\n"
+        "from megatron_train.config.settings import Parallel\n"
+        "from megatron_train.parallel.distributed import device, init_distributed, shutdown, sum_over_ranks\n"
+        "init_distributed(Parallel(), seed=1)\n"
+        "import torch.distributed as dist\n"
+        "assert dist.get_backend() == 'gloo' and device().type == 'cpu' and not torch.cuda.is_available()\n"
+        "assert sum_over_ranks([2.0]) == [2.0] and torch.zeros(1, device='cuda').device.type == 'cpu'\n"
+        "shutdown()\n"
+    )
+    environment = {**os.environ, "OASST_DEVICE": "cpu"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def claim_cuda_devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+def test_another_megatron_core_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.17.0")
+    with pytest.raises(RuntimeError, match=r"megatron-core 0.17.0 is installed; .* pip install megatron-core==0.16.1"):
+        device.install()
+
+
+def test_cuda_calls_of_megatron_core_land_on_the_cpu(single_process: None) -> None:
+    assert torch.zeros(2, device="cuda").device.type == "cpu"
+    assert torch.zeros(2, device=torch.cuda.current_device()).device.type == "cpu"
+    x = torch.zeros(2)
+    assert x.cuda() is x
+    assert x.type() == "torch.cuda.FloatTensor"
+
+
+def test_the_tracker_keeps_streams_apart_and_restores_them(single_process: None) -> None:
+    from megatron.core.tensor_parallel import random
+
+    torch.manual_seed(1)
+    tracker = random.CudaRNGStatesTracker()
+    tracker.add("model-parallel-rng", 5)
+    tracker.add("other", 6)
+    before = torch.get_rng_state()
+    with tracker.fork("model-parallel-rng"):
+        first = torch.rand(2)
+        with tracker.fork("other"):
+            other = torch.rand(2)
+        second = torch.rand(2)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(4), torch.cat([first, second]))
+    torch.manual_seed(6)
+    assert torch.equal(torch.rand(2), other)
+
+
+def test_megatron_core_uses_our_adam(single_process: None) -> None:
+    import megatron.core.optimizer as optimizer
+
+    from megatron_train.optim.adam import FusedLayoutAdam
+
+    assert optimizer.Adam is FusedLayoutAdam

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from megatron_train.config.flags import config_from_settings
+from megatron_train.config.settings import Parallel, TrainConfig
+from megatron_train.model.build import build_model
+from megatron_train.optim.optimizer import wrap_model
+from megatron_train.parallel.distributed import (
+    device,
+    init_distributed,
+    is_printing_rank,
+    planned_layout,
+    say,
+    seed_rank,
+    shutdown,
+    sum_over_ranks,
+    warn,
+    world_size,
+)
+from tests.distributed import run_distributed
+from tests.megatron_train.toy_run import LLAMA
+
+
+def test_the_world_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert world_size() == 1
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert world_size() == 8
+    layout = planned_layout(Parallel(tensor_model_parallel_size=2, pipeline_model_parallel_size=2), 8)
+    assert (layout.tp, layout.pp, layout.dp) == (2, 2, 2)
+
+
+def test_one_process_without_torchrun(single_process: None, capsys: pytest.CaptureFixture[str]) -> None:
+    layout = init_distributed(TrainConfig().parallel, 1234)
+    assert (layout.world_size, dist.get_world_size(), is_printing_rank()) == (1, 1, True)
+    assert device() == torch.device("cpu")
+    assert sum_over_ranks([1.5, -2.0]) == [1.5, -2.0]
+    say("one", 2)
+    warn("careful")
+    assert capsys.readouterr() == ("one 2\n", "warning: careful\n")
+
+
+def test_the_same_seed_gives_the_same_stream(single_process: None) -> None:
+    init_distributed(TrainConfig().parallel, 1234)
+    seed_rank(7)
+    first = torch.rand(3)
+    seed_rank(7)
+    assert torch.equal(torch.rand(3), first)
+    seed_rank(8)
+    assert not torch.equal(torch.rand(3), first)
+
+
+def two_ranks() -> dict[str, Any]:
+    tensor_parallel = config_from_settings({"tensor_model_parallel_size": 2}, "test").parallel
+    init_distributed(tensor_parallel, 1234)
+    found: dict[str, Any] = {"sum": sum_over_ranks([dist.get_rank() + 1.0, 1e-17]), "prints": is_printing_rank()}
+    groups = len(dist.distributed_c10d._world.pg_map)
+    for _ in range(2):  # entering a layout again leaves no groups behind
+        init_distributed(tensor_parallel, 1234)
+    gc.collect()
+    found["groups"] = len(dist.distributed_c10d._world.pg_map) - groups
+    found["tensor parallel"] = float(torch.rand(()))
+    init_distributed(TrainConfig().parallel, 1234)
+    found["data parallel"] = float(torch.rand(()))
+    model = wrap_model(build_model(LLAMA, TrainConfig()), TrainConfig())
+    found["weights"] = [float(parameter.double().sum()) for parameter in model[0].parameters()]
+    return found
+
+
+def test_two_processes_sum_print_once_and_draw_as_their_place_asks() -> None:
+    first, second = run_distributed(two_ranks, 2)
+    assert (first["sum"], second["sum"]) == ([3.0, 2e-17], [3.0, 2e-17])
+    assert (first["prints"], second["prints"]) == (True, False)
+    assert (first["groups"], second["groups"]) == (0, 0)
+    assert first["tensor parallel"] == second["tensor parallel"]  # the same rows, so the same dropout
+    assert first["data parallel"] != second["data parallel"]
+    assert first["weights"] == second["weights"]  # though each draws its own
+
+
+def test_shutdown_twice_is_nothing(single_process: None) -> None:
+    init_distributed(TrainConfig().parallel, 0)
+    shutdown()
+    assert not dist.is_initialized()
+    shutdown()

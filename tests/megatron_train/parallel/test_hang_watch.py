@@ -1,0 +1,137 @@
+"""Two ranks, of which one stops. The timeouts of the process groups stay long: what is seen here is the watch alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+import yaml
+
+from megatron_train.parallel.hang_watch import HangWatch, stacks
+from megatron_train.report.phases import PhaseTimer
+from tests.conftest import toy_documents, write_shard
+from tests.distributed import run_distributed
+from tests.megatron_train.toy_run import LLAMA
+from tests.paths import ROOT
+
+
+def slow_rank() -> list[str]:
+    """Rank 1 keeps rank 0 waiting, but lives. What each rank's watch ended with: nothing."""
+    timer, ended = PhaseTimer(), []
+    with HangWatch(timer, timeout_minutes=1.5 / 60, end=ended.append) as watch:
+        timer.start(3, "read")
+        if dist.get_rank() == 1:
+            time.sleep(1.5 * watch.limit)
+        timer.enter("forward_backward")
+        dist.barrier()
+    return ended
+
+
+def stopped_rank() -> list[str]:
+    """Rank 1 stops itself; rank 0 wakes it up once its watch has ended. What each rank's watch ended with."""
+    timer, ended = PhaseTimer(), []
+    everyone: list[Any] = [None, None]
+    dist.all_gather_object(everyone, os.getpid())
+    with HangWatch(timer, timeout_minutes=2 / 60, end=ended.append) as watch:
+        timer.start(8, "read")
+        time.sleep(4 * watch.tick)
+        if dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        deadline = time.monotonic() + 20
+        while dist.get_rank() == 0 and not ended and time.monotonic() < deadline:
+            timer.enter("forward_backward")
+            time.sleep(watch.tick)
+        if dist.get_rank() == 0:
+            os.kill(everyone[1], signal.SIGCONT)
+        dist.barrier()
+    return ended
+
+
+def slow_then_stopped() -> tuple[list[str], list[str]]:
+    return slow_rank(), stopped_rank()
+
+
+def test_a_slow_rank_is_told_of_and_a_stopped_one_ends_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+    (slow, stopped), (slow_there, _) = run_distributed(slow_then_stopped, 2, fresh=True)
+    assert (slow, slow_there) == ([], [])
+    error = capfd.readouterr().err
+    assert "warning: rank 1 has been in iteration 3 (read) for 1 s" in error
+    assert "  rank 1 is in iteration 3 (read)" in error
+    assert "in slow_rank" in error
+    assert stopped[0].startswith("rank 1 has given no sign of life for ")
+    assert "last in iteration 8 (read): its process is stopped" in stopped[0]
+    assert error.count(f"error: {stopped[0]}") == 1
+    assert "rank 0, where its threads are:" in error
+    assert "in stopped_rank" in error
+
+
+def test_stacks_name_the_function() -> None:
+    assert "rank 5, where its threads are:" in stacks(5)
+    assert "in test_stacks_name_the_function" in stacks(5)
+
+
+def start_rank(rank: int, port: int, folder: Path) -> subprocess.Popen[str]:
+    settings = {
+        "model": str(folder / "model.yaml"),
+        "train_data_path": [str(folder / "toy")],
+        "save": str(folder / "save"),
+        "seq_length": 48,
+        "train_iters": 1000000,
+        "log_interval": 1000,
+        "distributed_timeout_minutes": 0.1,
+        "tensor_model_parallel_size": 2,
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    environment = os.environ | {name: str(value) for name, value in where.items()} | {"OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "megatron_train", "--config", str(folder / "run.yaml")]
+    return subprocess.Popen(
+        words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return int(found.getsockname()[1])
+
+
+def test_a_run_with_a_stopped_rank_ends(tmp_path: Path) -> None:
+    """As a user sees it: training under way, a rank gets SIGSTOP, the other ends within the timeout with the reason.
+
+    Without torchrun, rank 0 holds the store that the ranks tell each other their phases by: the hardest case.
+    """
+    stopped = 0
+    write_shard(tmp_path / "toy", toy_documents(8))
+    LLAMA.save(tmp_path / "model.yaml")
+    port = free_port()
+    ranks = [start_rank(rank, port, tmp_path) for rank in (0, 1)]
+    try:
+        metrics, deadline = tmp_path / "save" / "metrics.jsonl", time.monotonic() + 120
+        while not metrics.is_file() or metrics.read_text().count("\n") < 3:
+            assert time.monotonic() < deadline
+            assert ranks[0].poll() is None
+            time.sleep(0.1)
+        ranks[stopped].send_signal(signal.SIGSTOP)
+        since = time.monotonic()
+        live = ranks[1 - stopped]
+        error = live.communicate(timeout=60)[1]
+        assert live.returncode == 1
+        assert f"error: rank {stopped} has given no sign of life for " in error
+        assert ", last in iteration " in error
+        assert f"rank {1 - stopped}, where its threads are:" in error
+        assert "in train_step" in error or "in run" in error
+        assert time.monotonic() - since < 12  # 6 s, and what a busy machine adds
+    finally:
+        for process in ranks:
+            process.kill()
+            process.communicate()

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from megatron_train.config.settings import Logging, TrainConfig
+from megatron_train.parallel.distributed import init_distributed
+from megatron_train.parallel.stop_request import StopRequest
+
+
+@pytest.fixture
+def handlers(single_process: None) -> Iterator[None]:
+    """One process group, and the signal handlers as they were afterwards."""
+    init_distributed(TrainConfig().parallel, 0)
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_asks_to_stop_after_the_iteration(number: signal.Signals, handlers: None) -> None:
+    stop = StopRequest(Logging())
+    assert stop.due(1) is None
+    os.kill(os.getpid(), number)
+    assert stop.due(2) == "signal received"
+
+
+def test_exit_interval_stops_at_every_multiple(handlers: None) -> None:
+    stop = StopRequest(Logging(exit_interval=5))
+    assert [iteration for iteration in range(1, 12) if stop.due(iteration)] == [5, 10]
+
+
+def test_exit_duration_stops_once_the_time_is_up(handlers: None) -> None:
+    assert StopRequest(Logging(exit_duration_in_mins=1000.0)).due(1) is None
+    assert StopRequest(Logging(exit_duration_in_mins=0.0)).due(1) == "--exit_duration_in_mins 0.0 reached"
+
+
+def test_exit_duration_counts_from_the_start_of_the_process(handlers: None) -> None:
+    """This one has imported torch and started a process group before."""
+    import psutil
+
+    age = (time.time() - psutil.Process().create_time()) / 60
+    assert StopRequest(Logging(exit_duration_in_mins=age - 0.005)).due(1) is not None
+    assert StopRequest(Logging(exit_duration_in_mins=age + 5)).due(1) is None

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_train.checkpoint.folder import CheckpointError
+from megatron_train.checkpoint.train_state import TrainState
+from megatron_train.config.flags import config_from_settings
+from megatron_train.config.settings import Data, TrainConfig
+from megatron_train.data.sft_dataset import training_samples
+from megatron_train.parallel.distributed import init_distributed
+from megatron_train.preflight import (
+    check_same_data,
+    check_shards,
+    check_vocabulary,
+    find_tokenizer,
+    load_manifest,
+    shard_prefixes,
+)
+from pretokenizer.files.manifest import DataManifest, FileRecord
+from pretokenizer.files.publish import sha256_file
+from pretokenizer.files.shard import ShardError
+from tests.conftest import toy_documents, write_shard
+from tests.megatron_train.toy_run import LLAMA
+
+
+@pytest.fixture(autouse=True)
+def one_rank(single_process: None) -> None:
+    init_distributed(TrainConfig().parallel, 0)
+
+
+def built(folder: Path, fingerprint: str = "f" * 64, vocab_size: int = 120, **manifest: Any) -> str:
+    """A folder as the pretokenizer leaves it; returns the prefix of its shard."""
+    folder.mkdir()
+    prefix = write_shard(folder / "p-train", toy_documents(6))
+    files = {path.name: FileRecord(path.stat().st_size, sha256_file(path)) for path in sorted(folder.iterdir())}
+    DataManifest(
+        chat_format="chatml", vocab_size=vocab_size, pad_token_id=1, eos_token_id=2, bos_token_id=None,
+        tokenizer_fingerprint=fingerprint, special_tokens={}, splits={}, outputs=files, **manifest,
+    ).save(folder)  # fmt: skip
+    return prefix
+
+
+def data_of(*train: str, valid: tuple[str, ...] = ()) -> Data:
+    return config_from_settings({"train_data_path": train, "valid_data_path": valid, "seq_length": 48}, "t").data
+
+
+def test_the_manifest_beside_the_first_training_shard(tmp_path: Path) -> None:
+    prefix = built(tmp_path / "data")
+    manifest, folder = load_manifest(data_of(prefix))
+    assert folder == tmp_path / "data"
+    assert manifest is not None
+    assert (manifest.vocab_size, manifest.pad_token_id) == (120, 1)
+
+
+def test_shards_of_other_tools_are_read_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prefix = write_shard(tmp_path / "p", toy_documents(3))
+    assert load_manifest(data_of(prefix)) == (None, None)
+    assert f"warning: {tmp_path} has no manifest.json: the vocabulary is not checked" in capsys.readouterr().err
+    check_shards(data_of(prefix))
+
+
+def test_data_of_two_tokenizers_is_refused(tmp_path: Path) -> None:
+    first, second = built(tmp_path / "one"), built(tmp_path / "two", fingerprint="e" * 64)
+    expected = f"{tmp_path}/two: was tokenized with another tokenizer than {tmp_path}/one"
+    for data in (data_of("1", first, "1", second), data_of(first, valid=(f"name={second}",))):
+        with pytest.raises(CheckpointError, match=expected):
+            load_manifest(data)
+
+
+def test_every_prefix_once_and_training_first() -> None:
+    data = data_of("1", "a/x", "2", "b/y", valid=("n=c/z", "a/x"))
+    assert shard_prefixes(data) == ["a/x", "b/y", "c/z"]
+
+
+@pytest.mark.parametrize("name", ["text.bin", "text.idx", "role.bin", "role.idx"])
+@pytest.mark.parametrize("place", ["train", "valid"])
+def test_one_flipped_bit_is_named(name: str, place: str, tmp_path: Path) -> None:
+    first, second = built(tmp_path / "one"), built(tmp_path / "two")
+    data = data_of(first, valid=(second,))
+    check_shards(data)
+    path = tmp_path / ("one" if place == "train" else "two") / f"p-train-{name}"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(ShardError, match=f"{path}: contents differ from the sum in manifest.json; copy the file"):
+        check_shards(data)
+
+
+def test_more_tokens_than_the_model_has_rows(tmp_path: Path) -> None:
+    manifest, _ = load_manifest(data_of(built(tmp_path / "data", vocab_size=121)))
+    with pytest.raises(CheckpointError, match=r"121 token ids, the model 120 vocabulary rows; set vocab_size: 121 in"):
+        check_vocabulary(manifest, LLAMA, None)
+    with pytest.raises(CheckpointError, match=r"convert the base model with the data's tokens \(from-hf --vocab_extra"):
+        check_vocabulary(manifest, LLAMA, tmp_path)
+    check_vocabulary(None, LLAMA, None)
+
+
+def test_the_checkpoints_tokenizer_must_be_the_datas(tmp_path: Path) -> None:
+    manifest, _ = load_manifest(data_of(built(tmp_path / "data")))
+    spec = tmp_path / "iter_0000001" / "tokenizer" / "tokenizer_spec.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"fingerprint": "f" * 64}))
+    check_vocabulary(manifest, LLAMA, tmp_path / "iter_0000001")
+    spec.write_text(json.dumps({"fingerprint": "0" * 64}))
+    with pytest.raises(CheckpointError, match=f"tokenized with another tokenizer than {spec.parent}"):
+        check_vocabulary(manifest, LLAMA, tmp_path / "iter_0000001")
+
+
+def test_the_datas_tokenizer_goes_into_checkpoints_before_the_loaded_one(tmp_path: Path) -> None:
+    assert find_tokenizer(tmp_path / "data", tmp_path / "load") is None
+    (tmp_path / "load" / "tokenizer").mkdir(parents=True)
+    assert find_tokenizer(tmp_path / "data", tmp_path / "load") == tmp_path / "load" / "tokenizer"
+    (tmp_path / "data" / "tokenizer").mkdir(parents=True)
+    assert find_tokenizer(tmp_path / "data", tmp_path / "load") == tmp_path / "data" / "tokenizer"
+
+
+def test_a_resumed_run_is_warned_of_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = data_of(write_shard(tmp_path / "p", toy_documents(6)))
+    state = check_same_data(TrainState(), training_samples(data, 6, 0))
+    assert check_same_data(state, training_samples(data, 6, 0)) == state
+    assert capsys.readouterr().err == ""
+    other = data_of(write_shard(tmp_path / "q", toy_documents(7)))
+    assert check_same_data(state, training_samples(other, 6, 0)).data_fingerprint != state.data_fingerprint
+    assert "are not those the checkpoint was trained on" in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""lengths.py"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pretokenizer.reports.lengths import (
+    LengthReport,
+    SeqLength,
+    histogram,
+    length_report,
+    pack,
+    plot_histograms,
+    text_histogram,
+)
+
+
+def test_histogram() -> None:
+    assert histogram(np.array([3, 15, 16, 40])) == ([0, 16, 32, 64], [2, 1, 1])
+    assert histogram(np.array([], dtype=np.int64)) == ([0, 16], [0])
+
+
+def test_length_report() -> None:
+    report = length_report(np.array([600, 500, 3000]))
+    assert report.bounds == [0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
+    assert report.counts == [0, 0, 0, 0, 0, 1, 1, 0, 1]
+    assert report.seq_lengths == [
+        SeqLength(512, 2, 88 + 2488, None, None),
+        SeqLength(1024, 1, 1976, None, None),
+        SeqLength(2048, 1, 952, 2, (2048 + 1100) / 4096),
+        SeqLength(4096, 0, 0, 2, 4100 / 8192),
+        SeqLength(8192, 0, 0, 1, 4100 / 8192),
+    ]
+    assert report.iterations_per_epoch[16] == {
+        "documents": 3 / 16,
+        "packed_2048": 2 / 16,
+        "packed_4096": 2 / 16,
+        "packed_8192": 1 / 16,
+    }
+    assert length_report(np.empty(0, dtype=np.int64)) == LengthReport([], [], [], {})
+
+
+def test_text_histogram_leaves_out_empty_ends() -> None:
+    assert text_histogram([0, 16, 32, 64, 128], [0, 100, 0, 1]) == [
+        "     16 -      31 | " + "#" * 50 + " 100",
+        "     32 -      63 |  0",
+        "     64 -     127 | # 1",
+    ]
+    assert text_histogram([0, 16], [0]) == []
+
+
+@pytest.mark.parametrize(
+    ("lengths", "row", "expected"),
+    [
+        ([6, 5, 5, 4], 10, (2, 1.0)),
+        ([10, 10], 10, (2, 1.0)),
+        ([7, 7, 3], 10, (2, 0.85)),
+        ([25], 10, (1, 1.0)),
+        ([3] * 7, 10, (3, 0.7)),
+        ([0, 0], 10, (0, 0.0)),
+        ([], 10, (0, 0.0)),
+    ],
+)
+def test_pack(lengths: list[int], row: int, expected: tuple[int, float]) -> None:
+    assert pack(np.array(lengths, dtype=np.int64), row) == pytest.approx(expected)
+
+
+def best_fit(lengths: list[int], row: int) -> int:
+    """The plain way: one document after another, longest first, into the fullest row that has room."""
+    rooms: list[int] = []
+    for length in sorted((min(n, row) for n in lengths), reverse=True):
+        fitting = [room for room in rooms if room >= length]
+        if fitting:
+            rooms.remove(min(fitting))
+            rooms.append(min(fitting) - length)
+        else:
+            rooms.append(row - length)
+    return len(rooms)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pack_is_best_fit(seed: int) -> None:
+    lengths = np.random.RandomState(seed).randint(1, 130, 200)
+    assert pack(lengths, 100)[0] == best_fit(lengths.tolist(), 100)
+
+
+def test_plot(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    lengths = {"train": np.array([1, 5, 100]), "val": np.array([7])}
+    plot_histograms(lengths, tmp_path / "a.png")
+    plot_histograms(lengths, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -1,8 +1,0 @@
-"""conversation.py"""
-
-from pretokenizer.conversation import Message, pair
-from pretokenizer.roles import Role
-
-
-def test_pair() -> None:
-    assert pair("q", "a") == (Message(Role.USER, "q"), Message(Role.ASSISTANT, "a"))
