@@ -15,23 +15,23 @@ PACKAGES = ("pretokenizer", "megatron_train", "checkpoint_convert")
 """Upstream first."""
 SHARED = {
     "pretokenizer": {
-        "bounded",  # what a foreign chat template may cost
-        "chat_format",
-        "chat_template_file",  # a template of its own travels with a checkpoint
-        "conversation",  # what a chat format renders
-        "manifest",
-        "publish",
-        "roles",
-        "shard",
-        "tokenizer",
-        "yaml_config",
+        "chat.conversation",
+        "chat.formats",
+        "chat.jinja_format",
+        "chat.roles",
+        "config.yaml_config",
+        "files.limits",
+        "files.manifest",
+        "files.publish",
+        "files.shard",
+        "tokenizer.tokenizer",
     },
     "megatron_train": {
-        "model_config",
-        "parallel_layout",
-        "state.checkpoint_folder",
-        "state.safe_pickle",
-        "model.build",  # the logits of a checkpoint, for `verify`
+        "checkpoint.folder",
+        "checkpoint.safe_pickle",
+        "config.model_config",
+        "config.parallel_layout",
+        "model.build",
     },
     "checkpoint_convert": set(),
 }

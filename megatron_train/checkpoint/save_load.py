@@ -1,4 +1,4 @@
-"""Save and load: megatron-core's torch_dist format in folders as state/checkpoint_folder.py describes them.
+"""Save and load: megatron-core's torch_dist format in folders as checkpoint/folder.py describes them.
 
 A checkpoint knows nothing of the layout that wrote it: any TP, PP, VPP and DP loads it, optimizer state included.
 """

@@ -15,12 +15,12 @@ from checkpoint_convert.mapping.checks import ExportOptions, ImportOptions
 from checkpoint_convert.staging import check_target, folder_staging, release_staging
 from checkpoint_convert.tensors.tensor import ConvertError
 from megatron_train.checkpoint.folder import TRACKER, publish_checkpoint
+from tests.paths import ROOT
 
 KILL_AT_THE_NINTH = """
 import os, sys
 from checkpoint_convert.tensors import hashed_file as new_file
 from checkpoint_convert.__main__ import main
-from tests.paths import ROOT
 writes = []
 def write(self, data, original=new_file.NewFile.write):
     writes.append(len(data))

@@ -24,6 +24,7 @@ from pretokenizer.tasks import plan as plan_module
 from pretokenizer.tasks import runner as tasks
 from pretokenizer.tasks.plan import load_plan_tokenizer, make_plan
 from pretokenizer.tokenizer.tokenizer import Tokenizer
+from tests.paths import ROOT
 from tests.pretokenizer.conftest import BuildToy, make_toy_config, question_records, write_jsonl
 
 SAME = (
@@ -322,14 +323,15 @@ def test_after_a_kill_the_workers_leave_and_the_same_command_goes_on(tmp_path: P
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from pretokenizer import build, plan, tasks\n"
+        "from pretokenizer import build\n"
+        "from pretokenizer.tasks import plan, runner\n"
         "from pretokenizer.config.settings import RunOptions\n"
         "from tests.pretokenizer.conftest import make_toy_config\n"
-        "run = tasks.TaskRunner.run\n"
+        "run = runner.TaskRunner.run\n"
         "def slow(self, task):\n"
         "    run(self, task)\n"
         "    time.sleep(float(sys.argv[2]))\n"
-        "tasks.TaskRunner.run = slow\n"
+        "runner.TaskRunner.run = slow\n"
         "build.make_plan = lambda config: plan.make_plan(config, 3000)\n"
         "config = make_toy_config(Path(sys.argv[1]), ['gsm8k'])\n"
         "print(build.build(config, RunOptions(workers=2)).splits['train'].documents)\n"

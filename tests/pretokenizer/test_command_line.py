@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pretokenizer.__main__ import main
+from tests.paths import ROOT
 from tests.pretokenizer.conftest import SAMPLE_MODEL, question_records, write_jsonl
 
 
@@ -97,8 +98,6 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_process_of_its_own_exits_with_the_status(here: Path) -> None:
     command = [sys.executable, "-m", "pretokenizer", *BUILD, "--data_dir", "nowhere"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 1 and done.stdout == ""
     assert "error: " in done.stderr and "nowhere/gsm8k" in done.stderr and "Traceback" not in done.stderr

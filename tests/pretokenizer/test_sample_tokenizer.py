@@ -6,15 +6,14 @@ from types import ModuleType
 import pytest
 import sentencepiece
 
+from tests.paths import ROOT
 from tests.pretokenizer.conftest import SAMPLE_MODEL
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location(
-        "train_sample_tokenizer", ROOT / "examples/train_sample_tokenizer.py"
-    )
+    spec = importlib.util.spec_from_file_location("train_sample_tokenizer", ROOT / "examples/train_sample_tokenizer.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

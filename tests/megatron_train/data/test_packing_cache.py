@@ -41,7 +41,8 @@ def assert_right(samples: Samples, settings: dict[str, Any], num_samples: int = 
     for name in packing_cache.COLUMNS:
         assert np.array_equal(getattr(samples, name), getattr(expected, name))
         assert getattr(samples, name).dtype == getattr(expected, name).dtype
-    assert [getattr(samples, name) for name in packing_cache.FACTS] == [getattr(expected, n) for n in packing_cache.FACTS]
+    for name in packing_cache.FACTS:
+        assert getattr(samples, name) == getattr(expected, name)
     assert [t.tolist() for t, _ in samples.row(7)] == [t.tolist() for t, _ in expected.row(7)]
 
 
