@@ -1,4 +1,4 @@
-"""The README's tree names every source file once, with a comment, and its make targets exist."""
+"""The commands of the README exist, and docs/architecture.md lists every source file."""
 
 from __future__ import annotations
 
@@ -8,40 +8,13 @@ import subprocess
 import pytest
 
 from tests.paths import ROOT
+from tests.source_tree import source_tree, tree_of_page
 
 README = (ROOT / "README.md").read_text()
-PACKAGES = ("pretokenizer", "megatron_train", "checkpoint_convert", "examples", "benchmarks")
 
 
-def tree_entries() -> dict[str, str]:
-    """path -> comment, from the block between the tree marks; indentation is the folder."""
-    block = README.split("<!-- tree -->")[1].split("<!-- /tree -->")[0].strip().strip("`").strip("\n")
-    entries, folders = {}, [""]
-    for line in block.splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        name, _, comment = line.strip().partition("  ")
-        folders[depth + 1 :] = [folders[depth] + name] if name.endswith("/") else []
-        entries[folders[depth] + name] = comment.strip()
-    return entries
-
-
-def source_files() -> set[str]:
-    return {
-        str(path.relative_to(ROOT))
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        if path.name != "__init__.py" or path.stat().st_size > 0
-    }
-
-
-def test_tree_names_every_source_file_and_no_other() -> None:
-    named = {path for path in tree_entries() if path.endswith(".py")}
-    assert source_files() - named == set()
-    assert named - source_files() == set()
-
-
-def test_tree_has_a_comment_for_each_entry() -> None:
-    assert [path for path, comment in tree_entries().items() if not comment] == []
+def test_the_tree_of_the_architecture_page_is_up_to_date() -> None:
+    assert tree_of_page() == source_tree(), "run: python -m tests.source_tree --write"
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"^\s*make ([a-z]+)", README, re.MULTILINE))))
