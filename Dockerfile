@@ -20,7 +20,7 @@ COPY examples examples
 
 # The base's own torch stays: pip is told that it is there, and everything else is installed beside it.
 RUN python -c "import torch; print('torch==' + torch.__version__)" > constraint.txt \
-    && PIP_CONSTRAINT=constraint.txt pip install --no-cache-dir --editable ".[fast,hub,wandb]" \
+    && PIP_CONSTRAINT=constraint.txt pip install --no-cache-dir --editable ".[hub,wandb]" \
     && useradd --create-home --uid 10001 trainer \
     && mkdir -p output checkpoints data \
     && chown trainer output checkpoints data

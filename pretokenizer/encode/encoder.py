@@ -5,8 +5,8 @@
     batch.tokens, batch.document_sizes, batch.turn_sizes, batch.turn_roles
 
 A control token spelled inside a message (`<|im_end|>` in user text) stays text, or becomes the control token with
-`encode_special_in_text`; either way it is counted. The ids are those of the reference, by the fastest way that is
-there and proved: the fast engine, else a cache of words, else the reference itself.
+`encode_special_in_text`; either way it is counted. The fast engine encodes where its ids are proved equal to the
+reference tokenizer's; elsewhere the reference tokenizer encodes.
 """
 
 import os
@@ -20,8 +20,6 @@ from pretokenizer.chat.formats import ChatFormat, FramedFormat
 from pretokenizer.encode.batch import EncodedBatch, EngineMismatchError
 from pretokenizer.encode.fast import FramedPass, FrameError
 from pretokenizer.encode.reference import ReferencePass
-from pretokenizer.encode.word_cache import make_word_cache
-from pretokenizer.encode.word_pass import WordPass
 from pretokenizer.tokenizer.tokenizer import Tokenizer
 
 REFERENCE_ENV = "PRETOKENIZER_ENGINE"
@@ -65,17 +63,10 @@ def make_encoder(
     fast = _fast_way(tokenizer, chat_format, reference)
     if isinstance(fast, FramedPass):
         return Encoder(fast, chat_format, keep_texts), f"{fast.name}, proved against {tokenizer.kind}"
-    line = f"{tokenizer.kind} (the reference; {fast})"
-    if isinstance(chat_format, FramedFormat) and not encode_special_in_text and (words := make_word_cache(tokenizer)):
-        encoder, line = (
-            Encoder(WordPass(tokenizer, chat_format, words), chat_format, keep_texts),
-            f"{line}, words cached",
-        )
-    else:
-        encoder = Encoder(reference, chat_format, keep_texts)
+    encoder = Encoder(reference, chat_format, keep_texts)
     if isinstance(fast, EngineMismatchError):
         encoder.warnings.append(f"{fast}; {tokenizer.kind} encoded everything")
-    return encoder, line
+    return encoder, f"{tokenizer.kind} (the reference; {fast})"
 
 
 def _fast_way(
@@ -89,7 +80,7 @@ def _fast_way(
     try:
         return FramedPass(tokenizer, chat_format, reference)
     except ImportError:
-        return "pip install 'oasst-megatron[fast]' encodes faster"
+        return "gigatoken is not installed"
     except FrameError as error:
         return str(error)
     except EngineMismatchError as error:

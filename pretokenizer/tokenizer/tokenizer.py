@@ -6,7 +6,7 @@
 
 To a SentencePiece vocabulary `<CLS> <SEP> <EOD> <MASK> <PAD>` are appended before the extra tokens, as Megatron's
 wrapper does, so that the ids equal the original's. Ids come from `sentencepiece` and `tokenizers` themselves: the
-reference that any faster way is proved against (framed_pass.py, word_pass.py).
+reference that the fast engine is proved against (encode/fast.py).
 
 Source of the SentencePiece rules: LAION-AI/Open-Assistant f1e6ed9 pretokenizer/tokenizer/tokenizer.py.
 """

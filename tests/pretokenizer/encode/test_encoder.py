@@ -11,7 +11,6 @@ from pretokenizer.encode.batch import EngineMismatchError
 from pretokenizer.encode.encoder import REFERENCE_ENV, Encoder, make_encoder
 from pretokenizer.encode.fast import FramedPass
 from pretokenizer.encode.reference import ReferencePass
-from pretokenizer.encode.word_pass import WordPass
 from pretokenizer.tokenizer import sentencepiece_json
 from pretokenizer.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from tests.pretokenizer.conftest import CHATML_TOKENS, SHARED, needs_shared
@@ -35,10 +34,10 @@ def test_all_ways_give_the_same(sample_tokenizer: Tokenizer, monkeypatch: pytest
     ]
     fast, _ = make_encoder(sample_tokenizer, CHATML, keep_texts=True)
     monkeypatch.setenv(REFERENCE_ENV, "reference")
-    words, line = make_encoder(sample_tokenizer, CHATML, keep_texts=True)
-    assert isinstance(words.way, WordPass)
-    assert line == "sentencepiece (the reference; PRETOKENIZER_ENGINE=reference), words cached"
-    for encoder in (fast, words):
+    exact, line = make_encoder(sample_tokenizer, CHATML, keep_texts=True)
+    assert isinstance(exact.way, ReferencePass)
+    assert line == "sentencepiece (the reference; PRETOKENIZER_ENGINE=reference)"
+    for encoder in (fast, exact):
         batch = encoder.encode(TALKS)
         assert batch.texts == reference.texts
         assert [c.tolist() for c in batch[:-1]] == [c.tolist() for c in reference[:-1]]
@@ -64,7 +63,7 @@ def test_why_there_is_no_fast_way(sample_tokenizer: Tokenizer, monkeypatch: pyte
         line = make_encoder(sample_tokenizer, CHATML)[1]
         assert "(the reference; gigatoken cannot load this vocabulary: the model normalises characters)" in line
     monkeypatch.setitem(__import__("sys").modules, "gigatoken", None)
-    assert "pip install 'oasst-megatron[fast]'" in make_encoder(sample_tokenizer, CHATML)[1]
+    assert "(the reference; gigatoken is not installed)" in make_encoder(sample_tokenizer, CHATML)[1]
 
 
 def test_control_tokens_in_text_are_encoded_exactly_without_the_engine(
