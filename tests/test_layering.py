@@ -1,18 +1,29 @@
-"""Imports point upstream only (pretokenizer <- megatron_train <- checkpoint_convert), and only to SHARED modules."""
+"""The rules of docs/architecture.md: the direction of imports, SHARED modules, and the sizes of files and folders."""
 
 from __future__ import annotations
 
 import ast
+import statistics
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tests.import_graph import PACKAGES, circles, file_graph, folder_graph, imports_of, sources
 from tests.paths import ROOT
 
-PACKAGES = ("pretokenizer", "megatron_train", "checkpoint_convert")
-"""Upstream first."""
+moving = pytest.mark.xfail(reason="files are moving between folders")
+
+FOLDER_ORDER = {
+    "pretokenizer": "config files tokenizer chat records sources encode tasks selection reports output *",
+    "megatron_train": "config parallel data optim model checkpoint report planning *",
+    "checkpoint_convert": "tensors mapping families huggingface megatron_core verify other_formats *",
+}
+"""A folder imports only from the folders named before it. `*` stands for the files in the package's root folder."""
+LONGEST_FILE, LONGEST_MEDIAN, LARGEST_FOLDER = 300, 120, 12
+"""Lines, lines, and source files directly in a folder."""
 SHARED = {
     "pretokenizer": {
         "chat.conversation",
@@ -53,22 +64,6 @@ TORCH_FREE = [
 ]
 
 
-def imports_of(path: Path) -> set[str]:
-    """Full names of the modules and names that a file imports, wherever it does."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
-def sources(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
-
-
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_point_upstream_and_to_shared_modules(package: str) -> None:
     assert len(sources(package)) > 5
@@ -83,6 +78,58 @@ def test_imports_point_upstream_and_to_shared_modules(package: str) -> None:
             if other not in upstream or not is_shared:
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert wrong == []
+
+
+@moving
+def test_no_file_and_no_folder_imports_itself_through_others() -> None:
+    graph = file_graph()
+    assert len(graph) > 100
+    assert circles(graph) == []
+    assert circles(folder_graph(graph)) == []
+
+
+@moving
+@pytest.mark.parametrize("package", PACKAGES)
+def test_folders_import_only_from_the_folders_before_them(package: str) -> None:
+    order = [f"{package}.{folder}" for folder in FOLDER_ORDER[package].split()]
+    graph = folder_graph(file_graph())
+    assert {folder for folder in graph if folder.startswith(f"{package}.")} == set(order)
+    backward = [
+        f"{folder} imports {other}"
+        for place, folder in enumerate(order)
+        for other in graph[folder]
+        if other.startswith(f"{package}.") and other not in order[:place]
+    ]
+    assert backward == []
+
+
+def test_an_import_that_closes_a_circle_is_found(tmp_path: Path) -> None:
+    for name, text in {
+        "chat/roles.py": "from pretokenizer.files.shard import Shard",
+        "files/shard.py": "def read():\n    from pretokenizer.config import settings",
+        "config/settings.py": "import pretokenizer.chat.roles as roles",
+        "build.py": "import pretokenizer.chat.roles",
+    }.items():
+        path = tmp_path / "pretokenizer" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    graph = file_graph(tmp_path)
+    assert circles(graph) == ["pretokenizer.chat.roles pretokenizer.config.settings pretokenizer.files.shard"]
+    assert circles(folder_graph(graph)) == ["pretokenizer.chat pretokenizer.config pretokenizer.files"]
+
+
+@moving
+def test_files_and_folders_stay_small() -> None:
+    lines = {
+        path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines())
+        for package in PACKAGES
+        for path in sources(package)
+        if path.stat().st_size
+    }
+    assert {str(path): count for path, count in lines.items() if count > LONGEST_FILE} == {}
+    assert statistics.median(lines.values()) <= LONGEST_MEDIAN
+    folders = Counter(str(path.parent) for path in lines if path.name != "__init__.py")
+    assert {folder: count for folder, count in folders.items() if count > LARGEST_FOLDER} == {}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
