@@ -63,7 +63,8 @@ from megatron_train.checkpoint.folder import (
 )
 from megatron_train.config.model_config import ModelConfig
 from pretokenizer.chat.formats import ChatFormat
-from pretokenizer.files.publish import publish_folder, write_sha256sums
+from pretokenizer.files.checksums import write_sha256sums
+from pretokenizer.files.publish import publish_folder
 from pretokenizer.tokenizer.tokenizer import Tokenizer, load_tokenizer_folder
 
 

@@ -9,37 +9,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pretokenizer.build import (
-    PLAN_NAME,
-    BuildError,
-    compress,
-    fresh_folder,
-    publish,
-    refuse_finished,
-    run_tasks,
-    start_workers,
-    work_folder,
-    work_path,
-)
-from pretokenizer.chat.formats import CHAT_FORMATS
+from pretokenizer.build import compress, fresh_folder, publish
+from pretokenizer.chat.formats import CHAT_FORMATS, TEMPLATE_NAME
 from pretokenizer.chat.jinja_format import read_template
 from pretokenizer.config.settings import PretokenizeConfig, RunOptions
 from pretokenizer.config.yaml_config import ConfigError, from_mapping
 from pretokenizer.encode.encoder import REFERENCE_ENV
+from pretokenizer.files.checksums import SHA256SUMS, verify_sha256sums, write_sha256sums
 from pretokenizer.files.manifest import DataManifest
-from pretokenizer.files.publish import (
-    SHA256SUMS,
-    naming,
-    read_json,
-    verify_sha256sums,
-    write_json_atomic,
-    write_sha256sums,
-)
-from pretokenizer.output.assemble import TEMPLATE_NAME, assemble, save_tokenizer
+from pretokenizer.files.publish import naming, read_json, write_json_atomic
+from pretokenizer.output.assemble import assemble, save_tokenizer
 from pretokenizer.records.locate import DatasetFiles
 from pretokenizer.records.reader import FileSpan
 from pretokenizer.tasks.part_files import found_mismatch, is_complete, read_header
 from pretokenizer.tasks.plan import Piece, Plan, Task, load_plan_tokenizer, make_plan
+from pretokenizer.tasks.pool import run_tasks, start_workers
+from pretokenizer.tasks.work_folder import PLAN_NAME, BuildError, refuse_finished, work_folder, work_path
 from pretokenizer.tokenizer.tokenizer import load_tokenizer_folder
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from checkpoint_convert.huggingface.sentencepiece_tokenizer import differing_texts, tokenizers_backend
 from checkpoint_convert.report import named, warn
 from checkpoint_convert.tensors.tensor import ConvertError
-from pretokenizer.chat.formats import CHAT_FORMATS, ChatFormat, ChatFormatError
+from pretokenizer.chat.formats import CHAT_FORMATS, TEMPLATE_NAME, ChatFormat, ChatFormatError
 from pretokenizer.chat.jinja_format import TemplateFormat, read_template
 from pretokenizer.files.publish import read_json
 from pretokenizer.tokenizer.tokenizer import (
@@ -31,7 +31,6 @@ from pretokenizer.tokenizer.tokenizer import (
     read_tokenizer_spec,
 )
 
-TEMPLATE_NAME = "chat_template.jinja"
 GENERATION_CONFIG = "generation_config.json"
 ADDED_TOKENS = "added_tokens.json"
 WRAPPER = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")

@@ -24,7 +24,8 @@ from checkpoint_convert.tensors.hashed_file import NewFile
 from checkpoint_convert.tensors.mapped_file import MappedFile
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo, raw_bytes
 from checkpoint_convert.tensors.torch_archive import read_archive
-from pretokenizer.files.publish import SHA256SUMS, read_json, verify_sha256sums
+from pretokenizer.files.checksums import SHA256SUMS, verify_sha256sums
+from pretokenizer.files.publish import read_json
 
 _NAMES = {
     "F64": torch.float64,

@@ -33,7 +33,8 @@ from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo, joined, 
 from megatron_train.checkpoint.folder import MODEL_CONFIG, TOKENIZER_DIR, TRACKER, check_folder, find_checkpoint
 from megatron_train.config.model_config import ModelConfig, pad_vocab_size
 from megatron_train.config.parallel_layout import ParallelLayout
-from pretokenizer.files.publish import publish_folder, write_sha256sums
+from pretokenizer.files.checksums import write_sha256sums
+from pretokenizer.files.publish import publish_folder
 from pretokenizer.tokenizer.tokenizer import read_tokenizer_spec
 
 ROWS_DIVISIBLE_BY = 128

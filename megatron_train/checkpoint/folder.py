@@ -22,7 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from megatron_train.checkpoint.safe_pickle import UnsafePickleError, scan_pickles
-from pretokenizer.files.publish import publish_folder, verify_sha256sums, write_sha256sums, write_text_atomic
+from pretokenizer.files.checksums import verify_sha256sums, write_sha256sums
+from pretokenizer.files.publish import publish_folder, write_text_atomic
 
 TRACKER = "latest_checkpointed_iteration.txt"
 RELEASE = "release"

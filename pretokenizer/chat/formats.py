@@ -25,6 +25,9 @@ from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.roles import Role
 from pretokenizer.config.yaml_config import suggest
 
+TEMPLATE_NAME = "chat_template.jinja"
+"""Name of the file with the chat template, beside a tokenizer."""
+
 
 class ChatFormatError(ValueError):
     """An unknown chat format, or a conversation it cannot express."""

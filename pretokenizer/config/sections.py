@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pretokenizer.config.paths import SHIPPED_SECTIONS
 from pretokenizer.config.yaml_config import ConfigError, load_yaml, suggest
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-SHIPPED_SECTIONS = REPOSITORY / "configs" / "pretokenize"
 
 
 @dataclass(frozen=True)

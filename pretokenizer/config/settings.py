@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pretokenizer.config.sections import REPOSITORY
 from pretokenizer.config.yaml_config import ConfigError, from_mapping, suggest
 
 _TRAINER_KEYS = """
@@ -212,19 +211,6 @@ def parse_entry(item: Any) -> tuple[DatasetEntry, list[str]]:
     known = {key: value for key, value in options.items() if key in generic and value is not None}
     own = {key: value for key, value in options.items() if key not in generic}
     return from_mapping(DatasetEntry, {"name": name, "options": own, **known}, f"datasets: {name}"), warnings
-
-
-def find_file(path: str) -> Path:
-    """A path as given, or below the repository when only that exists (for the shipped sample files)."""
-    given = Path(path).expanduser()
-    if not given.exists() and not given.is_absolute() and (REPOSITORY / given).exists():
-        return REPOSITORY / given
-    return given
-
-
-def config_flags() -> list[str]:
-    """Names of all keys, for the command line."""
-    return [f.name for f in fields(PretokenizeConfig)]
 
 
 def check_known_options(options: dict[str, Any], known: list[str], name: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pretokenizer.config.yaml_config import ConfigError, from_mapping
+from pretokenizer.files.checksums import FileRecord
 from pretokenizer.files.publish import read_json, write_json_atomic
 
 MANIFEST_NAME = "manifest.json"
@@ -24,14 +25,6 @@ DIGEST_KEY = "manifest_sha256"
 
 class ManifestError(ValueError):
     """A manifest that is missing, damaged or of another version."""
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """One file, read or written."""
-
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)

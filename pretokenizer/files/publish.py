@@ -5,21 +5,12 @@ is in the format of `sha256sum`, so `cd FOLDER && sha256sum -c SHA256SUMS` check
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-SHA256SUMS = "SHA256SUMS"
-
-
-def sha256_file(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fsync_path(path: str | Path) -> None:
@@ -89,44 +80,6 @@ def publish_folder(staging: Path, final: Path) -> None:
         raise FileExistsError(f"{final} exists already; remove it or choose another folder")
     staging.rename(final)
     fsync_path(final.parent)
-
-
-def write_sha256sums(folder: Path, known: Mapping[Path, str] | None = None) -> None:
-    """Write `SHA256SUMS` over all files below `folder` but itself, sorted by name; `known` digests are not computed."""
-    digests = known or {}
-    lines = [f"{digests.get(path) or sha256_file(path)}  {name}\n" for name, path in _files_below(folder).items()]
-    write_text_atomic(folder / SHA256SUMS, "".join(lines))
-
-
-def verify_sha256sums(folder: Path, part: int = 0, num_parts: int = 1) -> list[str]:
-    """Problems of a folder against its `SHA256SUMS`, one line each with the file's name; an empty list means sound.
-
-    With `num_parts` only every so many-th file is read: several processes share the work, each with its own `part`.
-    """
-    sums_path = folder / SHA256SUMS
-    if not sums_path.is_file():
-        return [f"{sums_path}: missing, so the folder cannot be verified"]
-    files = _files_below(folder)
-    problems, listed = [], set()
-    for line_number, line in enumerate(sums_path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        digest, separator, name = line.partition("  ")
-        if not separator or len(digest) != 64:
-            problems.append(f"{sums_path}:{line_number}: not a line of sha256sum")
-            continue
-        listed.add(name)
-        if name not in files:
-            problems.append(f"{folder / name}: missing")
-        elif line_number % num_parts == part and sha256_file(files[name]) != digest:
-            problems.append(f"{folder / name}: contents differ from {SHA256SUMS}")
-    problems += [f"{folder / name}: not listed in {SHA256SUMS}" for name in files if name not in listed]
-    return problems
-
-
-def _files_below(folder: Path) -> dict[str, Path]:
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return {
-        name: path for name, path in sorted((p.relative_to(folder).as_posix(), p) for p in paths) if name != SHA256SUMS
-    }
 
 
 def forbid_world_writable() -> None:

@@ -7,16 +7,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pretokenizer.chat.formats import ChatFormat
+from pretokenizer.chat.formats import TEMPLATE_NAME, ChatFormat
 from pretokenizer.config.settings import RunOptions
-from pretokenizer.files.finished_files import FinishedFiles
-from pretokenizer.files.manifest import MANIFEST_NAME, DataManifest, DatasetCounts, FileRecord, SplitManifest
+from pretokenizer.files.checksums import FileRecord, FinishedFiles
+from pretokenizer.files.manifest import MANIFEST_NAME, DataManifest, DatasetCounts, SplitManifest
 from pretokenizer.files.publish import write_json_atomic, write_text_atomic
 from pretokenizer.files.shard import optimal_dtype
 from pretokenizer.output.write_shards import write_shards
 from pretokenizer.reports.lengths import LengthReport, length_report, plot_histograms
 from pretokenizer.reports.markdown import PLOT_NAME, has_plots, markdown_report
-from pretokenizer.reports.stats import DatasetStats, dataset_stats, published_report, total_stats
+from pretokenizer.reports.published import published_report
+from pretokenizer.reports.stats import DatasetStats, dataset_stats, total_stats
 from pretokenizer.selection.document_table import DocumentTable, read_tables
 from pretokenizer.selection.duplicates import DuplicateReport, handle_duplicates
 from pretokenizer.selection.select_documents import Selected, select
@@ -26,7 +27,6 @@ from pretokenizer.tasks.part_files import PartHeader, found_mismatch
 from pretokenizer.tasks.plan import Plan
 from pretokenizer.tokenizer.tokenizer import Tokenizer
 
-TEMPLATE_NAME = "chat_template.jinja"
 PACKAGES = ("oasst-megatron", "numpy", "sentencepiece", "tokenizers", "gigatoken", "orjson")
 
 

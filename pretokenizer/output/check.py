@@ -7,24 +7,17 @@ python -m pretokenizer check output/oasst_top1_llama2/oasst_top1-train
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pretokenizer.chat.formats import CHAT_FORMATS, ChatFormatError
+from pretokenizer.chat.formats import CHAT_FORMATS, TEMPLATE_NAME, ChatFormatError
 from pretokenizer.chat.jinja_format import read_template
 from pretokenizer.chat.roles import Role
 from pretokenizer.config.settings import parse_entry
 from pretokenizer.config.yaml_config import ConfigError
-from pretokenizer.files.manifest import (
-    MANIFEST_NAME,
-    DataManifest,
-    FileRecord,
-    ManifestError,
-    SplitManifest,
-    check_digest,
-)
-from pretokenizer.files.publish import read_json, sha256_file
+from pretokenizer.files.checksums import FileRecord, sha256_file
+from pretokenizer.files.manifest import MANIFEST_NAME, DataManifest, ManifestError, SplitManifest, check_digest
+from pretokenizer.files.origin import origin_path, read_origins
+from pretokenizer.files.publish import read_json
 from pretokenizer.files.shard import ShardError, ShardReader
-from pretokenizer.output.write_shards import origin_path
 from pretokenizer.tokenizer.tokenizer import (
     SPEC_NAME,
     Tokenizer,
@@ -107,19 +100,6 @@ def check_prefix(prefix: Path, vocab_size: int | None) -> tuple[list[str], int, 
             problems.append(f"{prefix}-role.bin: token {position} has the unknown role {role.flat()[position]}")
             break
     return problems, len(text), int(text.flat().size)
-
-
-def read_origins(path: Path, count: int) -> NDArray[np.int64] | None:
-    """The file that write_shards.py leaves, or None where there is none. Raises ShardError."""
-    if not path.is_file():
-        return None
-    try:
-        origins: NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ShardError(f"{path}: cannot read: {error}") from None
-    if origins.shape != (count, 3) or origins.dtype != np.int64:
-        raise ShardError(f"{path}: {origins.dtype} of shape {origins.shape}, expected int64 of ({count}, 3)")
-    return origins
 
 
 def _check_files(folder: Path, manifest: DataManifest) -> list[str]:
@@ -213,8 +193,6 @@ def _check_tokenizer(folder: Path, manifest: DataManifest) -> list[str]:
 
 def _check_end_of_turn(folder: Path, tokenizer: Tokenizer, manifest: DataManifest) -> list[str]:
     """The manifest's eos_token_id is the chat format's end of turn, which the tokenizer's own file does not have."""
-    from pretokenizer.output.assemble import TEMPLATE_NAME  # it imports this module
-
     try:
         chat_format = CHAT_FORMATS.get(manifest.chat_format) or read_template(folder / TEMPLATE_NAME, tokenizer)
     except ChatFormatError as error:

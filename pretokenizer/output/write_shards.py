@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from pretokenizer.files.origin import origin_path
 from pretokenizer.files.shard import ShardWriter, optimal_dtype
 from pretokenizer.selection.select_documents import Selected
 from pretokenizer.selection.token_store import TokenStore, batches
@@ -53,8 +54,3 @@ def _write_origins(path: Path, chosen: list[Selected]) -> None:
                 origins[:, 0] = selected.dataset
                 origins[:, 1:] = selected.table.origins_of(documents)
                 file.write(origins.tobytes())
-
-
-def origin_path(prefix: Path) -> Path:
-    """Where the origin of a shard's documents stands."""
-    return prefix.with_name(prefix.name + "_origin.npy")

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretokenizer.chat.formats import ChatFormat
-from pretokenizer.output.inspect_documents import render_document
 from pretokenizer.reports.lengths import GLOBAL_BATCHES, PACKED_LENGTHS, LengthReport, text_histogram
+from pretokenizer.reports.render import render_document
 from pretokenizer.reports.stats import DatasetStats, total_stats
 from pretokenizer.selection.select_documents import Selected
 from pretokenizer.selection.token_store import TokenStore

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from pretokenizer.chat.roles import Role
 from pretokenizer.selection.select_documents import Selected
 
-_RULE = "-----------------"
-
 
 @dataclass(frozen=True)
 class DatasetStats:
@@ -114,27 +112,3 @@ def total_stats(parts: list[DatasetStats]) -> DatasetStats:
         lengths=np.concatenate([part.lengths for part in parts]) if parts else np.empty(0, np.int64),
         **{name: dict(counter) for name, counter in counters.items()},
     )
-
-
-def published_report(title: str, stats: list[DatasetStats]) -> str:
-    """The report in the original's layout; `title` is `<folder>/<prefix>`. A data set without samples shows zeros."""
-    return f"\n# Stats for {title}*\n\n" + "".join(_published_block(s) for s in [*stats, total_stats(stats)])
-
-
-def _published_block(stats: DatasetStats) -> str:
-    processed = stats.processed
-    num_skipped = processed - stats.accepted
-    accepted_share, skipped_share = (n / processed if processed else 0.0 for n in (stats.accepted, num_skipped))
-    figures = stats.length_figures()
-    lines = [
-        f"## Stats for '{stats.report_name}' ({stats.samples} samples ({stats.fraction:.1%}))",
-        _RULE,
-        f"  Accepted: {stats.accepted}/{processed} ({accepted_share:.1%})",
-        f"  Accepted tokens: {stats.tokens}",
-        f"  Skipped: {num_skipped} ({skipped_share:.1%})",
-        f"  Min tokens per sample: {figures['min']}",
-        f"  Max tokens per sample: {figures['max']}",
-        f"  Avg tokens per sample: {stats.tokens / stats.accepted if stats.accepted else 0.0}",
-        _RULE,
-    ]
-    return "\n".join(lines) + "\n\n"

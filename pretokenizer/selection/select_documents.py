@@ -13,9 +13,10 @@ from pretokenizer.config.settings import DatasetEntry, PretokenizeConfig
 from pretokenizer.config.yaml_config import ConfigError
 from pretokenizer.selection.document_table import DocumentTable
 from pretokenizer.selection.filters import apply_filters
-from pretokenizer.selection.sampling import TrainSampler, ValCutter, split_sklearn, split_torch
+from pretokenizer.selection.sampling import TrainSampler, ValCutter
 from pretokenizer.sources.messages import Messages
 from pretokenizer.sources.source import Source
+from pretokenizer.sources.splits import split_sklearn, split_torch
 from pretokenizer.tasks.plan import Plan
 
 

@@ -12,9 +12,9 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from pretokenizer.chat.conversation import Conversation, Message, pair
-from pretokenizer.selection.sampling import split_sklearn
 from pretokenizer.sources.qa import FileOption
 from pretokenizer.sources.source import WRONG_FORM, Converted, HubFiles, InputRecord, Source, bad_record, wrong_text
+from pretokenizer.sources.splits import split_sklearn
 
 MAX_ROWS = 100_001
 HISTORY_SHARE = 0.2

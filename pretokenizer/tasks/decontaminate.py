@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pretokenizer.chat.conversation import Conversation
-from pretokenizer.config.settings import PretokenizeConfig, find_file
+from pretokenizer.config.paths import find_file
+from pretokenizer.config.settings import PretokenizeConfig
 from pretokenizer.config.yaml_config import ConfigError
 from pretokenizer.records.json_text import Record, RecordError
 from pretokenizer.records.reader import read_records

@@ -14,9 +14,10 @@ from typing import Any
 
 from pretokenizer.chat.formats import CHAT_FORMATS, ChatFormat, ChatFormatError, get_chat_format
 from pretokenizer.chat.jinja_format import read_template
-from pretokenizer.config.settings import PretokenizeConfig, find_file
+from pretokenizer.config.paths import find_file
+from pretokenizer.config.settings import PretokenizeConfig
 from pretokenizer.config.yaml_config import ConfigError
-from pretokenizer.files.publish import sha256_file
+from pretokenizer.files.checksums import sha256_file
 from pretokenizer.records.locate import DatasetFiles, locate_files
 from pretokenizer.records.reader import FileSpan, split_file
 from pretokenizer.sources import make_source

@@ -16,7 +16,7 @@ def run_on_ray(plan: Plan, tasks: list[Task], folder: Path, options: RunOptions,
         import ray
         from ray.util import ActorPool
     except ImportError:
-        from pretokenizer.build import BuildError
+        from pretokenizer.tasks.work_folder import BuildError
 
         raise BuildError("--executor ray: Ray is not installed; pip install 'oasst-megatron[ray]'") from None
     from pretokenizer.tasks.runner import TaskRunner

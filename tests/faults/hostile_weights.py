@@ -126,7 +126,7 @@ def in_checkpoint(place: str, data: bytes) -> Callable[[Path], str | None]:
     def read(folder: Path) -> str | None:
         from checkpoint_convert.megatron_core.checkpoint import CheckpointReader
         from megatron_train.checkpoint.folder import check_folder
-        from pretokenizer.files.publish import write_sha256sums
+        from pretokenizer.files.checksums import write_sha256sums
 
         release = folder / "base" / "release"
         shutil.copytree(root / "base", folder / "base")

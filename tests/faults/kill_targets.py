@@ -275,7 +275,7 @@ class Converter(Target):
         return any(folder.glob(".out.staging")) or any((folder / "out").glob(".release.staging"))
 
     def problems(self, folder: Path) -> list[str]:
-        from pretokenizer.files.publish import verify_sha256sums
+        from pretokenizer.files.checksums import verify_sha256sums
 
         finals = [path for path in (folder / "out/release", folder / "out") if path.exists()]
         if not finals or (self.arguments[0] == "from-hf" and finals[0].name != "release"):

@@ -20,8 +20,8 @@ from megatron_train.preflight import (
     load_manifest,
     shard_prefixes,
 )
-from pretokenizer.files.manifest import DataManifest, FileRecord
-from pretokenizer.files.publish import sha256_file
+from pretokenizer.files.checksums import FileRecord, sha256_file
+from pretokenizer.files.manifest import DataManifest
 from pretokenizer.files.shard import ShardError
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.toy_run import LLAMA

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pretokenizer import build as build_module
-from pretokenizer.build import BuildError, build
+from pretokenizer.build import build
 from pretokenizer.config.settings import RunOptions
 from pretokenizer.encode.encoder import REFERENCE_ENV
 from pretokenizer.files.manifest import DataManifest
@@ -23,6 +23,7 @@ from pretokenizer.records.json_text import RecordError
 from pretokenizer.tasks import plan as plan_module
 from pretokenizer.tasks import runner as tasks
 from pretokenizer.tasks.plan import load_plan_tokenizer, make_plan
+from pretokenizer.tasks.work_folder import BuildError
 from pretokenizer.tokenizer.tokenizer import Tokenizer
 from tests.paths import ROOT
 from tests.pretokenizer.conftest import BuildToy, make_toy_config, question_records, write_jsonl
@@ -211,7 +212,7 @@ def test_finished_output_is_kept(build_toy: BuildToy, tmp_path: Path) -> None:
 
 
 def test_two_builds_of_one_output_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_module, "LOCK_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("pretokenizer.tasks.work_folder.LOCK_PATIENCE_SECONDS", 0.1)
     toy_data(tmp_path / "data")
     config = make_toy_config(tmp_path, DATASETS)
     plan = make_plan(config)

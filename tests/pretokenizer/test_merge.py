@@ -8,11 +8,12 @@ import pytest
 
 from pretokenizer import build as build_module
 from pretokenizer import merge as merge_module
-from pretokenizer.build import BuildError, build
+from pretokenizer.build import build
 from pretokenizer.config.settings import RunOptions
-from pretokenizer.files.publish import write_sha256sums
+from pretokenizer.files.checksums import write_sha256sums
 from pretokenizer.merge import build_part, merge, plan_to_json, read_plan
 from pretokenizer.tasks.plan import make_plan
+from pretokenizer.tasks.work_folder import BuildError
 from tests.pretokenizer.conftest import make_toy_config
 from tests.pretokenizer.test_build import DATASETS, contents, toy_data, without_titles
 

@@ -26,7 +26,7 @@ from checkpoint_convert.other_formats.convert import (
 from checkpoint_convert.other_formats.megatron_llm_writer import check_layout, to_megatron_llm
 from checkpoint_convert.tensors.tensor import ConvertError, same_bits
 from megatron_train.config.model_config import ModelConfig
-from pretokenizer.files.publish import verify_sha256sums
+from pretokenizer.files.checksums import verify_sha256sums
 
 DIM, HEADS, KV_HEADS, FFN, VOCABULARY, LAYERS = 32, 4, 2, 48, 400, 2
 CHANNELS = DIM // HEADS

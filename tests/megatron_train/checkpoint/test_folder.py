@@ -14,7 +14,7 @@ from megatron_train.checkpoint.folder import (
     remove_stale_staging,
     staging_folder,
 )
-from pretokenizer.files.publish import write_sha256sums
+from pretokenizer.files.checksums import write_sha256sums
 
 
 def publish(root: Path, iteration: int | None) -> Path:

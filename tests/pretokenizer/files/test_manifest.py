@@ -5,14 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pretokenizer.files.manifest import (
-    DataManifest,
-    DatasetCounts,
-    FileRecord,
-    ManifestError,
-    SplitManifest,
-    check_digest,
-)
+from pretokenizer.files.checksums import FileRecord
+from pretokenizer.files.manifest import DataManifest, DatasetCounts, ManifestError, SplitManifest, check_digest
 
 MANIFEST = DataManifest(
     chat_format="chatml",

@@ -5,14 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pretokenizer.files.publish import (
-    publish_folder,
-    sha256_file,
-    verify_sha256sums,
-    write_json_atomic,
-    write_sha256sums,
-    write_text_atomic,
-)
+from pretokenizer.files.checksums import sha256_file, verify_sha256sums, write_sha256sums
+from pretokenizer.files.publish import publish_folder, write_json_atomic, write_text_atomic
 
 
 def test_sha256_file_of_known_bytes(tmp_path: Path) -> None:

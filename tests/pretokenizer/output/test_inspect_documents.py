@@ -7,8 +7,9 @@ import pytest
 
 from pretokenizer.chat.roles import Role
 from pretokenizer.files.shard import ShardError
-from pretokenizer.output.inspect_documents import inspect_shard, render_document
+from pretokenizer.output.inspect_documents import inspect_shard
 from pretokenizer.reports.markdown import fence_of
+from pretokenizer.reports.render import render_document
 from pretokenizer.tokenizer.tokenizer import Tokenizer
 from tests.pretokenizer.conftest import BuildToy, write_jsonl
 

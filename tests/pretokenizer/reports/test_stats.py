@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pretokenizer.reports.stats import DatasetStats, published_report, total_stats
+from pretokenizer.reports.published import published_report
+from pretokenizer.reports.stats import DatasetStats, total_stats
 from tests.pretokenizer.conftest import BuildToy, question_records, write_jsonl
 
 

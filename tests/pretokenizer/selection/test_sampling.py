@@ -7,7 +7,8 @@ import pytest
 
 from pretokenizer.config.settings import DatasetEntry
 from pretokenizer.config.yaml_config import ConfigError
-from pretokenizer.selection.sampling import TrainSampler, ValCutter, split_sklearn, split_torch, torch_permutation
+from pretokenizer.selection.sampling import TrainSampler, ValCutter
+from pretokenizer.sources.splits import split_sklearn, split_torch, torch_permutation
 
 
 def test_sklearn_split_literally() -> None:

@@ -48,7 +48,7 @@ def test_history_never_crosses_the_split(bad: dict[int, str]) -> None:
     converted_all = [converted for _, converted in source.convert_all(items, random.Random(1))]
     found = [converted for converted in converted_all if isinstance(converted, list)]
     assert [c for c in converted_all if not isinstance(c, list)] == [BadRecord("broken Unicode")] * len(bad)
-    from pretokenizer.selection.sampling import split_sklearn
+    from pretokenizer.sources.splits import split_sklearn
 
     val = set(split_sklearn(200, 0.5)[1].tolist())  # type: ignore[union-attr]
     pairs = [c[0].messages[-2:] for c in found]

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from pretokenizer.files.finished_files import FinishedFiles
+from pretokenizer.files.checksums import FinishedFiles
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_records_of_files_added_and_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[Path] = []
-    monkeypatch.setattr("pretokenizer.files.finished_files.fsync_path", flushed.append)
+    monkeypatch.setattr("pretokenizer.files.checksums.fsync_path", flushed.append)
     paths = [tmp_path / "a", tmp_path / "b"]
     for path in paths:
         path.write_bytes(b"abc")

@@ -1,0 +1,26 @@
+"""`<prefix>_origin.npy`: the data set, the file and the record that each document of a shard comes from."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretokenizer.files.shard import ShardError
+
+
+def origin_path(prefix: Path) -> Path:
+    """Where the origin of a shard's documents stands."""
+    return prefix.with_name(prefix.name + "_origin.npy")
+
+
+def read_origins(path: Path, count: int) -> NDArray[np.int64] | None:
+    """The file that write_shards.py leaves, or None where there is none. Raises ShardError."""
+    if not path.is_file():
+        return None
+    try:
+        origins: NDArray[np.int64] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ShardError(f"{path}: cannot read: {error}") from None
+    if origins.shape != (count, 3) or origins.dtype != np.int64:
+        raise ShardError(f"{path}: {origins.dtype} of shape {origins.shape}, expected int64 of ({count}, 3)")
+    return origins

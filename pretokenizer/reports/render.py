@@ -1,0 +1,36 @@
+"""One document as text, each run of tokens of one role marked by a colour or by brackets."""
+
+import re
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from pretokenizer.chat.roles import Role
+from pretokenizer.tokenizer.tokenizer import Tokenizer
+
+# All but tab and line feed: a terminal obeys them, the 8-bit ones too.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_COLOURS = {
+    Role.SYSTEM: "35",
+    Role.USER: "36",
+    Role.ASSISTANT: "32;4",
+    Role.CONTEXT: "33",
+    Role.ASSISTANT_NO_LOSS: "31",
+}
+
+
+def render_document(ids: Any, roles: Any, tokenizer: Tokenizer, plain: bool) -> str:
+    """One document's text, run by run of one role; control characters of the data as `\\x1b`."""
+    pieces = []
+    bounds = [0, *(np.flatnonzero(np.diff(roles)) + 1).tolist(), len(roles)] if len(roles) else [0]
+    for begin, end in pairwise(bounds):
+        role = Role(int(roles[begin]))
+        text = _CONTROLS.sub(lambda match: f"\\x{ord(match.group()):02x}", tokenizer.decode(ids[begin:end].tolist()))
+        if plain:
+            mark = "*" if role.gets_loss else ""
+            pieces.append(f"[{role.name.lower()}{mark}:{end - begin} {text}]")
+        else:
+            lines = text.split("\n")
+            pieces.append("\n".join(f"\033[{_COLOURS[role]}m{line}\033[0m" if line else "" for line in lines))
+    return "".join(pieces)
