@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         if planning:
-            from megatron_train.planning.plan import main as plan
+            from megatron_train.planning.command import main as plan
 
             return plan(arguments[1:])
         return _train(parse(arguments))

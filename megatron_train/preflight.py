@@ -14,7 +14,7 @@ from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.settings import Data
 from megatron_train.data.document_order import parse_blend, training_paths
 from megatron_train.data.sft_dataset import Samples
-from megatron_train.parallel.distributed import is_printing_rank, warn
+from megatron_train.report.console import is_printing_rank, warn
 from pretokenizer.files.checksums import sha256_file
 from pretokenizer.files.manifest import MANIFEST_NAME, DataManifest
 from pretokenizer.files.shard import ShardError

@@ -46,7 +46,8 @@ from megatron_train.optim.loss import loss_factors, masked_loss_sum
 from megatron_train.optim.lr_schedule import learning_rate
 from megatron_train.optim.optimizer import build_optimizer, set_rates, wrap_model
 from megatron_train.optim.update import apply_update, count_not_finite, is_spike
-from megatron_train.parallel.distributed import init_distributed, planned_layout, say, sum_over_ranks, warn, world_size
+from megatron_train.parallel.device import device_name
+from megatron_train.parallel.distributed import init_distributed, sum_over_ranks, world_size
 from megatron_train.parallel.hang_watch import HangWatch
 from megatron_train.parallel.schedule import run_schedule
 from megatron_train.parallel.stop_request import StopRequest
@@ -57,8 +58,9 @@ from megatron_train.preflight import (
     find_tokenizer,
     load_manifest,
 )
-from megatron_train.report.flops import model_flops
-from megatron_train.report.metrics import Reporter, StepReport, peak_flops
+from megatron_train.report.console import say, warn
+from megatron_train.report.flops import model_flops, peak_flops
+from megatron_train.report.metrics import Reporter, StepReport
 from megatron_train.report.phases import PhaseTimer, Profiler
 from pretokenizer.config.yaml_config import ConfigError
 
@@ -66,7 +68,7 @@ from pretokenizer.config.yaml_config import ConfigError
 def train(command: CommandLine) -> int:
     """Runs to `train_iters` or a request to stop; returns the exit code. Raises ValueErrors for what users can mend."""
     config = command.config
-    validate(command, planned_layout(config.parallel, world_size()))
+    validate(command, ParallelLayout.planned(config.parallel, world_size()))
     check_transformer_engine(config)
     layout = init_distributed(config.parallel, config.batch.seed)
     timer = PhaseTimer(exact=config.logging.timing_log_level > 0)
@@ -181,7 +183,7 @@ def train_step(
     state = state.advance(size, applied)
     if config.optimizer.skip_spike_sigma and math.isfinite(loss) and math.isfinite(grad_norm):
         state = state.remember(loss, grad_norm, config.optimizer.skip_spike_window)
-    seconds, peak = timer.total(), peak_flops(config)
+    seconds, peak = timer.total(), peak_flops(config.logging.peak_tflops, device_name())
     flops = model_flops(model_config, round(tokens), round(squared))
     report = StepReport(
         iteration=state.iteration,

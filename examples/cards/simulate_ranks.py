@@ -17,7 +17,8 @@ def main() -> int:
     quiet_known_warnings()
     install()
     from megatron_train.config.flags import parse
-    from megatron_train.parallel.distributed import say, shutdown
+    from megatron_train.parallel.distributed import shutdown
+    from megatron_train.report.console import say
     from megatron_train.train import train
 
     runs = [list(words) for plus, words in itertools.groupby(sys.argv[1:], lambda word: word == "+") if not plus]

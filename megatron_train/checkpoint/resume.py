@@ -21,7 +21,7 @@ from megatron_train.checkpoint.folder import (
 )
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.settings import TrainConfig
-from megatron_train.parallel.distributed import warn
+from megatron_train.report.console import warn
 from pretokenizer.config.yaml_config import load_yaml
 
 

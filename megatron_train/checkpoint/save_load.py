@@ -36,7 +36,7 @@ from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
 from megatron_train.optim.optimizer import gather_weights, unwrap
-from megatron_train.parallel.distributed import is_printing_rank, say, warn
+from megatron_train.report.console import say, warn
 
 
 def load_checkpoint(
@@ -128,7 +128,7 @@ def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
     config, model_config, state, chunks, optimizer, layout, tokenizer_dir = contents
     root, staging = contents.root, staging_folder(contents.root, state.iteration)
     try:
-        if is_printing_rank():
+        if dist.get_rank() == 0:
             root.mkdir(parents=True, exist_ok=True)
             remove_stale_staging(root)
             staging.mkdir()
@@ -136,14 +136,14 @@ def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
         gather_weights(chunks, config)
         plan = plan_tensors(_sharded_state_dict(chunks, optimizer, loading=False), staging, keep_copies)
         save_rng(staging, layout)
-        if is_printing_rank():
+        if dist.get_rank() == 0:
             model_config.save(staging / MODEL_CONFIG)
             (staging / TRAIN_CONFIG).write_text(config_to_yaml(config))
             state.save(staging)
             if tokenizer_dir is not None:
                 shutil.copytree(tokenizer_dir, staging / TOKENIZER_DIR)
     except (OSError, RuntimeError, SafetensorError) as error:
-        if is_printing_rank():
+        if dist.get_rank() == 0:
             shutil.rmtree(staging, ignore_errors=True)
         raise CheckpointError(f"{root / folder_name(state.iteration)}: could not be saved: {error}") from error
     return plan

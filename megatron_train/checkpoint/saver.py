@@ -27,7 +27,7 @@ from megatron_train.checkpoint.write import TensorPlan, write_and_publish
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
-from megatron_train.parallel.distributed import say, warn
+from megatron_train.report.console import say, warn
 
 SLOWEST_WRITE = datetime.timedelta(hours=2)
 """How long one rank's files may take longer than another's; a rank that dies is noticed at once."""

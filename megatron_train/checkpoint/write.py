@@ -36,9 +36,9 @@ from megatron_train.checkpoint.folder import (
     publish_checkpoint,
     staging_folder,
 )
-from megatron_train.parallel.distributed import warn
+from megatron_train.report.console import warn
 from pretokenizer.files.checksums import sha256_file
-from pretokenizer.files.publish import write_text_atomic
+from pretokenizer.files.publish import sha256_file, write_text_atomic
 
 Bucket = tuple[str, str, tuple[list[Any], list[Any]]]
 """(path, name within the folder, (items of bytes, items of CPU tensors)): what becomes one file."""

@@ -13,7 +13,8 @@ from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_mega
 from megatron.core.transformer.module import Float16Module
 
 from megatron_train.config.settings import TrainConfig
-from megatron_train.model.build import training_dtype
+from megatron_train.optim.adam import FusedLayoutAdam
+from megatron_train.parallel.device import replace_torch_adam
 
 
 def wrap_model(chunks: list[Any], config: TrainConfig) -> list[Any]:
@@ -44,7 +45,8 @@ def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer
     """AdamW over wrapped `chunks`; also connects the loss scale and the gradient reduction to megatron-core's
     schedules.
     """
-    settings = config.optimizer
+    settings, core_config = config.optimizer, unwrap(chunks[0]).config
+    replace_torch_adam(FusedLayoutAdam)
     optimizer = get_megatron_optimizer(
         OptimizerConfig(
             optimizer="adam",
@@ -57,7 +59,7 @@ def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer
             clip_grad=settings.clip_grad,
             bf16=config.model.bf16,
             fp16=config.model.fp16,
-            params_dtype=training_dtype(config),
+            params_dtype=core_config.params_dtype,
             initial_loss_scale=settings.initial_loss_scale,
             loss_scale_window=settings.loss_scale_window,
             hysteresis=settings.hysteresis,
@@ -68,7 +70,6 @@ def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer
         chunks,
         use_gloo_process_groups=False,
     )
-    core_config = unwrap(chunks[0]).config
     if config.model.fp16:
         # Weak: the configuration outlives the optimizer inside the model, and a cycle through it is never collected.
         scale_loss = weakref.WeakMethod(optimizer.scale_loss)

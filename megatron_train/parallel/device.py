@@ -89,6 +89,11 @@ def uses_cuda() -> bool:
     return devices >= ranks > 0
 
 
+def device_name() -> str | None:
+    """Return the CUDA device's product name, or None on the CPU."""
+    return torch.cuda.get_device_name() if uses_cuda() else None
+
+
 def install() -> None:
     """Make megatron-core usable on the chosen device; safe to call again.
 
@@ -108,7 +113,6 @@ def install() -> None:
         _use_cpu_rng()
         _mode = CudaAsCpu()
         _mode.__enter__()  # stays on for the life of the process
-    _use_own_adam()
     _write_checkpoints_without_manager()
 
 
@@ -164,17 +168,16 @@ def _use_cpu_rng() -> None:
     random.CudaRNGStatesTracker = CpuRngStatesTracker
 
 
-def _use_own_adam() -> None:
-    """torch's AdamW keeps `step` per tensor, which megatron-core's distributed optimizer cannot load (assert and
-    KeyError).
+def replace_torch_adam(own_adam: type[torch.optim.Optimizer]) -> None:
+    """Make megatron-core use `own_adam` where it would use torch's AdamW, without Transformer Engine or Apex.
+
+    torch's AdamW keeps `step` per tensor. megatron-core's distributed optimizer cannot load that layout.
     """
     import megatron.core.optimizer as optimizer
     from megatron.core.optimizer import distrib_optimizer
 
-    from megatron_train.optim.adam import FusedLayoutAdam
-
     if optimizer.USING_PYTORCH_OPTIMIZER:
-        optimizer.Adam = distrib_optimizer.Adam = FusedLayoutAdam
+        optimizer.Adam = distrib_optimizer.Adam = own_adam
         optimizer.USING_PYTORCH_OPTIMIZER = False
         distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
 

@@ -9,7 +9,6 @@ import datetime
 import gc
 import os
 import random
-import sys
 from typing import Any
 
 import numpy as np
@@ -27,15 +26,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def planned_layout(parallel: Parallel, world: int) -> ParallelLayout:
-    return ParallelLayout.planned(parallel, world)
-
-
 def init_distributed(parallel: Parallel, seed: int) -> ParallelLayout:
     """Starts the process groups of this rank and seeds it. Call parallel.device.install() first."""
     from megatron.core import parallel_state
 
-    layout = planned_layout(parallel, world_size())
+    layout = ParallelLayout.planned(parallel, world_size())
     if not dist.is_initialized():
         timeout = datetime.timedelta(minutes=parallel.distributed_timeout_minutes)
         if uses_cuda():
@@ -85,22 +80,6 @@ def shutdown() -> None:
     """Ends the process groups; safe when there are none."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def is_printing_rank() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def say(*words: Any) -> None:
-    """print on rank 0 only, at once."""
-    if is_printing_rank():
-        print(*words, flush=True)
-
-
-def warn(message: str) -> None:
-    """One line on stderr, on rank 0 only."""
-    if is_printing_rank():
-        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def device() -> torch.device:

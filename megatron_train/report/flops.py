@@ -1,4 +1,4 @@
-"""FLOPs of training, and what devices can do: torch-free, shared by the reports and the planner."""
+"""FLOPs of training and the peak of devices. Torch-free: the reports and the planner share it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "GH200": 989.0, "A100": 312.0, "B20
 """Dense bf16 TFLOP/s by a part of the device's name, from the vendor's data sheets."""
 
 
-def model_flops(model: ModelConfig, num_tokens: int, squared_lengths: int) -> float:
-    """FLOPs of a forward and backward pass over `num_tokens` positions: 6 per weight and token, and causal attention by
-    sum of len^2.
+def peak_flops(given_tflops: float | None, device_name: str | None) -> float | None:
+    """Return the FLOP/s of one device: the given peak, else the table's value for its name, else None."""
+    if given_tflops:
+        return given_tflops * 1e12
+    if device_name is None:
+        return None
+    return next((tflops * 1e12 for part, tflops in PEAK_TFLOPS.items() if part in device_name), None)
 
-    Embedding look-ups cost nothing and are left out; the output layer is in. Recomputation is not useful work and is
-    not counted.
+
+def model_flops(model: ModelConfig, num_tokens: int, squared_lengths: int) -> float:
+    """Return the FLOPs of a forward and backward pass over `num_tokens` positions.
+
+    Each weight costs 6 FLOPs per token. Causal attention costs by the sum of squared document lengths. Embedding
+    look-ups cost nothing, and recomputation is not useful work, so neither counts; the output layer counts.
     """
     weights = model.num_layers * model.parameters_per_layer() + model.padded_vocab * model.hidden_size
     attention = 6 * model.num_layers * model.num_attention_heads * model.head_dim * squared_lengths

@@ -7,26 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-import netrc
-import os
-import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
-from urllib.parse import urlsplit
 
-import torch
 from tqdm import tqdm
 
 from megatron_train.config.settings import TrainConfig
-from megatron_train.parallel.device import uses_cuda
-from megatron_train.parallel.distributed import is_printing_rank, warn
-from megatron_train.report.flops import PEAK_TFLOPS
+from megatron_train.report.console import is_printing_rank
+from megatron_train.report.trackers import Trackers
 from pretokenizer.files.publish import naming, write_text_atomic
 
 METRICS_FILE = "metrics.jsonl"
-WANDB_ID_FILE = "wandb_run_id.txt"
 
 
 @dataclass(frozen=True)
@@ -53,16 +46,6 @@ class StepReport:
     loss_scale: float = 1.0
     phases: dict[str, float] | None = None
     """Seconds by phase, with --timing_log_level 1."""
-
-
-def peak_flops(config: TrainConfig) -> float | None:
-    """FLOP/s of one device, or None where it is not known."""
-    if config.logging.peak_tflops:
-        return config.logging.peak_tflops * 1e12
-    if not uses_cuda():
-        return None
-    name = torch.cuda.get_device_name()
-    return next((tflops * 1e12 for part, tflops in PEAK_TFLOPS.items() if part in name), None)
 
 
 def console_line(report: StepReport, train_iters: int) -> str:
@@ -98,10 +81,6 @@ class Reporter:
         """`iteration` and `samples`: how far the run has come; what was reported beyond is taken back."""
         self.config = config
         self.path = Path(config.checkpoint.save) / METRICS_FILE if config.checkpoint.save else None
-        self.tensorboard: Any = None
-        self.by_samples: Any = None
-        """A TensorBoard run of its own: what a resumed run takes back is counted in the steps of one."""
-        self.wandb: Any = None
         if not is_printing_rank():
             return
         iterations = config.batch.train_iters
@@ -109,21 +88,14 @@ class Reporter:
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             cut_back(self.path, iteration)
-        if config.logging.tensorboard_dir:
-            from torch.utils.tensorboard import SummaryWriter
-
-            folder = Path(config.logging.tensorboard_dir)
-            self.tensorboard = SummaryWriter(str(folder), purge_step=iteration + 1)
-            self.by_samples = SummaryWriter(str(folder / "samples"), purge_step=samples + 1)
-        if config.logging.wandb_logger:
-            self.wandb = _start_wandb(config, resumed=iteration > 0)
+        self.trackers = Trackers(config, iteration, samples)
 
     def step(self, report: StepReport) -> None:
         """Every iteration goes to the files, each `log_interval`-th to the console."""
         if not is_printing_rank():
             return
         self._write(asdict(report))
-        self._scalars(report.iteration, step_scalars(report), report.consumed_train_samples)
+        self.trackers.log(step_scalars(report), report.iteration, report.consumed_train_samples)
         if (
             report.iteration % self.config.logging.log_interval == 0
             or report.skipped
@@ -142,16 +114,12 @@ class Reporter:
                 f"{kind} after {iteration} | {name} | loss {result['loss']:.4f} | ppl {result['ppl']:.3f} | "
                 f"token accuracy {result['token_accuracy']:.1%} | {result['num_target_tokens']:,} target tokens"
             )
-        self._scalars(iteration, evaluation_scalars(results, kind))
+        self.trackers.log(evaluation_scalars(results, kind), iteration)
 
     def close(self) -> None:
         if is_printing_rank():
             self.bar.close()
-        if self.tensorboard:
-            self.tensorboard.close()
-            self.by_samples.close()
-        if self.wandb:
-            self.wandb.finish()
+            self.trackers.close()
 
     def _say(self, line: str) -> None:
         """A line above the progress bar, which is there on terminals only."""
@@ -169,16 +137,6 @@ class Reporter:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
-
-    def _scalars(self, iteration: int, values: dict[str, float], samples: int | None = None) -> None:
-        """TensorBoard gets Megatron's values by `samples` besides; Weights & Biases has one axis."""
-        if self.tensorboard:
-            for name, value in values.items():
-                self.tensorboard.add_scalar(name, value, iteration)
-                if samples is not None and "/" not in name:
-                    self.by_samples.add_scalar(f"{name} vs samples", value, samples)
-        if self.wandb:
-            self.wandb.log(values, step=iteration)
 
 
 def step_scalars(report: StepReport) -> dict[str, float]:
@@ -227,40 +185,3 @@ def cut_back(path: Path, iteration: int) -> None:
         if record["iteration"] <= iteration:
             kept.append(line)
     write_text_atomic(path, "".join(line + "\n" for line in kept))
-
-
-def _has_wandb_key() -> bool:
-    """In the environment, or in ~/.netrc, where `wandb login` puts it."""
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return bool(os.environ.get("WANDB_API_KEY") or netrc.netrc().authenticators(host))
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _start_wandb(config: TrainConfig, resumed: bool) -> Any:
-    try:
-        import wandb
-    except ImportError:
-        warn("--wandb_logger: the package is not installed (pip install wandb); going on without it")
-        return None
-    if not _has_wandb_key() and os.environ.get("WANDB_MODE") not in {"offline", "disabled"}:
-        warn("--wandb_logger: neither WANDB_API_KEY nor a key of `wandb login`; going on without it")
-        return None
-    return wandb.init(
-        project=config.logging.wandb_project,
-        id=_wandb_run_id(config, resumed),
-        config=asdict(config),
-        dir=config.logging.tensorboard_dir,
-        resume="allow",
-    )
-
-
-def _wandb_run_id(config: TrainConfig, resumed: bool) -> str | None:
-    """A resumed run goes on in its own curves: their id lies beside the checkpoints. None: wandb chooses one."""
-    if not config.checkpoint.save or os.environ.get("WANDB_RUN_ID"):
-        return None
-    path = Path(config.checkpoint.save) / WANDB_ID_FILE
-    if not (resumed and path.is_file()):
-        write_text_atomic(path, secrets.token_hex(4) + "\n")
-    return path.read_text().strip()

@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_train.config.settings import TrainConfig
-from megatron_train.parallel.device import uses_cuda
-from megatron_train.parallel.distributed import say
+from megatron_train.report.console import say
 
 BETWEEN = ("evaluate", "save")
 """Phases between two iterations, reported with the next one."""
@@ -24,7 +23,7 @@ class PhaseTimer:
     """
 
     def __init__(self, exact: bool = False) -> None:
-        self.exact = exact and uses_cuda()
+        self.exact = exact and torch.cuda.is_available()
         self.iteration, self.phase, self.changes = 0, "start", 0
         self.seconds: dict[str, float] = {}
         """Of the phases of this iteration that are over; of evaluating and saving, since the iteration before."""

@@ -35,7 +35,7 @@ from megatron_train.data.loader import BatchMaker
 from megatron_train.data.sft_dataset import Samples, training_samples
 from megatron_train.model.build import build_model
 from megatron_train.optim.optimizer import build_optimizer, wrap_model
-from megatron_train.parallel.distributed import init_distributed, planned_layout, seed_rank, world_size
+from megatron_train.parallel.distributed import init_distributed, seed_rank, world_size
 from megatron_train.report.metrics import StepReport
 from megatron_train.report.phases import PhaseTimer
 from megatron_train.train import global_batch_size, loss_rule, train_step
@@ -113,7 +113,7 @@ def start(model: ModelConfig, settings: dict[str, Any], weights: Path | None = N
     """A run with the flat `settings` of a YAML file, from random weights or a checkpoint folder (`resume`: wholly)."""
     config = config_from_settings({"train_iters": 100, "seq_length": 48} | settings, "test")
     command = CommandLine(config, {}, {})
-    validate(command, planned_layout(config.parallel, world_size()))
+    validate(command, ParallelLayout.planned(config.parallel, world_size()))
     layout = enter_layout(config)
     validate_model(command, model, layout)
     num_samples = config.batch.train_iters * global_batch_size(config, layout)
@@ -136,7 +136,7 @@ def start(model: ModelConfig, settings: dict[str, Any], weights: Path | None = N
 def enter_layout(config: TrainConfig) -> ParallelLayout:
     """As init_distributed, but keeps the groups of the run before when the layout is the same: each has its threads."""
     global _entered
-    planned = planned_layout(config.parallel, world_size())
+    planned = ParallelLayout.planned(config.parallel, world_size())
     if planned == _entered and dist.is_initialized() and parallel_state.model_parallel_is_initialized():
         seed_rank(config.batch.seed)
         return planned

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_train.optim.adam import FusedLayoutAdam
 from megatron_train.optim.optimizer import set_rates
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.toy_run import LLAMA, MODELS, full_parameters, start
@@ -15,6 +16,11 @@ pytestmark = pytest.mark.usefixtures("single_process")
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, object]:
     return {"train_data_path": [write_shard(tmp_path / "toy", toy_documents(8))], "global_batch_size": 4}
+
+
+def test_megatron_core_uses_our_adam(settings: dict[str, object]) -> None:
+    run = start(LLAMA, settings)
+    assert {type(part.optimizer) for part in run.optimizer.chained_optimizers} == {FusedLayoutAdam}
 
 
 def test_weights_decay_and_one_dimensional_parameters_do_not(settings: dict[str, object]) -> None:

@@ -101,11 +101,3 @@ def test_the_tracker_keeps_streams_apart_and_restores_them(single_process: None)
     assert torch.equal(torch.rand(4), torch.cat([first, second]))
     torch.manual_seed(6)
     assert torch.equal(torch.rand(2), other)
-
-
-def test_megatron_core_uses_our_adam(single_process: None) -> None:
-    import megatron.core.optimizer as optimizer
-
-    from megatron_train.optim.adam import FusedLayoutAdam
-
-    assert optimizer.Adam is FusedLayoutAdam

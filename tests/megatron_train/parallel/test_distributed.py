@@ -8,21 +8,19 @@ import torch
 import torch.distributed as dist
 
 from megatron_train.config.flags import config_from_settings
+from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import Parallel, TrainConfig
 from megatron_train.model.build import build_model
 from megatron_train.optim.optimizer import wrap_model
 from megatron_train.parallel.distributed import (
     device,
     init_distributed,
-    is_printing_rank,
-    planned_layout,
-    say,
     seed_rank,
     shutdown,
     sum_over_ranks,
-    warn,
     world_size,
 )
+from megatron_train.report.console import is_printing_rank, say, warn
 from tests.distributed import run_distributed
 from tests.megatron_train.toy_run import LLAMA
 
@@ -32,7 +30,7 @@ def test_the_world_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> Non
     assert world_size() == 1
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert world_size() == 8
-    layout = planned_layout(Parallel(tensor_model_parallel_size=2, pipeline_model_parallel_size=2), 8)
+    layout = ParallelLayout.planned(Parallel(tensor_model_parallel_size=2, pipeline_model_parallel_size=2), 8)
     assert (layout.tp, layout.pp, layout.dp) == (2, 2, 2)
 
 

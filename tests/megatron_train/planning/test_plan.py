@@ -15,9 +15,10 @@ from megatron_train.config.flags import config_from_settings, parse
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
+from megatron_train.planning.command import plan_parser
 from megatron_train.planning.devices import DEVICES
 from megatron_train.planning.memory import chunk_parameters, chunks_in_flight, layer_activation, stage_memory
-from megatron_train.planning.plan import Plan, make_plan, plan_parser
+from megatron_train.planning.plan import Plan, make_plan
 from megatron_train.planning.suggest import suggest
 from megatron_train.planning.workload import bubble_fraction
 from tests.conftest import write_shard

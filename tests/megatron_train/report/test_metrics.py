@@ -227,7 +227,7 @@ def test_wandb_without_a_key_is_one_warning(
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 1
     assert warnings[0].startswith("warning: --wandb_logger: ")
-    assert warnings[0].endswith("going on without it")
+    assert warnings[0].endswith("the run continues without it")
 
 
 def test_nothing_is_written_without_a_folder(capsys: pytest.CaptureFixture[str]) -> None:

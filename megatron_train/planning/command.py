@@ -1,0 +1,54 @@
+"""The command `plan`: plan a run without GPUs, without the model and without any file that its flags name.
+
+    python -m megatron_train plan --config configs/train/llama2-70b-oasst-sft-v10_stage1.yaml --world_size 64
+    python -m megatron_train plan <the flags of a launch> --world_size 64 --suggest --gpu h200-141gb
+
+The command takes the flags of training and those below. Weights, gradients and optimizer state are exact; activations
+and times are estimates, and the report says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from megatron_train.config.flags import parse
+from megatron_train.planning.devices import DEVICES
+from megatron_train.planning.plan import make_plan
+from megatron_train.planning.report import report, suggestions
+from pretokenizer.config.yaml_config import ConfigError
+
+
+def main(arguments: list[str]) -> int:
+    """`arguments` after the word `plan`. Raises ConfigError for what a user can mend."""
+    own, rest = plan_parser().parse_known_args(arguments)
+    command = parse(rest)
+    plan = make_plan(command, own)
+    print(report(plan))
+    if own.suggest:
+        print(suggestions(command, plan))
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def plan_parser() -> argparse.ArgumentParser:
+    """The flags that training does not have."""
+    parser = _Parser(
+        prog="megatron_train plan",
+        usage="%(prog)s [--config FILE] [flags of training] --world_size N [--suggest]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--world_size", type=int, required=True, metavar="N", help="GPUs")
+    parser.add_argument("--suggest", action="store_true", help="rank the layouts that fit on these GPUs")
+    parser.add_argument("--gpu", choices=DEVICES, default="h100-80gb", help="kind of GPU [h100-80gb]")
+    parser.add_argument("--mfu", type=float, default=0.4, help="share of the peak that is reached, for the hours [0.4]")
+    parser.add_argument("--vocab_size", type=int, metavar="N", help="vocabulary of the data, where it is not known")
+    parser.add_argument("--num_documents", type=int, metavar="N", help="documents of the training shard, if not known")
+    parser.add_argument("--num_document_tokens", type=int, metavar="N", help="tokens of them all, likewise")
+    return parser

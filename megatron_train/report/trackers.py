@@ -1,0 +1,99 @@
+"""TensorBoard and Weights & Biases under one interface. The reporter opens them on rank 0 only.
+
+trackers = Trackers(config, iteration, samples)
+trackers.log(values, iteration, samples)
+trackers.close()
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import secrets
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from megatron_train.config.settings import TrainConfig
+from megatron_train.report.console import warn
+from pretokenizer.files.publish import write_text_atomic
+
+WANDB_ID_FILE = "wandb_run_id.txt"
+
+
+class Trackers:
+    """The trackers that a run's settings name; none is fine."""
+
+    def __init__(self, config: TrainConfig, iteration: int, samples: int) -> None:
+        """Open the trackers of a run that has reached `iteration` and `samples`; later values are taken back."""
+        self.tensorboard: Any = None
+        self.by_samples: Any = None
+        """A second TensorBoard run: resuming takes back by the steps of one axis."""
+        self.wandb: Any = None
+        if config.logging.tensorboard_dir:
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder = Path(config.logging.tensorboard_dir)
+            self.tensorboard = SummaryWriter(str(folder), purge_step=iteration + 1)
+            self.by_samples = SummaryWriter(str(folder / "samples"), purge_step=samples + 1)
+        if config.logging.wandb_logger:
+            self.wandb = _start_wandb(config, resumed=iteration > 0)
+
+    def log(self, values: dict[str, float], iteration: int, samples: int | None = None) -> None:
+        """Log `values` by iteration. TensorBoard also gets Megatron's values by `samples`."""
+        if self.tensorboard:
+            for name, value in values.items():
+                self.tensorboard.add_scalar(name, value, iteration)
+                if samples is not None and "/" not in name:
+                    self.by_samples.add_scalar(f"{name} vs samples", value, samples)
+        if self.wandb:
+            self.wandb.log(values, step=iteration)
+
+    def close(self) -> None:
+        """Flush and close what is open."""
+        if self.tensorboard:
+            self.tensorboard.close()
+            self.by_samples.close()
+        if self.wandb:
+            self.wandb.finish()
+
+
+def _has_wandb_key() -> bool:
+    """Return whether a key is in the environment, or in ~/.netrc, where `wandb login` puts it."""
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return bool(os.environ.get("WANDB_API_KEY") or netrc.netrc().authenticators(host))
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _start_wandb(config: TrainConfig, resumed: bool) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        warn("--wandb_logger: the package is not installed (pip install wandb); the run continues without it")
+        return None
+    if not _has_wandb_key() and os.environ.get("WANDB_MODE") not in {"offline", "disabled"}:
+        warn("--wandb_logger: neither WANDB_API_KEY nor a key of `wandb login`; the run continues without it")
+        return None
+    return wandb.init(
+        project=config.logging.wandb_project,
+        id=_wandb_run_id(config, resumed),
+        config=asdict(config),
+        dir=config.logging.tensorboard_dir,
+        resume="allow",
+    )
+
+
+def _wandb_run_id(config: TrainConfig, resumed: bool) -> str | None:
+    """Return the id of the run's curves, which lies beside the checkpoints; None lets wandb choose one.
+
+    A resumed run continues its own curves.
+    """
+    if not config.checkpoint.save or os.environ.get("WANDB_RUN_ID"):
+        return None
+    path = Path(config.checkpoint.save) / WANDB_ID_FILE
+    if not (resumed and path.is_file()):
+        write_text_atomic(path, secrets.token_hex(4) + "\n")
+    return path.read_text().strip()
