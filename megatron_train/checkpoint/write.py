@@ -38,7 +38,7 @@ from megatron_train.checkpoint.folder import (
 )
 from megatron_train.report.console import warn
 from pretokenizer.files.checksums import sha256_file
-from pretokenizer.files.publish import sha256_file, write_text_atomic
+from pretokenizer.files.publish import write_text_atomic
 
 Bucket = tuple[str, str, tuple[list[Any], list[Any]]]
 """(path, name within the folder, (items of bytes, items of CPU tensors)): what becomes one file."""

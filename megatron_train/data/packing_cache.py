@@ -29,7 +29,7 @@ from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.sft_dataset import Samples, training_samples
 from megatron_train.report.console import warn
 from pretokenizer.files.checksums import verify_sha256sums, write_sha256sums
-from pretokenizer.files.publish import publish_folder, verify_sha256sums, write_json_atomic, write_sha256sums
+from pretokenizer.files.publish import publish_folder, write_json_atomic
 
 PLAN_VERSION = 1
 """Counts up when packing.py or sft_dataset.py would give other rows for the same settings."""
