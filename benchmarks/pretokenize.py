@@ -50,7 +50,9 @@ from pretokenizer.sources import SOURCES, make_source
 from pretokenizer.sources.source import InputRecord, stem_of
 from pretokenizer.tasks import plan
 from pretokenizer.tasks import runner as tasks
-from pretokenizer.tokenizer.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer
+from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
 CHATML = CHAT_FORMATS["chatml"]
 DUTIES = {

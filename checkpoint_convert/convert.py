@@ -65,7 +65,8 @@ from megatron_train.config.model_config import ModelConfig
 from pretokenizer.chat.formats import ChatFormat
 from pretokenizer.files.checksums import write_sha256sums
 from pretokenizer.files.publish import publish_folder
-from pretokenizer.tokenizer.tokenizer import Tokenizer, load_tokenizer_folder
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer_folder
 
 
 def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Report:

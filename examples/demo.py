@@ -165,7 +165,7 @@ def training_prompts(out: Path) -> list[str]:
     """The user turns of the shortest single-turn documents stage 2 was trained on, read from its shards."""
     from pretokenizer.chat.roles import Role
     from pretokenizer.files.shard import ShardReader
-    from pretokenizer.tokenizer.tokenizer import load_tokenizer_folder
+    from pretokenizer.tokenizer.load import load_tokenizer_folder
 
     prefix = out / "data_stage2" / "demo_stage2-train"
     text, roles, tokenizer = (

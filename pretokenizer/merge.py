@@ -25,7 +25,7 @@ from pretokenizer.tasks.part_files import found_mismatch, is_complete, read_head
 from pretokenizer.tasks.plan import Piece, Plan, Task, load_plan_tokenizer, make_plan
 from pretokenizer.tasks.pool import run_tasks, start_workers
 from pretokenizer.tasks.work_folder import PLAN_NAME, BuildError, refuse_finished, work_folder, work_path
-from pretokenizer.tokenizer.tokenizer import load_tokenizer_folder
+from pretokenizer.tokenizer.load import load_tokenizer_folder
 
 
 def build_part(config: PretokenizeConfig, options: RunOptions) -> Path:

@@ -37,7 +37,11 @@ SHARED = {
         "files.manifest",
         "files.publish",
         "files.shard",
-        "tokenizer.tokenizer",
+        "tokenizer.base",
+        "tokenizer.json_tokenizer",
+        "tokenizer.load",
+        "tokenizer.sentencepiece_json",
+        "tokenizer.sentencepiece_tokenizer",
     },
     "megatron_train": {
         "checkpoint.folder",

@@ -15,7 +15,7 @@ from megatron_train.config.model_config import ModelConfig
 from pretokenizer.chat.conversation import Message
 from pretokenizer.chat.formats import ChatFormat
 from pretokenizer.chat.roles import Role
-from pretokenizer.tokenizer.tokenizer import Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
 
 EXAMPLE = (Message(Role.SYSTEM, "{system message}"), Message(Role.USER, "{prompt}"), Message(Role.ASSISTANT, "{reply}"))
 USE = """\

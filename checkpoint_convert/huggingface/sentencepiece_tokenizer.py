@@ -17,7 +17,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, processors
 
 from checkpoint_convert.tensors.tensor import ConvertError
-from pretokenizer.tokenizer.tokenizer import SentencePieceTokenizer
+from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
 SPACE = "\u2581"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4

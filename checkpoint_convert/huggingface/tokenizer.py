@@ -23,13 +23,10 @@ from checkpoint_convert.tensors.tensor import ConvertError
 from pretokenizer.chat.formats import CHAT_FORMATS, TEMPLATE_NAME, ChatFormat, ChatFormatError
 from pretokenizer.chat.jinja_format import TemplateFormat, read_template
 from pretokenizer.files.publish import read_json
-from pretokenizer.tokenizer.tokenizer import (
-    JsonTokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-    load_tokenizer,
-    read_tokenizer_spec,
-)
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.json_tokenizer import JsonTokenizer
+from pretokenizer.tokenizer.load import load_tokenizer, read_tokenizer_spec
+from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
 GENERATION_CONFIG = "generation_config.json"
 ADDED_TOKENS = "added_tokens.json"

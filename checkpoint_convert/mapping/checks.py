@@ -17,7 +17,7 @@ from checkpoint_convert.report import named, warn
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo, TensorSource, dtype_name, same_bits, shape_of
 from megatron_train.checkpoint.folder import MODEL_CONFIG
 from megatron_train.config.model_config import ModelConfig, pad_vocab_size
-from pretokenizer.tokenizer.tokenizer import Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from checkpoint_convert.tensors.torch_archive import Opaque
 from checkpoint_convert.verify.verify import Outcome, compare_weights
 from megatron_train.checkpoint.folder import MODEL_CONFIG, find_checkpoint
 from megatron_train.config.model_config import ModelConfig, pad_vocab_size
-from pretokenizer.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer
 
 NO_LOGITS = "only Hugging Face folders can be run beside a checkpoint; export with to-hf to compare logits"
 

@@ -35,7 +35,7 @@ from megatron_train.config.model_config import ModelConfig, pad_vocab_size
 from megatron_train.config.parallel_layout import ParallelLayout
 from pretokenizer.files.checksums import write_sha256sums
 from pretokenizer.files.publish import publish_folder
-from pretokenizer.tokenizer.tokenizer import read_tokenizer_spec
+from pretokenizer.tokenizer.load import read_tokenizer_spec
 
 ROWS_DIVISIBLE_BY = 128
 

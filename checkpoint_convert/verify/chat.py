@@ -20,7 +20,7 @@ from megatron_train.checkpoint.folder import TOKENIZER_DIR
 from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.roles import Role
 from pretokenizer.files.limits import bounded
-from pretokenizer.tokenizer.tokenizer import load_tokenizer_folder
+from pretokenizer.tokenizer.load import load_tokenizer_folder
 
 CONVERSATION = Conversation(
     (

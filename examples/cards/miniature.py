@@ -18,7 +18,7 @@ from examples.cards.card import Card
 from examples.cards.commands import launch, module, run
 from megatron_train.config.model_config import ModelConfig
 from pretokenizer.config.yaml_config import ConfigError
-from pretokenizer.tokenizer.tokenizer import load_tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer
 
 SAMPLES = Path("examples/data")
 SAMPLE_MODEL = SAMPLES / "tokenizer" / "sample.model"

@@ -16,7 +16,7 @@ from pretokenizer.chat.conversation import Message
 from pretokenizer.chat.formats import ChatFormat, ChatFormatError, Turn
 from pretokenizer.chat.roles import Role
 from pretokenizer.files.limits import BoundsError, bounded
-from pretokenizer.tokenizer.tokenizer import Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
 
 _MARKER = "\u2063marker\u2063"
 

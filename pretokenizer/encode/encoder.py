@@ -20,7 +20,7 @@ from pretokenizer.chat.formats import ChatFormat, FramedFormat
 from pretokenizer.encode.batch import EncodedBatch, EngineMismatchError
 from pretokenizer.encode.fast import FramedPass, FrameError
 from pretokenizer.encode.reference import ReferencePass
-from pretokenizer.tokenizer.tokenizer import Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
 
 REFERENCE_ENV = "PRETOKENIZER_ENGINE"
 """Set to `reference` to do without the fast engine."""

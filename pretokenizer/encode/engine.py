@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from pretokenizer.records.json_text import fast_loads
 from pretokenizer.tokenizer import sentencepiece_json
-from pretokenizer.tokenizer.tokenizer import JsonTokenizer, SentencePieceTokenizer, Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.json_tokenizer import JsonTokenizer
+from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
 
 class FastEngine:

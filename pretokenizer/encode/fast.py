@@ -16,7 +16,7 @@ from pretokenizer.encode.batch import PROOF_INTERVAL, EncodedBatch, EngineMismat
 from pretokenizer.encode.engine import FastEngine
 from pretokenizer.encode.hard_texts import BATTERY
 from pretokenizer.encode.reference import ReferencePass
-from pretokenizer.tokenizer.tokenizer import Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
 
 
 class FrameError(ValueError):

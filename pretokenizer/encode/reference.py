@@ -14,7 +14,7 @@ from pretokenizer.chat.conversation import Conversation
 from pretokenizer.chat.formats import ChatFormat, FramedFormat, Turn
 from pretokenizer.chat.roles import Role
 from pretokenizer.encode.batch import EncodedBatch
-from pretokenizer.tokenizer.tokenizer import Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
 
 
 class ReferencePass:

@@ -64,7 +64,7 @@ class DataManifest:
     """The END-OF-TURN token of the chat format, e.g. the id of <|im_end|>: where a reply stops."""
     bos_token_id: int | None
     tokenizer_fingerprint: str
-    """SHA-256 over the id -> token table, see pretokenizer/tokenizer/tokenizer.py."""
+    """SHA-256 over the id -> token table, see pretokenizer/tokenizer/base.py."""
     special_tokens: dict[str, int]
     splits: dict[str, SplitManifest]
     """`train` and `val`, each only when it has documents."""

@@ -25,7 +25,7 @@ from pretokenizer.selection.token_store import TokenStore
 from pretokenizer.tasks.bad_records import MAX_EXAMPLES, refuse_too_many
 from pretokenizer.tasks.part_files import PartHeader, found_mismatch
 from pretokenizer.tasks.plan import Plan
-from pretokenizer.tokenizer.tokenizer import Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
 
 PACKAGES = ("oasst-megatron", "numpy", "sentencepiece", "tokenizers", "gigatoken", "orjson")
 

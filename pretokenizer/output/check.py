@@ -18,13 +18,8 @@ from pretokenizer.files.manifest import MANIFEST_NAME, DataManifest, ManifestErr
 from pretokenizer.files.origin import origin_path, read_origins
 from pretokenizer.files.publish import read_json
 from pretokenizer.files.shard import ShardError, ShardReader
-from pretokenizer.tokenizer.tokenizer import (
-    SPEC_NAME,
-    Tokenizer,
-    TokenizerError,
-    load_tokenizer_folder,
-    read_tokenizer_spec,
-)
+from pretokenizer.tokenizer.base import SPEC_NAME, Tokenizer, TokenizerError
+from pretokenizer.tokenizer.load import load_tokenizer_folder, read_tokenizer_spec
 
 BLOCK_TOKENS = 16 << 20
 """Tokens looked at in one go."""

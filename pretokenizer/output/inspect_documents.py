@@ -18,7 +18,7 @@ from pretokenizer.files.origin import origin_path, read_origins
 from pretokenizer.files.shard import ShardError, ShardReader
 from pretokenizer.output.check import check_prefix
 from pretokenizer.reports.render import render_document
-from pretokenizer.tokenizer.tokenizer import load_tokenizer_folder
+from pretokenizer.tokenizer.load import load_tokenizer_folder
 
 # All but tab and line feed: a terminal obeys them, the 8-bit ones too.
 

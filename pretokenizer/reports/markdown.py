@@ -14,7 +14,7 @@ from pretokenizer.reports.stats import DatasetStats, total_stats
 from pretokenizer.selection.select_documents import Selected
 from pretokenizer.selection.token_store import TokenStore
 from pretokenizer.tasks.plan import Plan
-from pretokenizer.tokenizer.tokenizer import Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
 
 PLOT_NAME = "lengths.png"
 NUM_EXAMPLES = 3

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pretokenizer.chat.roles import Role
-from pretokenizer.tokenizer.tokenizer import Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
 
 # All but tab and line feed: a terminal obeys them, the 8-bit ones too.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

@@ -23,7 +23,8 @@ from pretokenizer.records.reader import FileSpan, split_file
 from pretokenizer.sources import make_source
 from pretokenizer.sources.source import Source
 from pretokenizer.tasks.decontaminate import question_files
-from pretokenizer.tokenizer.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from pretokenizer.tokenizer.base import Tokenizer, TokenizerError
+from pretokenizer.tokenizer.load import load_tokenizer
 
 CHUNK_BYTES = 8 << 20
 """Plain JSON-lines files are cut into spans of this size."""

@@ -20,7 +20,7 @@ from pretokenizer.tasks.part_files import found_mismatch
 from pretokenizer.tasks.plan import Plan, Task
 from pretokenizer.tasks.runner import TaskRunner
 from pretokenizer.tasks.work_folder import BuildError
-from pretokenizer.tokenizer.tokenizer import Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
 
 
 def run_tasks(

@@ -29,7 +29,7 @@ from pretokenizer.tasks.bad_records import BadRecordLog
 from pretokenizer.tasks.decontaminate import Questions
 from pretokenizer.tasks.part_files import MISMATCH_NAME, PartWriter, found_mismatch, is_complete, read_header
 from pretokenizer.tasks.plan import Piece, Plan, Task, load_plan_tokenizer
-from pretokenizer.tokenizer.tokenizer import Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 4 << 20

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretokenizer.encode.batch import ranges
-from pretokenizer.tokenizer.tokenizer import SentencePieceTokenizer
+from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
 # Field numbers in sentencepiece_model.proto.
 _TRAINER_SPEC, _NORMALIZER_SPEC = 2, 3

@@ -157,7 +157,7 @@ def tokenizer_readers(root: Path) -> Iterator[Parts]:
 
     import tokenizers
 
-    from pretokenizer.tokenizer.tokenizer import load_tokenizer, load_tokenizer_folder
+    from pretokenizer.tokenizer.load import load_tokenizer, load_tokenizer_folder
 
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())

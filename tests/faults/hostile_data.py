@@ -269,7 +269,7 @@ def deep_own_file(name: str, text: bytes) -> Callable[[Path], str | None]:
         from megatron_train.checkpoint.train_state import TrainState
         from pretokenizer.files.manifest import DataManifest
         from pretokenizer.merge import read_plan
-        from pretokenizer.tokenizer.tokenizer import read_tokenizer_spec
+        from pretokenizer.tokenizer.load import read_tokenizer_spec
 
         (folder / name).write_bytes(text)
         readers: dict[str, Callable[[Path], Any]] = {
@@ -437,7 +437,7 @@ def template_cases() -> dict[str, Case]:
 def template_of(text: str) -> Callable[[Path], str | None]:
     def read(folder: Path) -> str | None:
         from pretokenizer.chat.jinja_format import read_template
-        from pretokenizer.tokenizer.tokenizer import load_tokenizer
+        from pretokenizer.tokenizer.load import load_tokenizer
 
         (folder / "template.jinja").write_text(text)
         read_template(folder / "template.jinja", load_tokenizer(SAMPLE_MODEL))
@@ -475,7 +475,7 @@ def broken_pieces() -> bytes:
 
 def tokenizer_of(name: str, data: bytes) -> Callable[[Path], str | None]:
     def read(folder: Path) -> str | None:
-        from pretokenizer.tokenizer.tokenizer import load_tokenizer
+        from pretokenizer.tokenizer.load import load_tokenizer
 
         (folder / name).write_bytes(data)
         return str(load_tokenizer(folder / name).vocab_size)

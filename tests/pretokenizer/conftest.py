@@ -11,7 +11,9 @@ import tokenizers
 from pretokenizer.build import build
 from pretokenizer.config.settings import PretokenizeConfig, RunOptions, make_config
 from pretokenizer.files.manifest import DataManifest
-from pretokenizer.tokenizer.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer
+from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 from tests.paths import ROOT, SHARED
 
 SAMPLE_MODEL = ROOT / "examples" / "data" / "tokenizer" / "sample.model"

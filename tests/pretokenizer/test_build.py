@@ -24,7 +24,7 @@ from pretokenizer.tasks import plan as plan_module
 from pretokenizer.tasks import runner as tasks
 from pretokenizer.tasks.plan import load_plan_tokenizer, make_plan
 from pretokenizer.tasks.work_folder import BuildError
-from pretokenizer.tokenizer.tokenizer import Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
 from tests.paths import ROOT
 from tests.pretokenizer.conftest import BuildToy, make_toy_config, question_records, write_jsonl
 

@@ -9,7 +9,7 @@ import yaml
 from checkpoint_convert.huggingface.model_card import write_model_card
 from megatron_train.config.model_config import ModelConfig
 from pretokenizer.chat.formats import CHAT_FORMATS
-from pretokenizer.tokenizer.tokenizer import load_tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer
 
 
 def test_card_states_model_prompt_data_and_arguments(

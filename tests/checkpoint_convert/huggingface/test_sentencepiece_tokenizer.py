@@ -9,7 +9,8 @@ import pytest
 
 from checkpoint_convert.huggingface.sentencepiece_tokenizer import differing_texts, merges_of, tokenizers_backend
 from checkpoint_convert.tensors.tensor import ConvertError
-from pretokenizer.tokenizer.tokenizer import SentencePieceTokenizer, load_tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer
+from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 from tests.checkpoint_convert.conftest import train_spm
 from tests.paths import SHARED
 

@@ -22,7 +22,8 @@ from checkpoint_convert.tensors.tensor import ConvertError
 from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.formats import CHAT_FORMATS
 from pretokenizer.chat.roles import Role
-from pretokenizer.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer
 from tests.checkpoint_convert.conftest import train_spm
 
 CHATML = ("<|im_start|>", "<|im_end|>")

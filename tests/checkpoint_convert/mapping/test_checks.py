@@ -20,7 +20,7 @@ from checkpoint_convert.mapping.checks import (
 from checkpoint_convert.mapping.vocabulary import RowPlan
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo
 from megatron_train.config.model_config import ModelConfig
-from pretokenizer.tokenizer.tokenizer import load_tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer
 
 
 def test_shapes_count_every_parameter(tiny_model_config: ModelConfig) -> None:

@@ -8,7 +8,7 @@ from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.formats import CHAT_FORMATS, ChatFormatError
 from pretokenizer.chat.jinja_format import TemplateFormat, read_template
 from pretokenizer.chat.roles import Role
-from pretokenizer.tokenizer.tokenizer import Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
 
 CONVERSATION = Conversation(
     (

@@ -12,7 +12,8 @@ from pretokenizer.encode.encoder import REFERENCE_ENV, Encoder, make_encoder
 from pretokenizer.encode.fast import FramedPass
 from pretokenizer.encode.reference import ReferencePass
 from pretokenizer.tokenizer import sentencepiece_json
-from pretokenizer.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer
 from tests.pretokenizer.conftest import CHATML_TOKENS, SHARED, needs_shared
 
 CHATML = CHAT_FORMATS["chatml"]

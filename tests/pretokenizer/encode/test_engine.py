@@ -6,7 +6,8 @@ import pytest
 import tokenizers
 
 from pretokenizer.encode.engine import FastEngine
-from pretokenizer.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer
 from tests.pretokenizer.conftest import CHATML_TOKENS, SHARED, needs_shared
 
 pytest.importorskip("gigatoken")

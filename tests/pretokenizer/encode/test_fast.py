@@ -12,7 +12,8 @@ from pretokenizer.encode.batch import EngineMismatchError
 from pretokenizer.encode.engine import FastEngine
 from pretokenizer.encode.fast import FramedPass, FrameError
 from pretokenizer.encode.reference import ReferencePass
-from pretokenizer.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer
 from tests.pretokenizer.conftest import SAMPLE_MODEL, SHARED, needs_shared
 from tests.pretokenizer.hard_conversations import assert_equal, hard_conversations
 

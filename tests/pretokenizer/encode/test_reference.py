@@ -13,7 +13,9 @@ from pretokenizer.chat.formats import CHAT_FORMATS
 from pretokenizer.chat.roles import Role
 from pretokenizer.encode.batch import EncodedBatch
 from pretokenizer.encode.reference import ReferencePass
-from pretokenizer.tokenizer.tokenizer import JsonTokenizer, Tokenizer, load_tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.json_tokenizer import JsonTokenizer
+from pretokenizer.tokenizer.load import load_tokenizer
 from tests.pretokenizer.conftest import SAMPLE_MODEL, SHARED, needs_shared
 
 CHATML = CHAT_FORMATS["chatml"]

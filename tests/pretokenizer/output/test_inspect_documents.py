@@ -10,7 +10,7 @@ from pretokenizer.files.shard import ShardError
 from pretokenizer.output.inspect_documents import inspect_shard
 from pretokenizer.reports.markdown import fence_of
 from pretokenizer.reports.render import render_document
-from pretokenizer.tokenizer.tokenizer import Tokenizer
+from pretokenizer.tokenizer.base import Tokenizer
 from tests.pretokenizer.conftest import BuildToy, write_jsonl
 
 

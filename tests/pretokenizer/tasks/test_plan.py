@@ -7,7 +7,7 @@ import pytest
 from pretokenizer.config.settings import PretokenizeConfig
 from pretokenizer.config.yaml_config import ConfigError
 from pretokenizer.tasks.plan import load_plan_tokenizer, make_plan, tokenizer_file
-from pretokenizer.tokenizer.tokenizer import TokenizerError
+from pretokenizer.tokenizer.base import TokenizerError
 from tests.pretokenizer.conftest import make_toy_config, question_records, write_jsonl
 
 

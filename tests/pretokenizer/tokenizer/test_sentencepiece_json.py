@@ -16,7 +16,7 @@ from pretokenizer.tokenizer.sentencepiece_json import (
     ranked_merges,
     tokenizer_json,
 )
-from pretokenizer.tokenizer.tokenizer import SentencePieceTokenizer
+from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 from tests.pretokenizer.conftest import SAMPLE_MODEL
 
 

@@ -8,7 +8,8 @@ import pytest
 import sentencepiece
 import tokenizers
 
-from pretokenizer.tokenizer.tokenizer import Tokenizer, TokenizerError, load_tokenizer, load_tokenizer_folder
+from pretokenizer.tokenizer.base import Tokenizer, TokenizerError
+from pretokenizer.tokenizer.load import load_tokenizer, load_tokenizer_folder
 from tests.pretokenizer.conftest import CHATML_TOKENS, SAMPLE_MODEL, SHARED, needs_shared
 
 TEXT = "Hello  world\n\té 😀 中 ▁x <s> 123"
@@ -168,5 +169,5 @@ def test_an_id_beyond_all_measure_is_refused(byte_level_path: Path, tmp_path: Pa
     described = json.loads(byte_level_path.read_text())
     described["model"]["vocab"]["a"] = 4_000_000_000
     (tmp_path / "tokenizer.json").write_text(json.dumps(described))
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json: has a token of id 4,000,000,000; at most 16,777,216"):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: has a token of id 4,000,000,000"):
         load_tokenizer(tmp_path / "tokenizer.json")
