@@ -73,7 +73,7 @@ def _calls(
     width = config.batch.micro_batch_size * layout.dp
     rows, per_call = len(samples), MICROBATCHES_PER_CALL
     if config.evaluation.eval_iters:
-        rows = min(rows, config.evaluation.eval_iters * (config.batch.global_batch_size or width))
+        rows = min(rows, config.evaluation.eval_iters * layout.global_batch_size(config.batch))
     num_microbatches = -(-rows // width)
     if layout.vpp > 1:
         per_call = -(-per_call // layout.pp) * layout.pp

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from megatron_train.checkpoint.folder import TOKENIZER_DIR, CheckpointError
 from megatron_train.checkpoint.train_state import TrainState
 from megatron_train.config.model_config import ModelConfig
-from megatron_train.config.settings import Data
+from megatron_train.config.settings import Data, TrainConfig
 from megatron_train.data.document_order import parse_blend, training_paths
 from megatron_train.data.sft_dataset import Samples
 from megatron_train.report.console import is_printing_rank, warn
+from pretokenizer.config.yaml_config import ConfigError
 from pretokenizer.files.checksums import sha256_file
 from pretokenizer.files.manifest import MANIFEST_NAME, DataManifest
 from pretokenizer.files.shard import ShardError
@@ -101,3 +102,13 @@ def check_same_data(state: TrainState, samples: Samples) -> TrainState:
             "the new order"
         )
     return replace(state, data_fingerprint=found)
+
+
+def check_last_turns(config: TrainConfig, sets: list[Samples]) -> None:
+    """Raises ConfigError where last_turn_only would take the end of a piece for the end of its document."""
+    data, num_overlong = config.data, sum(samples.num_overlong for samples in sets)
+    if data.last_turn_only and num_overlong and data.overlong != "drop":
+        raise ConfigError(
+            f"last_turn_only: {num_overlong:,} documents exceed seq_length {data.seq_length}, and with --overlong "
+            f"{data.overlong} a piece may end before the last turn; give --overlong drop, or a larger seq_length"
+        )

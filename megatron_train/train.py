@@ -29,8 +29,6 @@ from megatron_train.config.validate import (
     LOSS_ROLES,
     describe_batch,
     describe_choices,
-    global_batch_size,
-    num_microbatches,
     validate,
     validate_model,
 )
@@ -52,6 +50,7 @@ from megatron_train.parallel.hang_watch import HangWatch
 from megatron_train.parallel.schedule import run_schedule
 from megatron_train.parallel.stop_request import StopRequest
 from megatron_train.preflight import (
+    check_last_turns,
     check_same_data,
     check_shards,
     check_vocabulary,
@@ -62,7 +61,6 @@ from megatron_train.report.console import say, warn
 from megatron_train.report.flops import model_flops, peak_flops
 from megatron_train.report.metrics import Reporter, StepReport
 from megatron_train.report.phases import PhaseTimer, Profiler
-from pretokenizer.config.yaml_config import ConfigError
 
 
 def train(command: CommandLine) -> int:
@@ -137,7 +135,7 @@ def run(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> int:
 
 def all_samples(config: TrainConfig, layout: ParallelLayout) -> tuple[Samples, dict[str, Samples], dict[str, Samples]]:
     """Of training, and the sets for validation and for the last test by name. Raises ConfigError."""
-    samples = planned_samples(config, config.batch.train_iters * global_batch_size(config, layout))
+    samples = planned_samples(config, config.batch.train_iters * layout.global_batch_size(config.batch))
     valid, test = (
         ({}, {})
         if config.evaluation.eval_iters == 0
@@ -165,7 +163,7 @@ def train_step(
 ) -> tuple[TrainState, StepReport]:
     """One iteration: read the global batch, forward and backward, update, report. The same report on every rank."""
     timer.start(state.iteration + 1, "read")
-    size = global_batch_size(config, layout)
+    size = layout.global_batch_size(config.batch)
     lr = learning_rate(config.lr_schedule, state.applied_iterations * size, size, config.batch.train_iters)
     batches = read_global_batch(state, config, layout, samples, make_batch)
     timer.enter("forward_backward")
@@ -221,7 +219,7 @@ def read_global_batch(
     """This rank's micro-batches of the iteration, each with its loss factor."""
     rows = micro_batch_indices(
         state.consumed_train_samples,
-        num_microbatches(config, layout),
+        layout.num_microbatches(config.batch),
         config.batch.micro_batch_size,
         parallel_state.get_data_parallel_rank(),
         layout.dp,
@@ -280,16 +278,6 @@ def announce(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -
         f"{model.vocab_size:,} padded to {model.padded_vocab:,}) on {layout.world_size} processes: TP {layout.tp} x "
         f"PP {layout.pp} x DP {layout.dp}"
     )
-
-
-def check_last_turns(config: TrainConfig, sets: list[Samples]) -> None:
-    """Raises ConfigError where last_turn_only would take the end of a piece for the end of its document."""
-    data, num_overlong = config.data, sum(samples.num_overlong for samples in sets)
-    if data.last_turn_only and num_overlong and data.overlong != "drop":
-        raise ConfigError(
-            f"last_turn_only: {num_overlong:,} documents exceed seq_length {data.seq_length}, and with --overlong "
-            f"{data.overlong} a piece may end before the last turn; give --overlong drop, or a larger seq_length"
-        )
 
 
 def describe_data(config: TrainConfig, layout: ParallelLayout, samples: Samples, evaluated: dict[str, Samples]) -> None:

@@ -48,7 +48,7 @@ SHARED = {
         "checkpoint.safe_pickle",
         "config.model_config",
         "config.parallel_layout",
-        "model.build",
+        "inference",
     },
     "checkpoint_convert": set(),
 }

@@ -7,7 +7,6 @@ logits of ordinary size, relative to the largest logit above 10.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import warnings
 from collections.abc import Iterator
@@ -59,13 +58,11 @@ def compare_logits(
     needed, free = 2 * 4 * model.num_parameters(model.padded_vocab), psutil.virtual_memory().available
     if needed > MEMORY_SHARE * free:
         return None, f"both models in fp32 take {human_bytes(needed)}, of {human_bytes(free)} free"
-    if importlib.util.find_spec("megatron_train.model.build") is None:
-        return None, "megatron_train.model.build is not there"
     tokens = draw_tokens(model, rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # both libraries tell developers things that a user cannot act upon
         theirs = hugging_face_logits(hf_dir, tokens)
-        from megatron_train.model.build import single_process_logits
+        from megatron_train.inference import single_process_logits
 
         ours = single_process_logits(checkpoint, tokens)
     return dataclasses.replace(difference(theirs, ours), is_rounded=is_rounded), ""

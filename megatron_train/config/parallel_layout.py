@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from megatron_train.config.settings import Parallel
+    from megatron_train.config.settings import Batch, Parallel
 
 
 class Coordinates(NamedTuple):
@@ -48,6 +48,14 @@ class ParallelLayout:
     @property
     def dp(self) -> int:
         return self.world_size // (self.tp * self.pp * self.cp)
+
+    def global_batch_size(self, batch: Batch) -> int:
+        """Return the samples of one iteration; the default is one micro-batch per data-parallel rank."""
+        return batch.global_batch_size or batch.micro_batch_size * self.dp
+
+    def num_microbatches(self, batch: Batch) -> int:
+        """Return the micro-batches that one rank runs in an iteration."""
+        return self.global_batch_size(batch) // (batch.micro_batch_size * self.dp)
 
     def problems(self) -> list[str]:
         """What makes this layout impossible, each with its remedy; empty when it is sound."""

@@ -4,7 +4,8 @@ in sentences.
 
 from __future__ import annotations
 
-from megatron_train.config.flags import ARCHITECTURE, CommandLine
+from megatron_train.config.flags import CommandLine
+from megatron_train.config.megatron_llm_flags import ARCHITECTURE
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
@@ -73,14 +74,6 @@ def _divisors(size: int, world: int) -> str:
     return f"sizes that do: {', '.join(str(n) for n in range(1, max(world, 2) + 1) if size % n == 0)}"
 
 
-def global_batch_size(config: TrainConfig, layout: ParallelLayout) -> int:
-    return config.batch.global_batch_size or config.batch.micro_batch_size * layout.dp
-
-
-def num_microbatches(config: TrainConfig, layout: ParallelLayout) -> int:
-    return global_batch_size(config, layout) // (config.batch.micro_batch_size * layout.dp)
-
-
 def _batch_problems(config: TrainConfig, layout: ParallelLayout) -> list[str]:
     batch, found = config.batch, []
     if batch.micro_batch_size < 1 or batch.train_iters < 1:
@@ -89,7 +82,7 @@ def _batch_problems(config: TrainConfig, layout: ParallelLayout) -> list[str]:
             f"(--train_iters N)"
         )
         return found
-    size, step = global_batch_size(config, layout), batch.micro_batch_size * layout.dp
+    size, step = layout.global_batch_size(config.batch), batch.micro_batch_size * layout.dp
     if size % step or size < 1:
         found.append(
             f"global_batch_size {size} is not a multiple of micro_batch_size {batch.micro_batch_size} x "
@@ -214,10 +207,10 @@ def describe_batch(config: TrainConfig, layout: ParallelLayout, documents: int, 
     """ "64 samples = 2 per micro-batch x 16 micro-batches x 2 data-parallel ranks; 12,000 iterations = 0.999 epochs of
     768,968 documents".
     """
-    size = global_batch_size(config, layout)
+    size = layout.global_batch_size(config.batch)
     epochs = config.batch.train_iters * size / rows_per_epoch
     return (
-        f"{size} samples = {config.batch.micro_batch_size} per micro-batch x {num_microbatches(config, layout)} "
+        f"{size} samples = {config.batch.micro_batch_size} per micro-batch x {layout.num_microbatches(config.batch)} "
         f"micro-batches x "
         f"{layout.dp} data-parallel ranks; {config.batch.train_iters:,} iterations = {epochs:.3f} epochs of "
         f"{documents:,} documents" + (f" in {rows_per_epoch:,.0f} packed rows" if config.data.packing else "")

@@ -5,8 +5,6 @@ chunks = build_model(model_config, config, layout)      # one GPTModel per virtu
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -211,33 +209,3 @@ class _PaddingMask:
         logits = output[0]  # [s, b, rows of this tensor-parallel rank]
         first = parallel_state.get_tensor_model_parallel_rank() * logits.shape[-1]
         logits[..., max(0, self.vocab_size - first) :] = float("-inf")
-
-
-def single_process_logits(checkpoint_folder: Path, token_ids: list[list[int]]) -> torch.Tensor:
-    """fp32 logits [b, s, vocab rows] of a checkpoint folder (iter_* or release) for rows of equal length, in this
-    process alone.
-
-    Starts a process group of one rank and ends it again. For verification; the model must fit into memory.
-    """
-    from megatron_train.checkpoint.folder import MODEL_CONFIG
-    from megatron_train.checkpoint.save_load import load_weights
-    from megatron_train.parallel.device import DEVICE_VARIABLE, install
-    from megatron_train.parallel.distributed import device, init_distributed, shutdown
-
-    os.environ[DEVICE_VARIABLE] = "cpu"  # the comparison is in fp32 and must not depend on this machine's GPUs
-    install()
-    config = TrainConfig()
-    init_distributed(config.parallel, seed=0)
-    try:
-        model_config = ModelConfig.load(checkpoint_folder / MODEL_CONFIG)
-        chunks = build_model(model_config, config)
-        load_weights(checkpoint_folder, chunks)
-        tokens = torch.tensor(token_ids, device=device())
-        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
-        chunks[0].eval()
-        with torch.no_grad():
-            logits: torch.Tensor = chunks[0](tokens, positions, None)
-        return logits[..., : model_config.vocab_size].float().cpu()
-    finally:
-        parallel_state.destroy_model_parallel()
-        shutdown()

@@ -239,15 +239,10 @@ def stage_activations(model: ModelConfig, config: TrainConfig, layout: ParallelL
 
 def chunks_in_flight(layout: ParallelLayout, config: TrainConfig, stage: int) -> int:
     """Model chunks whose forward pass is done and whose backward pass is not, at most: 1F1B, or interleaved."""
-    batches = micro_batches(config, layout)
+    batches = layout.num_microbatches(config.batch)
     if layout.vpp == 1:
         return min(batches, layout.pp - stage)
     return min(batches * layout.vpp, 2 * (layout.pp - stage - 1) + (layout.vpp - 1) * layout.pp + 1)
-
-
-def micro_batches(config: TrainConfig, layout: ParallelLayout) -> int:
-    size = config.batch.global_batch_size or config.batch.micro_batch_size * layout.dp
-    return size // (config.batch.micro_batch_size * layout.dp)
 
 
 def logits_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, tokens: int) -> int:

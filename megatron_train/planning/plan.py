@@ -50,7 +50,7 @@ def make_plan(command: CommandLine, own: argparse.Namespace) -> Plan:
     validate_model(command, model, layout)
     facts = data_facts(config.data, config.batch.seed, own.num_documents, own.num_document_tokens)
     stages = [stage_memory(model, config, layout, stage) for stage in range(layout.pp)]
-    work = workload(config, model, facts, layout.dp)
+    work = workload(config, model, facts, layout)
     return Plan(config, model, source, layout, stages, facts, work, DEVICES[own.gpu], own.mfu)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from megatron_train.config.flags import CommandLine
 from megatron_train.planning.devices import SIZES
-from megatron_train.planning.memory import StageMemory, micro_batches, stage_memory, weight_bytes
+from megatron_train.planning.memory import StageMemory, stage_memory, weight_bytes
 from megatron_train.planning.plan import Plan
 from megatron_train.planning.suggest import RESERVE, suggest
 from megatron_train.planning.workload import bubble_fraction
@@ -30,7 +30,7 @@ def report(plan: Plan) -> str:
 def model_lines(plan: Plan) -> list[str]:
     model, layout, config = plan.model, plan.layout, plan.config
     published = model.num_parameters(model.source_vocab_size)
-    batches = micro_batches(config, layout)
+    batches = layout.num_microbatches(config.batch)
     bubble = bubble_fraction(layout.pp, layout.vpp, batches)
     return [
         f"model        {plan.model_source}: {model.family}, {model.num_layers} layers, hidden {model.hidden_size}",

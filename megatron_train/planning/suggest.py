@@ -17,7 +17,7 @@ from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
 from megatron_train.config.validate import validate, validate_model
 from megatron_train.planning.devices import GPUS_PER_NODE, Device
-from megatron_train.planning.memory import micro_batches, stage_memory, weight_bytes
+from megatron_train.planning.memory import stage_memory, weight_bytes
 from megatron_train.planning.workload import DataFacts, Workload, bubble_fraction, workload
 from pretokenizer.config.yaml_config import ConfigError
 
@@ -106,13 +106,13 @@ def judge(
     peak = max(stage_memory(model, config, layout, stage).total for stage in range(layout.pp)) / 2**30
     if peak > RESERVE * device.memory:
         return None
-    work = workload(config, model, facts, layout.dp)
+    work = workload(config, model, facts, layout)
     computing = work.flops_per_iteration / (layout.world_size * device.peak * mfu)
     computing *= RECOMPUTE_COST[config.model.recompute_granularity]
-    launches = LAUNCH_SECONDS * micro_batches(config, layout) * model.num_layers / layout.pp
+    launches = LAUNCH_SECONDS * layout.num_microbatches(config.batch) * model.num_layers / layout.pp
     messages = tensor_seconds(model, config, layout, device, work) + stage_seconds(model, config, layout, device, work)
     data = data_seconds(model, config, layout, device)
-    bubble = bubble_fraction(layout.pp, layout.vpp, micro_batches(config, layout))
+    bubble = bubble_fraction(layout.pp, layout.vpp, layout.num_microbatches(config.batch))
     seconds = (computing + launches + messages) / (1 - bubble) + data
     reason = (
         f"computing {computing:.2f} s, kernel starts {launches:.2f} s, messages {messages:.2f} s, bubble {bubble:.0%}, "

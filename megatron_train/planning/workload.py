@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import Data, TrainConfig
 from megatron_train.data.document_order import parse_blend, split_documents
 from megatron_train.data.document_set import DocumentSet
@@ -113,9 +114,9 @@ def _measured(prefixes: list[str], data: Data, seed: int) -> DataFacts:
     return DataFacts("read from the shards", len(every), every.mean(), (every**2).mean(), int(every.max()))
 
 
-def workload(config: TrainConfig, model: ModelConfig, facts: DataFacts | None, data_parallel: int) -> Workload:
+def workload(config: TrainConfig, model: ModelConfig, facts: DataFacts | None, layout: ParallelLayout) -> Workload:
     """Of `config.batch.train_iters` iterations."""
-    rows = config.batch.global_batch_size or config.batch.micro_batch_size * data_parallel
+    rows = layout.global_batch_size(config.batch)
     length, per_row = config.data.seq_length, 1.0
     known = facts is not None and facts.mean_tokens == facts.mean_tokens
     if facts is None or not known:

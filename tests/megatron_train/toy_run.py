@@ -38,7 +38,7 @@ from megatron_train.optim.optimizer import build_optimizer, wrap_model
 from megatron_train.parallel.distributed import init_distributed, seed_rank, world_size
 from megatron_train.report.metrics import StepReport
 from megatron_train.report.phases import PhaseTimer
-from megatron_train.train import global_batch_size, loss_rule, train_step
+from megatron_train.train import loss_rule, train_step
 from tests.conftest import TINY_LLAMA
 
 LLAMA = TINY_LLAMA
@@ -116,7 +116,7 @@ def start(model: ModelConfig, settings: dict[str, Any], weights: Path | None = N
     validate(command, ParallelLayout.planned(config.parallel, world_size()))
     layout = enter_layout(config)
     validate_model(command, model, layout)
-    num_samples = config.batch.train_iters * global_batch_size(config, layout)
+    num_samples = config.batch.train_iters * layout.global_batch_size(config.batch)
     samples = training_samples(config.data, num_samples, config.batch.seed)
     chunks = build_model(model, config)
     if weights is not None and not resume:

@@ -6,9 +6,7 @@ import pytest
 import yaml
 
 from megatron_train.config.flags import (
-    ARCHITECTURE,
     GROUPS,
-    NO_EFFECT,
     OWNER,
     build_parser,
     config_from_settings,
@@ -16,6 +14,7 @@ from megatron_train.config.flags import (
     field_docs,
     parse,
 )
+from megatron_train.config.megatron_llm_flags import ARCHITECTURE, NO_EFFECT
 from megatron_train.config.settings import TrainConfig
 from pretokenizer.config.yaml_config import ConfigError
 from tests.card_flags import card_flags
