@@ -44,10 +44,11 @@ from pretokenizer.encode.encoder import REFERENCE_ENV, make_encoder
 from pretokenizer.encode.fast import FramedPass
 from pretokenizer.encode.reference import ReferencePass
 from pretokenizer.output import assemble
+from pretokenizer.records.file_names import is_record_file, stem_of
 from pretokenizer.records.json_text import RecordError
-from pretokenizer.records.reader import is_record_file, read_records
+from pretokenizer.records.reader import read_records
 from pretokenizer.sources import SOURCES, make_source
-from pretokenizer.sources.source import InputRecord, stem_of
+from pretokenizer.sources.source import InputRecord
 from pretokenizer.tasks import plan
 from pretokenizer.tasks import runner as tasks
 from pretokenizer.tokenizer.base import Tokenizer

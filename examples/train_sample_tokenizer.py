@@ -13,9 +13,10 @@ from pathlib import Path
 
 import sentencepiece
 
+from pretokenizer.records.file_names import stem_of
 from pretokenizer.records.reader import read_records
 from pretokenizer.sources import SOURCES, make_source
-from pretokenizer.sources.source import InputRecord, stem_of
+from pretokenizer.sources.source import InputRecord
 
 DATA_DIR = Path(__file__).resolve().parent / "data"
 OASST_FILE = "oasst_trees.jsonl"

@@ -1,18 +1,47 @@
-"""Finding a data set's files: in DATA_DIR, or on the hub, or saying both ways to get them."""
+"""Find the files of a data set: in a folder, or on the Hugging Face hub (`pip install 'oasst-megatron[hub]'`).
 
+Files on the hub are downloaded at a pinned revision and read like local ones. No loading script of the hub is run.
+"""
+
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pretokenizer.config.settings import DatasetEntry
-from pretokenizer.records.reader import RECORD_SUFFIXES, is_record_file
-from pretokenizer.sources.source import Source, stem_of
+from pretokenizer.records.file_names import RECORD_SUFFIXES, is_record_file, stem_of
 
 HUB_METADATA = ("dataset_infos.json", "dataset_info.json", "state.json")
-"""Files beside the records of a hub repository, or of a folder that `datasets` saved, that hold none."""
+"""Metadata files of a hub repository or of `datasets.save_to_disk`. They hold no records."""
 
 
 class DataMissingError(ValueError):
-    """A data set whose files are nowhere; the message says how to get them."""
+    """The files of a data set cannot be found. The message says how to get them."""
+
+
+class HubFiles(NamedTuple):
+    """Files of a data set on the Hugging Face hub."""
+
+    repo_id: str
+    revision: str
+    """A commit, or a branch where no commit is known. The key `revision` of a data set overrides it."""
+    patterns: tuple[str, ...]
+    """Glob patterns of the files to download."""
+
+
+@dataclass(frozen=True)
+class FileLayout:
+    """Which files of its folder a data set uses."""
+
+    input_file_path: str | None = None
+    """One file, instead of the data set's folder."""
+    stems: tuple[str, ...] = ()
+    """Stems of the train files in reading order. Empty: the files called `train`, or all files if none is."""
+    val_stems: tuple[str, ...] = ()
+    """Stems of the val files."""
+    needs_stems: bool = False
+    """Whether it is an error that no file has one of `stems`."""
+    hub: HubFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -20,29 +49,61 @@ class DatasetFiles:
     """The files of one data set in reading order."""
 
     train: tuple[Path, ...]
-    """All records, or those of the native train split."""
+    """Files of the train split, or all files of a data set that is split by drawing."""
     val: tuple[Path, ...] = ()
-    """Those of the native val split."""
+    """Files of the val split."""
 
 
-def locate_files(entry: DatasetEntry, source: Source, data_dir: Path, cache_dir: str | None) -> DatasetFiles:
-    """The files of a data set. Raises DataMissingError.
+def locate_files(entry: DatasetEntry, layout: FileLayout, data_dir: Path, cache_dir: str | None) -> DatasetFiles:
+    """Return the files of a data set. Raises DataMissingError if there are none.
 
-    In this order: the file that `input_file_path` names, the folder `data_dir/<name>`, the hub.
+    The first of these that is given or exists: `input_file_path`, the folder (`data_path`, else `data_dir/<name>`), the
+    hub.
     """
     folder = Path(entry.data_path).expanduser() if entry.data_path else data_dir / entry.name
-    if source.input_file_path:
-        return DatasetFiles((_named_file(entry, source.input_file_path, data_dir, folder),))
+    if layout.input_file_path:
+        return DatasetFiles((_named_file(entry, layout.input_file_path, data_dir, folder),))
     if folder.is_dir():
-        return _choose(entry, source, folder)
-    if source.hub is None:
+        return _choose(entry, layout, folder)
+    if layout.hub is None:
         raise DataMissingError(
             f"{entry.name}: no folder {folder}; put {_suffixes()} files there, or name one file with input_file_path"
         )
-    from pretokenizer.records.hub import fetch
+    hub = layout.hub._replace(revision=entry.revision) if entry.revision else layout.hub
+    return _choose(entry, layout, fetch(hub, folder, cache_dir))
 
-    hub = source.hub._replace(revision=entry.revision) if entry.revision else source.hub
-    return _choose(entry, source, fetch(hub, folder, cache_dir))
+
+def fetch(hub: HubFiles, folder: Path, cache_dir: str | None) -> Path:
+    """Download the files of `hub` and return the local folder that holds them.
+
+    Raises DataMissingError, which names `folder` as the place for files that the user downloads by hand.
+    """
+    by_hand = f"put the files of huggingface.co/datasets/{hub.repo_id} ({', '.join(hub.patterns)}) into {folder}"
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise DataMissingError(
+            f"no folder {folder}: {by_hand}; or run pip install 'oasst-megatron[hub]' to download them automatically"
+        ) from None
+    try:
+        path = snapshot_download(
+            hub.repo_id,
+            repo_type="dataset",
+            revision=hub.revision,
+            allow_patterns=list(hub.patterns),
+            cache_dir=cache_dir,
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataMissingError(f"no folder {folder}, and the download failed ({reason}): {by_hand}") from None
+    commit = Path(path).name  # snapshot_download returns .../snapshots/<commit>
+    if commit != hub.revision:
+        print(
+            f"note: {hub.repo_id}: {hub.revision!r} is commit {commit} today; `revision: {commit}` pins it",
+            file=sys.stderr,
+        )
+    return Path(path)
 
 
 def _named_file(entry: DatasetEntry, path: str, data_dir: Path, folder: Path) -> Path:
@@ -54,23 +115,23 @@ def _named_file(entry: DatasetEntry, path: str, data_dir: Path, folder: Path) ->
     raise DataMissingError(f"{entry.name}: no file {places}; put it there, or set input_file_path or --data_dir")
 
 
-def _choose(entry: DatasetEntry, source: Source, folder: Path) -> DatasetFiles:
-    """Files of a folder by their stems, below it too (hub folders have data/, main/)."""
+def _choose(entry: DatasetEntry, layout: FileLayout, folder: Path) -> DatasetFiles:
+    """Choose files of a folder by their stems. Subfolders count, because hub repositories have data/ or main/."""
     files = sorted(path for path in folder.rglob("*") if is_record_file(path) and path.name not in HUB_METADATA)
     if not files:
         raise DataMissingError(f"{entry.name}: no {_suffixes()} file in {folder}")
     by_stem: dict[str, list[Path]] = {}
     for path in files:
         by_stem.setdefault(stem_of(path), []).append(path)
-    if source.stems:
-        chosen = [path for stem in source.stems for path in by_stem.get(stem, [])]
-        if not chosen and source.split != "native":
+    if layout.stems:
+        chosen = [path for stem in layout.stems for path in by_stem.get(stem, [])]
+        if not chosen and not layout.needs_stems:
             chosen = files
     else:
         chosen = by_stem.get("train", files)
-    val = [path for stem in source.val_stems for path in by_stem.get(stem, [])]
+    val = [path for stem in layout.val_stems for path in by_stem.get(stem, [])]
     if not chosen:
-        raise DataMissingError(f"{entry.name}: no file {' or '.join(source.stems)}.jsonl (or .parquet ...) in {folder}")
+        raise DataMissingError(f"{entry.name}: no file {' or '.join(layout.stems)}.jsonl (or .parquet ...) in {folder}")
     return DatasetFiles(tuple(chosen), tuple(val))
 
 

@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple, Self, cast
 import zstandard
 
 from pretokenizer.records.decompress import open_gzip, open_zstd
+from pretokenizer.records.file_names import RECORD_SUFFIXES
 from pretokenizer.records.json_text import (
     MAX_LINE_BYTES,
     OnBad,
@@ -32,7 +33,6 @@ from pretokenizer.records.json_text import (
     starts_list,
 )
 
-RECORD_SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".parquet")
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
 """After a first byte of 0x50 to 0x5f."""
@@ -50,11 +50,6 @@ class FileSpan(NamedTuple):
     start: int = 0
     end: int = -1
     """-1 = to the end of the file."""
-
-
-def is_record_file(path: Path) -> bool:
-    """Whether a file's name says that it holds records."""
-    return path.is_file() and path.name.lower().endswith(RECORD_SUFFIXES) and not path.name.startswith(".")
 
 
 def split_file(path: Path, chunk_bytes: int) -> list[FileSpan]:

@@ -1,4 +1,4 @@
-"""The registry of data sources: name in a section -> class. The only registration; add a line here."""
+"""The registry of data sources, from name in a section to class. A new source needs one line here."""
 
 from typing import Any
 
@@ -41,9 +41,9 @@ SOURCES: dict[str, type[Source]] = {
 
 
 def make_source(name: str, options: dict[str, Any], val_split: float = 0.2) -> Source:
-    """The source of that name. Raises ConfigError listing the names there are."""
+    """Return the source called `name`. Raises ConfigError, which lists all names, for an unknown one."""
     if name not in SOURCES:
         raise ConfigError(
-            f"datasets: no data set {name!r}{suggest(name, SOURCES)}; there are {', '.join(sorted(SOURCES))}"
+            f"datasets: no data set {name!r}{suggest(name, SOURCES)}; choose one of {', '.join(sorted(SOURCES))}"
         )
     return SOURCES[name](name, options, val_split)

@@ -1,27 +1,15 @@
-"""dolly15k and dolly15k_multilingual: request, response and, for some, a text to answer from."""
-
-import re
+"""dolly15k and dolly15k_multilingual: a request, a response and, in some records, a text that has the answer."""
 
 from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.roles import Role
 from pretokenizer.records.json_text import Record
-from pretokenizer.sources.qa import FileOption
-from pretokenizer.sources.source import Converted, HubFiles, Source
-from pretokenizer.sources.text_filters import has_filtered_phrase
-
-NUMBER_CITATION = re.compile(r"\[\d+(?:,\s*\d+)*\]")
-_LETTER = re.compile(r"\[[a-zA-Z]\]")
-
-
-def clean_context(context: str) -> str:
-    """Without `[1]`, `[2, 3]`, `[citation needed]` and `[a]`, in that order; nothing is stripped."""
-    if "[" not in context:
-        return context
-    return _LETTER.sub("", NUMBER_CITATION.sub("", context).replace("[citation needed]", ""))
+from pretokenizer.records.locate import HubFiles
+from pretokenizer.sources.source import Converted, FileOption, Source
+from pretokenizer.sources.text_filters import clean_context, has_filtered_phrase
 
 
 def dolly_conversation(question: str, context: str | None, answer: str, lang: str | None) -> Converted:
-    """User, context when there is one, assistant."""
+    """Return a conversation of user, context (unless it is empty) and assistant, or the reason to leave it out."""
     if not question or not answer:
         return "blank"
     if has_filtered_phrase(question) or has_filtered_phrase(answer):
@@ -33,25 +21,25 @@ def dolly_conversation(question: str, context: str | None, answer: str, lang: st
 
 
 class Dolly15k(Source):
-    """Databricks' set in Open-Assistant's form."""
+    """Databricks' data set in Open-Assistant's form."""
 
     class_name = "DatabricksDolly15k"
     Options = FileOption
     hub = HubFiles("OllieStanley/oa_dolly_15k", "main", ("*.jsonl", "**/*.parquet"))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """The context stands in METADATA."""
+        """Convert one record. Its context is in METADATA."""
         metadata = record.get("METADATA") or {}
         return dolly_conversation(record["INSTRUCTION"], metadata.get("CONTEXT"), record["RESPONSE"], None)
 
 
 class Dolly15kMultilingual(Source):
-    """The curated set in four languages, one file each, in this order."""
+    """The curated data set in four languages, one file each, in the order of `stems`."""
 
     class_name = "Dolly15kMultilingual"
     stems = ("en", "de", "es", "fr")
     hub = HubFiles("argilla/databricks-dolly-15k-curated-multilingual", "main", ("**/*.parquet", "*.jsonl"))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """The language is the file's name."""
+        """Convert one record. The stem of its file is its language."""
         return dolly_conversation(record["instruction"], record["context"], record["response"], file_stem)

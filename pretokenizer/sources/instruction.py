@@ -1,7 +1,7 @@
-"""Instruction data sets: one request, one response. megacode2, megacode3, oa_leet10k, grade_school_math_instructions.
+"""megacode2, megacode3, oa_leet10k, grade_school_math_instructions: records with one request and one response.
 
-Rows are visited in the order of `random.Random(seed).shuffle`; blank rows and rows with a filtered phrase are left out.
-With `fill_min_length`, consecutive rows are joined to one conversation until it has more characters than that.
+Records are visited in the order of `random.Random(seed).shuffle`. Blank records and records with a filtered phrase are
+left out. With `fill_min_length`, consecutive records are joined into one conversation.
 """
 
 import random
@@ -11,13 +11,14 @@ from typing import ClassVar
 
 from pretokenizer.chat.conversation import Conversation, Message, pair
 from pretokenizer.records.json_text import Record
-from pretokenizer.sources.source import Converted, HubFiles, InputRecord, Source
+from pretokenizer.records.locate import HubFiles
+from pretokenizer.sources.source import Converted, InputRecord, Source
 from pretokenizer.sources.text_filters import has_filtered_phrase
 
 
 @dataclass(frozen=True)
 class InstructionOptions:
-    """What a section may set."""
+    """Options in a section."""
 
     input_file_path: str | None = None
     instruction_column: str | None = None
@@ -25,25 +26,26 @@ class InstructionOptions:
     lang: str | None = None
     seed: int = 42
     fill_min_length: int | None = None
-    """Characters."""
+    """Join records until the conversation has more than this many characters."""
 
 
 class Instruction(Source):
-    """Records with one text for the request and one for the response."""
+    """Base class: records with one text for the request and one for the response."""
 
     class_name = "InstructionDataset"
     shows_name = True
     Options = InstructionOptions
     columns: ClassVar[tuple[str, str]] = ("INSTRUCTION", "RESPONSE")
+    """Default keys of the request and the response."""
     lang: ClassVar[str | None] = None
 
     @property
     def independent(self) -> bool:  # type: ignore[override]
-        """Joined rows need their neighbours."""
+        """Whether records are converted one by one. Joined records need their neighbours."""
         return self.options.fill_min_length is None
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """One pair, or why not."""
+        """Convert one record to a question and its answer, or return the reason to leave it out."""
         question = record[self.options.instruction_column or self.columns[0]]
         answer = record[self.options.response_column or self.columns[1]]
         if question is None or answer is None or not question.strip() or not answer.strip():
@@ -53,7 +55,7 @@ class Instruction(Source):
         return [Conversation(pair(question, answer), self.options.lang or self.lang)]
 
     def order(self, num_records: int) -> list[int] | None:
-        """The original's shuffle; done by convert_all already when rows are joined."""
+        """Return the original's shuffle, or None if `convert_all` has already shuffled and joined the records."""
         if not self.independent:
             return None
         order = list(range(num_records))
@@ -63,7 +65,7 @@ class Instruction(Source):
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
-        """Join rows in shuffled order when fill_min_length is set."""
+        """Convert all records. If `fill_min_length` is set, join them in shuffled order."""
         if self.independent:
             yield from super().convert_all(records, rng)
             return
@@ -85,7 +87,7 @@ class Instruction(Source):
 
 
 class Megacode2(Instruction):
-    """Code questions, de-duplicated upstream."""
+    """Code questions, deduplicated by their publisher."""
 
     columns = ("USER", "ASSISTANT")
     hub = HubFiles(
@@ -96,7 +98,7 @@ class Megacode2(Instruction):
 
 
 class Megacode3(Instruction):
-    """The larger set that followed."""
+    """The larger successor of megacode2."""
 
     columns = ("USER", "ASSISTANT")
     hub = HubFiles(

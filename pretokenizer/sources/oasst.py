@@ -1,19 +1,20 @@
 """oasst_export: Open-Assistant's message trees. Every path from the root to a leaf is a conversation.
 
-Lines are trees (the project's own exports) or single messages in depth-first order (`OpenAssistant/oasst1` on the hub);
-a message with `parent_id` null starts a tree. A tree counts when it is ready for export, its root passed review and its
-root's language is asked for. Trees, not conversations, are split into train and val.
+A record is a tree (Open-Assistant's exports) or one message, in depth-first order (`OpenAssistant/oasst1` on the hub).
+A message whose `parent_id` is null starts a tree. A tree is used if it is ready for export, its root passed review and
+its root has one of the wanted languages. Train and val are drawn from trees, not from conversations.
 """
 
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.roles import Role
 from pretokenizer.records.json_text import Record
-from pretokenizer.sources.source import WRONG_FORM, BadRecord, Converted, HubFiles, InputRecord, Source, bad_record
+from pretokenizer.records.locate import FileLayout, HubFiles
+from pretokenizer.sources.source import WRONG_FORM, BadRecord, Converted, InputRecord, Source, bad_record
 
 _ROLES = {"prompter": Role.USER, "assistant": Role.ASSISTANT}
 _REVISIONS = {
@@ -24,17 +25,17 @@ _REVISIONS = {
 
 @dataclass(frozen=True)
 class OasstOptions:
-    """What a section may set."""
+    """Options in a section."""
 
     input_file_path: str | None = None
     hf_dataset_name: str = "OpenAssistant/oasst1"
-    """Fetched from the hub when no file is given."""
+    """Repository on the hub. It is downloaded if no file is given."""
     lang: str = "en"
-    """Comma list, compared with the root's language."""
+    """Languages of the root, separated by commas."""
     top_k: int | None = None
-    """Only replies of rank 0 to top_k - 1."""
+    """Use only replies of rank 0 to top_k - 1. Default: all replies."""
     manual_seed: int = 287631038922
-    """Seed of the split."""
+    """Seed of the split into train and val."""
 
 
 class OasstExport(Source):
@@ -47,15 +48,15 @@ class OasstExport(Source):
     Options = OasstOptions
 
     @property
-    def hub(self) -> HubFiles:  # type: ignore[override]
-        """The released messages."""
+    def layout(self) -> FileLayout:
+        """Which files the source reads. The option `hf_dataset_name` decides where they are downloaded from."""
         name = self.options.hf_dataset_name
-        return HubFiles(name, _REVISIONS.get(name, "main"), ("data/*.parquet",))
+        return replace(super().layout, hub=HubFiles(name, _REVISIONS.get(name, "main"), ("data/*.parquet",)))
 
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
-        """A tree at a time; a tree of single messages stands at its root's row."""
+        """Convert one tree after another. A tree made of single messages has the position of its root."""
         for item, tree in _trees(records):
             if isinstance(tree, BadRecord):
                 yield item, tree
@@ -66,7 +67,7 @@ class OasstExport(Source):
                 yield item, bad_record(tree, error)
 
     def convert_tree(self, tree: Record) -> Converted:
-        """The conversations of a tree, or why it does not count."""
+        """Return the conversations of a tree, or the reason to leave it out."""
         root = tree.get("prompt")
         if not root:
             return "no prompt"
@@ -80,11 +81,11 @@ class OasstExport(Source):
 
     @property
     def languages(self) -> frozenset[str]:
-        """Of the option `lang`."""
+        """The languages in the option `lang`."""
         return frozenset(lang.strip() for lang in self.options.lang.split(","))
 
     def threads(self, root: Record) -> Iterator[Conversation]:
-        """Conversations of a tree, depth first, replies in order."""
+        """Return the conversations of a tree, depth first, with replies in order. Raises ValueError for wrong roles."""
         stack: list[tuple[tuple[Record, ...], bool]] = [((root,), True)]
         while stack:
             path, is_first_child = stack.pop()
@@ -96,7 +97,10 @@ class OasstExport(Source):
                 stack.append(((*path, reply), reply is replies[0] or reply == replies[0]))
 
     def _is_wanted(self, path: tuple[Record, ...], is_first_child: bool) -> bool:
-        """Whether a path to a leaf is a conversation. A prompt nobody answered counts only as the first reply."""
+        """Return whether a path to a leaf becomes a conversation.
+
+        A path that ends with an unanswered prompt is used only if that prompt is the first reply to its parent.
+        """
         if path[-1]["role"] != "assistant" and not is_first_child:
             return False
         if any(message.get("deleted") or message.get("synthetic") for message in path):
@@ -104,7 +108,7 @@ class OasstExport(Source):
         if self.options.top_k is not None and not all(self._has_rank(parent, m) for parent, m in pairwise(path)):
             return False
         if any(m["role"] != ("prompter", "assistant")[i % 2] for i, m in enumerate(path)):
-            raise ValueError("roles do not alternate")  # where the original stops with an error
+            raise ValueError("roles do not alternate")  # the original stops here, too
         return True
 
     def _has_rank(self, parent: Record, message: Record) -> bool:
@@ -120,7 +124,7 @@ def _conversation(path: tuple[Record, ...]) -> Conversation:
 
 
 def _trees(records: Iterable[InputRecord]) -> Iterator[tuple[InputRecord, Record | BadRecord]]:
-    """Trees as they stand, or put together from single messages."""
+    """Return the trees among the records, and trees assembled from single messages."""
     builder: tuple[InputRecord, Record] | None = None
     messages: dict[str, Record] = {}
     for item in records:
@@ -131,7 +135,7 @@ def _trees(records: Iterable[InputRecord]) -> Iterator[tuple[InputRecord, Record
             message = {**record, "replies": []}
             parent_id = record.get("parent_id")
             if not isinstance(record["message_id"], str) or not isinstance(parent_id, str | None):
-                yield item, BadRecord("message_id or parent_id is no text")
+                yield item, BadRecord("message_id or parent_id is not text")
             elif parent_id is None:
                 if builder:
                     yield builder
@@ -141,9 +145,9 @@ def _trees(records: Iterable[InputRecord]) -> Iterator[tuple[InputRecord, Record
                 messages[parent_id]["replies"].append(message)
                 messages[record["message_id"]] = message
             else:
-                yield item, BadRecord("its parent is not among the messages before it", f"{parent_id!r:.80}")
+                yield item, BadRecord("its parent is not among the earlier messages", f"{parent_id!r:.80}")
         else:
-            keys = f"it has: {', '.join(map(str, record))}"[:200]
+            keys = f"its keys are {', '.join(map(str, record))}"[:200]
             found = "a thread; export trees instead" if "thread_id" in record else keys
             yield item, BadRecord("neither a message tree nor a message", found)
     if builder:

@@ -1,24 +1,25 @@
-"""orca-chat: conversations with an instruction as system message."""
+"""orca-chat: conversations whose instruction is the system message."""
 
 from dataclasses import dataclass
 
 from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.roles import Role
 from pretokenizer.records.json_text import Record
-from pretokenizer.sources.source import Converted, HubFiles, Source
+from pretokenizer.records.locate import HubFiles
+from pretokenizer.sources.source import Converted, Source
 
 
 @dataclass(frozen=True)
 class OrcaOptions:
-    """What a section may set."""
+    """Options in a section."""
 
     input_file_path: str | None = None
     data_files: str | None = None
-    """File on the hub; the default is the one the card used."""
+    """File on the hub. The default is the file of the card."""
 
 
 class OrcaChat(Source):
-    """`instruction` is the system message, `conversation` a list of {input, output}."""
+    """Records with `instruction`, the system message, and `conversation`, a list of {input, output}."""
 
     class_name = "OrcaChat"
     shows_name = True
@@ -26,7 +27,7 @@ class OrcaChat(Source):
     hub = HubFiles("shahules786/orca-chat", "main", ("orca-chat-gpt4.json",))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Nothing is filtered; an empty instruction gives no system message."""
+        """Convert one record. Nothing is filtered. An empty instruction gives no system message."""
         messages = [Message(Role.SYSTEM, record["instruction"])] if record["instruction"] else []
         for turn in record["conversation"]:
             messages.append(Message(Role.USER, turn["input"]))

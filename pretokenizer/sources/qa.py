@@ -1,21 +1,13 @@
-"""Plain question and answer tables: gsm8k, joke."""
-
-from dataclasses import dataclass
+"""gsm8k and joke: records with one question and one answer."""
 
 from pretokenizer.chat.conversation import Conversation, pair
 from pretokenizer.records.json_text import Record
-from pretokenizer.sources.source import Converted, HubFiles, Source
-
-
-@dataclass(frozen=True)
-class FileOption:
-    """A file instead of the data set's folder."""
-
-    input_file_path: str | None = None
+from pretokenizer.records.locate import HubFiles
+from pretokenizer.sources.source import Converted, FileOption, Source
 
 
 class Gsm8k(Source):
-    """Word problems; the calculator marks and the `####` line stay. Val is the hub's test split."""
+    """Word problems. The hub's test split is val."""
 
     class_name = "QADataset"
     split = "native"
@@ -24,12 +16,12 @@ class Gsm8k(Source):
     hub = HubFiles("openai/gsm8k", "cc7b047b6e5bb11b4f1af84efc572db110a51b3c", ("main/*.parquet",))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Nothing is filtered."""
+        """Convert one record. The calculator marks and the `####` line stay."""
         return [Conversation(pair(record["question"], record["answer"]), "en")]
 
 
 class Joke(Source):
-    """Jokes and why they are funny (the keys are spelled so)."""
+    """Jokes with explanations."""
 
     class_name = "JokeExplaination"
     shows_name = True
@@ -37,5 +29,5 @@ class Joke(Source):
     hub = HubFiles("theblackcat102/joke_explaination", "main", ("*.jsonl", "**/*.parquet"))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Nothing is filtered."""
+        """Convert one record. The data set spells the key `explaination`."""
         return [Conversation(pair(record["joke"], record["explaination"]))]

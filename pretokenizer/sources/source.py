@@ -1,82 +1,83 @@
-"""What a data source is: which files it reads, and how a record becomes conversations.
+"""The base class of data sources: which files a source reads, and how it turns a record into conversations.
 
-Most sources convert each record alone and can be read in pieces by several processes. One that needs the whole data set
-at once sets `independent = False` and overrides convert_all; one that draws random numbers sets `uses_random` as well.
+Most sources convert each record independently, so several processes can share their files. A source that needs all
+records at once sets `independent = False` and overrides `convert_all`. A source that draws random numbers also sets
+`uses_random`.
 """
 
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from pretokenizer.chat.conversation import Conversation
 from pretokenizer.config.settings import check_known_options
 from pretokenizer.config.yaml_config import from_mapping
 from pretokenizer.records.json_text import Record
+from pretokenizer.records.locate import FileLayout, HubFiles
 
 
 class BadRecord(NamedTuple):
-    """A record that is wrong: it is counted and named in the report, and stops the build with --strict."""
+    """Why a record is wrong. The report counts and names bad records; --strict stops the build at the first."""
 
     reason: str
-    """One of few, for counting."""
+    """A category, so that records can be counted by reason."""
     found: str = ""
-    """What this record has instead, for the message."""
+    """The offending part of this record, for the message."""
 
 
 Converted = list[Conversation] | str | BadRecord
-"""Conversations of a record; or, as a string, why the record does not count (it is dropped before the split); or what
-is wrong with it.
-"""
+"""The conversations of a record; or the reason why the record is left out before the split; or why it is wrong."""
 WRONG_FORM = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
-"""What a record of another form than the expected one raises in `convert`."""
+"""Exceptions that `convert` raises for a record of an unexpected form."""
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """A source without options of its own."""
+    """Options of a source that has none."""
 
 
-class HubFiles(NamedTuple):
-    """Where a data set's files are on the Hugging Face hub."""
+@dataclass(frozen=True)
+class FileOption:
+    """Options of a source that can read a single file."""
 
-    repo_id: str
-    revision: str
-    """A commit or, where none was at hand, a branch: `revision:` of the entry pins it."""
-    patterns: tuple[str, ...]
-    """Glob patterns of the files to fetch."""
+    input_file_path: str | None = None
+    """One file, instead of the data set's folder."""
 
 
 class InputRecord(NamedTuple):
-    """A record and where it stands."""
+    """A record and its position in the data set."""
 
     file_index: int
-    """Into the files of the data set."""
+    """Index into the data set's files."""
     row: int
-    """From 0 in the file."""
+    """Row in the file, from 0."""
     file_stem: str
-    """File name without suffixes: train, test, en ..."""
+    """Stem of the file's name: train, test, en ..."""
     record: Record
 
 
 class Source:
-    """Base of all sources. The class variables say how the original treats the data set."""
+    """Base class of all sources. The class variables describe how the original treats the data set."""
 
     class_name: ClassVar[str]
     """Name in the statistics report."""
     shows_name: ClassVar[bool] = False
-    """Whether the report shows the data set's name in brackets."""
+    """Whether the report adds the data set's name in brackets."""
     split: ClassVar[Literal["sklearn", "torch", "native"]] = "sklearn"
-    """How val is drawn; native: it has a file of its own."""
+    """How records are split into train and val. `native`: the val records have files of their own."""
     independent: ClassVar[bool] = True
+    """Whether `convert` sees one record at a time."""
     uses_random: ClassVar[bool] = False
+    """Whether `convert_all` draws from the random generator that all data sets of a build share."""
     stems: ClassVar[tuple[str, ...]] = ()
-    """File stems in reading order; empty = the `train` files when there are any, else all."""
+    """Stems of the train files in reading order. Empty: the files called `train`, or all files if none is."""
     val_stems: ClassVar[tuple[str, ...]] = ()
-    """Stems of the native val files."""
+    """Stems of the val files of a native split."""
     hub: ClassVar[HubFiles | None] = None
+    """Where the files can be downloaded."""
     Options: ClassVar[type[Any]] = NoOptions
+    """Dataclass of the source's own options."""
 
     def __init__(self, name: str, options: dict[str, Any], val_split: float = 0.2) -> None:
         self.name = name
@@ -86,27 +87,28 @@ class Source:
 
     @property
     def report_name(self) -> str:
-        """As the original prints it, e.g. `InstructionDataset (megacode2)`."""
+        """The name that the original prints, e.g. `InstructionDataset (megacode2)`."""
         return f"{self.class_name} ({self.name})" if self.shows_name else self.class_name
 
     @property
-    def input_file_path(self) -> str | None:
-        """A file named in the options, instead of the data set's folder."""
-        return getattr(self.options, "input_file_path", None)
+    def layout(self) -> FileLayout:
+        """Which files the source reads."""
+        path = getattr(self.options, "input_file_path", None)
+        return FileLayout(path, self.stems, self.val_stems, self.split == "native", self.hub)
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """One record. Whatever it raises of WRONG_FORM becomes a BadRecord."""
+        """Convert one record. The caller turns any exception in WRONG_FORM into a BadRecord."""
         raise NotImplementedError
 
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
-        """All records in order; a record may come out at another place or not at all when `independent` is False."""
+        """Convert all records. The order of the results may differ if `independent` is False."""
         for item in records:
             yield item, self.convert_checked(item)
 
     def convert_checked(self, item: InputRecord) -> Converted:
-        """`convert`, with a BadRecord for a record of the wrong form or with wrong texts."""
+        """Convert one record. Return a BadRecord if its form or its texts are wrong."""
         try:
             converted = self.convert(item.record, item.file_stem)
         except WRONG_FORM as error:
@@ -114,16 +116,18 @@ class Source:
         return (wrong_text(converted) or converted) if isinstance(converted, list) else converted
 
     def order(self, num_records: int) -> list[int] | None:
-        """The order in which records are visited before the split; None = as they stand."""
+        """Return the order of the records before the split. None means the order of the files."""
         return None
 
 
 def wrong_text(conversations: Iterable[Conversation]) -> BadRecord | None:
-    """What is wrong with the messages of a record, if anything: no text, or half of a surrogate pair."""
+    """Return a BadRecord if a message is not a string or holds half of a surrogate pair, else None."""
     for conversation in conversations:
         for role, text in conversation.messages:
             if not isinstance(text, str):
-                return BadRecord("a message is no text", f"the {role.template_name} message is {type(text).__name__}")
+                return BadRecord(
+                    "a message is not text", f"the {role.template_name} message is of type {type(text).__name__}"
+                )
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError:
@@ -132,11 +136,6 @@ def wrong_text(conversations: Iterable[Conversation]) -> BadRecord | None:
 
 
 def bad_record(record: Record, error: Exception) -> BadRecord:
-    """What is wrong with a record on which `convert` raised `error`."""
-    reason = f"lacks the key {error}" if isinstance(error, KeyError) else f"has not the expected form ({error})"
-    return BadRecord(reason[:120], f"it has: {', '.join(map(str, record))}"[:200])
-
-
-def stem_of(path: Path) -> str:
-    """`train-00000-of-00002.parquet` -> train; `en.jsonl.gz` -> en."""
-    return path.name.split(".")[0].split("-0")[0].lower()
+    """Describe a record for which `convert` raised `error`."""
+    reason = f"lacks the key {error}" if isinstance(error, KeyError) else f"has an unexpected form ({error})"
+    return BadRecord(reason[:120], f"its keys are {', '.join(map(str, record))}"[:200])

@@ -1,8 +1,9 @@
-"""The original's word filter: texts in which a model speaks about being one are left out.
+"""Text filters of the original: phrases of assistants that speak about themselves, and citation marks.
 
-Case-insensitive substring search, no word boundaries ("was an AI " holds `as an ai `). These 21 phrases are the minimal
-equivalent of the original's 36. Source: LAION-AI/Open-Assistant f1e6ed9 model_training/custom_datasets/utils.py.
+Source of the phrases: LAION-AI/Open-Assistant f1e6ed9 model_training/custom_datasets/utils.py.
 """
+
+import re
 
 PHRASES = (
     "openai",
@@ -27,14 +28,29 @@ PHRASES = (
     "as your dedicated ai language model",
     "an ai language model you don't have",
 )
-# Every phrase holds one of these; most texts hold none, and are done after seven searches.
+"""The original lists 36 phrases; the other 15 contain one of these 21."""
+# Every phrase contains one of these. Most texts contain none, so seven searches settle them.
 _MARKS = ("openai", " ai", "as a machine", "cannot", "language model", "knowledge cut", "personal preferences")
+_NUMBERS = re.compile(r"\[\d+(?:,\s*\d+)*\]")
+_LETTER = re.compile(r"\[[a-zA-Z]\]")
 
 
 def has_filtered_phrase(text: str) -> bool:
-    """Whether the text holds one of the phrases."""
+    """Return whether `text` contains one of PHRASES in any case, also inside words ("was an AI " has `as an ai `)."""
     lowered = text.lower()
     for mark in _MARKS:
         if mark in lowered:
             return any(phrase in lowered for phrase in PHRASES)
     return False
+
+
+def remove_number_citations(text: str) -> str:
+    """Remove `[1]` and `[2, 3]`."""
+    return _NUMBERS.sub("", text)
+
+
+def clean_context(context: str) -> str:
+    """Remove `[1]`, `[2, 3]`, `[citation needed]` and `[a]`, in this order. Blanks around them stay."""
+    if "[" not in context:
+        return context
+    return _LETTER.sub("", remove_number_citations(context).replace("[citation needed]", ""))

@@ -1,9 +1,8 @@
 """wmt2019_zh-en, ted_trans_en-ja, ted_trans_zh-ja: sentence pairs as translation requests.
 
-For each row the shared generator draws the direction and one of the target language's templates. The original then
-tries, for one request in five, to put a neighbouring pair in front of it, and fails with an error on the first try;
-here that pair becomes an earlier exchange of the conversation: another row within 5 of the request, from the same side
-of the split.
+For each record the shared random generator draws the direction and a template of the target language. One request in
+five gets an earlier exchange: a record at most 5 positions away on the same side of the split. The original means to do
+the same but stops with an error at the first such request.
 """
 
 import random
@@ -12,8 +11,16 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from pretokenizer.chat.conversation import Conversation, Message, pair
-from pretokenizer.sources.qa import FileOption
-from pretokenizer.sources.source import WRONG_FORM, Converted, HubFiles, InputRecord, Source, bad_record, wrong_text
+from pretokenizer.records.locate import HubFiles
+from pretokenizer.sources.source import (
+    WRONG_FORM,
+    Converted,
+    FileOption,
+    InputRecord,
+    Source,
+    bad_record,
+    wrong_text,
+)
 from pretokenizer.sources.splits import split_sklearn
 
 MAX_ROWS = 100_001
@@ -42,11 +49,11 @@ TEMPLATES = {
         "What is the English for the following? {}",
     ),
 }
-"""Six, six and three, as many as the original has, so that as much is drawn; the wording is this project's."""
+"""Six, six and three templates, as in the original, so that the random draws match. The wording is our own."""
 
 
 class Translation(Source):
-    """Records with `translation`: {language: text}."""
+    """Base class: records with `translation`, a mapping from language to text."""
 
     independent = False
     uses_random = True
@@ -56,7 +63,7 @@ class Translation(Source):
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
-        """The first 100,001 rows."""
+        """Convert the first MAX_ROWS records."""
         items, requests = [], []
         for item in islice(records, MAX_ROWS):
             try:
@@ -92,7 +99,7 @@ class Translation(Source):
         return requests[rng.choice(near)] if near else ()
 
     def _sides(self, count: int) -> list[bool]:
-        """Whether each row will be val."""
+        """Return for each record whether it belongs to val."""
         sides = [False] * count
         if self.split == "sklearn":
             _, val = split_sklearn(count, self.val_split)
@@ -102,7 +109,7 @@ class Translation(Source):
 
 
 class Wmt2019ZhEn(Translation):
-    """News sentences; val is the hub's validation split."""
+    """News sentences. The hub's validation split is val."""
 
     class_name = "WMT2019"
     split = "native"
@@ -113,14 +120,14 @@ class Wmt2019ZhEn(Translation):
 
 
 class TedEnJa(Translation):
-    """Talks, English and Japanese. The hub has them only behind a loading script: files must be put in place."""
+    """Talks in English and Japanese. The hub has only a loading script, so the user downloads the files by hand."""
 
     class_name = "TEDTalk"
     languages = ("en", "ja")
 
 
 class TedZhJa(Translation):
-    """Talks, Chinese and Japanese; as above."""
+    """Talks in Chinese and Japanese. The user downloads the files by hand."""
 
     class_name = "TEDTalk"
     languages = ("zh", "ja")

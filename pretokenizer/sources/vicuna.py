@@ -1,8 +1,8 @@
-"""vicuna: ShareGPT conversations, cleaned the original's way.
+"""vicuna: ShareGPT conversations, cleaned as in the original.
 
-A conversation that does not begin with `human`, or with an empty `gpt` message, is left out. An empty `human` message
-becomes one of four fillers, drawn from the generator that all data sets of a build share. Escapes and citations go,
-messages are stripped, and consecutive ones of a speaker are joined.
+A conversation is left out if it does not begin with `human` or has an empty `gpt` message. A random filler replaces an
+empty `human` message. Escapes and citations are removed, messages are stripped, and consecutive messages of one speaker
+are joined.
 """
 
 import random
@@ -13,7 +13,8 @@ from itertools import chain
 from typing import Any
 
 from pretokenizer.chat.conversation import Conversation, pair
-from pretokenizer.sources.source import WRONG_FORM, Converted, HubFiles, InputRecord, Source, bad_record
+from pretokenizer.records.locate import HubFiles
+from pretokenizer.sources.source import WRONG_FORM, Converted, InputRecord, Source, bad_record
 
 FILLERS = ("...", "Please continue", "Go on", "")
 _CITATION = re.compile(r"\[\s?\d+\s?\]")
@@ -21,11 +22,11 @@ _CITATION = re.compile(r"\[\s?\d+\s?\]")
 
 @dataclass(frozen=True)
 class VicunaOptions:
-    """What a section may set."""
+    """Options in a section."""
 
     input_file_path: str | None = None
     input_max_length: int = 32768
-    """Characters of a message after joining."""
+    """Maximum length of a joined message, in characters."""
 
 
 class Vicuna(Source):
@@ -45,7 +46,7 @@ class Vicuna(Source):
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
-        """In record order, because of the draws."""
+        """Convert all records in order, because each filler is drawn from the shared random generator."""
         for item in records:
             try:
                 yield item, self._convert_turns(item.record["conversations"], rng)
@@ -74,5 +75,5 @@ class Vicuna(Source):
 
 
 def clean(text: str) -> str:
-    """Without markdown escapes of `_` and `*`, without `[3]`, stripped."""
+    """Remove the backslash of `\\_` and `\\*`, remove citations like `[3]`, and strip the text."""
     return _CITATION.sub("", text.replace(r"\_", "_").replace(r"\*", "*")).strip()

@@ -1,16 +1,18 @@
-"""webgpt: comparisons of two answers; each question with its best answer."""
+"""webgpt: comparisons of two answers. Each question is paired with its best answer."""
 
 import random
 from collections.abc import Iterable, Iterator
 
 from pretokenizer.chat.conversation import Conversation, pair
-from pretokenizer.sources.dolly import NUMBER_CITATION
-from pretokenizer.sources.qa import FileOption
-from pretokenizer.sources.source import WRONG_FORM, Converted, HubFiles, InputRecord, Source, bad_record
+from pretokenizer.records.locate import HubFiles
+from pretokenizer.sources.source import WRONG_FORM, Converted, FileOption, InputRecord, Source, bad_record
+from pretokenizer.sources.text_filters import remove_number_citations
 
 
 class WebGPT(Source):
-    """Rows are grouped by question; a row with an empty answer, or two equal ones, does not count."""
+    """Records with a question, two answers and their scores. A record with an empty answer or two equal answers is
+    left out.
+    """
 
     class_name = "WebGPT"
     shows_name = True
@@ -21,16 +23,16 @@ class WebGPT(Source):
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
-        """One conversation a question, at its first row; of equal scores the first answer counts.
+        """Return one conversation for each question, at the position of its first record.
 
-        An answer seen again overwrites its score and keeps its place.
+        Of answers with equal scores the first one is taken. A later score of the same answer replaces the earlier one.
         """
         scores: dict[str, tuple[InputRecord, dict[str, float]]] = {}
         for item in records:
             row = item.record
             try:
                 question = row["question"]["full_text"]
-                answers = [NUMBER_CITATION.sub("", row[key]) for key in ("answer_0", "answer_1")]
+                answers = [remove_number_citations(row[key]) for key in ("answer_0", "answer_1")]
                 if "" in answers or answers[0] == answers[1]:
                     yield item, "no comparison"
                     continue

@@ -94,7 +94,7 @@ def make_plan(config: PretokenizeConfig, chunk_bytes: int = CHUNK_BYTES) -> Plan
     sources = [make_source(entry.name, entry.options, entry.val_split) for entry in entries]
     tokenizer_path = tokenizer_file(config)
     data_dir = find_file(config.data_dir)
-    located = [locate_files(e, s, data_dir, config.cache_dir) for e, s in zip(entries, sources, strict=True)]
+    located = [locate_files(e, s.layout, data_dir, config.cache_dir) for e, s in zip(entries, sources, strict=True)]
     pieces = [_pieces(i, s, files, chunk_bytes) for i, (s, files) in enumerate(zip(sources, located, strict=True))]
     # One task for all data sets that draw from the shared generator, because each draw depends on those before.
     chain = tuple(piece for source, own in zip(sources, pieces, strict=True) if source.uses_random for piece in own)

@@ -13,6 +13,7 @@ from pretokenizer.encode.encoder import Encoder, make_encoder
 from pretokenizer.encode.reference import ReferencePass
 from pretokenizer.files.publish import write_text_atomic
 from pretokenizer.files.shard import optimal_dtype
+from pretokenizer.records.file_names import stem_of
 from pretokenizer.records.json_text import RecordError
 from pretokenizer.records.reader import FileSpan, read_records
 from pretokenizer.sources.source import (
@@ -22,7 +23,6 @@ from pretokenizer.sources.source import (
     InputRecord,
     Source,
     bad_record,
-    stem_of,
     wrong_text,
 )
 from pretokenizer.tasks.bad_records import BadRecordLog

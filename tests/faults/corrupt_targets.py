@@ -124,7 +124,8 @@ def record_readers(root: Path) -> Iterator[Parts]:
     import pyarrow.parquet
     import zstandard
 
-    from pretokenizer.records.reader import is_record_file, read_records
+    from pretokenizer.records.file_names import is_record_file
+    from pretokenizer.records.reader import read_records
     from tests.pretokenizer.records.test_reader import tar_of
 
     rows = [{"question": f"What is {i}?", "answer": f"It is {i * i}."} for i in range(60)]

@@ -1,4 +1,4 @@
-"""locate.py and hub.py, on folders laid out by hand and as the hub delivers them."""
+"""locate.py, on folders laid out by hand and as the hub delivers them."""
 
 import sys
 from pathlib import Path
@@ -9,15 +9,14 @@ import pyarrow.parquet
 import pytest
 
 from pretokenizer.config.settings import DatasetEntry
-from pretokenizer.records.hub import fetch
-from pretokenizer.records.locate import DataMissingError, DatasetFiles, locate_files
+from pretokenizer.records.locate import DataMissingError, DatasetFiles, fetch, locate_files
 from pretokenizer.sources import make_source
 from tests.pretokenizer.conftest import BuildToy, question_records, write_jsonl
 
 
 def locate(folder: Path, name: str, **options: Any) -> DatasetFiles:
     entry = DatasetEntry(name, options=options)
-    return locate_files(entry, make_source(name, options), folder, None)
+    return locate_files(entry, make_source(name, options).layout, folder, None)
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -93,7 +92,7 @@ def test_what_is_asked_of_the_hub(
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot)
     entry = DatasetEntry("gsm8k", revision="abc123")
-    files = locate_files(entry, make_source("gsm8k", {}), tmp_path, "cache")
+    files = locate_files(entry, make_source("gsm8k", {}).layout, tmp_path, "cache")
     assert names(files.train) == ["train-00000-of-00001.parquet"] and names(files.val) == [
         "test-00000-of-00001.parquet"
     ]
@@ -105,9 +104,9 @@ def test_what_is_asked_of_the_hub(
         "cache_dir": "cache",
     }
     assert capsys.readouterr().err == ""
-    locate_files(DatasetEntry("gsm8k"), make_source("gsm8k", {}), tmp_path, "cache")
+    locate_files(DatasetEntry("gsm8k"), make_source("gsm8k", {}).layout, tmp_path, "cache")
     assert asked["revision"] == "cc7b047b6e5bb11b4f1af84efc572db110a51b3c"
-    locate_files(DatasetEntry("joke"), make_source("joke", {}), tmp_path, "cache")
+    locate_files(DatasetEntry("joke"), make_source("joke", {}).layout, tmp_path, "cache")
     assert "theblackcat102/joke_explaination: 'main' is commit abc123 today; `revision: abc123`" in (
         capsys.readouterr().err
     )
@@ -122,7 +121,7 @@ def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(hub, "snapshot_download", fail)
     source = make_source("gsm8k", {})
     assert source.hub is not None
-    with pytest.raises(DataMissingError, match=r"the hub does not answer \(no route to host\): put the files"):
+    with pytest.raises(DataMissingError, match=r"the download failed \(no route to host\): put the files"):
         fetch(source.hub, tmp_path, None)
 
 

@@ -12,8 +12,9 @@ import pytest
 import zstandard
 
 from pretokenizer.records import json_text as json_records
+from pretokenizer.records.file_names import is_record_file
 from pretokenizer.records.json_text import RecordError
-from pretokenizer.records.reader import FileSpan, is_record_file, place_of, read_records, split_file
+from pretokenizer.records.reader import FileSpan, place_of, read_records, split_file
 
 RECORDS = [{"a": i, "text": f"Zeile {i} é\n\u2028 {'x' * i}"} for i in range(20)]
 LINES = "".join(json.dumps(record, ensure_ascii=bool(i % 2)) + "\n" for i, record in enumerate(RECORDS)).encode()

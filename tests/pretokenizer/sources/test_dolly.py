@@ -2,7 +2,7 @@
 
 import pytest
 
-from pretokenizer.sources.dolly import clean_context
+from pretokenizer.sources.text_filters import clean_context
 from tests.pretokenizer.sources.conftest import Convert
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pretokenizer.config.yaml_config import ConfigError
+from pretokenizer.records.file_names import stem_of
 from pretokenizer.sources import SOURCES, make_source
-from pretokenizer.sources.source import stem_of
 from tests.pretokenizer.sources.conftest import Convert
 
 REPORT_NAMES = {
