@@ -67,7 +67,7 @@ def test_trees_that_do_not_count(convert: Convert) -> None:
 
 def test_roles_that_do_not_alternate_make_a_tree_bad(convert: Convert) -> None:
     found = convert("oasst_export", [tree(node("a", node("B", node("C")), node("D")))])
-    assert found[0].startswith("bad: has not the expected form (roles do not alternate); it has: message_tree_id")
+    assert found[0].startswith("bad: has an unexpected form (roles do not alternate); its keys are message_tree_id")
 
 
 def test_flat_messages_of_the_hub(convert: Convert) -> None:
@@ -85,9 +85,9 @@ def test_flat_messages_of_the_hub(convert: Convert) -> None:
         flat("G", "f"),
     ]
     assert [texts(found) for found in convert("oasst_export", records)] == [["aBcD", "aE"], ["fG"]]
-    orphan = "bad: its parent is not among the messages before it; 'x'"
+    orphan = "bad: its parent is not among the earlier messages; 'x'"
     found = convert("oasst_export", [*records[:2], flat("B", "x"), flat("H", "a"), flat("i", None, message_id=7)])
-    assert [texts(f) for f in found] == [orphan, "bad: message_id or parent_id is no text", ["aB", "aH"]]
+    assert [texts(f) for f in found] == [orphan, "bad: message_id or parent_id is not text", ["aB", "aH"]]
 
 
 def test_other_kinds_of_lines_are_named(convert: Convert) -> None:

@@ -38,7 +38,7 @@ def test_report_names_are_the_originals() -> None:
 
 
 def test_unknown_names_and_options_are_errors() -> None:
-    with pytest.raises(ConfigError, match=r"no data set 'gsm8'.*did you mean 'gsm8k'.*there are alpaca, "):
+    with pytest.raises(ConfigError, match=r"no data set 'gsm8'.*did you mean 'gsm8k'.*choose one of alpaca, "):
         make_source("gsm8", {})
     with pytest.raises(ConfigError, match=r"oasst_export: unknown option 'topk' \(did you mean 'top_k'\?\); it has "):
         make_source("oasst_export", {"topk": 1})
@@ -51,7 +51,7 @@ def test_unknown_names_and_options_are_errors() -> None:
 @pytest.mark.parametrize("name", sorted(set(SOURCES) - {"messages", "sharegpt", "prompt_response", "ikala"}))
 def test_a_record_of_another_form_is_named(name: str, convert: Convert) -> None:
     (found,) = convert(name, [{"surprise": 1}])
-    assert re.fullmatch(r"bad: (lacks the key '\w+'|neither a message tree nor a message); it has: surprise", found)
+    assert re.fullmatch(r"bad: (lacks the key '\w+'|neither a message tree nor a message); its keys are surprise", found)
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))

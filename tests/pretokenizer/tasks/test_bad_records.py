@@ -17,9 +17,9 @@ from tests.pretokenizer.conftest import BuildToy, make_toy_config, question_reco
 
 LINES = {
     "broken": "not valid JSON",
-    '{"question": "q"}': "lacks the key 'answer'; it has: question",
+    '{"question": "q"}': "lacks the key 'answer'; its keys are question",
     "[7]": "expected a JSON object, found a list",
-    '{"question": "q", "answer": 7}': "a message is no text; the assistant message is int",
+    '{"question": "q", "answer": 7}': "a message is not text; the assistant message is of type int",
     '{"question": "\\ud83d", "answer": "a"}': "broken Unicode",
     '{"question": "q", "answer": "' + "x" * (1 << 20) + '"}': "a line of more than 1 MiB (--max_line_mb)",
 }
@@ -55,7 +55,7 @@ def test_bad_records_are_counted_named_and_left_out(
         "not valid JSON": 1,
         "lacks the key 'answer'": 1,
         "expected a JSON object": 1,
-        "a message is no text": 1,
+        "a message is not text": 1,
         "broken Unicode": 1,
         "a line of more than 1 MiB (--max_line_mb)": 1,
     }
@@ -90,8 +90,8 @@ def test_too_many_stop_and_the_same_command_goes_on(build_toy: BuildToy, tmp_pat
         build_toy(["gsm8k", "joke"])  # few among all records, many in one data set
     assert str(error.value).splitlines() == [
         "gsm8k: 2 of 20 records are bad (10.0%), more than --max_bad_fraction 0.05; the first are",
-        f"  {path}:19: lacks the key 'question'; it has: x",
-        f"  {path}:20: lacks the key 'answer'; it has: question",
+        f"  {path}:19: lacks the key 'question'; its keys are x",
+        f"  {path}:20: lacks the key 'answer'; its keys are question",
         "mend the file and start over with --overwrite, or go on with a larger --max_bad_fraction",
     ]
     assert not (tmp_path / "out").exists()
@@ -121,9 +121,9 @@ def test_the_place_in_other_kinds_of_files(name: str, build_toy: BuildToy, tmp_p
     expected = {
         "train.json": [
             ": item 3: expected a JSON object, found a int",
-            ": record 4: lacks the key 'question'; it has: x",
+            ": record 4: lacks the key 'question'; its keys are x",
         ],
-        "train.jsonl.gz": [":5: expected a JSON object, found a int", ":7: lacks the key 'question'; it has: x"],
+        "train.jsonl.gz": [":5: expected a JSON object, found a int", ":7: lacks the key 'question'; its keys are x"],
     }
     assert manifest.reports["bad_records"]["0:gsm8k"]["examples"] == [f"{path}{rest}" for rest in expected[name]]
 
@@ -139,9 +139,9 @@ def test_trees_are_named_by_their_line(build_toy: BuildToy, tmp_path: Path) -> N
     path = write_jsonl(tmp_path / "data/trees.jsonl", [tree("prompter")] * 9 + [tree("assistant"), {"thread_id": 1}])
     entry = {"oasst_export": {"input_file_path": "trees.jsonl"}}
     manifest, _ = build_toy([entry], RunOptions(max_bad_fraction=0.5))
-    keys = "it has: message_tree_id, tree_state, prompt"
+    keys = "its keys are message_tree_id, tree_state, prompt"
     assert manifest.reports["bad_records"]["0:oasst_export"]["examples"] == [
-        f"{path}:10: has not the expected form (roles do not alternate); {keys}",
+        f"{path}:10: has an unexpected form (roles do not alternate); {keys}",
         f"{path}:11: neither a message tree nor a message; a thread; export trees instead",
     ]
 
@@ -168,7 +168,7 @@ def test_wrong_texts_are_bad_in_every_format(
     path.parent.mkdir(parents=True)
     path.write_text("\n".join([*good, *(f'{{"question": "q", "answer": {answer}}}' for answer in WRONG_ANSWERS)]))
     manifest, folder = build_toy(["gsm8k"], RunOptions(max_bad_fraction=0.5), chat_format=chat_format)
-    assert manifest.reports["bad_records"]["0:gsm8k"]["reasons"] == {"a message is no text": 4, "broken Unicode": 1}
+    assert manifest.reports["bad_records"]["0:gsm8k"]["reasons"] == {"a message is not text": 4, "broken Unicode": 1}
     found = shards(folder)
     path.write_text("\n".join(good))
     assert shards(build_toy(["gsm8k"], RunOptions(overwrite=True), chat_format=chat_format)[1]) == found
@@ -199,8 +199,8 @@ def test_hostile_names_and_keys_do_no_harm(build_toy: BuildToy, tmp_path: Path) 
     path.write_text("\n".join(map(json.dumps, [*records, {"\x1b]0;owned\x07\n# heading": 1}, {"\ud800": 2}])))
     manifest, folder = build_toy([{"messages": {"val_split": 0}}])
     assert manifest.reports["bad_records"]["0:messages"]["examples"] == [
-        f"{path}:305: lacks the key 'messages'; it has: \\x1b]0;owned\\x07\\n# heading",
-        f"{path}:306: lacks the key 'messages'; it has: \\ud800",
+        f"{path}:305: lacks the key 'messages'; its keys are \\x1b]0;owned\\x07\\n# heading",
+        f"{path}:306: lacks the key 'messages'; its keys are \\ud800",
     ]
     languages = json.loads((folder / "stats.json").read_text())["splits"]["train"][0]["languages"]
     assert languages["en"] == 1 and languages["unknown"] == 304 - 249 and len(languages) == 250
