@@ -186,7 +186,7 @@ def test_an_unfinished_build_is_not_mixed_with_another(build_toy: BuildToy, tmp_
 
 def test_a_build_that_failed_at_once_can_be_mended(build_toy: BuildToy, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "data/gsm8k/train.jsonl", [*question_records(1), {"question": "q", "answer": None}])
-    with pytest.raises(RecordError, match=r"train\.jsonl:2: a message is not text; the assistant message is of type NoneType"):
+    with pytest.raises(RecordError, match=r"train\.jsonl:2: a message is not text; the assistant .* NoneType"):
         build_toy(["gsm8k"], RunOptions(strict=True))
     write_jsonl(path, question_records(2))
     assert build_toy(["gsm8k"])[0].splits["train"].documents == 2
