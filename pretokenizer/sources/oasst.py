@@ -147,7 +147,7 @@ def _trees(records: Iterable[InputRecord]) -> Iterator[tuple[InputRecord, Record
             else:
                 yield item, BadRecord("its parent is not among the earlier messages", f"{parent_id!r:.80}")
         else:
-            keys = f"its keys are {', '.join(map(str, record))}"[:200]
+            keys = f"its keys: {', '.join(map(str, record))}"[:200]
             found = "a thread; export trees instead" if "thread_id" in record else keys
             yield item, BadRecord("neither a message tree nor a message", found)
     if builder:

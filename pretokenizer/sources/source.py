@@ -138,4 +138,4 @@ def wrong_text(conversations: Iterable[Conversation]) -> BadRecord | None:
 def bad_record(record: Record, error: Exception) -> BadRecord:
     """Describe a record for which `convert` raised `error`."""
     reason = f"lacks the key {error}" if isinstance(error, KeyError) else f"has an unexpected form ({error})"
-    return BadRecord(reason[:120], f"its keys are {', '.join(map(str, record))}"[:200])
+    return BadRecord(reason[:120], f"its keys: {', '.join(map(str, record))}"[:200])

@@ -85,20 +85,20 @@ def test_what_is_left_out(talk: list[tuple[str, Any]], reason: str, convert: Con
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"messages": "q"}, "bad: has an unexpected form (the messages are no list); its keys are messages"),
-        ({"messages": [7]}, "bad: has an unexpected form ('int' object is not subscriptable); its keys are messages"),
-        ({"messages": [{"content": "q"}]}, "bad: lacks the key 'role'; its keys are messages"),
+        ({"messages": "q"}, "bad: has an unexpected form (the messages are no list); its keys: messages"),
+        ({"messages": [7]}, "bad: has an unexpected form ('int' object is not subscriptable); its keys: messages"),
+        ({"messages": [{"content": "q"}]}, "bad: lacks the key 'role'; its keys: messages"),
         (
             {"messages": [{"role": ["user"], "content": "q"}]},
-            "bad: has an unexpected form (unhashable type: 'list'); its keys are messages",
+            "bad: has an unexpected form (unhashable type: 'list'); its keys: messages",
         ),
         (
             {"prompt": "q", "response": "a", "weight": 2},
-            "bad: has an unexpected form (`weight` is neither 0 nor 1); its keys are prompt, response, weight",
+            "bad: has an unexpected form (`weight` is neither 0 nor 1); its keys: prompt, response, weight",
         ),
         (
             {"prompt": "q", "response": "a", "train": "no"},
-            "bad: has an unexpected form (`train` is neither true nor false); its keys are prompt, response, train",
+            "bad: has an unexpected form (`train` is neither true nor false); its keys: prompt, response, train",
         ),
     ],
 )

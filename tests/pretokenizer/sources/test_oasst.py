@@ -67,7 +67,7 @@ def test_trees_that_do_not_count(convert: Convert) -> None:
 
 def test_roles_that_do_not_alternate_make_a_tree_bad(convert: Convert) -> None:
     found = convert("oasst_export", [tree(node("a", node("B", node("C")), node("D")))])
-    assert found[0].startswith("bad: has an unexpected form (roles do not alternate); its keys are message_tree_id")
+    assert found[0].startswith("bad: has an unexpected form (roles do not alternate); its keys: message_tree_id")
 
 
 def test_flat_messages_of_the_hub(convert: Convert) -> None:

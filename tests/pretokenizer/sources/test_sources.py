@@ -51,7 +51,7 @@ def test_unknown_names_and_options_are_errors() -> None:
 @pytest.mark.parametrize("name", sorted(set(SOURCES) - {"messages", "sharegpt", "prompt_response", "ikala"}))
 def test_a_record_of_another_form_is_named(name: str, convert: Convert) -> None:
     (found,) = convert(name, [{"surprise": 1}])
-    assert re.fullmatch(r"bad: (lacks the key '\w+'|neither a message tree nor a message); its keys are surprise", found)
+    assert re.fullmatch(r"bad: (lacks the key .\w+.|neither a message tree nor a message); .*: surprise", found)
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))

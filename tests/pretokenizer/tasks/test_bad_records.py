@@ -17,7 +17,7 @@ from tests.pretokenizer.conftest import BuildToy, make_toy_config, question_reco
 
 LINES = {
     "broken": "not valid JSON",
-    '{"question": "q"}': "lacks the key 'answer'; its keys are question",
+    '{"question": "q"}': "lacks the key 'answer'; its keys: question",
     "[7]": "expected a JSON object, found a list",
     '{"question": "q", "answer": 7}': "a message is not text; the assistant message is of type int",
     '{"question": "\\ud83d", "answer": "a"}': "broken Unicode",
@@ -90,8 +90,8 @@ def test_too_many_stop_and_the_same_command_goes_on(build_toy: BuildToy, tmp_pat
         build_toy(["gsm8k", "joke"])  # few among all records, many in one data set
     assert str(error.value).splitlines() == [
         "gsm8k: 2 of 20 records are bad (10.0%), more than --max_bad_fraction 0.05; the first are",
-        f"  {path}:19: lacks the key 'question'; its keys are x",
-        f"  {path}:20: lacks the key 'answer'; its keys are question",
+        f"  {path}:19: lacks the key 'question'; its keys: x",
+        f"  {path}:20: lacks the key 'answer'; its keys: question",
         "mend the file and start over with --overwrite, or go on with a larger --max_bad_fraction",
     ]
     assert not (tmp_path / "out").exists()
@@ -121,9 +121,9 @@ def test_the_place_in_other_kinds_of_files(name: str, build_toy: BuildToy, tmp_p
     expected = {
         "train.json": [
             ": item 3: expected a JSON object, found a int",
-            ": record 4: lacks the key 'question'; its keys are x",
+            ": record 4: lacks the key 'question'; its keys: x",
         ],
-        "train.jsonl.gz": [":5: expected a JSON object, found a int", ":7: lacks the key 'question'; its keys are x"],
+        "train.jsonl.gz": [":5: expected a JSON object, found a int", ":7: lacks the key 'question'; its keys: x"],
     }
     assert manifest.reports["bad_records"]["0:gsm8k"]["examples"] == [f"{path}{rest}" for rest in expected[name]]
 
@@ -139,7 +139,7 @@ def test_trees_are_named_by_their_line(build_toy: BuildToy, tmp_path: Path) -> N
     path = write_jsonl(tmp_path / "data/trees.jsonl", [tree("prompter")] * 9 + [tree("assistant"), {"thread_id": 1}])
     entry = {"oasst_export": {"input_file_path": "trees.jsonl"}}
     manifest, _ = build_toy([entry], RunOptions(max_bad_fraction=0.5))
-    keys = "its keys are message_tree_id, tree_state, prompt"
+    keys = "its keys: message_tree_id, tree_state, prompt"
     assert manifest.reports["bad_records"]["0:oasst_export"]["examples"] == [
         f"{path}:10: has an unexpected form (roles do not alternate); {keys}",
         f"{path}:11: neither a message tree nor a message; a thread; export trees instead",
@@ -199,8 +199,8 @@ def test_hostile_names_and_keys_do_no_harm(build_toy: BuildToy, tmp_path: Path) 
     path.write_text("\n".join(map(json.dumps, [*records, {"\x1b]0;owned\x07\n# heading": 1}, {"\ud800": 2}])))
     manifest, folder = build_toy([{"messages": {"val_split": 0}}])
     assert manifest.reports["bad_records"]["0:messages"]["examples"] == [
-        f"{path}:305: lacks the key 'messages'; its keys are \\x1b]0;owned\\x07\\n# heading",
-        f"{path}:306: lacks the key 'messages'; its keys are \\ud800",
+        f"{path}:305: lacks the key 'messages'; its keys: \\x1b]0;owned\\x07\\n# heading",
+        f"{path}:306: lacks the key 'messages'; its keys: \\ud800",
     ]
     languages = json.loads((folder / "stats.json").read_text())["splits"]["train"][0]["languages"]
     assert languages["en"] == 1 and languages["unknown"] == 304 - 249 and len(languages) == 250
