@@ -38,7 +38,7 @@ from megatron_train.checkpoint.folder import (
 )
 from megatron_train.report.console import warn
 from pretokenizer.files.checksums import sha256_file
-from pretokenizer.files.publish import write_text_atomic
+from pretokenizer.files.publish import set_aside, write_text_atomic
 
 Bucket = tuple[str, str, tuple[list[Any], list[Any]]]
 """(path, name within the folder, (items of bytes, items of CPU tensors)): what becomes one file."""
@@ -153,7 +153,7 @@ def _publish(
     try:
         if problem is None:
             _write_index(plan, everyone, staging)
-            replaced = _set_aside(root / folder_name(iteration))
+            replaced = set_aside(root / folder_name(iteration))
             publish_checkpoint(
                 root, iteration, {path: digest for each in everyone for path, digest in each.digests.items()}
             )
@@ -177,15 +177,6 @@ def _write_index(plan: TensorPlan, everyone: list[Written], staging: Path) -> No
     save_config(CheckpointingConfig("torch_dist", 1), str(staging))
 
 
-def _set_aside(final: Path) -> Path | None:
-    """A checkpoint of the same iteration, of a run that went back, steps aside until the new one has its name."""
-    if not final.exists():
-        return None
-    aside = final.with_name(f".{final.name}.replaced")
-    shutil.rmtree(aside, ignore_errors=True)
-    return final.rename(aside)
-
-
 def _retain(root: Path, newest: int, limit: int | None, best: int | None) -> None:
     """Names the best checkpoint by validation loss; removes all but that one and the last `limit` up to `newest`.
 
@@ -196,5 +187,5 @@ def _retain(root: Path, newest: int, limit: int | None, best: int | None) -> Non
         write_text_atomic(root / BEST, f"{best}\n")
     for iteration in saved[: -limit if limit else 0]:
         if iteration != best:
-            aside = _set_aside(root / folder_name(iteration))  # half removed it would still have its final name
+            aside = set_aside(root / folder_name(iteration))  # half removed it would still have its final name
             shutil.rmtree(aside or root / folder_name(iteration))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.sft_dataset import Samples, training_samples
 from megatron_train.report.console import warn
 from pretokenizer.files.checksums import verify_sha256sums, write_sha256sums
-from pretokenizer.files.publish import publish_folder, write_json_atomic
+from pretokenizer.files.publish import staged_folder, write_json_atomic
 
 PLAN_VERSION = 1
 """Counts up when packing.py or sft_dataset.py would give other rows for the same settings."""
@@ -108,20 +107,14 @@ def _read(folder: Path, key: dict[str, Any], documents: DocumentSet) -> Samples 
 
 
 def _write(folder: Path, key: dict[str, Any], samples: Samples) -> None:
-    """Gives the finished plan its name, in place of an unusable one; no plan is left behind when that fails."""
-    staging: Path | None = None
+    """Publish the plan as `folder`, in place of an unusable one. A failure leaves no plan and prints a warning."""
+    # Nodes that share the file system may write at the same time, so each process has a staging folder of its own.
+    staging = folder.with_name(f".{folder.name}.{socket.gethostname()}-{os.getpid()}.staging")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = folder.with_name(f".{folder.name}.{socket.gethostname()}-{os.getpid()}.staging")
-        staging.mkdir()
-        for name in COLUMNS:
-            np.save(staging / f"{name}.npy", getattr(samples, name))
-        write_json_atomic(staging / "plan.json", {"key": key} | {name: getattr(samples, name) for name in FACTS})
-        write_sha256sums(staging)
-        if folder.exists():
-            shutil.rmtree(folder)
-        publish_folder(staging, folder)
+        with staged_folder(folder, staging=staging, replace=True):
+            for name in COLUMNS:
+                np.save(staging / f"{name}.npy", getattr(samples, name))
+            write_json_atomic(staging / "plan.json", {"key": key} | {name: getattr(samples, name) for name in FACTS})
+            write_sha256sums(staging)
     except OSError as error:
         warn(f"the packing plan is not kept: {error}")
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)

@@ -1,7 +1,11 @@
-"""SHA-256 of files and folders. (SHARED with trainer and converter.)
+"""SHA-256 checksums of files and folders. (SHARED)
 
-`SHA256SUMS` in a finished folder is in the format of `sha256sum`, so `cd FOLDER && sha256sum -c SHA256SUMS` checks it
-without this project.
+`SHA256SUMS` in a finished folder has the format of `sha256sum`, so `cd FOLDER && sha256sum -c SHA256SUMS` verifies the
+folder without this project.
+
+    with FinishedFiles(threads=2) as finished:
+        finished.add(path)                     # returns at once; a thread hashes the file and flushes it to disk
+        finished.record(path).sha256           # waits for the thread
 """
 
 import hashlib
@@ -18,29 +22,29 @@ SHA256SUMS = "SHA256SUMS"
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file, read or written."""
+    """Size and checksum of one file."""
 
     bytes: int
     sha256: str
 
 
 def sha256_file(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_sha256sums(folder: Path, known: Mapping[Path, str] | None = None) -> None:
-    """Write `SHA256SUMS` over all files below `folder` but itself, sorted by name; `known` digests are not computed."""
+    """Write `SHA256SUMS` for all other files below `folder`, sorted by name. Digests in `known` are not recomputed."""
     digests = known or {}
     lines = [f"{digests.get(path) or sha256_file(path)}  {name}\n" for name, path in _files_below(folder).items()]
     write_text_atomic(folder / SHA256SUMS, "".join(lines))
 
 
 def verify_sha256sums(folder: Path, part: int = 0, num_parts: int = 1) -> list[str]:
-    """Problems of a folder against its `SHA256SUMS`, one line each with the file's name; an empty list means sound.
+    """Compare a folder with its `SHA256SUMS` and return the problems, one line for each file; none means sound.
 
-    With `num_parts` only every so many-th file is read: several processes share the work, each with its own `part`.
+    Several processes can share the reading: each passes its own `part` of `num_parts`.
     """
     sums_path = folder / SHA256SUMS
     if not sums_path.is_file():
@@ -50,7 +54,7 @@ def verify_sha256sums(folder: Path, part: int = 0, num_parts: int = 1) -> list[s
     for line_number, line in enumerate(sums_path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         digest, separator, name = line.partition("  ")
         if not separator or len(digest) != 64:
-            problems.append(f"{sums_path}:{line_number}: not a line of sha256sum")
+            problems.append(f"{sums_path}:{line_number}: is not a line of sha256sum")
             continue
         listed.add(name)
         if name not in files:
@@ -69,7 +73,7 @@ def _files_below(folder: Path) -> dict[str, Path]:
 
 
 class FinishedFiles:
-    """Files that nobody writes to any more."""
+    """Hashes finished files and flushes them to disk in threads, while other files are still being written."""
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads)
@@ -79,12 +83,12 @@ class FinishedFiles:
         return self
 
     def add(self, path: Path) -> None:
-        """Begin with a file."""
+        """Start hashing a file that no longer changes."""
         if path not in self._records:
             self._records[path] = self._pool.submit(_settle, path)
 
     def record(self, path: Path) -> FileRecord:
-        """Size and SHA-256. Raises OSError."""
+        """Return the size and checksum of a file, hashing it now if it was not added. Raises OSError."""
         self.add(path)
         return self._records[path].result()
 

@@ -1,30 +1,160 @@
-"""Writing so that nothing half-written is ever seen under its final name. (SHARED with trainer and converter.)
+"""Write files and folders so that nobody sees a half-written one under its final name. (SHARED)
 
-Files are written beside their target, flushed to disk and renamed; folders likewise. `SHA256SUMS` in a finished folder
-is in the format of `sha256sum`, so `cd FOLDER && sha256sum -c SHA256SUMS` checks it without this project.
+    with staged_folder(Path("output/mix"), replace=True) as staging:
+        (staging / "a.txt").write_text("...")
+    # output/mix now holds a.txt. After an error or a kill it holds what it held before.
+
+A file or folder is written under a hidden name beside its target, flushed to disk, and renamed.
 """
 
 import contextlib
+import fcntl
 import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 
+class BusyError(ValueError):
+    """Another process is writing the same folder."""
+
+
+@contextlib.contextmanager
+def staged_folder(final: Path, *, staging: Path | None = None, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder, and publish it as `final` when the block ends without an error.
+
+    The folder is `staging`, by default the hidden `.NAME.staging` beside `final`. An error removes it. With `replace`
+    it takes the place of an existing `final`. Raises BusyError when another process stages the same folder, and
+    FileExistsError when `final` exists and `replace` is false.
+    """
+    if not replace:
+        _refuse(final)
+    staging = staging or final.with_name(f".{final.name}.staging")
+    staging.mkdir(parents=True, exist_ok=True)
+    with locked(staging, final):
+        try:
+            with naming(staging):
+                _empty(staging)  # a killed process may have left files here
+                yield staging
+            publish_folder(staging, final, replace)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+
+def publish_folder(staging: Path, final: Path, replace: bool = False) -> None:
+    """Flush everything in `staging` to disk, then rename it to `final` on the same file system.
+
+    With `replace`, an existing `final` is set aside first and removed last. Without it, raises FileExistsError.
+    """
+    for path in sorted(staging.rglob("*")):
+        fsync_path(path)
+    fsync_path(staging)
+    if not replace:
+        _refuse(final)
+    replaced = set_aside(final)
+    try:
+        staging.rename(final)
+    except OSError:
+        if replaced:
+            replaced.rename(final)
+        raise
+    fsync_path(final.parent)
+    if replace:  # a killed process may have left an old folder even when this one found none
+        shutil.rmtree(_aside(final), ignore_errors=True)
+
+
+def _refuse(final: Path) -> None:
+    if final.exists():
+        raise FileExistsError(f"{final} exists already; remove it or choose another folder")
+
+
+def set_aside(final: Path) -> Path | None:
+    """Rename a published folder to the hidden `.NAME.replaced` and return that path; None when there is no folder.
+
+    Rename a folder before removing it: a half-removed folder must not be visible under its final name.
+    """
+    if not final.exists():
+        return None
+    shutil.rmtree(_aside(final), ignore_errors=True)
+    return final.rename(_aside(final))
+
+
+def _aside(final: Path) -> Path:
+    return final.with_name(f".{final.name}.replaced")
+
+
+@contextlib.contextmanager
+def locked(folder: Path, target: Path, patience_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the exclusive lock on `folder`, also while it is renamed. The lock ends with the process, even a killed one.
+
+    Raises BusyError naming `target` and the process that still holds the lock after `patience_seconds`.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if not _lock(descriptor, patience_seconds):
+            raise BusyError(
+                f"{target}: {_holder(descriptor)} is writing it; wait until it ends, or choose another folder"
+            )
+        if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
+            raise BusyError(f"{target}: another process finished writing it just now; run the command again")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, patience_seconds: float) -> bool:
+    """Take the lock, or return False when another process keeps it. A file system without locks locks nothing."""
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.1)
+        except OSError:  # NFS has no locks on folders
+            return True
+
+
+def _holder(descriptor: int) -> str:
+    """Name the process that holds the lock on an open folder, where Linux reports it."""
+    inode = str(os.fstat(descriptor).st_ino)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():  # 1: FLOCK ADVISORY WRITE 4242 00:2f:9301 0 EOF
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == inode:
+                return f"process {fields[4]}"
+    return "another process"
+
+
+def _empty(folder: Path) -> None:
+    """Remove everything in `folder`; the folder itself stays, and so does a lock on it."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def fsync_path(path: str | Path) -> None:
-    """Flush a file or a folder entry to the disk."""
+    """Flush a file or a folder entry to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(Path(path)):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError inside that names no file (a full disk tells only that it is full) gets the name `path`."""
+    """Add `path` to any OSError in the block that names no file, as the error of a full disk does not."""
     try:
         yield
     except OSError as error:
@@ -34,9 +164,9 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_text_atomic(path: str | Path, text: str, sync: bool = True) -> None:
-    """Write `text` as UTF-8 under `path`: complete, or not at all.
+    """Write `text` to `path` as UTF-8, completely or not at all.
 
-    `sync` = False leaves flushing to the disk to publish_folder.
+    With `sync` false the file is not flushed to disk; publish_folder does it later.
     """
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -56,34 +186,20 @@ def write_text_atomic(path: str | Path, text: str, sync: bool = True) -> None:
 
 
 def write_json_atomic(path: str | Path, value: Any, sync: bool = True) -> None:
-    """Write `value` as indented JSON, keys in the order given, one newline at the end."""
+    """Write `value` as indented JSON that keeps the order of keys and ends with a line feed."""
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", sync)
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises OSError or ValueError, for endless nesting too."""
+    """Return the value in a JSON file. Raises OSError or ValueError, also for a file that nests without end."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
-        raise ValueError("nested too deep") from None
-
-
-def publish_folder(staging: Path, final: Path) -> None:
-    """Give the finished folder `staging` its name `final` (same file system); everything below is flushed first.
-
-    Raises FileExistsError when `final` exists: what is published is never overwritten. Remove it first if you mean it.
-    """
-    for path in sorted(staging.rglob("*")):
-        fsync_path(path)
-    fsync_path(staging)
-    if final.exists():
-        raise FileExistsError(f"{final} exists already; remove it or choose another folder")
-    staging.rename(final)
-    fsync_path(final.parent)
+        raise ValueError("its values are nested too deep") from None
 
 
 def forbid_world_writable() -> None:
-    """From now on no file that this process makes can be written by everyone, even where the umask allows it."""
+    """Make sure that no file this process creates is writable by everyone, whatever the umask allows."""
     os.umask(_umask() | 0o002)
 
 

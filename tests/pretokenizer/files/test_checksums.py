@@ -1,10 +1,11 @@
-"""finished_files.py"""
+"""checksums.py"""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from pretokenizer.files.checksums import FinishedFiles
+from pretokenizer.files.checksums import FinishedFiles, sha256_file, verify_sha256sums, write_sha256sums
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
@@ -28,3 +29,32 @@ def test_a_file_that_is_gone(tmp_path: Path) -> None:
         finished.add(tmp_path / "gone")
         with pytest.raises(FileNotFoundError, match="gone"):
             finished.record(tmp_path / "gone")
+
+
+def test_sha256_file_of_known_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "a") == ABC
+
+
+def test_sums_are_those_of_sha256sum_and_name_every_problem(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "sub" / "b").write_text("b")
+    write_sha256sums(tmp_path)
+    assert verify_sha256sums(tmp_path) == []
+    checked = subprocess.run(
+        ["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert checked.stdout == "a: OK\nsub/b: OK\n"
+    (tmp_path / "a").write_text("A")
+    (tmp_path / "sub" / "b").unlink()
+    (tmp_path / "c").write_text("c")
+    assert verify_sha256sums(tmp_path) == [
+        f"{tmp_path}/a: contents differ from SHA256SUMS",
+        f"{tmp_path}/sub/b: missing",
+        f"{tmp_path}/c: not listed in SHA256SUMS",
+    ]
+
+
+def test_folder_without_sums_is_a_problem(tmp_path: Path) -> None:
+    assert verify_sha256sums(tmp_path) == [f"{tmp_path}/SHA256SUMS: missing, so the folder cannot be verified"]
