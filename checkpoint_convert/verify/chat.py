@@ -57,7 +57,7 @@ def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
     if chat_format is None:
         return None
     ours = tokenizer.encode("".join(text for text, _ in chat_format.render(CONVERSATION)))
-    messages = [{"role": role.template_name, "content": text} for role, text in CONVERSATION.messages]
+    messages = [{"role": m.role.template_name, "content": m.text} for m in CONVERSATION.messages]
     with quiet_transformers() as transformers:
         loaded = transformers.AutoTokenizer.from_pretrained(hf_dir, local_files_only=True, trust_remote_code=False)
         with bounded(str(template[1])):

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
 from pretokenizer.chat.conversation import Conversation, Message
-from pretokenizer.chat.roles import Role
+from pretokenizer.chat.roles import MESSAGE_ROLES, Role
 from pretokenizer.config.yaml_config import suggest
 
 TEMPLATE_NAME = "chat_template.jinja"
@@ -68,11 +68,17 @@ class FramedFormat(ChatFormat):
     """A format whose every turn is a fixed frame around the message's text."""
 
     frames: ClassVar[dict[Role, tuple[str, str]]]
-    """Role -> (prefix, suffix)."""
+    """Role -> (prefix, suffix), for every role that the format can express."""
 
     def turns(self, messages: Iterable[Message]) -> list[Turn]:
-        """One turn a message, in order."""
-        return [Turn(self.frames[role][0], text, self.frames[role][1], role) for role, text in messages]
+        """Return one turn a message, in order. Raises ChatFormatError for a role without a frame."""
+        turns = []
+        for message in messages:
+            if message.role not in self.frames:
+                raise ChatFormatError(f"chat_format {self.name} has no form for a {message.role.template_name} message")
+            prefix, suffix = self.frames[message.role]
+            turns.append(Turn(prefix, message.text, suffix, message.stored_role))
+        return turns
 
 
 class ChatML(FramedFormat):
@@ -82,7 +88,7 @@ class ChatML(FramedFormat):
     special_tokens = ("<|im_start|>", "<|im_end|>")
     end_of_turn = "<|im_end|>"
     generation_prompt = "<|im_start|>assistant\n"
-    frames: ClassVar = {role: (f"<|im_start|>{role.template_name}\n", "<|im_end|>\n") for role in Role}
+    frames: ClassVar = {role: (f"<|im_start|>{role.template_name}\n", "<|im_end|>\n") for role in MESSAGE_ROLES}
     hf_chat_template = (
         "{% for message in messages %}"
         "{% set turn = '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' %}"
@@ -113,7 +119,6 @@ class Oasst(FramedFormat):
         Role.USER: ("<|prompter|>", "<|endoftext|>"),
         Role.ASSISTANT: ("<|assistant|>", "<|endoftext|>"),
         Role.CONTEXT: ("<|system|>context: ", "\n<|endoftext|>"),
-        Role.ASSISTANT_NO_LOSS: ("<|assistant|>", "<|endoftext|>"),
     }
     hf_chat_template = (
         "{% for message in messages %}"
@@ -165,16 +170,17 @@ class Llama2(ChatFormat):
         """A user turn holds what stands before its question. Raises ChatFormatError for a question without a reply."""
         turns: list[Turn] = []
         held = ""
-        for position, (role, text) in enumerate(messages):
+        for position, message in enumerate(messages):
+            role, text = message.role, message.text
             if role is Role.SYSTEM:
                 held = f"<<SYS>>\n{text.strip()}\n<</SYS>>\n\n"
             elif role is Role.USER:
                 follows = messages[position + 1] if position + 1 < len(messages) else None
                 context = f"{follows.text.strip()}\n\n" if follows and follows.role is Role.CONTEXT else ""
-                turns.append(Turn("<s>[INST] ", held + context + text.strip(), " [/INST]", role))
+                turns.append(Turn("<s>[INST] ", held + context + text.strip(), " [/INST]", message.stored_role))
                 held = ""
             elif role is not Role.CONTEXT:
-                turns.append(Turn(" ", text.strip(), " </s>", role))
+                turns.append(Turn(" ", text.strip(), " </s>", message.stored_role))
         return turns
 
 

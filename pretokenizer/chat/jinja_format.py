@@ -77,7 +77,7 @@ class TemplateFormat(ChatFormat):
             raise ChatFormatError(
                 f"{self.path}: a message's text cannot be found again in what the template makes of it"
             )
-        return Turn(prefix, text[len(prefix) : len(text) - len(suffix)], suffix, own[-1].role)
+        return Turn(prefix, text[len(prefix) : len(text) - len(suffix)], suffix, own[-1].stored_role)
 
     def _try_render(self, messages: Sequence[Message]) -> str | None:
         try:

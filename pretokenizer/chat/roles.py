@@ -1,15 +1,15 @@
-"""The role table, the only one: what the numbers in `-role.bin` mean.
+"""The only role table: what the numbers in `-role.bin` mean. (SHARED with trainer and converter)
 
-Every token of a document carries the role of the turn it belongs to, template tokens included. The trainer takes
-its loss from `ASSISTANT` alone.
+Every token of a document carries the role of the message it belongs to, template tokens included. The trainer takes
+its loss from `ASSISTANT` alone unless `--loss_roles` names others.
 
     >>> Role.ASSISTANT
     <Role.ASSISTANT: 2>
     >>> Role(4).gets_loss
     False
 
-Source of 0 to 3: LAION-AI/Open-Assistant f1e6ed9 (0 system, 1 prompter, 2 assistant, 3 context). 4 is ours: an
-assistant message that its record marks `train: false` or `weight: 0`.
+0 to 3 come from LAION-AI/Open-Assistant f1e6ed9 (0 system, 1 prompter, 2 assistant, 3 context). 4 and 5 are this
+project's; a reader that does not know them does not train on them.
 """
 
 from enum import IntEnum
@@ -21,23 +21,22 @@ class Role(IntEnum):
     SYSTEM = 0
     USER = 1
     ASSISTANT = 2
+    """What the model learns to write. A message of any role whose record says `train: true` is stored with it."""
     CONTEXT = 3
     ASSISTANT_NO_LOSS = 4
+    """Never trained on: a message whose record says `train: false`, or a part of a reply that the prompt holds."""
+    TOOL = 5
+    """The result of a tool call."""
 
     @property
     def gets_loss(self) -> bool:
-        """Whether the trainer learns to predict tokens of this role."""
+        """Return whether the trainer learns to predict tokens of this role by default."""
         return self is Role.ASSISTANT
 
     @property
     def template_name(self) -> str:
-        """The name a chat template prints: system, user, assistant or context."""
+        """Return the role's name in a chat template: system, user, assistant, context or tool."""
         return _TEMPLATE_NAMES[self]
-
-    @property
-    def is_assistant(self) -> bool:
-        """Whether a model speaks, with loss or without."""
-        return self in (Role.ASSISTANT, Role.ASSISTANT_NO_LOSS)
 
 
 _TEMPLATE_NAMES = {
@@ -46,4 +45,7 @@ _TEMPLATE_NAMES = {
     Role.ASSISTANT: "assistant",
     Role.CONTEXT: "context",
     Role.ASSISTANT_NO_LOSS: "assistant",
+    Role.TOOL: "tool",
 }
+MESSAGE_ROLES = tuple(role for role in Role if role is not Role.ASSISTANT_NO_LOSS)
+"""Who may speak in a conversation."""

@@ -31,7 +31,7 @@ class FramedPass:
         gigatoken raises for a vocabulary it does not know.
         """
         self._reference, self._special = reference, tokenizer.control_pattern
-        frames = [chat_format.frames[role] for role in Role]
+        frames = list(chat_format.frames.values())
         found = [self._special.findall(prefix + suffix) for prefix, suffix in frames]
         self._marks_per_turn = len(found[0])
         for (prefix, _), names in zip(frames, found, strict=True):
@@ -40,9 +40,14 @@ class FramedPass:
         names = list(dict.fromkeys(name for turn in found for name in turn))
         self.engine = FastEngine(tokenizer, names, reference.encode_special_in_text)
         self.name = self.engine.name
-        self._frames = [(self._marked(prefix), self._marked(suffix)) for prefix, suffix in frames]
-        self._frame_marks = np.array([[self.engine.first_mark + names.index(n) for n in turn] for turn in found])
-        self._frame_ids = np.array([[tokenizer.control_tokens[n] for n in turn] for turn in found], dtype=np.uint32)
+        self._frames = {
+            role: (self._marked(prefix), self._marked(suffix)) for role, (prefix, suffix) in chat_format.frames.items()
+        }
+        self._frame_marks = np.zeros((len(Role), self._marks_per_turn), dtype=np.int64)
+        self._frame_ids = np.zeros((len(Role), self._marks_per_turn), dtype=np.uint32)
+        for role, turn in zip(chat_format.frames, found, strict=True):
+            self._frame_marks[role] = [self.engine.first_mark + names.index(name) for name in turn]
+            self._frame_ids[role] = [tokenizer.control_tokens[name] for name in turn]
         self._prove_on_battery(tokenizer)
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
@@ -56,11 +61,14 @@ class FramedPass:
 
     def _encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
         messages = [message for conversation in conversations for message in conversation.messages]
-        roles = np.array([role for role, _ in messages], dtype=np.uint8)
+        frame_roles = np.array([message[0] for message in messages], dtype=np.uint8)
+        roles = frame_roles
+        if any(message[2] is not None for message in messages):
+            roles = np.array([message.stored_role for message in messages], dtype=np.uint8)
         pieces = self.marked_pieces(messages)
         text = "".join(pieces)
         tokens = self.engine.encode(text)
-        turn_sizes = self._take_marks(tokens, roles)
+        turn_sizes = self._take_marks(tokens, frame_roles)
         if turn_sizes is None:
             raise EngineMismatchError(messages[0].text)
         turn_controls = self._count_controls(text, pieces)
@@ -73,9 +81,9 @@ class FramedPass:
         """What comes before, in and after each message, with marks for the control tokens of the frames."""
         frames = self._frames
         pieces: list[str] = []
-        for role, text in messages:
-            prefix, suffix = frames[role]
-            pieces += (prefix, text, suffix)
+        for message in messages:
+            prefix, suffix = frames[message[0]]
+            pieces += (prefix, message[1], suffix)
         return pieces
 
     def _take_marks(self, tokens: NDArray[np.uint32], roles: NDArray[np.uint8]) -> NDArray[np.int64] | None:
@@ -100,7 +108,7 @@ class FramedPass:
     def _prove_on_battery(self, tokenizer: Tokenizer) -> None:
         """Hard texts, and each control token spelled, in every frame."""
         texts = [*BATTERY, *(f"a{token} {token}b" for token in tokenizer.control_tokens)]
-        talks = [Conversation((Message(role, text),)) for role in Role for text in texts]
+        talks = [Conversation((Message(role, text),)) for role in self._frames for text in texts]
         if not np.array_equal(self._encode(talks).tokens, self._reference.encode(talks).tokens):
             for talk in talks:
                 self._compare(talk, self._encode([talk]).tokens)

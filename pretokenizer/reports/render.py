@@ -17,6 +17,7 @@ _COLOURS = {
     Role.ASSISTANT: "32;4",
     Role.CONTEXT: "33",
     Role.ASSISTANT_NO_LOSS: "31",
+    Role.TOOL: "34",
 }
 
 

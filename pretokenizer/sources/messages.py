@@ -41,6 +41,7 @@ class Messages(Source):
         has_reply = False
         speaker = None
         for turn in turns:
+            train: bool | None = None
             role, text = ROLE_OF_NAME.get(turn[role_key]), turn.get(text_key)
             if role is None:
                 return BadRecord("unknown role", repr(turn[role_key])[:80])
@@ -55,10 +56,10 @@ class Messages(Source):
             if role is Role.ASSISTANT:
                 has_reply = True
                 if ("train" in turn or "weight" in turn) and not _has_loss(turn):
-                    role = Role.ASSISTANT_NO_LOSS
+                    train = False
             elif role is Role.SYSTEM and messages:
                 return BadRecord("system message after the start")
-            messages.append(Message(role, text))
+            messages.append(Message(role, text, train))
         if not has_reply:
             return "no assistant message"
         lang = record.get("lang") or record.get("language") or self.options.lang

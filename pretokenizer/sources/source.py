@@ -123,7 +123,7 @@ class Source:
 def wrong_text(conversations: Iterable[Conversation]) -> BadRecord | None:
     """Return a BadRecord if a message is not a string or holds half of a surrogate pair, else None."""
     for conversation in conversations:
-        for role, text in conversation.messages:
+        for role, text, *_ in conversation.messages:
             if not isinstance(text, str):
                 return BadRecord(
                     "a message is not text", f"the {role.template_name} message is of type {type(text).__name__}"

@@ -111,7 +111,8 @@ class TaskRunner:
             batch.append((number, row, converted))
             for conversation in converted:
                 documents += 1
-                for _, text in conversation[0]:
+                for message in conversation.messages:
+                    text = message.text
                     characters += len(text) if text.__class__ is str else 0  # other than text is bad on encoding
             if documents >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS or len(batch) >= 4 * BATCH_DOCUMENTS:
                 yield batch

@@ -15,7 +15,7 @@ def hard_conversations() -> list[Conversation]:
     system = Message(Role.SYSTEM, "s <|im_end|>")
     return [
         *talks,
-        Conversation((system, *talks[3].messages, *talks[4].messages, Message(Role.ASSISTANT_NO_LOSS, "z"))),
+        Conversation((system, *talks[3].messages, *talks[4].messages, Message(Role.ASSISTANT, "z", train=False))),
     ]
 
 

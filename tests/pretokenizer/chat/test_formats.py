@@ -16,7 +16,7 @@ CONVERSATION = Conversation(
         Message(Role.CONTEXT, "A text."),
         Message(Role.ASSISTANT, "Because {{ x }}."),
         Message(Role.USER, "And?"),
-        Message(Role.ASSISTANT_NO_LOSS, "So."),
+        Message(Role.ASSISTANT, "So.", train=False),
         Message(Role.USER, ""),
         Message(Role.ASSISTANT, "Ende é."),
     )
@@ -61,7 +61,7 @@ def test_render_literally(name: str, expected: list[tuple[str, Role]]) -> None:
 def as_hf_messages(conversation: Conversation) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     for message in conversation.messages:
-        mark = {"train": False} if message.role is Role.ASSISTANT_NO_LOSS else {}
+        mark = {"train": False} if message.train is False else {}
         messages.append({"role": message.role.template_name, "content": message.text, **mark})
     return messages
 

@@ -16,7 +16,7 @@ CONVERSATION = Conversation(
         Message(Role.USER, "user"),
         Message(Role.ASSISTANT, " assistant "),
         Message(Role.USER, "x"),
-        Message(Role.ASSISTANT_NO_LOSS, "y"),
+        Message(Role.ASSISTANT, "y", train=False),
     )
 )
 ZEPHYR = """{% for message in messages %}

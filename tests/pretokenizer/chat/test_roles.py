@@ -10,6 +10,7 @@ def test_role_ids_are_those_on_disk() -> None:
         "ASSISTANT": 2,
         "CONTEXT": 3,
         "ASSISTANT_NO_LOSS": 4,
+        "TOOL": 5,
     }
 
 
@@ -18,4 +19,4 @@ def test_only_assistant_gets_loss() -> None:
 
 
 def test_template_names() -> None:
-    assert [role.template_name for role in Role] == ["system", "user", "assistant", "context", "assistant"]
+    assert [role.template_name for role in Role] == ["system", "user", "assistant", "context", "assistant", "tool"]

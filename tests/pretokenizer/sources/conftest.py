@@ -13,12 +13,12 @@ Convert = Callable[..., list[Any]]
 
 
 def simple(converted: Any) -> Any:
-    """Conversations as lists of (role name, text), a reason as it is, what is wrong with a bad record."""
+    """Conversations as lists of (name of the stored role, text), a reason as it is, what is wrong with a bad record."""
     if isinstance(converted, BadRecord):
         return f"bad: {converted.reason}; {converted.found}".removesuffix("; ")
     if isinstance(converted, str):
         return converted
-    return [[(message.role.name.lower(), message.text) for message in c.messages] for c in converted]
+    return [[(message.stored_role.name.lower(), message.text) for message in c.messages] for c in converted]
 
 
 @pytest.fixture

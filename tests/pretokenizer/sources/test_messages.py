@@ -64,7 +64,7 @@ def test_replies_without_loss(convert: Convert) -> None:
         ([("user", "q")], "no assistant message"),
         ([("user", ""), ("assistant", "a")], "bad: empty message"),
         ([("user", None), ("assistant", "a")], "bad: message without text"),
-        ([("user", "q"), ("tool", "x"), ("assistant", "a")], "bad: unknown role; 'tool'"),
+        ([("user", "q"), ("moderator", "x"), ("assistant", "a")], "bad: unknown role; 'moderator'"),
         ([("user", "q"), ("system", "s"), ("assistant", "a")], "bad: system message after the start"),
         ([("user", [{"type": "image"}]), ("assistant", "a")], "bad: message without text"),
         (
