@@ -16,6 +16,7 @@ from megatron_train.checkpoint.folder import MODEL_CONFIG, TRAIN_CONFIG
 from megatron_train.config.flags import OWNER, config_to_yaml
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.settings import TrainConfig
+from pretokenizer.config.paths import find_config
 from pretokenizer.config.yaml_config import load_yaml
 
 NOT_COMPARED = {"checkpoint", "logging", "evaluation"}
@@ -42,7 +43,7 @@ def model_differences(config: TrainConfig, folder: Path) -> list[Difference]:
         return []
     positions = config.model.max_position_embeddings
     stored = vars(ModelConfig.load(folder / MODEL_CONFIG).with_positions(positions))
-    named = vars(ModelConfig.load(config.model.model).with_positions(positions))
+    named = vars(ModelConfig.load(find_config("model", config.model.model)).with_positions(positions))
     return [
         Difference(name, stored[name], named[name], "checkpoint")
         for name in stored

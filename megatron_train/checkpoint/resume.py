@@ -22,6 +22,7 @@ from megatron_train.checkpoint.folder import (
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.settings import TrainConfig
 from megatron_train.report.console import warn
+from pretokenizer.config.paths import find_config
 from pretokenizer.config.yaml_config import load_yaml
 
 
@@ -124,7 +125,11 @@ def load_model_config(config: TrainConfig, start: Path | None) -> ModelConfig:
     error. `max_position_embeddings` of the run raises that of either.
     """
     positions = config.model.max_position_embeddings
-    named = ModelConfig.load(config.model.model).with_positions(positions) if config.model.model else None
+    named = (
+        ModelConfig.load(find_config("model", config.model.model)).with_positions(positions)
+        if config.model.model
+        else None
+    )
     if start is None:
         if named is None:
             raise CheckpointError(

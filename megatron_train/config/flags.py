@@ -23,6 +23,7 @@ import yaml
 
 from megatron_train.config.megatron_llm_flags import ARCHITECTURE, NO_EFFECT
 from megatron_train.config.settings import TrainConfig
+from pretokenizer.config.paths import find_config
 from pretokenizer.config.yaml_config import ConfigError, from_mapping, load_yaml, suggest
 
 GROUPS: dict[str, type[Any]] = typing.get_type_hints(TrainConfig)
@@ -110,7 +111,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     files = given.pop("config")
     settings: dict[str, Any] = {}
     for file in files:
-        settings |= _checked_names(load_yaml(file), file)
+        settings |= _checked_names(load_yaml(find_config("train", file)), file)
     flags = {name: value for name, value in given.items() if name in OWNER}
     config = config_from_settings(settings | flags, " ".join(files) or "command line")
     ignored = {name: NO_EFFECT[name][1] for name in given if name in NO_EFFECT}

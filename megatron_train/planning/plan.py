@@ -19,9 +19,10 @@ from megatron_train.config.validate import validate, validate_model
 from megatron_train.planning.devices import DEVICES, Device
 from megatron_train.planning.memory import StageMemory, stage_memory
 from megatron_train.planning.workload import DataFacts, Workload, data_facts, published_facts, workload
+from pretokenizer.config.paths import find_config, shipped_configs
 from pretokenizer.config.yaml_config import ConfigError
 
-MODELS = Path(__file__).resolve().parents[2] / "configs" / "model"
+MODELS = shipped_configs() / "model"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def find_model(command: CommandLine, vocab_size: int | None) -> tuple[ModelConfi
             source = os.path.relpath(named)
     if not source:
         raise ConfigError("no architecture: give --model configs/model/NAME.yaml, or --load CHECKPOINT")
-    model = ModelConfig.load(source)
+    model = ModelConfig.load(find_config("model", source))
     rows = max(model.vocab_size, vocab_size or _data_vocabulary(command, model))
     if rows != model.vocab_size:
         model = replace(model, vocab_size=rows, padded_vocab_size=None, source_vocab_size=model.vocab_size)

@@ -20,9 +20,10 @@ from megatron_train.data.document_order import parse_blend, split_documents
 from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.sft_dataset import training_samples
 from megatron_train.report.flops import model_flops
+from pretokenizer.config.paths import shipped_configs
 from pretokenizer.config.yaml_config import ConfigError, load_yaml
 
-CARDS = Path(__file__).resolve().parent.parent.parent / "configs" / "cards.yaml"
+CARDS = shipped_configs() / "cards.yaml"
 PACKING_EFFICIENCY = 0.995
 """Share of a packed row's positions that hold documents, as measured at 4,096 on chat data."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretokenizer.config.paths import SHIPPED_SECTIONS
+from pretokenizer.config.paths import shipped_configs
 from pretokenizer.config.yaml_config import ConfigError, load_yaml, suggest
 
 
@@ -30,7 +30,7 @@ class Section:
 def load_sections(config_dirs: Iterable[Path] = ()) -> dict[str, Section]:
     """All sections of the shipped folder and of `config_dirs`; a later folder's section replaces an earlier one."""
     sections: dict[str, Section] = {}
-    for folder in (SHIPPED_SECTIONS, *config_dirs):
+    for folder in (shipped_configs() / "pretokenize", *config_dirs):
         if not folder.is_dir():
             raise ConfigError(f"--config_dir {folder}: no such folder")
         found: dict[str, Section] = {}
