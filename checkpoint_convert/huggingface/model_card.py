@@ -1,6 +1,6 @@
-"""README.md of an exported folder: the model, its data with statistics, training arguments, prompt format, use.
+"""README.md of an exported folder: architecture, data with statistics, training arguments, prompt format, and use.
 
-What the checkpoint knows is stated; what it does not know is left out, never guessed.
+The card states what the checkpoint records. It leaves out everything else instead of guessing.
 """
 
 from __future__ import annotations
@@ -32,15 +32,10 @@ print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1]:], skip_special_tok
 """
 
 
-def write_model_card(
-    path: Path,
-    name: str,
-    model: ModelConfig,
-    checkpoint: Path,
-    tokenizer: Tokenizer | None,
-    chat_format: ChatFormat | None,
-) -> None:
-    """Writes the card beside the weights; `name` is what from_pretrained takes, a folder or the hub's ORG/NAME."""
+def model_card(
+    name: str, model: ModelConfig, checkpoint: Path, tokenizer: Tokenizer | None, chat_format: ChatFormat | None
+) -> str:
+    """Return the card's Markdown. `name` is the argument of from_pretrained: a folder or ORG/NAME on the hub."""
     training, ancestors = training_settings(checkpoint), lineage(checkpoint)
     parts = [
         _front_matter(ancestors),
@@ -56,11 +51,11 @@ def write_model_card(
             "## Training arguments\n",
             f"```yaml\n{yaml.safe_dump(training, sort_keys=False)}```\n",
         ]
-    path.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+    return "\n".join(part for part in parts if part)
 
 
 def _front_matter(ancestors: list[str]) -> str:
-    """What the hub shows beside the card."""
+    """Return the YAML header that the hub reads."""
     base = [f"base_model: {ancestors[-1]}"] if ancestors and is_hub_name(ancestors[-1]) else []
     return "\n".join(["---", *base, "pipeline_tag: text-generation", "library_name: transformers", "---\n"])
 
@@ -87,7 +82,7 @@ def _prompt_format(chat_format: ChatFormat, tokenizer: Tokenizer) -> str:
 
 
 def _data(training: dict[str, Any]) -> str:
-    """The prefixes that training read, each with the statistics report beside it where that is still there."""
+    """List the shards that training read, each with its statistics report if that file still exists."""
     words = [word for key in ("data_path", "train_data_path") for word in _words(training.get(key))]
     parts = []
     for prefix in dict.fromkeys(word for word in words if not _is_number(word)):

@@ -1,11 +1,11 @@
-"""Tokenizers: which one a Hugging Face folder has, and the files that an exported folder needs.
+"""Find the tokenizer of a Hugging Face folder, and write the tokenizer files of an exported one.
 
     tokenizer = source_tokenizer(Path("HF_DIR"), ("<|im_start|>", "<|im_end|>"), new_tokens=True)
     write_tokenizer_files(tokenizer, CHAT_FORMATS["chatml"], Path("OUT"), max_length=4096)
 
-Written: tokenizer.json, tokenizer.model where there is one, tokenizer_config.json, chat_template.jinja,
-generation_config.json. `tokenizer_class` is PreTrainedTokenizerFast so that every version of transformers takes
-tokenizer.json as it stands.
+An export has tokenizer.json, tokenizer.model for SentencePiece, tokenizer_config.json, special_tokens_map.json and
+chat_template.jinja. `tokenizer_class` is PreTrainedTokenizerFast, with which every version of transformers uses
+tokenizer.json unchanged.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checkpoint_convert.huggingface.generation import SpecialIds
 from checkpoint_convert.huggingface.sentencepiece_tokenizer import differing_texts, tokenizers_backend
-from checkpoint_convert.report import named, warn
+from checkpoint_convert.output.report import named, warn
 from checkpoint_convert.tensors.tensor import ConvertError
+from megatron_train.config.model_config import ModelConfig
 from pretokenizer.chat.formats import CHAT_FORMATS, TEMPLATE_NAME, ChatFormat, ChatFormatError
 from pretokenizer.chat.jinja_format import TemplateFormat, read_template
 from pretokenizer.files.publish import read_json
@@ -28,36 +29,20 @@ from pretokenizer.tokenizer.json_tokenizer import JsonTokenizer
 from pretokenizer.tokenizer.load import load_tokenizer, read_tokenizer_spec
 from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
-GENERATION_CONFIG = "generation_config.json"
 ADDED_TOKENS = "added_tokens.json"
 WRAPPER = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")
 
 
-@dataclass(frozen=True)
-class SpecialIds:
-    """Ids as config.json and generation_config.json state them. `end_of_turn` is where a reply stops."""
-
-    bos: int | None
-    eos: int
-    pad: int
-    end_of_turn: int
-
-    @property
-    def stops(self) -> list[int]:
-        return list(dict.fromkeys([self.eos, self.end_of_turn]))
-
-
 def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_tokens: bool) -> Tokenizer | None:
-    """The tokenizer of a Hugging Face folder with tokens added, or None when it has no tokenizer file.
+    """Return the tokenizer of a Hugging Face folder with `extra_special_tokens` added, or None without tokenizer file.
 
-    Without tokens to add, a folder whose tokenizer.json or added_tokens.json knows more tokens than its tokenizer.model
-    keeps those.
-    Raises TokenizerError or ConvertError naming the file.
+    Tokens that tokenizer.json or added_tokens.json add to tokenizer.model are kept. `new_tokens` adds Megatron's own
+    tokens before the extra ones. Raises TokenizerError or ConvertError naming the file.
     """
     model, as_json = folder / "tokenizer.model", folder / "tokenizer.json"
     if not model.is_file() and not as_json.is_file():
         if extra_special_tokens:
-            raise ConvertError(f"{folder}: no tokenizer.model or tokenizer.json to add tokens to; put one there")
+            raise ConvertError(f"{folder}: has no tokenizer.model or tokenizer.json to add tokens to; copy one into it")
         return None
     if not model.is_file():
         return load_tokenizer(as_json, extra_special_tokens)
@@ -66,13 +51,13 @@ def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_toke
     tokenizer = load_tokenizer(model, extra, new_tokens=kept_wrapper or (new_tokens and bool(extra_special_tokens)))
     for token, token_id in _read_added_tokens(folder / ADDED_TOKENS).items():
         if tokenizer.token_to_id(token) != token_id:
-            found = f"{token} would get id {tokenizer.token_to_id(token)} instead of {token_id}"
+            found = f"{token} gets id {tokenizer.token_to_id(token)} instead of {token_id}"
             raise ConvertError(f"{folder / ADDED_TOKENS}: {found}; name a token for every id after tokenizer.model's")
     return tokenizer
 
 
 def _added_beside(model: Path) -> tuple[list[str], bool]:
-    """(tokens that the files beside tokenizer.model append to its pieces, whether Megatron's own are the first)."""
+    """Return the tokens that files beside `model` add to its pieces, and whether Megatron's own are the first."""
     added = _read_added_tokens(model.with_name(ADDED_TOKENS))
     for token, token_id in _added_in_json(model.with_name("tokenizer.json")).items():
         added.setdefault(token, token_id)
@@ -85,7 +70,7 @@ def _added_beside(model: Path) -> tuple[list[str], bool]:
 
 
 def _added_in_json(path: Path) -> dict[str, int]:
-    """Token -> id of the tokens that a tokenizer.json adds to its vocabulary."""
+    """Return {token: id} of the tokens that a tokenizer.json adds to its vocabulary."""
     if not path.is_file():
         return {}
     try:
@@ -95,7 +80,7 @@ def _added_in_json(path: Path) -> dict[str, int]:
 
 
 def _read_added_tokens(path: Path) -> dict[str, int]:
-    """Token -> id of an added_tokens.json, in which folders without tokenizer.json keep what was added."""
+    """Return {token: id} of an added_tokens.json, where folders without tokenizer.json list added tokens."""
     if not path.is_file():
         return {}
     try:
@@ -104,10 +89,29 @@ def _read_added_tokens(path: Path) -> dict[str, int]:
         raise ConvertError(f"{path}: not a table of tokens and ids ({error!r})") from None
 
 
-def chat_template_of(folder: Path) -> tuple[str, Path] | None:
-    """(chat template, file it stands in) of a folder: chat_template.jinja, else the default of tokenizer_config.json.
+def warn_of_rows_in_use(extra: Sequence[str], tokenizer: Tokenizer, model: ModelConfig, folder: Path) -> None:
+    """Warn about new tokens that fall on existing rows of the source: padding rows, or rows of a missing token file."""
+    ids = {token: tokenizer.token_to_id(token) for token in extra}
+    taken = {token: i for token, i in ids.items() if i is not None and i < model.vocab_size}
+    own = source_tokenizer(folder, (), new_tokens=False) if taken else None
+    taken = {token: i for token, i in taken.items() if own is None or own.token_to_id(token) != i}
+    if taken:
+        rows = named([f"{token} {i}" for token, i in taken.items()])
+        warn(f"{folder}: already has {model.vocab_size:,} rows, so these tokens keep the weights of their rows: {rows}")
 
-    Raises ChatFormatError or UnicodeDecodeError naming a file that cannot be read.
+
+def warn_of_other_ids(config: Mapping[str, Any], tokenizer: Tokenizer, folder: Path) -> None:
+    """Warn about special ids of config.json that differ from the tokenizer's."""
+    for key, own in (("bos_token_id", tokenizer.bos_token_id), ("eos_token_id", tokenizer.eos_token_id)):
+        given = config.get(key)
+        if given is not None and own is not None and own not in (given if isinstance(given, list) else [given]):
+            warn(f"{folder}/config.json: {key} is {given}, but the tokenizer's is {own}, which is used")
+
+
+def chat_template_of(folder: Path) -> tuple[str, Path] | None:
+    """Return a folder's chat template and its file: chat_template.jinja, else the default of tokenizer_config.json.
+
+    Raises ChatFormatError or UnicodeDecodeError for a file that cannot be read.
     """
     file, config = folder / TEMPLATE_NAME, folder / "tokenizer_config.json"
     if file.is_file():
@@ -122,9 +126,9 @@ def chat_template_of(folder: Path) -> tuple[str, Path] | None:
 
 
 def chat_format_of(tokenizer: Tokenizer, folder: Path) -> ChatFormat | None:
-    """The chat format whose template the folder has, else the one whose control tokens were added, or None.
+    """Return the chat format of a folder's template, else the format whose control tokens were added, else None.
 
-    A template of the folder's own is carried as it is where it can be asked for a prompt and a reply.
+    A template that matches none of our formats becomes a TemplateFormat if it can render a prompt and a reply.
     """
     try:
         template = chat_template_of(folder)
@@ -141,46 +145,51 @@ def chat_format_of(tokenizer: Tokenizer, folder: Path) -> ChatFormat | None:
 
 
 def save_with_template(tokenizer: Tokenizer, chat_format: ChatFormat | None, folder: Path) -> None:
-    """`tokenizer/` of a checkpoint: the tokenizer, the name of its chat format, and the template."""
+    """Write `tokenizer/` of a checkpoint: the tokenizer, the name of its chat format, and the template."""
     tokenizer.save(folder, chat_format.name if chat_format else None)
     if chat_format is not None:
         (folder / TEMPLATE_NAME).write_text(chat_format.hf_chat_template, encoding="utf-8")
 
 
 def recorded_chat_format(folder: Path, tokenizer: Tokenizer) -> ChatFormat | None:
-    """The chat format that `tokenizer/` was saved with; a Jinja template lies beside it."""
+    """Return the chat format recorded in a checkpoint's `tokenizer/`, which also holds a template of the user's own."""
     name = read_tokenizer_spec(folder).get("chat_format")
     if name is None or name in CHAT_FORMATS:
         return CHAT_FORMATS.get(name or "")
     try:
         return read_template(folder / TEMPLATE_NAME, tokenizer)
     except ChatFormatError as error:
-        warn(f"chat format {name!r} has no usable template, so none is written: {error}")
+        warn(f"chat format {name!r} has no usable template, so no template is written: {error}")
         return None
 
 
 def special_ids(tokenizer: Tokenizer, chat_format: ChatFormat | None) -> SpecialIds:
-    """Ids for the configs. Raises ConvertError when the vocabulary lacks the format's end of turn."""
+    """Return the ids for config.json and generation_config.json.
+
+    Raises ConvertError when the vocabulary lacks the chat format's end-of-turn token.
+    """
     end_of_turn = tokenizer.eos_token_id
     if chat_format is not None:
         found = tokenizer.token_to_id(chat_format.end_of_turn)
         if found is None:
             raise ConvertError(
-                f"{tokenizer.path}: has no {chat_format.end_of_turn}, where {chat_format.name} ends a turn"
+                f"{tokenizer.path}: lacks {chat_format.end_of_turn}, which ends a turn of {chat_format.name}"
             )
         end_of_turn = found
     return SpecialIds(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, end_of_turn)
 
 
 def write_tokenizer_files(tokenizer: Tokenizer, chat_format: ChatFormat | None, folder: Path, max_length: int) -> None:
-    """Everything AutoTokenizer and the other readers of such a folder look for."""
+    """Write the tokenizer files of an exported folder, as transformers, vLLM and llama.cpp read them."""
     backend = _backend(tokenizer)
     (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
     if isinstance(tokenizer, SentencePieceTokenizer):
         shutil.copyfile(tokenizer.path, folder / "tokenizer.model")
         if texts := differing_texts(tokenizer, backend):
             shown = named([repr(text) for text in texts])
-            warn(f"tokenizer.json gives other ids than tokenizer.model, which the model was trained with, to {shown}")
+            warn(
+                f"tokenizer.json and tokenizer.model, with which the model was trained, give different ids for {shown}"
+            )
     ids = special_ids(tokenizer, chat_format)
     own = {
         name: tokenizer.id_to_token(i)
@@ -200,40 +209,6 @@ def write_tokenizer_files(tokenizer: Tokenizer, chat_format: ChatFormat | None, 
     _write_json(folder / "special_tokens_map.json", own)
     if chat_format is not None:
         (folder / TEMPLATE_NAME).write_text(chat_format.hf_chat_template, encoding="utf-8")
-
-
-def generation_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a folder says about generation: its generation_config.json, else the token ids of its config.json.
-
-    Raises ConvertError naming the file.
-    """
-    path = folder / GENERATION_CONFIG
-    if not path.is_file():
-        names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        return {name: config[name] for name in names if config.get(name) is not None}
-    try:
-        found = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ConvertError(f"{path}: cannot read: {error}; mend or remove it") from None
-    if not isinstance(found, dict) or not all(isinstance(i, int) for i in stops_of(found)):
-        raise ConvertError(f"{path}: expected a JSON object with ids as eos_token_id; mend or remove it")
-    return found
-
-
-def stops_of(settings: Mapping[str, Any]) -> list[int]:
-    """The ids at which generation ends: one, several or none."""
-    found = settings.get("eos_token_id")
-    return found if isinstance(found, list) else [] if found is None else [found]
-
-
-def write_generation_config(ids: SpecialIds | None, settings: Mapping[str, Any], folder: Path) -> None:
-    """`settings` of the source; a reply ends at end of text, the format's end of turn and where theirs did."""
-    own: dict[str, Any] = {}
-    if ids is not None:
-        bos = {} if ids.bos is None else {"bos_token_id": ids.bos}
-        own = {**bos, "eos_token_id": list(dict.fromkeys([*ids.stops, *stops_of(settings)])), "pad_token_id": ids.pad}
-    if own or settings:
-        _write_json(folder / GENERATION_CONFIG, {**settings, **own})
 
 
 def _backend(tokenizer: Tokenizer) -> Any:

@@ -1,70 +1,45 @@
-"""What will be read and written, settled before the first byte: names, rows of the vocabulary, shapes."""
+"""Check names, shapes and vocabulary rows before a conversion reads or writes the first tensor."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from checkpoint_convert.mapping.options import ImportOptions
 from checkpoint_convert.mapping.rules import Table
-from checkpoint_convert.mapping.vocabulary import NewTokenInit, RowPlan, shrink
-from checkpoint_convert.megatron_core.checkpoint import CheckpointReader
-from checkpoint_convert.report import named, warn
+from checkpoint_convert.mapping.vocabulary import RowPlan, shrink
+from checkpoint_convert.output.report import named, warn
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo, TensorSource, dtype_name, same_bits, shape_of
 from megatron_train.checkpoint.folder import MODEL_CONFIG
 from megatron_train.config.model_config import ModelConfig, pad_vocab_size
 from pretokenizer.tokenizer.base import Tokenizer
 
 
-@dataclass(frozen=True)
-class ImportOptions:
-    """What from-hf and its siblings take."""
-
-    extra_special_tokens: tuple[str, ...] = ()
-    new_tokens: bool = True
-    """With extra tokens on a SentencePiece vocabulary: append Megatron's <CLS> <SEP> <EOD> <MASK> <PAD> first."""
-    dtype: torch.dtype | None = None
-    """None = the source's."""
-    make_vocab_size_divisible_by: int = 128
-    new_token_init: NewTokenInit = "mean"
-    seed: int = 1234
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What to-hf takes."""
-
-    dtype: torch.dtype | None = None
-    max_shard_bytes: int = 2_000_000_000
-    iteration: int | None = None
-    vocab_size: str = "auto"
-    """auto = max(rows of the source, length of the tokenizer); source; tokenizer; or a number."""
-    check_sums: bool = True
-    """Hold the checkpoint against its SHA256SUMS before anything is published."""
-    hub_name: str | None = None
-    """ORG/NAME under which the folder will be uploaded; its card names that."""
-
-
 def check_shapes(table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, origin: Path) -> None:
-    """Raises ConvertError naming the first tensor of another shape than the config calls for, or without fractions."""
+    """Raise ConvertError naming the first tensor whose shape contradicts the config, or whose dtype is an integer."""
     expected = megatron_shapes(model)
     for rule in table.rules:
         shape = expected[_without_layer(rule.megatron)]
         wanted = [shape_of(parts) for parts in rule.to_other(torch.empty(shape, device="meta"), model)]
         for name, shape in zip(rule.others, wanted, strict=True):
             if infos[name].shape != shape:
-                raise ConvertError(f"{origin}: {name} is {list(infos[name].shape)}, its config calls for {list(shape)}")
-            if not infos[name].dtype.is_floating_point:  # their scales would be left behind
+                raise ConvertError(f"{origin}: {name} is {list(infos[name].shape)}, but its config needs {list(shape)}")
+            if not infos[name].dtype.is_floating_point:  # integers need scales, which are separate tensors
                 found = dtype_name(infos[name].dtype)
-                raise ConvertError(f"{origin}: {name} is of {found}: quantized weights; take the original ones")
+                raise ConvertError(
+                    f"{origin}: {name} has dtype {found}: quantized weights cannot be converted; use the original ones"
+                )
 
 
 def megatron_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor of megatron-core's model, layer numbers left out, `vocab_size` rows in the vocabulary."""
+    """Return the shape of each tensor of megatron-core's model by name, without layer numbers.
+
+    The embedding and the output layer have `vocab_size` rows.
+    """
     hidden, ffn, layer = model.hidden_size, model.ffn_hidden_size, "decoder.layers"
     queries = model.num_attention_heads * model.head_dim
     vocabulary, norm = (model.vocab_size, hidden), (hidden,)
@@ -85,7 +60,7 @@ def megatron_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def table_of_file(table: Table, present: Mapping[str, TensorInfo], model: ModelConfig) -> Table:
-    """`table`; a tied model's output layer stands for an embedding that the file lacks, as in transformers."""
+    """Return the table for this file: a tied model's output layer replaces a missing embedding, as in transformers."""
     embedding = next(rule for rule in table.rules if rule.is_vocabulary)
     if not model.share_embeddings_and_output_weights or embedding.other in present or table.tied_copy not in present:
         return table
@@ -95,7 +70,10 @@ def table_of_file(table: Table, present: Mapping[str, TensorInfo], model: ModelC
 
 
 def tied_copy_to_drop(source: TensorSource, model: ModelConfig, table: Table, origin: Path) -> list[str]:
-    """A tied model's output layer, where the file holds it too. Raises ConvertError when it is no copy."""
+    """Return the name of a tied model's redundant output layer, if the file has one.
+
+    Raises ConvertError when that tensor is not a copy of the embedding.
+    """
     name = table.tied_copy
     if not model.share_embeddings_and_output_weights or name not in source.infos:
         return []
@@ -106,50 +84,50 @@ def tied_copy_to_drop(source: TensorSource, model: ModelConfig, table: Table, or
 
 
 def check_names(table: Table, present: Mapping[str, TensorInfo], origin: Path, used: Sequence[str]) -> list[str]:
-    """Names that are old files' buffers. Raises ConvertError naming tensors that are missing or have no place."""
+    """Return the names of buffers in old files. Raises ConvertError naming missing and unknown tensors."""
     expected = {name for rule in table.rules for name in rule.others}
     missing = sorted(expected - present.keys())
     left = sorted(present.keys() - expected - set(used))
     buffers = [name for name in left if name.endswith(table.buffers)] if table.buffers else []
     unknown = [name for name in left if name not in buffers]
     if missing:
-        raise ConvertError(f"{origin}: lacks {len(missing)} tensors that its config calls for: {named(missing)}")
+        raise ConvertError(f"{origin}: lacks {len(missing)} tensors that its config needs: {named(missing)}")
     if unknown:
         raise ConvertError(
-            f"{origin}: holds {len(unknown)} tensors that a {table.name} has no place for: {named(unknown)}"
+            f"{origin}: has {len(unknown)} tensors that do not belong to a {table.name}: {named(unknown)}"
         )
     return buffers
 
 
-def check_checkpoint(table: Table, reader: CheckpointReader, model: ModelConfig) -> None:
-    """Raises ConvertError naming tensors of a checkpoint that are missing, left over, or of another shape."""
+def check_checkpoint(table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, folder: Path) -> None:
+    """Raise ConvertError naming missing and unknown tensors of a checkpoint, and a tensor of the wrong shape."""
     expected, shapes = {rule.megatron for rule in table.rules}, megatron_shapes(model)
-    missing, unknown = sorted(expected - reader.infos.keys()), sorted(reader.infos.keys() - expected)
+    missing, unknown = sorted(expected - infos.keys()), sorted(infos.keys() - expected)
     if missing:
-        raise ConvertError(f"{reader.folder}: lacks {len(missing)} tensors that a {table.name} needs: {named(missing)}")
+        raise ConvertError(f"{folder}: lacks {len(missing)} tensors that a {table.name} needs: {named(missing)}")
     if unknown:
-        raise ConvertError(f"{reader.folder}: holds tensors that a {table.name} has no place for: {named(unknown)}")
+        raise ConvertError(f"{folder}: has tensors that do not belong to a {table.name}: {named(unknown)}")
     for rule in table.rules:
         shape = shapes[_without_layer(rule.megatron)]
         shape = (model.padded_vocab, *shape[1:]) if rule.is_vocabulary else shape
-        if reader.infos[rule.megatron].shape != shape:
-            found = list(reader.infos[rule.megatron].shape)
-            raise ConvertError(f"{reader.folder}: {rule.megatron} is {found}, {MODEL_CONFIG} calls for {list(shape)}")
+        if infos[rule.megatron].shape != shape:
+            found = list(infos[rule.megatron].shape)
+            raise ConvertError(f"{folder}: {rule.megatron} is {found}, but {MODEL_CONFIG} needs {list(shape)}")
 
 
 def plan_rows(model: ModelConfig, tokenizer: Tokenizer | None, options: ImportOptions) -> RowPlan:
-    """Rows in use = max(rows of the source, length of the tokenizer)."""
+    """Plan the vocabulary rows. Rows in use = max(rows of the source, length of the tokenizer)."""
     used = max(model.vocab_size, tokenizer.vocab_size if tokenizer else 0)
     padded = pad_vocab_size(used, options.make_vocab_size_divisible_by)
     return RowPlan(model.vocab_size, used, padded, options.new_token_init, model.init_method_std, options.seed)
 
 
 def rows_to_write(model: ModelConfig, tokenizer: Tokenizer | None, choice: str) -> int:
-    """Rows of the exported embedding. Raises ConvertError when they are not there."""
+    """Return the number of rows of the exported embedding. Raises ConvertError when the checkpoint has fewer."""
     length = tokenizer.vocab_size if tokenizer else 0
     if length > model.vocab_size:
         raise ConvertError(
-            f"the tokenizer has {length:,} tokens but the checkpoint only {model.vocab_size:,} rows: not its own"
+            f"the tokenizer has {length:,} tokens but the checkpoint only {model.vocab_size:,} rows: they do not match"
         )
     if choice == "tokenizer" and not length:
         raise ConvertError("--vocab_size tokenizer: the checkpoint has no tokenizer folder")
@@ -159,14 +137,14 @@ def rows_to_write(model: ModelConfig, tokenizer: Tokenizer | None, choice: str) 
     if not 1 <= rows <= model.padded_vocab:
         raise ConvertError(f"--vocab_size {rows}: the checkpoint has {model.padded_vocab:,} rows")
     if rows < length:
-        warn(f"{rows:,} rows are written but the tokenizer has {length:,} tokens: the last ones have no embedding")
+        warn(f"{rows:,} rows are written, but the tokenizer has {length:,} tokens: the last ones have no embedding")
     return rows
 
 
 def target_infos(
     table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, rows: int, dtype: torch.dtype
 ) -> dict[str, TensorInfo]:
-    """Shapes of everything to be written, from the same functions on the meta device."""
+    """Return shape and dtype of every tensor that an export writes, computed on the meta device."""
     found: dict[str, TensorInfo] = {}
     for rule in table.rules:
         tensor = torch.empty(infos[rule.megatron].shape, device="meta")

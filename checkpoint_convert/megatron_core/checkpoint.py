@@ -1,12 +1,12 @@
-"""One tensor at a time out of and into a megatron-core `torch_dist` checkpoint; no process group, no megatron-core.
+"""Read and write a megatron-core `torch_dist` checkpoint, one tensor at a time, without megatron-core.
 
     reader = CheckpointReader(Path("ckpt/release"))
     reader.read("decoder.layers.3.mlp.linear_fc1.weight")     # one layer of the stacked [layers, rows, columns]
 
-The format, as torch.distributed.checkpoint writes it and megatron-core 0.16.1 names it: `.metadata` maps each key to
-its shape, dtype and chunks (megatron_metadata.py), and each chunk to (file, offset, length); a chunk is a torch.save
-archive. Layers are stacked on axis 0 under `decoder.layers.`. Here every layer is a tensor of its own,
-`decoder.layers.<i>.`; training state is left aside.
+torch.distributed.checkpoint defines the format, megatron-core 0.16.1 the names. `.metadata` maps each key to its shape,
+dtype and chunks (metadata.py), and each chunk to (file, offset, length). A chunk is a torch.save archive. On disk, the
+layers are stacked on axis 0 under `decoder.layers.`. Here, every layer is a tensor of its own, `decoder.layers.<i>.`.
+Training state is ignored.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from megatron_train.checkpoint.safe_pickle import UnsafePickleError, scan_pickle
 
 STACKED = "decoder.layers."
 WEIGHTS = ("embedding.", "decoder.", "output_layer.")
-"""Beginnings of the keys that are weights; optimizer and random state have others."""
+"""Prefixes of the keys that are weights. Optimizer and random state have other prefixes."""
 FILE_BYTES = 1 << 30
-"""A new file is begun after this many bytes."""
+"""The writer starts a new file after this many bytes."""
 ALIGNMENT = 64
-"""Of each blob in its file, so that tensors can be mapped where they are."""
+"""Bytes. Each blob starts at a multiple of it, so that tensors can be mapped in place."""
 BACKEND = {
     "sharded_backend": "torch_dist",
     "sharded_backend_version": 1,
@@ -43,18 +43,21 @@ BACKEND = {
 
 
 def _stacked_key(name: str) -> tuple[str, int] | None:
-    """("decoder.layers.mlp.linear_fc1.weight", 3) for layer 3's name; None for a tensor outside the layers."""
+    """Split a layer's name into its key and number, e.g. ("decoder.layers.mlp.linear_fc1.weight", 3), else None."""
     match = re.fullmatch(r"decoder\.layers\.(\d+)\.(.+)", name)
     return (STACKED + match.group(2), int(match.group(1))) if match else None
 
 
 class CheckpointReader:
-    """The weights of a checkpoint folder, whatever layout saved it. Every pickle in it is checked first."""
+    """The weights of a checkpoint folder that any parallel layout saved.
+
+    Opening it checks every pickle in the folder. Raises ConvertError.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not (folder / ".metadata").is_file():
-            raise ConvertError(f"{folder}: no .metadata in it, so this is not a torch_dist checkpoint")
+            raise ConvertError(f"{folder}: has no .metadata, so it is not a torch_dist checkpoint")
         try:
             scan_pickles(folder)
         except UnsafePickleError as error:
@@ -65,10 +68,10 @@ class CheckpointReader:
         for key, stored in self._stored.items():
             self.infos.update(_names_of(key, stored))
         if not self.infos:
-            raise ConvertError(f"{folder}: no weights in it (no key starts with {', '.join(WEIGHTS)})")
+            raise ConvertError(f"{folder}: has no weights (no key starts with {', '.join(WEIGHTS)})")
 
     def read(self, name: str) -> Tensor:
-        """One tensor, mapped from its file when one chunk holds it all."""
+        """Return one tensor. It is mapped from its file when a single chunk holds it."""
         info = self.infos[name]
         key, layer = _stacked_key(name) or (name, None)
         pieces = list(self._pieces(key, layer, info))
@@ -82,14 +85,14 @@ class CheckpointReader:
         return whole
 
     def _pieces(self, key: str, layer: int | None, info: TensorInfo) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-        """(offsets, data) of the chunks that hold a part of the tensor, the layer axis taken off."""
+        """Yield (offsets, data) of the chunks that hold a part of the tensor, without the layer axis."""
         for chunk in self._stored[key].chunks:
             if layer is not None and not chunk.offsets[0] <= layer < chunk.offsets[0] + chunk.sizes[0]:
                 continue
             data = self._read_chunk(key, chunk)
             if tuple(data.shape) != chunk.sizes or data.dtype != info.dtype:
                 raise ConvertError(
-                    f"{self.folder}: a chunk of {key} is {tuple(data.shape)} {data.dtype}, not as its metadata says"
+                    f"{self.folder}: a chunk of {key} is {tuple(data.shape)} {data.dtype}, which .metadata contradicts"
                 )
             yield (chunk.offsets, data) if layer is None else (chunk.offsets[1:], data[layer - chunk.offsets[0]])
 
@@ -112,17 +115,17 @@ def _names_of(key: str, stored: StoredTensor) -> Iterator[tuple[str, TensorInfo]
 
 
 class CheckpointWriter:
-    """Writes tensors into a folder as a checkpoint that megatron-core loads in any layout; complete after `close`."""
+    """Write tensors into a folder as a checkpoint that megatron-core loads in any layout. `close` completes it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.digests: dict[Path, str] = {}
-        """SHA-256 of each file of tensors that is complete."""
+        """SHA-256 of each complete file of tensors."""
         self._stored: dict[str, StoredTensor] = {}
         self._file = NewFile(folder / "__0_0.distcp")
 
     def write(self, name: str, info: TensorInfo, blocks: Iterable[Tensor]) -> None:
-        """Appends one tensor; a layer's becomes a chunk of the stacked key."""
+        """Append one tensor. A layer's tensor becomes a chunk of the stacked key."""
         key, layer = _stacked_key(name) or (name, None)
         sizes = info.shape if layer is None else (1, *info.shape)
         if self._file.tell() >= FILE_BYTES:
@@ -133,12 +136,14 @@ class CheckpointWriter:
         _save_tensor(TensorInfo(sizes, info.dtype), blocks, self._file)
         stored = self._stored.setdefault(key, StoredTensor(info.shape, info.dtype, []))
         if (stored.shape, stored.dtype) != info:
-            raise ConvertError(f"{name} is {info}, other layers are {stored.shape} {stored.dtype}")
+            raise ConvertError(
+                f"{name} is {info.shape} {info.dtype}, but other layers are {stored.shape} {stored.dtype}"
+            )
         offsets = (layer or 0, *[0] * (len(sizes) - 1))
         stored.chunks.append(Chunk(offsets, sizes, self._file.path.name, start, self._file.tell() - start))
 
     def close(self, common: dict[str, object]) -> None:
-        """Writes `.metadata`, `metadata.json` and `common.pt` (plain containers, e.g. {"iteration": 0})."""
+        """Write `.metadata`, `metadata.json` and `common.pt` (plain containers, e.g. {"iteration": 0})."""
         self._finish_file()
         write_metadata(self.folder, {key: _stack(key, stored) for key, stored in self._stored.items()})
         (self.folder / "metadata.json").write_text(json.dumps(BACKEND))
@@ -148,22 +153,22 @@ class CheckpointWriter:
         self.digests[self._file.path] = self._file.close()
 
     def abandon(self) -> None:
-        """Closes the file; the folder is incomplete and to be removed."""
+        """Close the current file. The folder stays incomplete and must be removed."""
         self._file.abandon()
 
 
 def _stack(key: str, stored: StoredTensor) -> StoredTensor:
-    """With the axis of layers, whose chunks must be there from 0 on."""
+    """Add the axis of layers. Raises ConvertError when a layer is missing."""
     if not key.startswith(STACKED):
         return stored
     layers = sorted(chunk.offsets[0] for chunk in stored.chunks)
     if layers != list(range(len(layers))):
-        raise ConvertError(f"{key}: some of its layers are missing: there are {layers}")
+        raise ConvertError(f"{key}: has only the layers {layers}")
     return stored._replace(shape=(len(layers), *stored.shape))
 
 
 class _Body:
-    """The file that torch.save writes to: where it leaves room for a tensor's bytes, they are put."""
+    """The file object for torch.save. Where torch skips a tensor's bytes, this writes `blocks`."""
 
     def __init__(self, file: NewFile, blocks: Iterable[Tensor], num_bytes: int) -> None:
         self.file, self.blocks, self.num_bytes, self.start = file, blocks, num_bytes, file.tell()
@@ -175,7 +180,7 @@ class _Body:
         return self.file.tell() - self.start
 
     def seek(self, distance: int, whence: int) -> None:
-        assert (distance, whence) == (self.num_bytes, io.SEEK_CUR), "torch.save leaves room for something else"
+        assert (distance, whence) == (self.num_bytes, io.SEEK_CUR), "torch.save skips something other than the tensor"
         for block in self.blocks:
             self.file.write(raw_bytes(block))
 
@@ -184,10 +189,10 @@ class _Body:
 
 
 def _save_tensor(info: TensorInfo, blocks: Iterable[Tensor], file: NewFile) -> None:
-    """What torch.save(tensor) writes, without the copy and the checksum of the bytes (SHA256SUMS has one)."""
-    empty = torch.empty(info.shape, dtype=info.dtype)  # never touched, so it takes no memory
+    """Write the bytes of torch.save(tensor) without its copy and its checksum (SHA256SUMS has one)."""
+    empty = torch.empty(info.shape, dtype=info.dtype)  # never written to, so it takes no memory
     try:
         with torch.serialization.skip_data():
             torch.save(empty, _Body(file, blocks, info.num_bytes))  # type: ignore[arg-type]
-    except RuntimeError as error:  # torch finds its own file unfinished, and hides why
+    except RuntimeError as error:  # torch complains about its unfinished file and hides the cause
         raise error.__context__ if isinstance(error.__context__, (OSError, ConvertError)) else error from None

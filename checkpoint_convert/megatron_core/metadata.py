@@ -1,10 +1,10 @@
-"""`.metadata` of a torch_dist checkpoint: which tensors there are, and where each chunk of them lies.
+"""Read and write `.metadata` of a torch_dist checkpoint: its tensors, and the place of each of their chunks.
 
     stored = read_metadata(Path("ckpt/release"))["decoder.layers.mlp.linear_fc1.weight"]
     stored.shape, stored.dtype, stored.chunks[0].file, stored.chunks[0].start
 
-The file is a pickle of torch.distributed.checkpoint.metadata.Metadata. It is read and written without those classes: to
-import them takes as long as to convert a gigabyte, and reading them would run their code.
+The file is a pickle of torch.distributed.checkpoint.metadata.Metadata. This module reads and writes it without those
+classes: importing them takes as long as converting a gigabyte, and reading them would run their code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from megatron_train.checkpoint.safe_pickle import ALLOWED_GLOBALS
 
 
 class Chunk(NamedTuple):
-    """One torch.save archive: the part of the tensor at `offsets`, in `length` bytes of a file from `start` on."""
+    """One torch.save archive of `length` bytes at `start` of a file. It holds the part of a tensor at `offsets`."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -32,7 +32,7 @@ class Chunk(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """The whole tensor and its chunks."""
+    """Shape and dtype of a whole tensor, and its chunks."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -40,29 +40,31 @@ class StoredTensor(NamedTuple):
 
 
 def read_metadata(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of the checkpoint. Raises ConvertError naming the file."""
+    """Return every tensor of the checkpoint by key. Raises ConvertError naming the file."""
     path = folder / ".metadata"
     metadata = read_pickle(path.read_bytes(), str(path), ALLOWED_GLOBALS)
     try:
-        places = {(index.fqn, getattr(index, "offset", None)): place for index, place in metadata.storage_data.items()}
+        storage = metadata.state["storage_data"].items()
+        places = {(index.state["fqn"], index.state.get("offset")): place.state for index, place in storage}
         found = {}
-        for key, value in metadata.state_dict_metadata.items():
-            if hasattr(value, "chunks"):  # else bytes
-                chunks = [(chunk, places[key, chunk.offsets]) for chunk in value.chunks]
-                found[key] = StoredTensor(
-                    value.size,
-                    value.properties.state[0],
-                    [Chunk(c.offsets, c.sizes, at.relative_path, at.offset, at.length) for c, at in chunks],
-                )
+        for key, value in metadata.state["state_dict_metadata"].items():
+            if "chunks" in (value.state or {}):  # else the entry is bytes
+                chunks = [_chunk(chunk.state, places[key, chunk.state["offsets"]]) for chunk in value.state["chunks"]]
+                found[key] = StoredTensor(value.state["size"], value.state["properties"].state[0], chunks)
     except KeyError as error:
-        raise ConvertError(f"{path}: a chunk has no place in any file: {error}; the checkpoint is damaged") from None
+        raise ConvertError(f"{path}: lists no file for the chunk or field {error}; the checkpoint is damaged") from None
     except (AttributeError, TypeError, IndexError) as error:
         raise ConvertError(f"{path}: not the metadata of a checkpoint ({error}); the file is damaged") from None
     return found
 
 
+def _chunk(described: dict[str, Any], place: dict[str, Any]) -> Chunk:
+    where = place["relative_path"], place["offset"], place["length"]
+    return Chunk(described["offsets"], described["sizes"], *where)
+
+
 def write_metadata(folder: Path, tensors: dict[str, StoredTensor]) -> None:
-    """Writes what torch.distributed.checkpoint reads."""
+    """Write `.metadata` as torch.distributed.checkpoint reads it."""
     found, places = {}, {}
     for key, stored in tensors.items():
         chunks = [
@@ -83,7 +85,7 @@ def write_metadata(folder: Path, tensors: dict[str, StoredTensor]) -> None:
 
 
 class _StandIn:
-    """An instance of torch's class of the same name, as pickle sees it: the class's name and the fields."""
+    """Pickles like an instance of torch's class of the same name: the class's name and its fields."""
 
     stands_for = "torch.distributed.checkpoint.metadata"
 
@@ -110,7 +112,7 @@ class TensorProperties(_StandIn):
 
 class _MEM_FORMAT_ENCODING(_StandIn):  # noqa: N801
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_MEM_FORMAT_ENCODING, (0,))  # an enum's value: contiguous
+        return (_MEM_FORMAT_ENCODING, (0,))  # the enum's member for contiguous tensors
 
 
 class _StorageInfo(_StandIn):
@@ -118,7 +120,7 @@ class _StorageInfo(_StandIn):
 
 
 class _Pickler(pickle._Pickler):
-    """Python's own pickler, which lets a class be written as the one it stands for."""
+    """Python's own pickler, which writes each _StandIn as the class that it stands for."""
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
         pickler: Any = self

@@ -1,10 +1,10 @@
-"""A checkpoint -> Megatron-LLM's own files for a given tensor- and pipeline-parallel size.
+"""Write a checkpoint as Megatron-LLM's own files, for given tensor- and pipeline-parallel sizes.
 
-    to_megatron_llm(Path("CKPT_DIR"), Path("OUT"), tp=8, pp=4)      # OUT/release/mp_rank_00_000/model_optim_rng.pt ...
+    to_megatron_llm(Path("CKPT_DIR"), Path("OUT"), RankOptions(tp=8, pp=4))   # OUT/release/mp_rank_00_000/...
 
-Stage by stage, one tensor at a time: the parts of each rank first go to a file of plain bytes, which is then mapped
-and saved with torch.save, so that memory holds one tensor and not one rank. Rows are padded to a multiple of 128 x
-tp, as Megatron-LLM expects them; padding repeats the last row, as its own tools do.
+Memory holds one tensor instead of one rank: each rank's parts first go to a scratch file, which is then mapped and
+saved with torch.save. Megatron-LLM expects vocabulary rows padded to a multiple of 128 x tp. Padding repeats the last
+row, as its own tools do.
 """
 
 from __future__ import annotations
@@ -12,22 +12,28 @@ from __future__ import annotations
 import re
 import shutil
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from checkpoint_convert.mapping.checks import check_checkpoint
 from checkpoint_convert.mapping.rules import Rule, Table
 from checkpoint_convert.mapping.vocabulary import RowPlan, grow, shrink
 from checkpoint_convert.megatron_core.checkpoint import CheckpointReader
-from checkpoint_convert.other_formats import megatron_llm
-from checkpoint_convert.other_formats.megatron_llm import EMBEDDING, HEAD, is_up_gate, partition_axis
-from checkpoint_convert.report import Report, progress, warn, warn_of_not_finite
-from checkpoint_convert.staging import check_target, folder_staging
+from checkpoint_convert.other_formats.megatron_llm_arguments import (
+    ROWS_DIVISIBLE_BY,
+    saved_arguments,
+    tokenizer_arguments,
+)
+from checkpoint_convert.other_formats.megatron_llm_table import EMBEDDING, HEAD, is_up_gate, partition_axis
+from checkpoint_convert.other_formats.megatron_llm_table import table as megatron_llm_table
+from checkpoint_convert.output.report import Report, progress, warn_of_not_finite
+from checkpoint_convert.output.staging import check_target, folder_staging
 from checkpoint_convert.tensors.mapped_file import MappedFile
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo, joined, main_dtype, raw_bytes
 from megatron_train.checkpoint.folder import MODEL_CONFIG, TOKENIZER_DIR, TRACKER, check_folder, find_checkpoint
@@ -35,14 +41,37 @@ from megatron_train.config.model_config import ModelConfig, pad_vocab_size
 from megatron_train.config.parallel_layout import ParallelLayout
 from pretokenizer.files.checksums import write_sha256sums
 from pretokenizer.files.publish import publish_folder
-from pretokenizer.tokenizer.load import read_tokenizer_spec
 
-ROWS_DIVISIBLE_BY = 128
+
+@dataclass(frozen=True)
+class RankOptions:
+    """Settings of to-megatron-llm."""
+
+    tp: int = 1
+    pp: int = 1
+    dtype: torch.dtype | None = None
+    """None = the dtype of most of the checkpoint."""
+    iteration: int | None = None
+
+    @property
+    def layout(self) -> ParallelLayout:
+        return ParallelLayout(self.tp * self.pp, self.tp, self.pp)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The checkpoint as Megatron-LLM's tensors."""
+
+    reader: CheckpointReader
+    model: ModelConfig
+    table: Table
+    rows: int
+    """Vocabulary rows to write, padding included."""
 
 
 @dataclass
 class RankFile:
-    """The tensors of one rank on their way into model_optim_rng.pt."""
+    """Collects the tensors of one rank and saves them as model_optim_rng.pt."""
 
     folder: Path
     places: dict[str, tuple[int, TensorInfo]] = field(default_factory=dict)
@@ -53,13 +82,14 @@ class RankFile:
         self._file = self._scratch.open("wb")
 
     def write(self, name: str, info: TensorInfo, blocks: Iterable[Tensor]) -> None:
+        """Append one tensor to the scratch file."""
         self.places[name] = (self._file.tell(), info)
         for block in blocks:
             self._file.write(raw_bytes(block))
         self._file.write(b"\0" * (-self._file.tell() % 64))
 
     def finish(self, arguments: Namespace) -> None:
-        """Saves all tensors as Megatron-LLM does and removes the scratch file."""
+        """Save all tensors as Megatron-LLM does and remove the scratch file."""
         self._file.close()
         mapped = MappedFile(self._scratch)
         tensors = {
@@ -74,36 +104,23 @@ class RankFile:
         self._scratch.unlink()
 
 
-def to_megatron_llm(
-    checkpoint_dir: Path,
-    out_dir: Path,
-    tp: int,
-    pp: int,
-    dtype: torch.dtype | None = None,
-    iteration: int | None = None,
-) -> Report:
-    """Writes OUT/release and its tracker. Raises ConvertError or CheckpointError."""
-    folder = find_checkpoint(checkpoint_dir, iteration)
+def to_megatron_llm(checkpoint_dir: Path, out_dir: Path, options: RankOptions) -> Report:
+    """Write OUT/release and its tracker. Raises ConvertError or CheckpointError."""
+    folder = find_checkpoint(checkpoint_dir, options.iteration)
     check_target(out_dir)
     check_folder(folder)
-    model = ModelConfig.load(folder / MODEL_CONFIG)
-    table, reader = megatron_llm.table(model), CheckpointReader(folder)
-    check_checkpoint(table, reader, model)
-    check_layout(model, tp, pp)
-    rows = pad_vocab_size(model.vocab_size, ROWS_DIVISIBLE_BY * tp)
-    dtype = dtype or main_dtype(reader.infos.values())
-    arguments = saved_arguments(model, rows, tp, pp, tokenizer_arguments(folder / TOKENIZER_DIR))
-    report = Report(out_dir, dtype=dtype, vocabulary=f"{model.vocab_size:,} rows in use, padded to {rows:,}")
+    source = _open(folder, options)
+    dtype = options.dtype or main_dtype(source.reader.infos.values())
+    tokens = tokenizer_arguments(folder / TOKENIZER_DIR)
+    arguments = saved_arguments(source.model, source.rows, options.layout, tokens)
+    vocabulary = f"{source.model.vocab_size:,} rows in use, padded to {source.rows:,}"
+    report = Report(out_dir, dtype=dtype, vocabulary=vocabulary)
     with folder_staging(out_dir) as staging:
-        with progress(reader.infos, f"writing {out_dir.name}") as bar:
-            for stage in range(pp):
-                ranks = [RankFile(staging / "release" / rank_name(rank, stage, pp)) for rank in range(tp)]
-                for name, rule in stage_tensors(table, model, stage, pp):
-                    (parts,) = rule.to_other(read_rows(reader, rule, model, rows), model)
-                    shares = split(rule.other, joined(parts), tp, model.gated_linear_unit)
-                    for rank, share in zip(ranks, shares, strict=True):
-                        report.write(rank, name, [share], dtype)
-                    bar.update(reader.infos[rule.megatron].num_bytes)
+        with progress(source.reader.infos, f"writing {out_dir.name}") as bar:
+            for stage in range(options.pp):
+                names = [rank_name(rank, stage, options.pp) for rank in range(options.tp)]
+                ranks = [RankFile(staging / "release" / name) for name in names]
+                write_stage(source, stage_tensors(source, stage, options.pp), ranks, report, bar)
                 for rank in ranks:
                     rank.finish(arguments)
         (staging / TRACKER).write_text("release")
@@ -115,8 +132,29 @@ def to_megatron_llm(
     return report
 
 
+def _open(folder: Path, options: RankOptions) -> _Source:
+    """Open the checkpoint and check that Megatron-LLM can hold it at these sizes. Raises ConvertError."""
+    model = ModelConfig.load(folder / MODEL_CONFIG)
+    table, reader = megatron_llm_table(model), CheckpointReader(folder)
+    check_checkpoint(table, reader.infos, model, folder)
+    check_layout(model, options.tp, options.pp)
+    return _Source(reader, model, table, pad_vocab_size(model.vocab_size, ROWS_DIVISIBLE_BY * options.tp))
+
+
+def write_stage(
+    source: _Source, tensors: list[tuple[str, Rule]], ranks: list[RankFile], report: Report, bar: tqdm
+) -> None:
+    """Split every tensor of one pipeline stage over the stage's tensor-parallel ranks."""
+    for name, rule in tensors:
+        (parts,) = rule.to_other(read_rows(source, rule), source.model)
+        shares = split(rule.other, joined(parts), len(ranks), source.model.gated_linear_unit)
+        for rank, share in zip(ranks, shares, strict=True):
+            report.write(rank, name, [share], report.dtype)
+        bar.update(source.reader.infos[rule.megatron].num_bytes)
+
+
 def check_layout(model: ModelConfig, tp: int, pp: int) -> None:
-    """Raises ConvertError naming what the sizes do not divide, and what Megatron-LLM's models do not have."""
+    """Raise ConvertError naming sizes that do not divide and parts that Megatron-LLM's models lack."""
     divided = {
         "num_attention_heads": (model.num_attention_heads, tp),
         "key/value heads": (model.query_groups, tp),
@@ -128,7 +166,7 @@ def check_layout(model: ModelConfig, tp: int, pp: int) -> None:
     if model.activation != activation:
         wrong.append(f"Megatron-LLM's {model.family} model has {activation}, not {model.activation}")
     if model.family == "falcon" and not model.parallel_residual:
-        wrong.append("Megatron-LLM's Falcon has attention and MLP in parallel, this one has them in sequence")
+        wrong.append("Megatron-LLM's Falcon runs attention and MLP in parallel, this model runs them in sequence")
     if model.rope_scaling_type == "llama3":
         wrong.append("Megatron-LLM lacks Llama 3's rotary scaling")
     if wrong:
@@ -136,36 +174,36 @@ def check_layout(model: ModelConfig, tp: int, pp: int) -> None:
 
 
 def rank_name(tp_rank: int, pp_rank: int, pp: int) -> str:
-    """`mp_rank_03`, or `mp_rank_03_001` with pipeline stages."""
+    """Return `mp_rank_03`, or `mp_rank_03_001` with pipeline stages."""
     return f"mp_rank_{tp_rank:02d}" + (f"_{pp_rank:03d}" if pp > 1 else "")
 
 
-def stage_tensors(table: Table, model: ModelConfig, stage: int, pp: int) -> list[tuple[str, Rule]]:
-    """(name within the stage, rule) of what a pipeline stage holds; a tied head is a copy on the last one."""
-    layers = ParallelLayout(pp, pp=pp).layers_of_stage(model.num_layers, stage)
+def stage_tensors(source: _Source, stage: int, pp: int) -> list[tuple[str, Rule]]:
+    """Return (name within the stage, rule) of a stage's tensors. A tied head is a copy on the last stage."""
+    layers = ParallelLayout(pp, pp=pp).layers_of_stage(source.model.num_layers, stage)
     found = []
-    for rule in table.rules:
+    for rule in source.table.rules:
         match = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)", rule.other)
         if match and int(match[1]) in layers:
             found.append((f"encoder.layers.{int(match[1]) - layers.start}.{match[2]}", rule))
         elif not match and (stage == 0 if rule.other == EMBEDDING else stage == pp - 1):
             found.append((rule.other, rule))
-    if pp > 1 and stage == pp - 1 and model.share_embeddings_and_output_weights:
-        found.append(("word_embeddings_for_head", table.rules[0]))
+    if pp > 1 and stage == pp - 1 and source.model.share_embeddings_and_output_weights:
+        found.append(("word_embeddings_for_head", source.table.rules[0]))
     return found
 
 
-def read_rows(reader: CheckpointReader, rule: Rule, model: ModelConfig, rows: int) -> Tensor:
-    """A tensor of the checkpoint; of the vocabulary, `rows` rows."""
-    tensor = reader.read(rule.megatron)
+def read_rows(source: _Source, rule: Rule) -> Tensor:
+    """Read one tensor of the checkpoint. A vocabulary tensor gets `source.rows` rows."""
+    tensor = source.reader.read(rule.megatron)
     if not rule.is_vocabulary:
         return tensor
-    used = shrink(tensor, model.vocab_size)
-    return joined(grow(used, RowPlan(model.vocab_size, model.vocab_size, rows, "last_row"), rule.megatron))
+    used = source.model.vocab_size
+    return joined(grow(shrink(tensor, used), RowPlan(used, used, source.rows, "last_row"), rule.megatron))
 
 
 def split(name: str, tensor: Tensor, tp: int, is_gated: bool) -> list[Tensor]:
-    """The parts of the tensor-parallel ranks; of up and gate each rank gets its part of both."""
+    """Return the parts of the tensor-parallel ranks. Each rank gets its part of up and its part of gate."""
     axis = partition_axis(name)
     if axis is None or tp == 1:
         return [tensor] * tp
@@ -175,62 +213,8 @@ def split(name: str, tensor: Tensor, tp: int, is_gated: bool) -> list[Tensor]:
     return list(tensor.chunk(tp, dim=axis))
 
 
-def tokenizer_arguments(folder: Path) -> dict[str, Any]:
-    """The added tokens as Megatron-LLM's command line has them, so that its tokenizer gives the same ids."""
-    if not folder.is_dir():
-        return {}
-    spec = read_tokenizer_spec(folder)
-    tokens = spec["extra_special_tokens"]
-    if any("," in token for token in tokens):
-        warn(
-            f"{folder}: --vocab_extra_ids_list of Megatron-LLM cannot spell a token with a comma, so none are recorded"
-        )
-        return {}
-    return {"vocab_extra_ids_list": ",".join(tokens) or None, "new_tokens": bool(spec["new_tokens"])}
-
-
-def saved_arguments(model: ModelConfig, rows: int, tp: int, pp: int, tokenizer: Mapping[str, Any]) -> Namespace:
-    """What --use_checkpoint_args reads, and what loading compares."""
-    is_llama = model.family == "llama"
-    return Namespace(
-        num_layers=model.num_layers,
-        encoder_num_layers=model.num_layers,
-        hidden_size=model.hidden_size,
-        ffn_hidden_size=model.ffn_hidden_size,
-        num_attention_heads=model.num_attention_heads,
-        num_attention_heads_kv=model.query_groups,
-        kv_channels=model.head_dim,
-        max_position_embeddings=model.max_position_embeddings,
-        seq_length=model.max_position_embeddings,
-        padded_vocab_size=rows,
-        make_vocab_size_divisible_by=ROWS_DIVISIBLE_BY,
-        tokenizer_type="SentencePieceTokenizer" if is_llama else "FalconTokenizer",
-        **tokenizer,
-        glu_activation="swiglu" if is_llama else None,
-        use_rms_norm=is_llama,
-        layernorm_epsilon=model.layernorm_epsilon,
-        use_bias=model.add_bias_linear,
-        parallel_attn=model.parallel_residual,
-        parallel_layernorm=model.parallel_residual and not model.shared_norm,
-        tie_embed_logits=model.share_embeddings_and_output_weights,
-        position_embedding_type="rotary",
-        rope_theta=model.rotary_base,
-        rope_scaling_factor=model.rope_scaling_factor,
-        sliding_window_size=model.sliding_window,
-        hidden_dropout=0.0,
-        bias_gelu_fusion=False,
-        bias_droput_fusion=False,
-        data_parallel_random_init=False,
-        consumed_train_samples=0,
-        consumed_valid_samples=0,
-        tensor_model_parallel_size=tp,
-        pipeline_model_parallel_size=pp,
-        iteration="release",
-    )
-
-
 def _nested(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """language_model as a trained checkpoint holds it: embedding, encoder, lm_head."""
+    """Nest the tensors under embedding, encoder and lm_head, as in a trained checkpoint."""
     nested: dict[str, Any] = {}
     if EMBEDDING in tensors:
         nested["embedding"] = {"word_embeddings": {"weight": tensors[EMBEDDING]}}

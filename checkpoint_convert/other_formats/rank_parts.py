@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from checkpoint_convert.report import named, warn
+from checkpoint_convert.output.report import named, warn
 from checkpoint_convert.tensors.tensor import ConvertError, same_bits
 
 REMEDY = "they are not of one save; fetch both files again"

@@ -1,8 +1,8 @@
-"""Tensors over the bytes of a file: nothing is copied, and what is no longer used leaves memory.
+"""Tensors over the bytes of a file: nothing is copied, and unused tensors take no memory.
 
     tensor = MappedFile(Path("model.safetensors")).tensor(offset=1024, num_bytes=64, dtype=torch.float32)
 
-Each tensor has a mapping of its own, private and copy on write, which ends with the tensor. Its pages belong to the
+Each tensor has its own private copy-on-write mapping, which is released with the tensor. Its pages belong to the
 file's cache and not to the process.
 """
 
@@ -22,27 +22,37 @@ class MappedFile:
     """A file open for reading."""
 
     def __init__(self, path: Path, is_read_ahead: bool = False) -> None:
-        """`is_read_ahead`: whoever asks for a tensor uses it at once, so that the disk can begin with all of it."""
+        """Open `path`. With `is_read_ahead`, the disk starts reading a whole tensor as soon as it is mapped.
+
+        Raises ConvertError when the file cannot be opened.
+        """
         self.path, self.is_read_ahead = path, is_read_ahead
         try:
             self._file = path.open("rb", buffering=0)
-            self.size = os.fstat(self._file.fileno()).st_size
+            self.size = os.fstat(self.descriptor).st_size
         except OSError as error:
             raise ConvertError(f"{path}: cannot read: {error.strerror}") from None
 
+    @property
+    def descriptor(self) -> int:
+        return self._file.fileno()
+
     def read(self, offset: int, length: int) -> bytes:
-        """Bytes of the file, fewer at its end."""
-        return os.pread(self._file.fileno(), length, offset)
+        """Return up to `length` bytes of the file."""
+        return os.pread(self.descriptor, length, offset)
 
     def tensor(self, offset: int, num_bytes: int, dtype: torch.dtype) -> Tensor:
-        """`num_bytes` of the file as a flat tensor; copied only when the offset is not aligned for the dtype."""
+        """Return `num_bytes` of the file as a flat tensor. It is copied only when `offset` is not aligned for `dtype`.
+
+        Raises ConvertError when the bytes lie beyond the end of the file.
+        """
         if offset < 0 or num_bytes < 0 or offset + num_bytes > self.size:
             raise ConvertError(f"{self.path}: truncated: bytes {offset} to {offset + num_bytes} are beyond its end")
         if num_bytes == 0:
             return torch.empty(0, dtype=dtype)
         before = offset % mmap.ALLOCATIONGRANULARITY
         length = before + num_bytes
-        mapping = mmap.mmap(self._file.fileno(), length, access=mmap.ACCESS_COPY, offset=offset - before)
+        mapping = mmap.mmap(self.descriptor, length, access=mmap.ACCESS_COPY, offset=offset - before)
         if self.is_read_ahead and hasattr(mmap, "MADV_WILLNEED"):
             mapping.madvise(mmap.MADV_WILLNEED)  # otherwise each page fault waits for a hundred kilobytes
         raw = torch.frombuffer(mapping, dtype=torch.uint8, count=num_bytes, offset=before)

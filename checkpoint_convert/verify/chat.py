@@ -8,13 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint_convert.huggingface.tokenizer import (
-    chat_template_of,
-    generation_settings,
-    recorded_chat_format,
-    special_ids,
-    stops_of,
-)
+from checkpoint_convert.huggingface.generation import generation_settings, stops_of
+from checkpoint_convert.huggingface.tokenizer import chat_template_of, recorded_chat_format, special_ids
 from checkpoint_convert.verify.logits import quiet_transformers
 from megatron_train.checkpoint.folder import TOKENIZER_DIR
 from pretokenizer.chat.conversation import Conversation, Message

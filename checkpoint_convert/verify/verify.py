@@ -18,7 +18,7 @@ import torch
 
 from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.families.family import differing_fields, model_config_of, read_hf_config
-from checkpoint_convert.huggingface.tokenizer import generation_settings
+from checkpoint_convert.huggingface.generation import generation_settings
 from checkpoint_convert.huggingface.weights import HfWeights
 from checkpoint_convert.mapping.checks import (
     check_checkpoint,
@@ -30,7 +30,7 @@ from checkpoint_convert.mapping.checks import (
 from checkpoint_convert.mapping.rules import Table
 from checkpoint_convert.mapping.vocabulary import BLOCK_ROWS, shrink
 from checkpoint_convert.megatron_core.checkpoint import CheckpointReader
-from checkpoint_convert.report import named, progress
+from checkpoint_convert.output.report import named, progress
 from checkpoint_convert.tensors.tensor import (
     ConvertError,
     Parts,
@@ -136,7 +136,7 @@ def compare_weights(
     from. Raises ConvertError when the other side's files hold fewer, or what they hold cannot be its model.
     """
     check_names(table, source.infos, origin, tied_copy_to_drop(source, model, table, origin))
-    check_checkpoint(table, reader, model)
+    check_checkpoint(table, reader.infos, model, reader.folder)
     embedding = next(rule.other for rule in table.rules if rule.is_vocabulary)
     least = min(model.vocab_size, model.source_vocab_size or model.vocab_size)
     source_rows = source_rows or max(least, *source.infos[embedding].shape[:1])

@@ -1,9 +1,9 @@
-"""SHARED, torch-free: checks every pickle of a checkpoint folder against an allow-list of names, running none of them.
+"""SHARED, torch-free: read pickles without running them, and check every pickle of a checkpoint folder.
 
-A pickle is replayed by Python's own unpickler, but each name it imports is looked up in ALLOWED_GLOBALS and replaced by
-an inert stand-in, so even an allowed class is never called. The stand-ins keep what they were given, which is how the
-entries inside the `.distcp` files are found: `.metadata` lists (file, offset, length) of every blob, and each blob is a
-torch.save archive of its own.
+Python's own unpickler replays a pickle, but every imported name is replaced by an inert stand-in, so no class or
+function of the file is ever called. `inert_load` returns what a pickle describes. `scan_pickles` refuses a folder in
+which any pickle imports a name outside ALLOWED_GLOBALS. It also finds the pickles inside `.distcp` files: `.metadata`
+lists (file, offset, length) of every blob, and each blob is a torch.save archive.
 
     python -c "from megatron_train.checkpoint.safe_pickle import scan_pickles; scan_pickles('CKPT_DIR/iter_0000500')"
 """
@@ -11,10 +11,12 @@ torch.save archive of its own.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from pretokenizer.files.limits import limited_memory
 
@@ -42,25 +44,35 @@ ALLOWED_GLOBALS = frozenset(
         ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
     }
 )
-"""(module, name) pairs that a checkpoint of ours may import: containers, tensors and its own metadata classes."""
+"""(module, name) pairs that our checkpoints may import: containers, tensors and their metadata classes."""
 
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".metadata"})
+ARCHIVE_START = b"PK\x03\x04"
+
+StandIn = Callable[[str, str], Any]
+"""Maps the (module, name) of an import to the object that replaces it. None refuses the import."""
 
 
 class UnsafePickleError(ValueError):
-    """A pickle that imports a name outside the allow-list, or that cannot be read: the message names the file."""
+    """A pickle imports a name outside the allow-list or cannot be read. The message names the file."""
 
 
 class Inert:
-    """Stand-in for any imported name: accepts every operation a pickle can ask of it, does nothing, keeps its state."""
+    """Stand-in for an imported name. It accepts every operation of a pickle, does nothing, and keeps its contents.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.args: tuple[Any, ...] = args
-        self.state: Any = None
-        self.entries: list[Any] = []
+    `args` are constructor arguments, `state` is the instance's state, and `entries` are items or (key, value) pairs.
+    """
+
+    args: tuple[Any, ...]
+    state: Any
+    entries: list[Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        self.args, self.state, self.entries = args, None, []
+        return self
 
     def __setstate__(self, state: Any) -> None:
-        self.__init__()  # type: ignore[misc]
         self.state = state
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -75,78 +87,91 @@ class Inert:
     add = append
 
 
+def allow_listed(module: str, name: str) -> Any:
+    """Return Inert for a name of ALLOWED_GLOBALS and None for any other name."""
+    return Inert if (module, name) in ALLOWED_GLOBALS else None
+
+
 class _InertUnpickler(pickle.Unpickler):
-    def __init__(self, file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]]) -> None:
+    def __init__(self, file: IO[bytes], name: str, stand_in: StandIn, storage: Callable[[Any], Any]) -> None:
         super().__init__(file)
-        self.name, self.allowed = name, allowed
+        self.name, self.stand_in, self.storage = name, stand_in, storage
 
     def find_class(self, module: str, attribute: str) -> Any:
-        if (module, attribute) not in self.allowed:
+        found = self.stand_in(module, attribute)
+        if found is None:
             raise UnsafePickleError(
-                f"{self.name}: refused: it would import {module}.{attribute}, which such a file has no need of; "
+                f"{self.name}: refused: it imports {module}.{attribute}, which is not on the allow-list; "
                 "do not use this file"
             )
-        return Inert
+        return found
 
     def persistent_load(self, identifier: Any) -> Any:
-        return Inert(identifier)
+        return self.storage(identifier)
 
 
-def inert_load(blob: bytes, name: str, allowed: frozenset[tuple[str, str]] = ALLOWED_GLOBALS) -> Any:
-    """The object of one pickle, every import replaced by Inert. `name` is for messages. Raises UnsafePickleError."""
-    return _load(io.BytesIO(blob), name, allowed)
+def inert_load(
+    pickled: bytes | IO[bytes],
+    name: str,
+    stand_in: StandIn = allow_listed,
+    storage: Callable[[Any], Any] = Inert,
+    mapped_bytes: int = 0,
+) -> Any:
+    """Return the object that one pickle describes, with every import replaced by `stand_in`.
 
-
-def _load(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]]) -> Any:
+    `name` identifies the pickle in messages. `storage` turns the persistent id of a tensor's bytes into an object.
+    `mapped_bytes` extends the memory limit for tensors that are mapped from their file. Raises UnsafePickleError.
+    """
+    file = io.BytesIO(pickled) if isinstance(pickled, bytes) else pickled
     try:
-        with limited_memory():
-            return _InertUnpickler(file, name, allowed).load()
+        with limited_memory(mapped_bytes):
+            return _InertUnpickler(file, name, stand_in, storage).load()
     except UnsafePickleError:
         raise
     except (Exception, RecursionError) as error:  # a damaged pickle raises almost anything
         raise UnsafePickleError(
-            f"{name}: not a readable pickle ({type(error).__name__}: {error}); the file is damaged"
+            f"{name}: not a readable pickle ({type(error).__name__}: {error}); the file is damaged, fetch it again"
         ) from error
 
 
-def scan_archive(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]] = ALLOWED_GLOBALS) -> None:
-    """One torch.save blob: a zip archive whose .pkl entries are checked, or one bare pickle and nothing after it.
+def scan_archive(file: IO[bytes], name: str) -> None:
+    """Check one torch.save blob: a zip archive with .pkl entries, or one bare pickle with nothing after it.
 
-    torch decides by the first bytes whether a file is an archive, zipfile by the last; what only one of them takes for
-    one is refused, and so is torch's old format of several pickles in a row.
+    torch recognizes an archive by its first bytes and zipfile by its last. A file on which the two disagree is refused,
+    and so is torch's old format of several pickles in a row. Raises UnsafePickleError.
     """
-    begins_as_archive = file.read(4) == b"PK\x03\x04"
+    begins_as_archive = file.read(4) == ARCHIVE_START
     if begins_as_archive != _ends_as_archive(file, name):
         raise UnsafePickleError(f"{name}: neither an archive nor a plain pickle; do not use this file")
     file.seek(0)
     if begins_as_archive:
-        _scan_entries(file, name, allowed)
+        _scan_entries(file, name)
         return
     blob = io.BytesIO(file.read())
-    _load(blob, name, allowed)
+    inert_load(blob, name)
     if blob.read(1):
-        raise UnsafePickleError(f"{name}: refused: holds more after its first pickle; do not use this file")
+        raise UnsafePickleError(f"{name}: refused: it holds more after its first pickle; do not use this file")
 
 
 def _ends_as_archive(file: IO[bytes], name: str) -> bool:
     try:
         return zipfile.is_zipfile(file)
-    except zipfile.BadZipFile as error:  # it looks like one, and breaks off
+    except zipfile.BadZipFile as error:  # the end record is cut off
         raise UnsafePickleError(f"{name}: not a readable archive ({error}); the file is damaged") from error
 
 
-def _scan_entries(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]]) -> None:
+def _scan_entries(file: IO[bytes], name: str) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-            # A second directory of entries, which zipfile does not see and torch does, shifts every entry.
+            # torch would read a second directory of entries that zipfile does not see. It shifts every entry.
             if not entries or min(entry.header_offset for entry in entries) != 0 or archive.comment:
                 raise UnsafePickleError(f"{name}: not an archive as torch writes them; do not use this file")
             for entry in entries:
-                if entry.filename.lower().endswith(".pkl"):  # torch finds entries whatever their case
+                if entry.filename.lower().endswith(".pkl"):  # torch ignores the case of entry names
                     if entry.compress_type != zipfile.ZIP_STORED:
-                        raise UnsafePickleError(f"{name}: {entry.filename} is compressed, as torch writes none")
-                    _load(io.BytesIO(archive.read(entry)), f"{name}:{entry.filename}", allowed)
+                        raise UnsafePickleError(f"{name}: {entry.filename} is compressed, which torch never does")
+                    inert_load(archive.read(entry), f"{name}:{entry.filename}")
     except UnsafePickleError:
         raise
     except Exception as error:  # a damaged archive raises almost anything
@@ -154,7 +179,10 @@ def _scan_entries(file: IO[bytes], name: str, allowed: frozenset[tuple[str, str]
 
 
 def scan_pickles(folder: str | Path) -> None:
-    """Checks every pickle in `folder`, those inside `.distcp` files too; UnsafePickleError names the first bad one."""
+    """Check every pickle in `folder`, including those inside `.distcp` files.
+
+    Raises UnsafePickleError naming the first file that is not safe.
+    """
     root = Path(folder)
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         if path.name == ".metadata":
@@ -171,14 +199,14 @@ def _scan_distributed_files(metadata_path: Path) -> None:
         if Path(file_name).name != file_name or not path.is_file():
             raise UnsafePickleError(f"{metadata_path}: names {file_name!r} for {key}, which is not a file beside it")
         with path.open("rb") as file:
-            scan_archive(io.BufferedReader(_Slice(file, offset, length)), f"{path}[{key}]")
+            scan_archive(io.BufferedReader(FileSlice(file.fileno(), offset, length)), f"{path}[{key}]")
 
 
-class _Slice(io.RawIOBase):
-    """Read-only view of `length` bytes of a file from `offset` on: an archive is read without copying its tensor."""
+class FileSlice(io.RawIOBase):
+    """Read-only view of `length` bytes of an open file from `offset` on. It copies nothing but the bytes read."""
 
-    def __init__(self, file: IO[bytes], offset: int, length: int) -> None:
-        self.file, self.offset, self.length, self.position = file, offset, length, 0
+    def __init__(self, descriptor: int, offset: int, length: int) -> None:
+        self.descriptor, self.offset, self.length, self.position = descriptor, offset, length, 0
 
     def readable(self) -> bool:
         return True
@@ -193,14 +221,14 @@ class _Slice(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         count = max(0, min(len(buffer), self.length - self.position))
-        self.file.seek(self.offset + self.position)
-        data = self.file.read(count)
+        data = os.pread(self.descriptor, count, self.offset + self.position)
         buffer[: len(data)] = data
         self.position += len(data)
         return len(data)
 
 
 def _storage_entries(metadata: Any, path: Path) -> list[tuple[str, int, int, str]]:
+    """Return (file, offset, length, key) of every blob that `.metadata` lists."""
     try:
         entries = []
         for index, info in metadata.state["storage_data"].items():

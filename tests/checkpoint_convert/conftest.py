@@ -13,7 +13,7 @@ import tokenizers
 import transformers
 
 from checkpoint_convert.convert import from_hf
-from checkpoint_convert.mapping.checks import ImportOptions
+from checkpoint_convert.mapping.options import ImportOptions
 from tests.checkpoint_convert.tiny_models import save_tiny_model
 
 CORPUS = [

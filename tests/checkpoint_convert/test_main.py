@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_convert.__main__ import byte_size, main, token_list
+from checkpoint_convert.__main__ import main
+from checkpoint_convert.command_line import byte_size, token_list
 from pretokenizer.chat.formats import CHAT_FORMATS
 from tests.paths import ROOT
 
@@ -172,7 +173,8 @@ def test_token_list_takes_the_cards_stray_quotes_off() -> None:
 
 def test_help_does_not_wait_for_torch() -> None:
     program = (
-        "import sys, checkpoint_convert.__main__ as m; m.build_parser().format_help(); sys.exit('torch' in sys.modules)"
+        "import sys, checkpoint_convert.__main__; from checkpoint_convert.command_line import build_parser; "
+        "build_parser('').format_help(); sys.exit('torch' in sys.modules)"
     )
 
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -15,7 +15,7 @@ import transformers
 from safetensors import safe_open
 
 from checkpoint_convert.convert import from_hf, to_hf
-from checkpoint_convert.mapping.checks import ExportOptions, ImportOptions
+from checkpoint_convert.mapping.options import ExportOptions, ImportOptions
 
 CHATML = ("<|im_start|>", "<|im_end|>")
 COMMON = {"architectures", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "torch_dtype"}

@@ -194,7 +194,7 @@ def checkpoint_readers(root: Path) -> Iterator[Parts]:
 
     from checkpoint_convert.convert import from_hf, to_hf
     from checkpoint_convert.huggingface.weights import HfWeights
-    from checkpoint_convert.mapping.checks import ExportOptions, ImportOptions
+    from checkpoint_convert.mapping.options import ExportOptions, ImportOptions
     from checkpoint_convert.megatron_core.checkpoint import CheckpointReader
     from megatron_train.checkpoint.folder import check_folder
     from megatron_train.config.model_config import ModelConfig

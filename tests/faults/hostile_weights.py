@@ -109,7 +109,7 @@ def template_folders() -> Path:
     import tempfile
 
     from checkpoint_convert.convert import from_hf
-    from checkpoint_convert.mapping.checks import ImportOptions
+    from checkpoint_convert.mapping.options import ImportOptions
     from tests.checkpoint_convert.tiny_models import save_tiny_model
 
     root = Path(tempfile.mkdtemp())
@@ -161,7 +161,7 @@ def foreign(file: str, data: bytes) -> Callable[[Path], str | None]:
 
     def read(folder: Path) -> str | None:
         from checkpoint_convert.huggingface.weights import HfWeights
-        from checkpoint_convert.other_formats.megatron_llm import MegatronLlmWeights
+        from checkpoint_convert.other_formats.megatron_llm_reader import MegatronLlmWeights
         from checkpoint_convert.other_formats.meta import MetaWeights
 
         (folder / file).parent.mkdir(exist_ok=True)

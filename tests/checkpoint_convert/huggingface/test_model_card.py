@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from checkpoint_convert.huggingface.model_card import write_model_card
+from checkpoint_convert.huggingface.model_card import model_card
 from megatron_train.config.model_config import ModelConfig
 from pretokenizer.chat.formats import CHAT_FORMATS
 from pretokenizer.tokenizer.load import load_tokenizer
@@ -27,10 +27,7 @@ def test_card_states_model_prompt_data_and_arguments(
     (checkpoint / "train_config.yaml").write_text(yaml.safe_dump(settings))
     tokenizer = load_tokenizer(spm_model, ("<|im_start|>", "<|im_end|>"))
 
-    write_model_card(
-        tmp_path / "README.md", "org/my-model", tiny_model_config, checkpoint, tokenizer, CHAT_FORMATS["chatml"]
-    )
-    card = (tmp_path / "README.md").read_text()
+    card = model_card("org/my-model", tiny_model_config, checkpoint, tokenizer, CHAT_FORMATS["chatml"])
 
     assert card.startswith("---\npipeline_tag: text-generation\nlibrary_name: transformers\n---\n\n# my-model\n")
     assert 'AutoModelForCausalLM.from_pretrained("org/my-model")' in card
@@ -50,15 +47,13 @@ def test_card_names_the_base_model(tiny_model_config: ModelConfig, tmp_path: Pat
     (release.parent / "latest_checkpointed_iteration.txt").write_text("release")
     (trained / "train_config.yaml").write_text(yaml.safe_dump({"load": str(release.parent)}))
 
-    write_model_card(tmp_path / "README.md", "mine", tiny_model_config, trained, None, None)
-    card = (tmp_path / "README.md").read_text()
+    card = model_card("mine", tiny_model_config, trained, None, None)
 
     assert card.startswith("---\nbase_model: org/model-7b\npipeline_tag: text-generation\n")
     assert "| base model | `base`, from `org/model-7b` |\n" in card
 
 
 def test_card_of_converted_weights_leaves_out_what_is_not_known(tiny_model_config: ModelConfig, tmp_path: Path) -> None:
-    write_model_card(tmp_path / "README.md", "base", tiny_model_config, tmp_path / "release", None, None)
-    card = (tmp_path / "README.md").read_text()
+    card = model_card("base", tiny_model_config, tmp_path / "release", None, None)
 
     assert [line for line in card.splitlines() if line.startswith("#")] == ["# base"]

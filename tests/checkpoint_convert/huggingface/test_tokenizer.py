@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import transformers
 
+from checkpoint_convert.huggingface.generation import write_generation_config
 from checkpoint_convert.huggingface.tokenizer import (
     chat_format_of,
     recorded_chat_format,
     save_with_template,
     source_tokenizer,
     special_ids,
-    write_generation_config,
     write_tokenizer_files,
 )
 from checkpoint_convert.tensors.tensor import ConvertError
@@ -83,8 +83,8 @@ def test_other_ids_in_tokenizer_json_are_named(tmp_path: Path, capsys: pytest.Ca
     write_tokenizer_files(load_tokenizer(model), None, tmp_path / "hf", max_length=64)
 
     assert capsys.readouterr().err == (
-        "warning: tokenizer.json gives other ids than tokenizer.model, which the model was trained with, to"
-        " 'foo', 'a foo b'\n"
+        "warning: tokenizer.json and tokenizer.model, with which the model was trained, give different ids for "
+        "'foo', 'a foo b'\n"
     )
 
 
@@ -131,7 +131,7 @@ def test_source_tokenizer_keeps_added_tokens_json(spm_model: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"<end_of_turn>": 405}', r"<end_of_turn> would get id 400 instead of 405; name a token for every id after"),
+        ('{"<end_of_turn>": 405}', r"<end_of_turn> gets id 400 instead of 405; name a token for every id after"),
         ('["<end_of_turn>"]', "not a table of tokens and ids"),
     ],
 )

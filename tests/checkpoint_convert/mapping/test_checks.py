@@ -9,14 +9,8 @@ import pytest
 import torch
 
 from checkpoint_convert.families import FAMILIES
-from checkpoint_convert.mapping.checks import (
-    ImportOptions,
-    check_names,
-    megatron_shapes,
-    plan_rows,
-    rows_to_write,
-    target_infos,
-)
+from checkpoint_convert.mapping.checks import check_names, megatron_shapes, plan_rows, rows_to_write, target_infos
+from checkpoint_convert.mapping.options import ImportOptions
 from checkpoint_convert.mapping.vocabulary import RowPlan
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo
 from megatron_train.config.model_config import ModelConfig
@@ -56,9 +50,9 @@ def test_check_names_lists_what_is_missing_and_what_is_left(tiny_model_config: M
     inv_freq = "model.layers.0.self_attn.rotary_emb.inv_freq"
 
     assert check_names(table, present | {inv_freq: TensorInfo((1,), torch.float32)}, Path("hf"), []) == [inv_freq]
-    with pytest.raises(ConvertError, match=r"hf: lacks 1 tensors that its config calls for: lm_head\.weight"):
+    with pytest.raises(ConvertError, match=r"hf: lacks 1 tensors .*lm_head\.weight"):
         check_names(table, {k: v for k, v in present.items() if k != "lm_head.weight"}, Path("hf"), [])
-    with pytest.raises(ConvertError, match="holds 1 tensors that a llama model has no place for: score"):
+    with pytest.raises(ConvertError, match=r"has 1 tensors .* llama model: score"):
         check_names(table, present | {"score": TensorInfo((1,), torch.float32)}, Path("hf"), [])
 
 

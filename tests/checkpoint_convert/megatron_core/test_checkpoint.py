@@ -12,7 +12,7 @@ import torch.distributed.checkpoint
 from safetensors.torch import load_file
 
 from checkpoint_convert.convert import from_hf, to_hf
-from checkpoint_convert.mapping.checks import ExportOptions, ImportOptions
+from checkpoint_convert.mapping.options import ExportOptions, ImportOptions
 from checkpoint_convert.megatron_core.checkpoint import CheckpointReader, CheckpointWriter
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo, same_bits
 from tests.checkpoint_convert.tiny_models import save_tiny_model
@@ -100,9 +100,9 @@ def test_writer_refuses_a_missing_layer_and_unequal_ones(tmp_path: Path) -> None
     write(writer, "decoder.layers.0.mlp.linear_fc2.weight", torch.ones(1, 2))
     write(writer, "decoder.layers.2.mlp.linear_fc2.weight", torch.ones(1, 2))
 
-    with pytest.raises(ConvertError, match=r"linear_fc2\.weight is .*, other layers are \(1, 2\) torch\.float32"):
+    with pytest.raises(ConvertError, match=r"linear_fc2\.weight is .*, but other layers are \(1, 2\) torch\.float32"):
         write(writer, "decoder.layers.1.mlp.linear_fc2.weight", torch.ones(2, 1))
-    with pytest.raises(ConvertError, match=r"some of its layers are missing: there are \[0, 2\]"):
+    with pytest.raises(ConvertError, match=r"\[0, 2\]"):
         writer.close({"iteration": 0})
 
 
@@ -112,7 +112,7 @@ def test_reader_refuses_code_in_metadata(converted: Callable[[str], Path], tmp_p
             (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / ".metadata").write_bytes(pickle.dumps(print))
 
-    with pytest.raises(ConvertError, match=r"\.metadata: refused: it would import builtins\.print"):
+    with pytest.raises(ConvertError, match=r"\.metadata: refused: .*builtins\.print"):
         CheckpointReader(tmp_path)
 
 
@@ -128,5 +128,5 @@ def test_reader_names_a_truncated_file(converted: Callable[[str], Path], tmp_pat
 
 
 def test_reader_explains_what_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(ConvertError, match=r"no \.metadata in it, so this is not a torch_dist checkpoint"):
+    with pytest.raises(ConvertError, match=r"no \.metadata, so it is not a torch_dist checkpoint"):
         CheckpointReader(tmp_path)

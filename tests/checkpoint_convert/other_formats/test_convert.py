@@ -15,15 +15,16 @@ from safetensors.torch import load_file
 
 from checkpoint_convert.__main__ import main
 from checkpoint_convert.convert import from_hf, to_hf
-from checkpoint_convert.mapping.checks import ExportOptions, ImportOptions
+from checkpoint_convert.mapping.options import ExportOptions, ImportOptions
 from checkpoint_convert.other_formats.convert import (
+    MetaOptions,
     from_megatron_llm,
     from_meta,
     verify_megatron_llm,
     verify_meta,
-    with_recorded_tokens,
 )
-from checkpoint_convert.other_formats.megatron_llm_writer import check_layout, to_megatron_llm
+from checkpoint_convert.other_formats.megatron_llm_arguments import with_recorded_tokens
+from checkpoint_convert.other_formats.megatron_llm_writer import RankOptions, check_layout, to_megatron_llm
 from checkpoint_convert.tensors.tensor import ConvertError, same_bits
 from megatron_train.config.model_config import ModelConfig
 from pretokenizer.files.checksums import verify_sha256sums
@@ -121,9 +122,9 @@ def scaled_meta(folder: Path, is_tied: bool, has_copy: bool = False) -> Path:
 @pytest.mark.parametrize(
     ("is_tied", "has_copy", "given", "factor", "warning"),
     [
-        (False, False, None, 8.0, "taken as 8 (--rope_scaling_factor)"),
-        (True, False, None, 32.0, "taken as 32 (--rope_scaling_factor)"),
-        (True, True, None, 32.0, "taken as 32 (--rope_scaling_factor)"),
+        (False, False, None, 8.0, "using 8 (--rope_scaling_factor)"),
+        (True, False, None, 32.0, "using 32 (--rope_scaling_factor)"),
+        (True, True, None, 32.0, "using 32 (--rope_scaling_factor)"),
         (True, False, 16.0, 16.0, ""),
     ],
 )
@@ -136,9 +137,8 @@ def test_from_meta_of_llama_3_has_the_releases_rotary_factor(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from_meta(
-        scaled_meta(tmp_path / "m", is_tied, has_copy), tmp_path / "c", ImportOptions(), rope_scaling_factor=given
-    )
+    folder = scaled_meta(tmp_path / "m", is_tied, has_copy)
+    from_meta(folder, tmp_path / "c", ImportOptions(), MetaOptions(rope_scaling_factor=given))
     model = ModelConfig.load(tmp_path / "c" / "release" / "model_config.yaml")
 
     assert (model.rope_scaling_type, model.rope_scaling_factor) == ("llama3", factor)
@@ -149,15 +149,15 @@ def test_from_meta_of_llama_3_has_the_releases_rotary_factor(
 
 
 def test_a_rotary_factor_needs_scaled_rope(tmp_path: Path) -> None:
-    with pytest.raises(ConvertError, match=r"has no use_scaled_rope, so leave --rope_scaling_factor out"):
-        from_meta(save_meta(tmp_path / "m", 1), tmp_path / "c", ImportOptions(), rope_scaling_factor=8.0)
+    with pytest.raises(ConvertError, match=r"params.json: .*--rope_scaling_factor"):
+        from_meta(save_meta(tmp_path / "m", 1), tmp_path / "c", ImportOptions(), MetaOptions(rope_scaling_factor=8.0))
 
 
 def test_llama_3s_tokenizer_file_is_recognised(tmp_path: Path) -> None:
     folder = save_meta(tmp_path / "meta", 1)
     (folder / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
 
-    with pytest.raises(ConvertError, match=r"tiktoken's ranks .* give the tokenizer\.json .* with --vocab_file"):
+    with pytest.raises(ConvertError, match=r"tiktoken .*tokenizer\.json .* --vocab_file"):
         from_meta(folder, tmp_path / "ckpt", ImportOptions())
 
 
@@ -202,7 +202,7 @@ def test_megatron_llm_carries_rope_theta(tmp_path: Path) -> None:
     folder = save_meta(tmp_path / "meta", 1)
     (folder / "params.json").write_text(json.dumps(PARAMS | {"rope_theta": 500000.0}))
     from_meta(folder, tmp_path / "ckpt", ImportOptions())
-    to_megatron_llm(tmp_path / "ckpt", tmp_path / "llm", tp=1, pp=1)
+    to_megatron_llm(tmp_path / "ckpt", tmp_path / "llm", RankOptions())
     path = tmp_path / "llm" / "release" / "mp_rank_00" / "model_optim_rng.pt"
     assert torch.load(path, weights_only=False)["args"].rope_theta == 500000.0
     from_megatron_llm(tmp_path / "llm", tmp_path / "two", ImportOptions())
@@ -211,7 +211,7 @@ def test_megatron_llm_carries_rope_theta(tmp_path: Path) -> None:
 
 def test_megatron_llm_has_metas_rows_unchanged(tmp_path: Path) -> None:
     from_meta(save_meta(tmp_path / "meta", 1), tmp_path / "ckpt", ImportOptions())
-    to_megatron_llm(tmp_path / "ckpt", tmp_path / "llm", tp=1, pp=1)
+    to_megatron_llm(tmp_path / "ckpt", tmp_path / "llm", RankOptions())
     state = torch.load(tmp_path / "llm" / "release" / "mp_rank_00" / "model_optim_rng.pt", weights_only=False)
     encoder, weights = state["model"]["language_model"]["encoder"], meta_weights()
 
@@ -234,9 +234,9 @@ def test_nan_is_reported_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture
     torch.save(state, path)
 
     from_meta(tmp_path / "meta", tmp_path / "ckpt", ImportOptions())
-    assert "1 tensors hold NaN or infinity: decoder.final_layernorm.weight" in capsys.readouterr().err
-    to_megatron_llm(tmp_path / "ckpt", tmp_path / "llm", tp=1, pp=1)
-    assert "1 tensors hold NaN or infinity: encoder.final_layernorm.weight" in capsys.readouterr().err
+    assert "1 tensors contain NaN or infinity: decoder.final_layernorm.weight" in capsys.readouterr().err
+    to_megatron_llm(tmp_path / "ckpt", tmp_path / "llm", RankOptions())
+    assert "1 tensors contain NaN or infinity: encoder.final_layernorm.weight" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_nan_is_reported_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_megatron_llm_there_and_back_is_bitwise_identical(
     kind: str, tp: int, pp: int, hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    to_megatron_llm(converted(kind), tmp_path / "llm", tp, pp)
+    to_megatron_llm(converted(kind), tmp_path / "llm", RankOptions(tp, pp))
     names = sorted(path.name for path in (tmp_path / "llm" / "release").iterdir())
     assert len(names) == tp * pp
     assert verify_megatron_llm(tmp_path / "llm", converted(kind)).different == []
@@ -268,7 +268,7 @@ def test_megatron_llm_there_and_back_is_bitwise_identical(
 
 def test_from_megatron_llm_reads_the_older_spelling(converted: Callable[[str], Path], tmp_path: Path) -> None:
     """A converted release names its layers transformer and attention, and the embedding flat."""
-    to_megatron_llm(converted("llama_gqa"), tmp_path / "llm", 1, 1)
+    to_megatron_llm(converted("llama_gqa"), tmp_path / "llm", RankOptions(1, 1))
     path = tmp_path / "llm" / "release" / "mp_rank_00" / "model_optim_rng.pt"
     state = torch.load(path, weights_only=False)
     model = state["model"]["language_model"]
@@ -285,7 +285,7 @@ def test_from_megatron_llm_reads_the_older_spelling(converted: Callable[[str], P
 def test_from_megatron_llm_trims_rows_to_the_tokenizer(llama_with_tokenizer: Path, tmp_path: Path) -> None:
     tokens = ("<|im_start|>", "<|im_end|>")
     from_hf(llama_with_tokenizer, tmp_path / "one", ImportOptions(tokens))
-    to_megatron_llm(tmp_path / "one", tmp_path / "llm", 2, 1)
+    to_megatron_llm(tmp_path / "one", tmp_path / "llm", RankOptions(2, 1))
 
     report = from_megatron_llm(tmp_path / "llm", tmp_path / "two", ImportOptions(tokens))
     to_hf(tmp_path / "two", tmp_path / "hf", ExportOptions())
@@ -300,7 +300,7 @@ def test_added_tokens_come_back_from_megatron_llm(
     """No flag repeats the tokens: the saved arguments name them."""
     options = ImportOptions(("<|im_start|>", "<|im_end|>"), new_tokens=False)
     from_hf(llama_with_tokenizer, tmp_path / "one", options)
-    to_megatron_llm(tmp_path / "one", tmp_path / "llm", 1, 1)
+    to_megatron_llm(tmp_path / "one", tmp_path / "llm", RankOptions(1, 1))
     from_megatron_llm(tmp_path / "llm", tmp_path / "two", ImportOptions())
     from_megatron_llm(tmp_path / "llm", tmp_path / "three", ImportOptions(("<|im_start|>", "<|im_end|>")))
 
@@ -311,7 +311,7 @@ def test_added_tokens_come_back_from_megatron_llm(
     assert (spec["extra_special_tokens"], spec["new_tokens"]) == (["<|im_start|>", "<|im_end|>"], False)
     assert [line for line in capsys.readouterr().err.splitlines() if "was trained with" in line] == [
         f"warning: {tmp_path / 'llm'}: was trained with --vocab_extra_ids_list <|im_start|>,<|im_end|> "
-        "--no_new_tokens; the tokens given here differ, and so may their ids"
+        "--no_new_tokens; the tokens of the command line differ, and their ids may too"
     ]
 
 
@@ -324,7 +324,7 @@ def test_quotes_that_a_launch_script_left_are_no_part_of_a_token() -> None:
 
 
 def test_from_megatron_llm_names_a_missing_rank(converted: Callable[[str], Path], tmp_path: Path) -> None:
-    to_megatron_llm(converted("llama_gqa"), tmp_path / "llm", 2, 2)
+    to_megatron_llm(converted("llama_gqa"), tmp_path / "llm", RankOptions(2, 2))
     (tmp_path / "llm" / "release" / "mp_rank_01_000" / "model_optim_rng.pt").unlink()
 
     with pytest.raises(ConvertError, match=r"ranks \[\(1, 0\)\] are missing"):
@@ -336,7 +336,7 @@ def test_from_megatron_llm_refuses_code(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     torch.save({"args": argparse.Namespace(run=print)}, folder / "model_optim_rng.pt")
 
-    with pytest.raises(ConvertError, match=r"model_optim_rng\.pt: refused: it would import __builtin__\.print"):
+    with pytest.raises(ConvertError, match=r"model_optim_rng\.pt: refused: .*__builtin__\.print"):
         from_megatron_llm(tmp_path / "release", tmp_path / "ckpt", ImportOptions())
 
 
@@ -344,11 +344,11 @@ def test_to_megatron_llm_names_what_does_not_divide(converted: Callable[[str], P
     with pytest.raises(
         ConvertError, match="key/value heads 2 is not a multiple of 4; num_layers 2 is not a multiple of 3"
     ):
-        to_megatron_llm(converted("llama_gqa"), tmp_path / "llm", 4, 3)
+        to_megatron_llm(converted("llama_gqa"), tmp_path / "llm", RankOptions(4, 3))
     with pytest.raises(ConvertError, match="Llama and Falcon models only, not this gpt_neox model"):
-        to_megatron_llm(converted("neox_parallel"), tmp_path / "llm", 1, 1)
-    with pytest.raises(ConvertError, match="this one has them in sequence"):
-        to_megatron_llm(converted("falcon_sequential"), tmp_path / "llm", 1, 1)
+        to_megatron_llm(converted("neox_parallel"), tmp_path / "llm", RankOptions(1, 1))
+    with pytest.raises(ConvertError, match="in sequence"):
+        to_megatron_llm(converted("falcon_sequential"), tmp_path / "llm", RankOptions(1, 1))
     assert list(tmp_path.iterdir()) == []
 
 

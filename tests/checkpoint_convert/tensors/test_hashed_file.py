@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint_convert.convert import from_hf, to_hf
-from checkpoint_convert.mapping.checks import ExportOptions, ImportOptions
+from checkpoint_convert.mapping.options import ExportOptions, ImportOptions
 from checkpoint_convert.tensors import hashed_file as new_file
 from checkpoint_convert.tensors.hashed_file import NewFile
 

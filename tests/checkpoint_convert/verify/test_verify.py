@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from checkpoint_convert.convert import from_hf, to_hf
-from checkpoint_convert.mapping.checks import ExportOptions, ImportOptions
+from checkpoint_convert.mapping.options import ExportOptions, ImportOptions
 from checkpoint_convert.tensors.tensor import ConvertError
 from checkpoint_convert.verify.logits import LogitDifference, difference
 from checkpoint_convert.verify.verify import equal_after_rounding, is_rounded, verify, verify_weights
@@ -117,7 +117,7 @@ def test_verify_counts_the_tensors_that_were_rounded_unasked(
     assert verify_weights(folder, tmp_path / "ckpt").num_rounded == 5
     assert verify_weights(folder, tmp_path / "wide").num_rounded == 0
     assert (
-        "warning: 5 tensors are rounded to bfloat16, as most are in it (--dtype fp32 keeps every bit): "
+        "warning: 5 tensors are rounded to bfloat16, the dtype of most tensors (--dtype fp32 keeps every bit): "
         "model.layers.0.input_layernorm.weight, model.layers.0.post_attention_layernorm.weight, "
         "model.layers.1.input_layernorm.weight, model.layers.1.post_attention_layernorm.weight, model.norm.weight\n"
     ) in capsys.readouterr().err
@@ -130,7 +130,7 @@ def test_verify_refuses_a_folder_whose_rows_were_cut(
     head = tensors["lm_head.weight"][:3].clone()
     folder = with_tensors(hf_folder("llama_gqa"), tmp_path / "hf", lm_head__weight=head)
 
-    with pytest.raises(ConvertError, match=r"hf: lm_head\.weight is \[3, 32\], its config calls for \[400, 32\]"):
+    with pytest.raises(ConvertError, match=r"hf: lm_head\.weight is \[3, 32\], .* \[400, 32\]"):
         verify(folder, converted("llama_gqa"))
 
 
@@ -160,7 +160,7 @@ def test_verify_asks_only_for_tokens_that_both_sides_have(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", r"hf/generation_config\.json: expected a JSON object with ids as eos_token_id; mend or remove it"),
+        ("[]", r"hf/generation_config\.json: expected a JSON object .*eos_token_id"),
         ('{"max_new_tokens": "x"}', "hf: transformers cannot load it: TypeError"),
     ],
 )

@@ -77,10 +77,7 @@ def test_every_way_to_import_is_refused(name: str, tmp_path: Path) -> None:
 def test_the_message_names_the_import(tmp_path: Path) -> None:
     with pytest.raises(UnsafePickleError) as error:
         inert_load(pickle.dumps(Evil(tmp_path / "r")), "common.pt")
-    assert str(error.value) == (
-        f"common.pt: refused: it would import {os.system.__module__}.system, which such a file has no need of; "
-        "do not use this file"
-    )
+    assert str(error.value).startswith(f"common.pt: refused: it imports {os.system.__module__}.system, ")
 
 
 @pytest.mark.parametrize("blob", [b"", b"no pickle", b"\x80\x04]", b"(" * 100_000, pickle.dumps([1] * 99)[:-5]])
@@ -96,7 +93,7 @@ def test_an_archive_is_looked_into(tmp_path: Path) -> None:
 
 def test_torchs_old_format_of_several_pickles_is_refused(tmp_path: Path) -> None:
     """Its first pickle is a mere number; the evil one comes fourth."""
-    with pytest.raises(UnsafePickleError, match="blob: refused: holds more after its first pickle"):
+    with pytest.raises(UnsafePickleError, match="blob: refused: it holds more after its first pickle"):
         scan(saved({"a": Evil(tmp_path / "r")}, _use_new_zipfile_serialization=False))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from checkpoint_convert.convert import from_hf
-from checkpoint_convert.mapping.checks import ImportOptions
+from checkpoint_convert.mapping.options import ImportOptions
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.model.build import build_model, recompute_num_layers, transformer_config

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from checkpoint_convert.other_formats.megatron_llm import MegatronLlmWeights
+from checkpoint_convert.other_formats.megatron_llm_reader import MegatronLlmWeights
 from checkpoint_convert.tensors.tensor import ConvertError
 
 NORM = "layers.{}.input_layernorm.weight"
@@ -49,10 +49,10 @@ def test_twelve_chunks_are_taken_by_number(tmp_path: Path) -> None:
     ("models", "message"),
     [
         ({}, "expected the entry model, or model0, model1 ... without a gap; found neither"),
-        ({"model": {}}, "model_optim_rng.pt: model holds no tensors under language_model"),
-        ({"model": None}, "model_optim_rng.pt: model holds no tensors under language_model"),
+        ({"model": {}}, "model_optim_rng.pt: model has no tensors under language_model"),
+        ({"model": None}, "model_optim_rng.pt: model has no tensors under language_model"),
         ({"model0": model({}), "model2": model({})}, "without a gap; found model0, model2"),
-        ({"model": model({NORM.format(0): torch.ones(4)})}, r"model holds the layers \[0\]; 2 layers in 1 .* make 2 "),
+        ({"model": model({NORM.format(0): torch.ones(4)})}, r"model has the layers \[0\]; 2 layers in 1 .* make 2 "),
         (
             {"model": {"language_model": {"encoder": {NORM.format(i): torch.ones(4) for i in range(2)}}}},
             "model_optim_rng.pt: lacks embedding.word_embeddings.weight",
@@ -69,14 +69,14 @@ def test_what_a_file_lacks_is_named(tmp_path: Path, models: dict[str, Any], mess
 def test_arguments_without_a_number_of_layers_are_named(tmp_path: Path) -> None:
     save_rank(tmp_path, "mp_rank_00", 0, {"model": model({})})
 
-    with pytest.raises(ConvertError, match=r"model_optim_rng\.pt: its arguments do not tell num_layers \(None\)"):
+    with pytest.raises(ConvertError, match=r"model_optim_rng\.pt: num_layers .*None"):
         MegatronLlmWeights(tmp_path)
 
 
 def test_an_absurd_number_of_layers_is_refused(tmp_path: Path) -> None:
     save_rank(tmp_path, "mp_rank_00", 10**30, {"model": model({NORM.format(0): torch.ones(4)})})
 
-    with pytest.raises(ConvertError, match=r"model holds the layers \[0\]; 10{30} layers"):
+    with pytest.raises(ConvertError, match=r"model has the layers \[0\]; 10{30} layers"):
         MegatronLlmWeights(tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_ranks_with_other_numbers_of_chunks_are_refused(tmp_path: Path) -> None:
     save_rank(tmp_path, "mp_rank_00", 1, {"model": model({NORM.format(0): torch.ones(4)})})
     save_rank(tmp_path, "mp_rank_01", 1, {"model0": model({}), "model1": model({})})
 
-    with pytest.raises(ConvertError, match="holds 2 model chunks, another rank's file 1"):
+    with pytest.raises(ConvertError, match=r"2 model chunks, .* 1"):
         MegatronLlmWeights(tmp_path)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from checkpoint_convert.convert import from_hf, to_hf
-from checkpoint_convert.mapping.checks import ExportOptions, ImportOptions
-from checkpoint_convert.staging import check_target, folder_staging, release_staging
+from checkpoint_convert.mapping.options import ExportOptions, ImportOptions
+from checkpoint_convert.output.staging import check_target, folder_staging, release_staging
 from checkpoint_convert.tensors.tensor import ConvertError
 from megatron_train.checkpoint.folder import TRACKER, publish_checkpoint
 from tests.paths import ROOT

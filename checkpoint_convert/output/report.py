@@ -1,4 +1,4 @@
-"""What a conversion tells: the progress bar in bytes, warnings, and the closing lines."""
+"""What a conversion prints: a progress bar in bytes, warnings, and closing lines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_NAMED = 8
 
 @dataclass
 class Report:
-    """What was done, for the closing lines and the tests."""
+    """Counts and names of a finished conversion."""
 
     folder: Path
     num_tensors: int = 0
@@ -36,13 +36,13 @@ class Report:
     dtype: torch.dtype = torch.float32
     vocabulary: str = ""
     dropped: list[str] = field(default_factory=list)
-    """Source tensors that are no weights (rotary tables, masks, the copy of a tied head)."""
+    """Source tensors that are not weights (rotary tables, masks, the copy of a tied head)."""
     not_finite: list[str] = field(default_factory=list)
 
     def write(self, sink: TensorSink, name: str, parts: Parts, dtype: torch.dtype) -> None:
-        """Passes one tensor on and counts it; the source's NaN and infinity are noted, not repaired.
+        """Write one tensor to `sink` in `dtype` and count it. NaN and infinity of the source are noted, not repaired.
 
-        Raises ConvertError when `dtype` itself makes infinity of a number.
+        Raises ConvertError when a finite number overflows in `dtype`.
         """
         info = TensorInfo(shape_of(parts), dtype)
         sink.write(name, info, self._watched(name, parts, dtype))
@@ -56,49 +56,49 @@ class Report:
             is_sound = is_sound and is_finite(rounded)
             if not is_sound and overflows(block, rounded):
                 wider = "bf16 or fp32" if dtype == torch.float16 else "fp32"
-                raise ConvertError(f"{name}: has numbers too large for {dtype_name(dtype)}; take --dtype {wider}")
+                raise ConvertError(f"{name}: has numbers too large for {dtype_name(dtype)}; use --dtype {wider}")
             yield rounded
         if not is_sound:
             self.not_finite.append(name)
 
     def lines(self) -> list[str]:
-        """The closing lines, for people."""
+        """Return the closing lines."""
         found = [
             f"wrote {self.folder}",
             f"  {self.num_tensors:,} tensors, {human_bytes(self.num_bytes)} in {dtype_name(self.dtype)}",
             f"  vocabulary: {self.vocabulary}",
         ]
         if self.dropped:
-            found.append(f"  left out, as they are no weights: {named(self.dropped)}")
+            found.append(f"  left out because they are not weights: {named(self.dropped)}")
         return found
 
 
 def progress(infos: Mapping[str, TensorInfo], title: str) -> tqdm:
-    """A bar in bytes on stderr, only at a terminal."""
+    """Return a progress bar in bytes on stderr. It shows only on a terminal."""
     total = sum(info.num_bytes for info in infos.values())
     return tqdm(total=total, unit="B", unit_scale=True, desc=title, disable=not sys.stderr.isatty())
 
 
 def warn(message: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     print(f"warning: {message}", file=sys.stderr)
 
 
 def warn_of_not_finite(report: Report) -> None:
-    """Names the tensors written with NaN or infinity in them."""
+    """Warn about tensors that contain NaN or infinity."""
     if report.not_finite:
-        warn(f"{len(report.not_finite)} tensors hold NaN or infinity: {named(report.not_finite)}")
+        warn(f"{len(report.not_finite)} tensors contain NaN or infinity: {named(report.not_finite)}")
 
 
 def warn_of_rounding(infos: Mapping[str, TensorInfo], dtype: torch.dtype) -> None:
-    """Names the tensors that `dtype`, which nobody asked for, does not hold bit for bit."""
+    """Warn about tensors that lose bits in `dtype`, which was chosen because most tensors have it."""
     rounded = [name for name, info in infos.items() if torch.promote_types(info.dtype, dtype) != dtype]
     if rounded:
-        found = f"{len(rounded)} tensors are rounded to {dtype_name(dtype)}, as most are in it"
+        found = f"{len(rounded)} tensors are rounded to {dtype_name(dtype)}, the dtype of most tensors"
         warn(f"{found} (--dtype fp32 keeps every bit): {named(rounded)}")
 
 
 def named(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
+    """Join the first MAX_NAMED names, followed by the number of the others."""
     more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
     return ", ".join(names[:MAX_NAMED]) + more

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoint_convert.report import Report, named
+from checkpoint_convert.output.report import Report, named
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo
 
 
@@ -36,7 +36,7 @@ def test_one_bad_number_in_any_block_is_noted(bad: float, number: int) -> None:
 def test_a_number_too_large_in_any_block_is_refused(number: int) -> None:
     parts = [torch.ones(2, 4) for _ in range(3)]
     parts[number][1, 2] = 1e6
-    with pytest.raises(ConvertError, match="bad: has numbers too large for float16; take --dtype bf16 or fp32"):
+    with pytest.raises(ConvertError, match="bad: has numbers too large for float16; use --dtype bf16 or fp32"):
         Report(Path("out")).write(Sink(), "bad", parts, torch.float16)
 
 

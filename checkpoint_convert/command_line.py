@@ -1,0 +1,184 @@
+"""The commands and flags of `python -m checkpoint_convert`. Nothing here imports torch, so that --help is fast."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+DTYPE_NAMES = ("bf16", "fp16", "fp32")
+UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of every command."""
+    parser = argparse.ArgumentParser(
+        prog="checkpoint_convert",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_from_hf(commands)
+    _add_to_hf(commands)
+    _add_other_formats(commands)
+    verify = commands.add_parser(
+        "verify",
+        help="compare a Hugging Face folder with a checkpoint: weights bitwise, logits in fp32",
+        allow_abbrev=False,
+    )
+    verify.add_argument("hf_dir", type=Path, metavar="HF_DIR")
+    verify.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    verify.add_argument(
+        "--iteration", type=int, help="checkpoint of CKPT_DIR (default: the one that its tracker names)"
+    )
+    return parser
+
+
+def _add_from_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("from-hf", help="Hugging Face folder -> CKPT_DIR/release", allow_abbrev=False)
+    command.add_argument("hf_dir", type=Path, metavar="HF_DIR")
+    command.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    _add_import_flags(command)
+
+
+def _add_import_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--vocab_extra_ids_list",
+        type=token_list,
+        default=(),
+        metavar="TOKENS",
+        help='comma list of tokens to add, e.g. "<|im_start|>,<|im_end|>" (from-megatron-llm: default as recorded)',
+    )
+    command.add_argument(
+        "--no_new_tokens",
+        action="store_true",
+        help="do not append <CLS> <SEP> <EOD> <MASK> <PAD> before the extra tokens",
+    )
+    command.add_argument("--dtype", choices=DTYPE_NAMES, help="default: the dtype of most of the source")
+    command.add_argument("--make_vocab_size_divisible_by", type=positive_int, default=128, metavar="N")
+    command.add_argument(
+        "--new_token_init",
+        choices=("mean", "last_row", "normal"),
+        default="mean",
+        help="initial value of the rows for new tokens (default: mean)",
+    )
+    command.add_argument(
+        "--seed", type=int, default=1234, help="random seed of --new_token_init normal (default: 1234)"
+    )
+    command.add_argument("--no_verify", action="store_true", help="do not compare the result with the source")
+
+
+def _add_to_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "to-hf", help="checkpoint of any parallel layout -> Hugging Face folder", allow_abbrev=False
+    )
+    command.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    command.add_argument("hf_dir", type=Path, metavar="HF_DIR")
+    command.add_argument("--dtype", choices=DTYPE_NAMES, help="default: the dtype of most of the checkpoint")
+    command.add_argument(
+        "--max_shard_size",
+        type=byte_size,
+        default=byte_size("2GB"),
+        metavar="SIZE",
+        help="e.g. 500MB, 2GB, 5GiB (default: 2GB)",
+    )
+    command.add_argument(
+        "--iteration", type=int, help="checkpoint of CKPT_DIR (default: the one that its tracker names)"
+    )
+    command.add_argument(
+        "--vocab_size",
+        type=row_choice,
+        default="auto",
+        metavar="{source,tokenizer,N}",
+        help="embedding rows to write (default: the larger of source and tokenizer)",
+    )
+    command.add_argument(
+        "--no_verify",
+        action="store_true",
+        help="verify neither the checkpoint's SHA256SUMS nor the result",
+    )
+    command.add_argument("--push_to_hub", metavar="ORG/NAME", help="upload the result; HF_TOKEN holds the token")
+
+
+def _add_other_formats(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    meta = commands.add_parser("from-meta", help="Meta's consolidated.*.pth -> CKPT_DIR/release", allow_abbrev=False)
+    meta.add_argument("source_dir", type=Path, metavar="DIR")
+    meta.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    meta.add_argument(
+        "--max_position_embeddings",
+        type=positive_int,
+        metavar="N",
+        help="context length in tokens, which the files do not state",
+    )
+    meta.add_argument(
+        "--rope_scaling_factor",
+        type=rotary_factor,
+        metavar="X",
+        help="rotary factor of Llama 3.1 and later, which the files do not state (default: 8, for tied models 32)",
+    )
+    meta.add_argument(
+        "--vocab_file",
+        type=Path,
+        metavar="PATH",
+        help="tokenizer.model, or tokenizer.json for Llama 3 (default: tokenizer.model in DIR or its parent)",
+    )
+    _add_import_flags(meta)
+    llm = commands.add_parser("from-megatron-llm", help="Megatron-LLM -> CKPT_DIR/release", allow_abbrev=False)
+    llm.add_argument("source_dir", type=Path, metavar="DIR")
+    llm.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    llm.add_argument("--vocab_file", type=Path, metavar="PATH", help="tokenizer.model (default: in DIR or its parent)")
+    _add_import_flags(llm)
+    back = commands.add_parser("to-megatron-llm", help="checkpoint -> Megatron-LLM's own files", allow_abbrev=False)
+    back.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    back.add_argument("out_dir", type=Path, metavar="DIR")
+    back.add_argument("--tensor_model_parallel_size", type=positive_int, default=1, metavar="T")
+    back.add_argument("--pipeline_model_parallel_size", type=positive_int, default=1, metavar="P")
+    back.add_argument("--dtype", choices=DTYPE_NAMES, help="default: the dtype of most of the checkpoint")
+    back.add_argument("--iteration", type=int, help="checkpoint of CKPT_DIR (default: the one that its tracker names)")
+    back.add_argument("--no_verify", action="store_true", help="do not compare the result with the checkpoint")
+
+
+def token_list(text: str) -> tuple[str, ...]:
+    """Split a comma list. Quotes around it are removed, because the launch script of the model card leaves some."""
+    tokens = tuple(token for token in text.strip().strip("\"'").split(",") if token)
+    if len(set(tokens)) != len(tokens):
+        raise argparse.ArgumentTypeError(f"{text!r} names a token twice")
+    return tokens
+
+
+def byte_size(text: str) -> int:
+    """Return the number of bytes: `2GB` is 2,000,000,000 and `1GiB` is 1,073,741,824."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match.group(2).upper() not in UNITS or float(match.group(1)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB, 2GB or 5GiB")
+    return int(float(match.group(1)) * UNITS[match.group(2).upper()])
+
+
+def positive_int(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def rotary_factor(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return float(text)
+
+
+def row_choice(text: str) -> str:
+    if text not in ("auto", "source", "tokenizer") and not (text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither source, tokenizer nor a number of rows")
+    return text

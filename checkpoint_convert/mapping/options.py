@@ -1,0 +1,39 @@
+"""The settings of an import into CKPT_DIR/release and of an export to a Hugging Face folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from checkpoint_convert.mapping.vocabulary import NewTokenInit
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """Settings of from-hf and the other imports."""
+
+    extra_special_tokens: tuple[str, ...] = ()
+    new_tokens: bool = True
+    """With extra tokens on a SentencePiece vocabulary: append Megatron's <CLS> <SEP> <EOD> <MASK> <PAD> first."""
+    dtype: torch.dtype | None = None
+    """None = the dtype of most of the source."""
+    make_vocab_size_divisible_by: int = 128
+    new_token_init: NewTokenInit = "mean"
+    seed: int = 1234
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Settings of to-hf."""
+
+    dtype: torch.dtype | None = None
+    """None = the dtype of most of the checkpoint."""
+    max_shard_bytes: int = 2_000_000_000
+    iteration: int | None = None
+    vocab_size: str = "auto"
+    """Embedding rows to write: auto = max(rows of the source, length of the tokenizer), source, tokenizer, or N."""
+    check_sums: bool = True
+    """Verify the checkpoint's SHA256SUMS before anything is published."""
+    hub_name: str | None = None
+    """ORG/NAME under which the folder will be uploaded. The model card names it."""

@@ -1,0 +1,128 @@
+"""Import weights of any format into CKPT_DIR/release: check, stream one tensor at a time, verify the source, publish.
+
+    report = import_weights(WeightsToImport(source, table, model, rows, tokenizer, origin), CKPT_DIR, ImportOptions())
+
+Each format provides its weights as named tensors and a table of rules. Every tensor of the source is used once, and
+every tensor of the checkpoint is written once. Otherwise the import stops and names the tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from checkpoint_convert.huggingface.generation import write_generation_config
+from checkpoint_convert.huggingface.lineage import record_source
+from checkpoint_convert.huggingface.tokenizer import chat_format_of, save_with_template
+from checkpoint_convert.huggingface.weights import check_weight_sums
+from checkpoint_convert.mapping.checks import check_names, check_shapes, tied_copy_to_drop
+from checkpoint_convert.mapping.options import ImportOptions
+from checkpoint_convert.mapping.rules import Table
+from checkpoint_convert.mapping.vocabulary import RowPlan, grow
+from checkpoint_convert.megatron_core.checkpoint import CheckpointWriter
+from checkpoint_convert.output.report import Report, progress, warn_of_not_finite, warn_of_rounding
+from checkpoint_convert.output.staging import release_staging
+from checkpoint_convert.tensors.tensor import TensorInfo, TensorSource, joined, main_dtype, one_torch_thread
+from megatron_train.checkpoint.folder import MODEL_CONFIG, TOKENIZER_DIR, folder_name, publish_checkpoint
+from megatron_train.config.model_config import ModelConfig
+from pretokenizer.tokenizer.base import Tokenizer
+
+
+@dataclass(frozen=True)
+class WeightsToImport:
+    """A model in another format: named tensors, their table, the architecture, and the files beside the weights."""
+
+    source: TensorSource
+    table: Table
+    model: ModelConfig
+    rows: RowPlan
+    tokenizer: Tokenizer | None
+    origin: Path
+    """The folder that holds the source."""
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of generation_config.json, which an export writes back."""
+
+    @property
+    def infos(self) -> dict[str, TensorInfo]:
+        """Shape and dtype of every tensor that the table uses."""
+        return {name: self.source.infos[name] for rule in self.table.rules for name in rule.others}
+
+
+def import_weights(weights: WeightsToImport, checkpoint_dir: Path, options: ImportOptions) -> Report:
+    """Write CKPT_DIR/release and return the report. Raises ConvertError naming the file or tensor."""
+    dropped = check_weights(weights)
+    dtype = options.dtype or main_dtype(weights.infos.values())
+    if options.dtype is None:
+        warn_of_rounding(weights.infos, dtype)
+    vocabulary = weights.rows.describe()
+    report = Report(checkpoint_dir / folder_name(None), dtype=dtype, vocabulary=vocabulary, dropped=dropped)
+    with release_staging(checkpoint_dir) as staging, one_torch_thread():
+        checked = in_background(check_weight_sums, weights.origin)
+        digests = stream_weights(weights, report, staging)
+        write_companions(weights, options, staging)
+        checked.result()  # raises when a file differs from the source's SHA256SUMS: nothing is published then
+        publish_checkpoint(checkpoint_dir, None, digests)
+    warn_of_not_finite(report)
+    return report
+
+
+def check_weights(weights: WeightsToImport) -> list[str]:
+    """Return source tensors that are not imported. Raises ConvertError when names or shapes do not fit the model."""
+    source, table, model, origin = weights.source, weights.table, weights.model, weights.origin
+    copies = tied_copy_to_drop(source, model, table, origin)
+    buffers = check_names(table, source.infos, origin, copies)
+    check_shapes(table, source.infos, model, origin)
+    return copies + buffers
+
+
+def stream_weights(weights: WeightsToImport, report: Report, folder: Path) -> dict[Path, str]:
+    """Write the checkpoint's tensors one at a time. Return the SHA-256 of each file."""
+    source = weights.source
+    writer = CheckpointWriter(folder)
+    try:
+        with progress(source.infos, f"reading {weights.origin.name}") as bar:
+            for rule in weights.table.rules:
+                parts = rule.to_megatron([source.read(name) for name in rule.others], weights.model)
+                parts = grow(joined(parts), weights.rows, rule.other) if rule.is_vocabulary else parts
+                report.write(writer, rule.megatron, parts, report.dtype)
+                bar.update(sum(source.infos[name].num_bytes for name in rule.others))
+        writer.close({"iteration": 0})
+    finally:
+        writer.abandon()
+    return writer.digests
+
+
+def write_companions(weights: WeightsToImport, options: ImportOptions, folder: Path) -> None:
+    """Write the architecture, the name of the source, the generation settings and the tokenizer."""
+    model = dataclasses.replace(
+        weights.model,
+        vocab_size=weights.rows.used_rows,
+        padded_vocab_size=weights.rows.padded_rows,
+        make_vocab_size_divisible_by=options.make_vocab_size_divisible_by,
+    )
+    model.save(folder / MODEL_CONFIG)
+    record_source(folder, weights.origin)
+    write_generation_config(None, weights.generation, folder)
+    if weights.tokenizer is not None:
+        chat_format = chat_format_of(weights.tokenizer, weights.origin)
+        save_with_template(weights.tokenizer, chat_format, folder / TOKENIZER_DIR)
+
+
+def in_background(check: Callable[[Path], None], folder: Path) -> Future[None]:
+    """Run a check in a daemon thread, which does not delay the exit of an interrupted program."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            check(folder)
+            future.set_result(None)
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
