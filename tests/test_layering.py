@@ -30,6 +30,7 @@ SHARED = {
         "chat.formats",
         "chat.jinja_format",
         "chat.roles",
+        "config.flags",
         "config.paths",
         "config.yaml_config",
         "files.checksums",

@@ -67,8 +67,8 @@ def add_flags(
 ) -> None:
     """Add a flag for every field of the dataclass `cls` to a parser or to one of its groups.
 
-    A boolean flag is given as `--x`, `--x true` or `--x false`; a list flag takes any number of values. With `can_unset`,
-    `--no-x` sets a field to None. A field for which `is_shown` is false is accepted, and left out of --help.
+    A boolean flag is given as `--x`, `--x true` or `--x false`; a list flag takes any number of values. With
+    `can_unset`, `--no-x` sets a field to None. --help leaves out the fields for which `is_shown` returns false.
     """
     documented, hints = field_docs(cls), typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -107,7 +107,7 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
 def _default_of(field: "dataclasses.Field[Any]") -> str:
     """Return ` [default]`, or nothing where there is no default to show."""
     default = field.default
-    if default is dataclasses.MISSING or default is None or default in ((), ""):
+    if default is dataclasses.MISSING or default in (None, False, (), ""):
         return ""
     return f" [{' '.join(map(str, default)) if isinstance(default, tuple) else default}]"
 

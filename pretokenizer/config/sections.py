@@ -1,11 +1,13 @@
-"""Sections of configuration: finding them in YAML files and merging them left to right.
+"""Find sections in YAML files and merge them into one configuration.
 
-    sections = load_sections([Path("my_configs")])          # the project's own folder is always read first
+    sections = load_sections([Path("my_configs")])
     merged = merge_sections(sections, ["oasst_pre10_min25", "llama2"])
 
-A file holds any number of sections, `name: {key: value}`. Merging is shallow: a later section replaces whole keys, the
-`datasets` list too. `defaults` is always applied first. `name: {sections: [a, b]}` is an alias that merges others, and
-a section that is a list is short for its `datasets`.
+A file holds any number of sections, `name: {key: value}`. Sections are merged from left to right. The merge is shallow:
+a later section replaces whole keys, the `datasets` list too. `defaults` always comes first. `name: {sections: [a, b]}`
+is an alias that merges other sections. A section that is a list is short for `{datasets: [...]}`.
+
+Instead of a section's name, `FILE.yaml` names the only section of a file, and `FILE.yaml:NAME` one of several.
 """
 
 import itertools
@@ -14,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretokenizer.config.paths import shipped_configs
+from pretokenizer.config.paths import find_file, shipped_configs
 from pretokenizer.config.yaml_config import ConfigError, load_yaml, suggest
+
+_SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section and the file it stands in."""
+    """One section and the file that holds it."""
 
     name: str
     values: dict[str, Any]
@@ -28,27 +32,31 @@ class Section:
 
 
 def load_sections(config_dirs: Iterable[Path] = ()) -> dict[str, Section]:
-    """All sections of the shipped folder and of `config_dirs`; a later folder's section replaces an earlier one."""
+    """Read the shipped sections and those of `config_dirs`. A later folder's section replaces an earlier one.
+
+    Raises ConfigError for a missing folder, a file that is not YAML, and a name that occurs twice in one folder.
+    """
     sections: dict[str, Section] = {}
     for folder in (shipped_configs() / "pretokenize", *config_dirs):
         if not folder.is_dir():
             raise ConfigError(f"--config_dir {folder}: no such folder")
         found: dict[str, Section] = {}
         for path in sorted(folder.glob("*.yaml")):
-            for name, values in load_yaml(path).items():
+            for name, section in _read_file(path).items():
                 if name in found:
                     raise ConfigError(f"{path}: section {name!r} is also in {found[name].path}")
-                found[name] = Section(str(name), _as_mapping(path, name, values), path)
+                found[name] = section
         sections |= found
     return sections
 
 
 def merge_sections(sections: dict[str, Section], names: Sequence[str]) -> dict[str, Any]:
-    """`defaults` and then the named sections, left to right. Raises ConfigError for a name that is not there.
+    """Merge `defaults` and the named sections from left to right. Raises ConfigError for an unknown name.
 
-    `output_dir` and `filename_prefix` default to `output/<section>` and `<section>`, after the last section with
-    datasets.
+    The last section with `datasets` gives the defaults `output/<section>` of `output_dir` and `<section>` of
+    `filename_prefix`.
     """
+    sections, names = _with_files(sections, names)
     merged: dict[str, Any] = {}
     mix_name = None
     for name in expand(sections, ["defaults", *names]):
@@ -63,15 +71,20 @@ def merge_sections(sections: dict[str, Section], names: Sequence[str]) -> dict[s
 
 
 def expand(sections: dict[str, Section], names: Sequence[str], inside: tuple[str, ...] = ()) -> list[str]:
-    """Section names with aliases replaced by what they stand for."""
+    """Replace every alias among `names` by the sections it merges. `inside` names the aliases around these names.
+
+    Raises ConfigError for an unknown name, and for an alias that contains itself or other keys than `sections`.
+    """
     expanded = []
-    for name in itertools.chain.from_iterable(str(name).split(",") for name in names):
+    for name in names:
         if name not in sections:
             if name == "defaults":
                 continue
             known = ", ".join(sorted(sections))
             where = f" (in alias {inside[-1]!r})" if inside else ""
-            raise ConfigError(f"no section {name!r}{where}{suggest(name, sections)}; there are {known}")
+            raise ConfigError(
+                f"no section {name!r}{where}{suggest(name, sections)}; give one of {known}, or the path of a YAML file"
+            )
         if name in inside:
             raise ConfigError(f"{sections[name].path}: alias {name!r} contains itself")
         values = sections[name].values
@@ -80,18 +93,42 @@ def expand(sections: dict[str, Section], names: Sequence[str], inside: tuple[str
             continue
         if set(values) != {"sections"} or not isinstance(values["sections"], list):
             raise ConfigError(f"{sections[name].path}: alias {name!r} must hold a list `sections` and nothing else")
-        expanded += expand(sections, values["sections"], (*inside, name))
+        expanded += expand(sections, [str(part) for part in values["sections"]], (*inside, name))
     return expanded
 
 
+def _with_files(sections: dict[str, Section], names: Sequence[str]) -> tuple[dict[str, Section], list[str]]:
+    """Read the YAML files among `names`. Return all sections, and the names with each file replaced by its section."""
+    sections, resolved = dict(sections), []
+    for name in itertools.chain.from_iterable(str(name).split(",") for name in names):
+        path, _, wanted = name.partition(":")
+        if name in sections or not path.endswith(_SUFFIXES):
+            resolved.append(name)
+            continue
+        own = _read_file(find_file(path))
+        if not wanted and len(own) != 1:
+            raise ConfigError(f"{path}: holds the sections {', '.join(own) or '(none)'}; name one as {path}:NAME")
+        wanted = wanted or next(iter(own))
+        if wanted not in own:
+            raise ConfigError(f"{path}: has no section {wanted!r}{suggest(wanted, own)}; it holds {', '.join(own)}")
+        sections |= own
+        resolved.append(wanted)
+    return sections, resolved
+
+
 def _mix_name(sections: dict[str, Section], names: Sequence[str], section: str) -> str:
-    """What to call the output: the alias where one was given, except for a renamed section, else the section."""
-    requested = list(itertools.chain.from_iterable(str(name).split(",") for name in names))
-    for name in requested:
+    """Return the name of the output: the requested alias that merges `section` with others, else `section`."""
+    for name in names:
         parts = expand(sections, [name]) if name in sections else []
         if name != section and section in parts and len(parts) > 1:
             return name
     return section
+
+
+def _read_file(path: Path) -> dict[str, Section]:
+    return {
+        str(name): Section(str(name), _as_mapping(path, name, values), path) for name, values in load_yaml(path).items()
+    }
 
 
 def _as_mapping(path: Path, name: str, values: Any) -> dict[str, Any]:

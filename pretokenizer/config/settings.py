@@ -1,6 +1,6 @@
-"""The pretokenizer's configuration: what decides the bytes (PretokenizeConfig) and what does not (RunOptions).
+"""The configuration of a build: PretokenizeConfig decides the bytes of the output, RunOptions decides how to run.
 
-Every field of PretokenizeConfig is a key of a section and a flag of the same name. Nothing is changed after loading.
+Every field of PretokenizeConfig is a key of a section and a flag of the same name.
 """
 
 from dataclasses import dataclass, field, fields
@@ -20,38 +20,38 @@ _TRAINER_KEYS = """
     use_system_tag verbose wandb_entity warmup_steps warmup_type weight_decay weight_decay_lm
 """
 HF_TRAINER_KEYS = frozenset(_TRAINER_KEYS.split())
-"""Keys of the cards' sections that belong to the Hugging Face trainer; they are ignored here, and named in one line."""
+"""Keys of the cards' sections that configure the Hugging Face trainer. One warning names those that a section has."""
 
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """One entry of `datasets`."""
+    """One data set of a section's `datasets` list."""
 
     name: str
-    """Name in SOURCES, lower case."""
+    """Name of a source in SOURCES, in lower case."""
     val_split: float = 0.2
-    """Share of the records that goes to val; a whole number from 1 on is a count; 0 = no val part."""
+    """Share of the records that become validation data, or their number if it is 1 or more. 0 means none."""
     max_val_set: int | None = None
-    """At most so many val samples; the rest is discarded, as the original does. 0 = no limit."""
+    """Largest number of validation samples. The original discards the others, and so does this. 0 means no limit."""
     max_train_set: int | None = None
-    """At most so many train samples, drawn like `fraction`. 0 = no limit."""
+    """Largest number of training samples, drawn as for `fraction`. 0 means no limit."""
     fraction: float | None = None
-    """Share of the train samples to draw; more than 1 counts as 1. Before `size`."""
+    """Share of the training samples to draw; a share above 1 counts as 1. It takes precedence over `size`."""
     size: int | None = None
-    """Number of train samples to draw."""
+    """Number of training samples to draw."""
     data_path: str | None = None
-    """Folder to look in instead of data_dir."""
+    """Folder of the data set's files, instead of data_dir/<name>."""
     revision: str | None = None
-    """Commit or branch of the data set on the hub; default: the source's own."""
+    """Commit or branch of the data set on the hub. The default is the one that the source names."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What the data set's own source understands, e.g. `lang`, `top_k`, `input_file_path`."""
+    """Options of the data set's source, such as `lang`, `top_k` or `input_file_path`."""
 
     def __post_init__(self) -> None:
         problems = []
         if self.val_split < 0 or (self.val_split >= 1 and self.val_split != int(self.val_split)):
             problems.append(f"val_split {self.val_split}: give a share below 1, or a whole number of records")
         if self.fraction is not None and self.fraction <= 0:
-            problems.append(f"fraction {self.fraction}: must be above 0; leave the data set out if you do not want it")
+            problems.append(f"fraction {self.fraction}: must be above 0; remove the data set to leave it out")
         for name in ("max_val_set", "max_train_set", "size"):
             if (getattr(self, name) or 0) < 0:
                 problems.append(f"{name} {getattr(self, name)}: must not be negative")
@@ -59,58 +59,64 @@ class DatasetEntry:
             raise ConfigError("\n".join(problems))  # from_mapping puts the data set's name in front
 
 
+_COMMON_KEYS = {field.name for field in fields(DatasetEntry)} - {"name", "options"}
+"""Keys of an entry that every data set has."""
+
+
 @dataclass(frozen=True)
 class PretokenizeConfig:
-    """Everything that decides what is written."""
+    """The settings that decide the bytes of the output."""
 
     datasets: list[Any]
-    """Data set names, or one-key mappings `name: {options}`."""
+    """Names of data sets, or one-key mappings `name: {options}`."""
     output_dir: str
-    """The folder is output_dir + output_dir_suffix."""
+    """Output folder, without output_dir_suffix."""
     filename_prefix: str
-    """File stem; -train and -val are appended."""
+    """Stem of the shards' file names; -train and -val are appended."""
     vocab_file: str | None = None
-    """Path to a tokenizer.model or tokenizer.json."""
+    """Path of a tokenizer.model or tokenizer.json."""
     datasets_extra: list[Any] = field(default_factory=list)
-    """More entries, after `datasets`."""
+    """More entries, written after those of `datasets`."""
     data_dir: str = "data"
-    """Folder with one folder per data set."""
+    """Folder that holds one folder for each data set."""
     cache_dir: str | None = None
-    """Cache of downloads from the hub (default: the hub library's own)."""
+    """Folder for downloads from the hub. The default is the hub library's own cache."""
     rng_seed: int = 42
-    """Seed of sampling and of the random choices that some sources make."""
+    """Seed of the sampling, and of the random choices of some sources."""
     eval_size: int | None = None
-    """Cut each data set's val part to its first so many samples."""
+    """Number of validation samples to keep of each data set, from its first one on."""
     min_assistant_tokens: int | None = None
-    """Leave out documents with fewer tokens in assistant turns (template tokens count)."""
+    """Leave out documents with fewer tokens in assistant turns, template tokens included."""
     max_count: int | None = None
-    """Stop after so many accepted documents a split (for trying things out)."""
+    """Number of accepted documents after which a split ends, to try a configuration quickly."""
     output_dir_suffix: str = ""
+    """Text appended to output_dir; the tokenizer sections name the tokenizer here."""
     tokenizer_type: str | None = None
-    """SentencePieceTokenizer or FalconTokenizer, as the original spells it; the file itself decides."""
+    """SentencePieceTokenizer or FalconTokenizer, as the original spells it. It has no effect: vocab_file decides."""
     vocab_extra_ids_list: str | None = None
-    """Comma list of special tokens to add, in this order; default: those of the chat format."""
+    """Special tokens to add in this order, separated by commas. The default is the tokens of the chat format."""
     new_tokens: bool = True
     """Append <CLS> <SEP> <EOD> <MASK> <PAD> to a SentencePiece vocabulary, as Megatron's wrapper does."""
     chat_format: str = "chatml"
-    """A name in CHAT_FORMATS, or the path of a file with a Jinja chat template."""
+    """Name of a chat format (chatml, oasst, llama2), or path of a file with a Jinja chat template."""
     special_tokens_in_text: Literal["text", "encode"] = "text"
-    """A control token spelled inside a message: stays text, or becomes the control token (the original's bytes)."""
+    """What a control token spelled in a message becomes: text, or (encode, as in the original) the control token."""
     dedup: Literal["none", "exact"] = "none"
-    """exact: of documents with the same tokens keep the first, train before val."""
+    """exact: keep only the first of several documents with the same tokens; train comes before val."""
     decontaminate: list[str] = field(default_factory=list)
-    """Files of test questions; train documents that share a run of words with one are left out."""
+    """Files of test questions. Training documents that share a run of words with a question are left out."""
     decontaminate_ngram: int = 13
-    """Length of that run, in words."""
+    """Length of the shared run that `decontaminate` looks for, in words."""
     write_json: bool = False
-    """Also write the formatted text of each document as JSON lines."""
+    """Also write the text of every document, as JSON lines."""
     compress: bool = False
     """Also pack the finished folder into <folder>.tar.gz."""
     max_line_mb: int = 64
-    """A longer line (in MiB) is a bad record, so that memory stays bounded."""
+    """Largest size of a line in MiB. A longer line counts as a bad record, which bounds the memory used."""
     dataset_impl: Literal["mmap"] = "mmap"
+    """Format of the shards; there is only one."""
     use_system_prefix: bool = False
-    """Accepted for the original's sections; has no effect there either."""
+    """Accepted because the original's sections have it. It has no effect, there or here."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -122,7 +128,7 @@ class PretokenizeConfig:
         if not self.filename_prefix or "/" in self.filename_prefix:
             problems.append(f"filename_prefix: {self.filename_prefix!r} must be a file name without folders")
         if not (self.output_dir + self.output_dir_suffix).strip("/"):
-            problems.append("output_dir: is empty")
+            problems.append("output_dir: is empty; name a folder")
         for name in ("decontaminate_ngram", "max_line_mb"):
             if getattr(self, name) < 1:
                 problems.append(f"{name}: must be at least 1")
@@ -131,31 +137,33 @@ class PretokenizeConfig:
 
     @property
     def output_folder(self) -> Path:
-        """output_dir + output_dir_suffix."""
+        """The folder that the build writes."""
         return Path(self.output_dir + self.output_dir_suffix)
 
     @property
     def entries(self) -> list[DatasetEntry]:
-        """`datasets` and `datasets_extra` as entries. Raises ConfigError."""
+        """The entries of `datasets` and `datasets_extra`. Raises ConfigError for a bad entry."""
         return [parse_entry(item)[0] for item in (*self.datasets, *self.datasets_extra)]
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run; none of this changes a byte of the output."""
+    """How a build runs. None of these settings changes a byte of the output."""
 
     workers: int = 1
-    """Processes that read and encode."""
+    """Number of processes that read and encode."""
     overwrite: bool = False
     """Replace a finished output, or start an unfinished one over."""
     executor: Literal["local", "ray"] = "local"
+    """Run on this machine, or on a Ray cluster."""
     part: int | None = None
-    """Build only part `part` of `num_parts` (from 0)."""
+    """Build only this part of `num_parts`, counted from 0; `merge` joins the parts."""
     num_parts: int | None = None
+    """Number of parts that a build on several machines is divided into."""
     strict: bool = False
-    """Stop at a bad record instead of counting it."""
+    """Stop at the first bad record instead of counting it."""
     max_bad_fraction: float = 0.05
-    """Stop when a data set has a larger share of bad records than this."""
+    """Stop when the share of bad records in a data set is larger than this."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -163,7 +171,7 @@ class RunOptions:
         if not 0 <= self.max_bad_fraction <= 1:
             raise ConfigError(f"--max_bad_fraction {self.max_bad_fraction}: must be from 0 to 1")
         if (self.part is None) != (self.num_parts is None):
-            raise ConfigError("--part and --num_parts belong together")
+            raise ConfigError("--part and --num_parts must be given together")
         if self.part is not None and self.num_parts is not None and not 0 <= self.part < self.num_parts:
             raise ConfigError(
                 f"--part {self.part}: must be from 0 to {self.num_parts - 1} with --num_parts {self.num_parts}"
@@ -171,14 +179,17 @@ class RunOptions:
 
 
 def make_config(merged: dict[str, Any], source: str) -> tuple[PretokenizeConfig, list[str]]:
-    """The configuration of merged sections and flags, and warnings. Raises ConfigError with all problems."""
+    """Return the configuration in `merged`, the values of sections and flags, and its warnings.
+
+    `source` names the sections in errors. Raises ConfigError with all problems.
+    """
     warnings = []
     ignored = sorted(set(merged) & HF_TRAINER_KEYS)
     if ignored:
-        warnings.append(f"ignored, because they belong to the trainer: {', '.join(ignored)}")
+        warnings.append(f"these keys belong to the trainer and are ignored: {', '.join(ignored)}")
     values = {key: value for key, value in merged.items() if key not in HF_TRAINER_KEYS}
     if "datasets" not in values:
-        raise ConfigError(f"{source}: no section with `datasets` is among them; name a data mix, e.g. oasst_top1")
+        raise ConfigError(f"{source}: none of these sections has `datasets`; add a data mix such as oasst_top1")
     for key in ("datasets_extra", "decontaminate", "vocab_extra_ids_list", "output_dir_suffix"):
         if values.get(key, "") is None:
             del values[key]
@@ -189,7 +200,7 @@ def make_config(merged: dict[str, Any], source: str) -> tuple[PretokenizeConfig,
 
 
 def parse_entry(item: Any) -> tuple[DatasetEntry, list[str]]:
-    """A data set entry as the cards write it, and warnings. Raises ConfigError."""
+    """Return one item of `datasets` as an entry, and its warnings. Raises ConfigError naming the data set."""
     if isinstance(item, str):
         return DatasetEntry(item.lower()), []
     if not isinstance(item, dict) or not item:
@@ -203,19 +214,20 @@ def parse_entry(item: Any) -> tuple[DatasetEntry, list[str]]:
                 f"datasets: one entry names several data sets: {', '.join(map(str, item))}; give each its own `-`"
             )
         options = {key: value for key, value in item.items() if key != next(iter(item))}
-        warnings.append(f"datasets: {name}: its options are not indented below it; taken as meant")
-    generic = {f.name for f in fields(DatasetEntry)} - {"name", "options"}
+        warnings.append(f"datasets: {name}: its options are not indented below its name; they are used as if they were")
     options = {} if options is None else options
     if not isinstance(options, dict):
         raise ConfigError(f"datasets: {name}: expected options, found {options!r}")
-    known = {key: value for key, value in options.items() if key in generic and value is not None}
-    own = {key: value for key, value in options.items() if key not in generic}
+    known = {key: value for key, value in options.items() if key in _COMMON_KEYS and value is not None}
+    own = {key: value for key, value in options.items() if key not in _COMMON_KEYS}
     return from_mapping(DatasetEntry, {"name": name, "options": own, **known}, f"datasets: {name}"), warnings
 
 
 def check_known_options(options: dict[str, Any], known: list[str], name: str) -> None:
-    """Raise ConfigError for an option that the data set's source does not have."""
+    """Raise ConfigError for an option that neither every data set nor the source of this one has."""
+    valid = sorted({*known, *_COMMON_KEYS})
     for key in options:
         if key not in known:
-            have = f"; it has {', '.join(sorted(known))}" if known else ""
-            raise ConfigError(f"datasets: {name}: unknown option {key!r}{suggest(key, known)}{have}")
+            raise ConfigError(
+                f"datasets: {name}: unknown option {key!r}{suggest(key, valid)}; valid options: {', '.join(valid)}"
+            )

@@ -1,4 +1,4 @@
-"""YAML -> frozen dataclasses, with every problem named at once. (SHARED with the trainer.)
+"""Build frozen dataclasses from YAML, and report every problem at once. (SHARED)
 
     @dataclass(frozen=True)
     class Optimizer:
@@ -6,8 +6,8 @@
 
     config = from_mapping(Optimizer, load_yaml("optimizer.yaml"), "optimizer.yaml")
 
-Values are checked against the field's type and converted where the meaning is plain: PyYAML reads `1e-5` as a string,
-and it becomes the float it looks like.
+A value must have the type of its field. It is converted where its meaning is clear: PyYAML reads `1e-5` as a string,
+and a float field turns it into a float.
 """
 
 import dataclasses
@@ -21,17 +21,16 @@ import yaml
 
 ConfigT = TypeVar("ConfigT")
 
-
 MAX_NODES = 100_000
-"""Values in one file, aliases written out."""
+"""Largest number of values in one file, with every alias written out."""
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names source, key, value and remedy."""
+    """An unusable configuration. The message names the file, the key, the value and the remedy."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice (plain YAML keeps the last one without a word)."""
+    """A SafeLoader that refuses a repeated key, where plain YAML silently keeps the last one."""
 
 
 def _construct_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -51,7 +50,10 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping (safe loader). Raises ConfigError naming file and line; an empty file is an empty mapping."""
+    """Read a YAML file whose top level is a mapping; an empty file is an empty mapping.
+
+    Raises ConfigError naming the file and the line.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -63,7 +65,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    except (ValueError, RecursionError) as error:  # a number of too many digits; endless nesting
+    except (ValueError, RecursionError) as error:  # a number with too many digits; endless nesting
         raise ConfigError(f"{path}: not usable YAML: {error}") from None
     if loaded is None:
         return {}
@@ -73,21 +75,24 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _load(text: str) -> Any:
-    """As yaml.load, but anchors must not multiply to more than MAX_NODES values. Raises ValueError."""
+    """Load YAML text. Raises ValueError when aliases expand it to more than MAX_NODES values."""
     loader = _UniqueKeyLoader(text)
     try:
         node = loader.get_single_node()
         if node is None:
             return None
         if _expanded_size(node, {}) > MAX_NODES:
-            raise ValueError(f"its anchors stand for more than {MAX_NODES:,} values")
+            raise ValueError(f"its aliases expand to more than {MAX_NODES:,} values")
         return loader.construct_document(node)
     finally:
         loader.dispose()
 
 
 def _expanded_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
-    """Values in `node` with every alias written out; `sizes` has those of nodes met before, None of unfinished ones."""
+    """Count the values in `node` with every alias written out.
+
+    `sizes` caches the count of each node by identity; it holds None while a node is being counted.
+    """
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in sizes:
@@ -101,16 +106,16 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
 
 
 def suggest(word: str, known: typing.Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing when no known word is near."""
+    """Return ` (did you mean 'x'?)` with the closest known word, or nothing when none is close."""
     near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def from_mapping(cls: type[ConfigT], mapping: dict[str, Any], source: str) -> ConfigT:
-    """Build the dataclass `cls` from `mapping`; `source` (a file name) stands in front of every problem.
+    """Build the dataclass `cls` from `mapping`. `source`, such as a file name, starts every error line.
 
-    Supports nested dataclasses, list[X], tuple[X, ...], dict[str, X], X | None, Literal, Path, Any and the scalars.
-    Raises ConfigError with all problems, one a line.
+    Fields may be dataclasses, list[X], tuple[X, ...], dict[str, X], X | None, Literal, Any and scalars.
+    Raises ConfigError with all problems, one on each line.
     """
     problems: list[str] = []
     config = _build(cls, mapping, "", problems)
@@ -127,7 +132,9 @@ def _build(cls: type[Any], mapping: Any, path: str, problems: list[str]) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for key in mapping:
         if key not in fields:
-            problems.append(f"{_join(path, key)}: unknown key{suggest(key, fields)}")
+            problems.append(
+                f"{_join(path, key)}: unknown key{suggest(key, fields)}; valid keys: {', '.join(sorted(fields))}"
+            )
     values = {}
     for name, field in fields.items():
         if name in mapping:
@@ -150,102 +157,67 @@ def _convert(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
-        return _convert_union(arguments, value, path, problems)
+        (inner,) = [argument for argument in arguments if argument is not type(None)]
+        return None if value is None else _convert(inner, value, path, problems)
     if origin is Literal:
-        if value in arguments and not (
-            isinstance(value, bool) ^ any(isinstance(a, bool) for a in arguments if a == value)
-        ):
+        if value in arguments and not isinstance(value, bool):
             return value
         problems.append(
             f"{path}: {_shown(value)} is not one of {', '.join(map(str, arguments))}{suggest(value, arguments)}"
         )
         return None
     if origin in (list, tuple):
-        return _convert_sequence(origin, arguments, value, path, problems)
+        if isinstance(value, (list, tuple)):
+            return origin(_convert(arguments[0], item, f"{path}[{i}]", problems) for i, item in enumerate(value))
+        problems.append(f"{path}: expected a list, found {_shown(value)}")
+        return None
     if origin is dict:
-        if not isinstance(value, dict):
-            problems.append(f"{path}: expected a mapping, found {_shown(value)}")
-            return None
-        return {key: _convert(arguments[1], item, _join(path, key), problems) for key, item in value.items()}
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, dict):
+            return {key: _convert(arguments[1], item, _join(path, key), problems) for key, item in value.items()}
+        problems.append(f"{path}: expected a mapping, found {_shown(value)}")
+        return None
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else _build(hint, value, path, problems)
     return _convert_scalar(hint, value, path, problems)
 
 
-def _convert_union(arguments: tuple[Any, ...], value: Any, path: str, problems: list[str]) -> Any:
-    if value is None and type(None) in arguments:
-        return None
-    choices = [argument for argument in arguments if argument is not type(None)]
-    for argument in choices:  # an exact type first, so that a str stays a str in `int | str`
-        if isinstance(argument, type) and type(value) is argument:
-            return value
-    if len(choices) == 1:
-        return _convert(choices[0], value, path, problems)
-    for argument in choices:
-        attempt: list[str] = []
-        converted = _convert(argument, value, path, attempt)
-        if not attempt:
-            return converted
-    problems.append(f"{path}: {_shown(value)} fits none of {', '.join(_type_name(a) for a in choices)}")
-    return None
-
-
-def _convert_sequence(kind: Any, arguments: tuple[Any, ...], value: Any, path: str, problems: list[str]) -> Any:
-    if not isinstance(value, (list, tuple)):
-        problems.append(f"{path}: expected a list, found {_shown(value)}")
-        return None
-    if kind is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
-        if len(value) != len(arguments):
-            problems.append(f"{path}: expected {len(arguments)} items, found {len(value)}")
-            return None
-        hints = list(arguments)
-    else:
-        hints = [arguments[0] if arguments else Any] * len(value)
-    return kind(
-        _convert(h, item, f"{path}[{i}]", problems) for i, (h, item) in enumerate(zip(hints, value, strict=True))
-    )
-
-
-def _convert_scalar(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
+def _convert_scalar(hint: type[Any], value: Any, path: str, problems: list[str]) -> Any:
     if hint is bool:
         if isinstance(value, bool):
             return value
         if isinstance(value, str) and value.lower() in _BOOLEANS:
             return _BOOLEANS[value.lower()]
-    elif hint is int and not isinstance(value, bool):
+    elif isinstance(value, bool):
+        pass
+    elif hint is int:
         number = _number(value)
         if number is not None and number == int(number):
             return int(value) if isinstance(value, (int, str)) and _is_int(value) else int(number)
-    elif hint is float and not isinstance(value, bool):
+    elif hint is float:
         number = _number(value)
         if number is not None:
             return number
-    elif hint is str and isinstance(value, str):
-        return value
-    elif hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif hint is str and isinstance(value, (str, int, float)):
         return str(value)
-    elif hint is Path and isinstance(value, (str, Path)):
-        return Path(value)
-    elif isinstance(hint, type) and hint not in (bool, int, float, str, Path) and isinstance(value, hint):
-        return value
-    problems.append(f"{path}: expected {_type_name(hint)}, found {_shown(value)}")
+    problems.append(f"{path}: expected {_TYPE_NAMES[hint]}, found {_shown(value)}")
     return None
 
 
+_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def _shown(value: Any) -> str:
-    """A value for a message, however long it is."""
+    """Return a value as it appears in a message, cut after 200 characters."""
     try:
         text = repr(value)
-    except ValueError:  # a number of too many digits
-        return "a number of too many digits"
+    except ValueError:
+        return "a number with too many digits"
     return text if len(text) <= 200 else text[:200] + "..."
 
 
 def _number(value: Any) -> float | None:
-    """The finite number a value stands for, or None."""
+    """Return the finite number that a value represents, or None."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -259,11 +231,6 @@ def _is_int(value: int | str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _type_name(hint: Any) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
-    return names.get(hint) or str(getattr(hint, "__name__", hint))
 
 
 def _join(path: str, key: Any) -> str:

@@ -29,7 +29,7 @@ def check_path(path: Path) -> tuple[list[str], str]:
     """(problems, line that says what is sound) of a folder or of one shard's prefix."""
     if path.is_dir():
         return check_folder(path)
-    prefix = _strip(path)
+    prefix = strip_suffix(path)
     manifest_folder = prefix.parent if (prefix.parent / MANIFEST_NAME).is_file() else None
     vocab_size = None
     if manifest_folder:
@@ -200,8 +200,8 @@ def _check_end_of_turn(folder: Path, tokenizer: Tokenizer, manifest: DataManifes
     ]
 
 
-def _strip(path: Path) -> Path:
-    """The prefix, also of a file's full name."""
+def strip_suffix(path: Path) -> Path:
+    """Return the prefix of a shard, also for the name of one of its files."""
     name = path.name
     for suffix in (".bin", ".idx", "-text", "-role"):
         name = name.removesuffix(suffix)

@@ -1,9 +1,10 @@
-"""Showing documents as the trainer will see them, read from the written shards.
+"""Print documents as the trainer sees them, read from the written shards.
 
+    python -m pretokenizer inspect output/oasst_top1_llama2 --num 2                     # of train and of val
     python -m pretokenizer inspect output/oasst_top1_llama2/oasst_top1-train --num 2
 
-Tokens are coloured by role; those that get loss are underlined. With --plain (or into a file) each run of tokens of one
-role stands in brackets, and `*` marks loss: `[user:9 ...][assistant*:24 ...]`.
+Each role has a colour, and tokens with loss are underlined. With --plain, and in a file, each run of tokens of one role
+is written in brackets, and `*` marks loss: `[user:9 ...][assistant*:24 ...]`.
 """
 
 from collections.abc import Iterator
@@ -16,37 +17,48 @@ from pretokenizer.chat.roles import Role
 from pretokenizer.files.manifest import DataManifest, ManifestError
 from pretokenizer.files.origin import origin_path, read_origins
 from pretokenizer.files.shard import ShardError, ShardReader
-from pretokenizer.output.check import check_prefix
+from pretokenizer.output.check import check_prefix, strip_suffix
 from pretokenizer.reports.render import render_document
 from pretokenizer.tokenizer.load import load_tokenizer_folder
 
-# All but tab and line feed: a terminal obeys them, the 8-bit ones too.
+
+def inspect_path(path: Path, num: int, start: int, plain: bool) -> Iterator[str]:
+    """Yield lines that show `num` documents from document `start` on: of one shard, or of every shard in a folder.
+
+    Raises ShardError for a damaged shard or a `start` behind its end, and ManifestError for a folder without manifest.
+    """
+    prefixes = [strip_suffix(path)]
+    if path.is_dir():
+        prefixes = [path / split.prefix for split in DataManifest.load(path).splits.values()]
+    for number, prefix in enumerate(prefixes):
+        if number:
+            yield ""
+        yield from _inspect_shard(prefix, num, start, plain)
 
 
-def inspect_shard(prefix: str, num: int, start: int, plain: bool) -> Iterator[str]:
-    """Lines that show `num` documents from number `start` on. Raises ShardError or ManifestError."""
-    path = Path(prefix.removesuffix("-text"))
-    problems, count, tokens = check_prefix(path, None)
+def _inspect_shard(prefix: Path, num: int, start: int, plain: bool) -> Iterator[str]:
+    problems, count, tokens = check_prefix(prefix, None)
     if problems:
         raise ShardError("\n".join(problems))
-    text, role = ShardReader(f"{path}-text"), ShardReader(f"{path}-role")
-    manifest = DataManifest.load(path.parent)
-    tokenizer = load_tokenizer_folder(path.parent / "tokenizer")
     if not 0 <= start < max(count, 1):
-        raise ShardError(f"{path}: --start {start}, but there are {count} documents")
-    yield f"{path}: {count:,} documents, {tokens:,} tokens, {manifest.chat_format}; tokens that get loss: " + (
-        "marked *" if plain else "\033[32;4mgreen, underlined\033[0m"
+        raise ShardError(f"{prefix}: has {count} documents, so --start {start} is no document; give 0 to {count - 1}")
+    text, role = ShardReader(f"{prefix}-text"), ShardReader(f"{prefix}-role")
+    manifest = DataManifest.load(prefix.parent)
+    tokenizer = load_tokenizer_folder(prefix.parent / "tokenizer")
+    origins = read_origins(origin_path(prefix), count)
+    yield f"{prefix}: {count:,} documents, {tokens:,} tokens, {manifest.chat_format}; tokens with loss are " + (
+        "marked *" if plain else "\033[32;4mgreen and underlined\033[0m"
     )
-    origins = read_origins(origin_path(path), count)
     for index in range(start, min(start + num, count)):
         roles = np.asarray(role[index])
-        loss = int((roles == Role.ASSISTANT).sum())
+        num_loss = int((roles == Role.ASSISTANT).sum())
         yield ""
-        yield f"--- document {index}: {roles.size} tokens, {loss} get loss{_origin(origins, index, manifest)}"
+        yield f"--- document {index}: {roles.size} tokens, {num_loss} with loss{_origin(origins, index, manifest)}"
         yield render_document(text[index], roles, tokenizer, plain)
 
 
 def _origin(origins: Any, index: int, manifest: DataManifest) -> str:
+    """Return `, from FILE record N`, or nothing for a shard without origins."""
     if origins is None:
         return ""
     dataset, file, record = (int(n) for n in origins[index])
@@ -54,6 +66,6 @@ def _origin(origins: Any, index: int, manifest: DataManifest) -> str:
         path = manifest.reports["files"][dataset][file]
     except (KeyError, IndexError, TypeError):
         raise ManifestError(
-            f"document {index} names file {file} of data set {dataset}, which manifest.json has not"
+            f"document {index} comes from file {file} of data set {dataset}, which manifest.json does not list"
         ) from None
     return f", from {path} record {record + 1}"

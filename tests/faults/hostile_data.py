@@ -324,7 +324,7 @@ def training_yaml(text: str) -> Callable[[Path], str | None]:
 
 def section_yaml(text: str) -> Callable[[Path], str | None]:
     def read(folder: Path) -> str | None:
-        from pretokenizer.command_line import run_command
+        from pretokenizer.__main__ import run_command
 
         whole = text + ("datasets: [gsm8k]\n" if ": " in text else "")
         (folder / "mine.yaml").write_text("mine:\n" + "".join(f"  {line}\n" for line in whole.splitlines()))

@@ -114,7 +114,7 @@ def test_own_sections_replace_shipped_ones_and_aliases_nest(tmp_path: Path) -> N
         (
             "a: {}\n",
             ["oasst_pre1"],
-            r"no section 'oasst_pre1' \(did you mean 'oasst_pre10'\?\); there are .*oasst_top1",
+            r"no section 'oasst_pre1' \(did you mean 'oasst_pre10'\?\); .*oasst_top1",
         ),
         ("a: {sections: [b]}\n", ["a"], r"no section 'b' \(in alias 'a'\)"),
         ("a: {sections: [b]}\nb: {sections: [a]}\n", ["a"], "alias 'a' contains itself"),
@@ -135,3 +135,20 @@ def test_folders_and_repeated_sections(tmp_path: Path) -> None:
         (tmp_path / name).write_text("same: {}\n")
     with pytest.raises(ConfigError, match=r"b\.yaml: section 'same' is also in .*a\.yaml"):
         load_sections([tmp_path])
+
+
+def test_a_file_stands_for_its_only_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("one.yaml").write_text("mine: {datasets: [gsm8k], rng_seed: 3}\n")
+    merged = merge_sections(load_sections(), ["one.yaml,sample"])
+    assert (merged["datasets"], merged["rng_seed"], merged["output_dir"]) == (["gsm8k"], 3, "output/mine")
+    Path("two.yaml").write_text("a: {datasets: [joke]}\nb: {sections: [a, llama2]}\n")
+    merged = merge_sections(load_sections(), ["two.yaml:b"])
+    assert (merged["datasets"], merged["output_dir_suffix"], merged["output_dir"]) == (["joke"], "_llama2", "output/b")
+    with pytest.raises(ConfigError, match=r"two\.yaml: holds the sections a, b; name one as two\.yaml:NAME"):
+        merge_sections(load_sections(), ["two.yaml"])
+    with pytest.raises(ConfigError, match=r"two\.yaml: has no section 'c'"):
+        merge_sections(load_sections(), ["two.yaml:c"])
+    with pytest.raises(ConfigError, match=r"three\.yaml: cannot read: No such file"):
+        merge_sections(load_sections(), ["three.yaml"])
+    assert merge_sections(load_sections(), ["configs/pretokenize/defaults.yaml", "sample"])["chat_format"] == "chatml"

@@ -1,4 +1,4 @@
-"""config.py"""
+"""settings.py"""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def test_values_and_derived_folder() -> None:
 
 def test_trainer_keys_are_ignored_in_one_line_and_others_are_errors() -> None:
     _, warnings = make_config({**BASE, "sort_by_length": False, "save_strategy": "epoch"}, "s")
-    assert warnings == ["ignored, because they belong to the trainer: save_strategy, sort_by_length"]
+    assert warnings == ["these keys belong to the trainer and are ignored: save_strategy, sort_by_length"]
     with pytest.raises(
         ConfigError, match=r"s: min_asistant_tokens: unknown key \(did you mean 'min_assistant_tokens'\?\)"
     ):
@@ -34,7 +34,7 @@ def test_all_problems_at_once() -> None:
         "s: eval_size: -1 must not be negative",
         "s: filename_prefix: 'a/b' must be a file name without folders",
     ]
-    with pytest.raises(ConfigError, match="s: no section with `datasets` is among them"):
+    with pytest.raises(ConfigError, match="s: none of these sections has `datasets`"):
         make_config({"output_dir": "x"}, "s")
 
 
@@ -56,7 +56,9 @@ def test_entries(item: Any, entry: DatasetEntry) -> None:
 def test_the_misindented_entry_of_a_card_is_understood() -> None:
     entry, warnings = parse_entry({"oasst_export": None, "lang": "en", "val_split": 0.05})
     assert entry == DatasetEntry("oasst_export", val_split=0.05, options={"lang": "en"})
-    assert warnings == ["datasets: oasst_export: its options are not indented below it; taken as meant"]
+    assert warnings == [
+        "datasets: oasst_export: its options are not indented below its name; they are used as if they were"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_the_data_set_is_named_once() -> None:
     with pytest.raises(ConfigError) as error:
         parse_entry({"joke": {"fraction": 0.0, "size": -1}})
     assert str(error.value).splitlines() == [
-        "datasets: joke: fraction 0.0: must be above 0; leave the data set out if you do not want it",
+        "datasets: joke: fraction 0.0: must be above 0; remove the data set to leave it out",
         "datasets: joke: size -1: must not be negative",
     ]
 
@@ -89,7 +91,7 @@ def test_the_data_set_is_named_once() -> None:
     ("keys", "message"),
     [
         ({"workers": 0}, "--workers 0: must be at least 1"),
-        ({"part": 0}, "--part and --num_parts belong together"),
+        ({"part": 0}, "--part and --num_parts"),
         ({"part": 4, "num_parts": 4}, "--part 4: must be from 0 to 3"),
     ],
 )

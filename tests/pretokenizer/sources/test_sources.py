@@ -40,9 +40,9 @@ def test_report_names_are_the_originals() -> None:
 def test_unknown_names_and_options_are_errors() -> None:
     with pytest.raises(ConfigError, match=r"no data set 'gsm8'.*did you mean 'gsm8k'.*choose one of alpaca, "):
         make_source("gsm8", {})
-    with pytest.raises(ConfigError, match=r"oasst_export: unknown option 'topk' \(did you mean 'top_k'\?\); it has "):
+    with pytest.raises(ConfigError, match=r"oasst_export: unknown option 'topk' \(did you mean 'top_k'\?\)"):
         make_source("oasst_export", {"topk": 1})
-    with pytest.raises(ConfigError, match=r"gsm8k: unknown option 'lang'$"):
+    with pytest.raises(ConfigError, match=r"gsm8k: unknown option 'lang'"):
         make_source("gsm8k", {"lang": "en"})
     with pytest.raises(ConfigError, match="top_k: expected a whole number, found 'one'"):
         make_source("oasst_export", {"top_k": "one"})

@@ -1,4 +1,4 @@
-"""command_line.py and __main__.py: what a user types, and what is answered."""
+"""__main__.py: what a user types, and what the program answers."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def test_build_check_inspect_merge(here: Path, capsys: pytest.CaptureFixture[str
     assert (here / "output/mine_sample/mine-train.jsonl").read_text().count("\n") == 3
     assert main(["check", "output/mine_sample"]) == 0
     assert "output/mine_sample: sound: " in capsys.readouterr().out
-    assert main(["inspect", "output/mine_sample/mine-train", "--num", "1", "--plain"]) == 0
+    assert main(["inspect", "output/mine_sample", "--num", "1", "--plain"]) == 0
     assert "[assistant*:" in capsys.readouterr().out
     assert main([*BUILD, "--write_json", "--part", "0", "--num_parts", "1", "--output_dir", "apart"]) == 0
     assert "part: apart_sample.parts/part-00000-of-00001" in capsys.readouterr().out
@@ -62,17 +62,17 @@ def test_flags_of_keys(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (
             [*BUILD, "--min_assistant_token", "3"],
             2,
-            "unknown flag --min_assistant_token (did you mean 'min_assistant_tokens'?)",
+            "unknown flag --min_assistant_token (did you mean '--min_assistant_tokens'?)",
         ),
         ([*BUILD, "--rng_seed", "many"], 2, "rng_seed: expected a whole number, found 'many'"),
         (["build", "--configs", "mine", "loose"], 2, "no section 'mine'"),
-        ([*BUILD, "--dedup", "exact", "loose"], 2, "unexpected argument 'loose'"),
+        ([*BUILD, "--dedup", "exact", "loose"], 2, "unrecognized arguments: loose"),
         (["build", "--configs", "oasst_top1"], 2, "vocab_file: not set; add a tokenizer section"),
         (["build", "--configs", "mine", "llama2", "--config_dir", "sections"], 1, "TOKENIZER=sample"),
         (["build", "--configs", "oasst_top1", "sample"], 1, "no file data/2023-07-23_oasst_ready.tar.gz nor "),
         ([*BUILD, "--datasets", "gsm9k"], 2, "no data set 'gsm9k' (did you mean 'gsm8k'?)"),
         ([*BUILD, "--chat_format", "chatmk"], 2, "chat_format 'chatmk' is not known (did you mean 'chatml'?)"),
-        ([*BUILD, "--part", "0"], 2, "--part and --num_parts belong together"),
+        ([*BUILD, "--part", "0"], 2, "--part and --num_parts must be given together"),
         (["check", "nothing"], 1, "nothing-text.idx: cannot open"),
         (["inspect", "nothing"], 1, "nothing-text.idx: cannot open"),
         (["merge", "nothing", "--output_dir", "x"], 1, "plan.json: missing"),
