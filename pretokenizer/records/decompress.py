@@ -1,6 +1,6 @@
-"""Decompressed streams that are bounded: a small file that expands without end is refused before it fills the memory.
+"""Decompress gzip and zstandard streams, and refuse a small file that expands without end before it fills the memory.
 
-stream = open_gzip(file)        # or open_zstd; both raise DecompressionError, which names the bound
+stream = open_gzip(file)        # or open_zstd
 """
 
 import gzip
@@ -10,25 +10,28 @@ from typing import Any, BinaryIO, cast
 import zstandard
 
 MAX_RATIO = 250
-"""Decompressed bytes for each compressed one. Text has 3 to 20; a bomb of zeros has 1,000 in gzip, 30,000 in zstd."""
+"""Limit of decompressed bytes for each compressed byte. Text has 3 to 20; zeros have 1,000 in gzip, 30,000 in zstd."""
 FREE_BYTES = 256 << 20
-"""Decompressed bytes that may come whatever the ratio."""
+"""Number of decompressed bytes below which the ratio is not checked."""
 _ZSTD_INPUT_BYTES = 1 << 13
-"""Given to zstd at once; all that comes of it is held, which is 256 MiB at worst."""
+"""Compressed bytes that zstd gets at once. Its output stays in memory and has at most 256 MiB."""
 
 
 class DecompressionError(ValueError):
-    """A stream that expands beyond all measure."""
+    """A stream expands beyond MAX_RATIO."""
 
 
 def open_gzip(file: BinaryIO) -> BinaryIO:
-    """Decompressed bytes of a gzip file, all its members."""
+    """Return the decompressed stream of a gzip file with one or more members. Reading raises DecompressionError."""
     counted = _Counted(file)
     return _bounded(cast(io.RawIOBase, gzip.GzipFile(fileobj=cast(BinaryIO, counted))), counted)
 
 
 def open_zstd(file: BinaryIO) -> BinaryIO:
-    """Decompressed bytes of a zstandard file, all its frames. A truncated frame raises EOFError."""
+    """Return the decompressed stream of a zstandard file with one or more frames.
+
+    Reading raises DecompressionError, and EOFError for a truncated frame.
+    """
     counted = _Counted(file)
     return _bounded(_ZstdFrames(counted), counted)
 
@@ -38,7 +41,7 @@ def _bounded(stream: io.RawIOBase, counted: "_Counted") -> BinaryIO:
 
 
 class _Counted:
-    """A file whose bytes are counted as they are read."""
+    """A file that counts the bytes read from it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -51,7 +54,7 @@ class _Counted:
 
 
 class _Bounded(io.RawIOBase):
-    """A decompressed stream that refuses to grow beyond MAX_RATIO."""
+    """A decompressed stream that raises DecompressionError beyond MAX_RATIO."""
 
     def __init__(self, stream: io.RawIOBase, compressed: _Counted) -> None:
         self._stream, self._compressed, self._count = stream, compressed, 0
@@ -64,8 +67,8 @@ class _Bounded(io.RawIOBase):
         self._count += done
         if self._count > FREE_BYTES and self._count > MAX_RATIO * self._compressed.count:
             raise DecompressionError(
-                f"refused: {self._compressed.count:,} bytes expand to more than {self._count:,}, above the bound of"
-                f" {MAX_RATIO} to 1; decompress it yourself if it is meant so"
+                f"refused: {self._compressed.count:,} bytes expand to more than {self._count:,}, above the limit of"
+                f" {MAX_RATIO} to 1; if the file is genuine, decompress it first"
             )
         return done
 

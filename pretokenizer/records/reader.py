@@ -1,17 +1,19 @@
-"""Records from files: JSON lines, JSON lists, parquet; plain, gzip, zstandard, or inside a tar archive.
+"""Read records from files: JSON lines, JSON lists, parquet; plain, gzip, zstandard, or inside a tar archive.
 
     for row, record in read_records(Path("train.jsonl.gz")):
         ...
 
-What a file is, is seen from its first bytes, not from its name: Open-Assistant's `.tar.gz` exports are gzip files of
-JSON lines, and a real tar is read as well (without extracting it). A plain JSON-lines file can be read by byte range,
-so that several processes share one file. Nothing larger than one record is held, a JSON list apart.
+The first bytes of a file decide how it is read, not its name: Open-Assistant's `.tar.gz` exports are gzip files of JSON
+lines. Real tar archives are read without extracting them. A plain JSON-lines file can be read by byte ranges, so that
+several processes share it. At most one record is in memory at a time.
 """
 
 import io
 import tarfile
 import zlib
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self, cast
 
@@ -19,41 +21,44 @@ import zstandard
 
 from pretokenizer.records.decompress import open_gzip, open_zstd
 from pretokenizer.records.file_names import RECORD_SUFFIXES
+from pretokenizer.records.json_list import parse_list
 from pretokenizer.records.json_text import (
+    BYTE_ORDER_MARK,
     MAX_LINE_BYTES,
     OnBad,
     Reading,
     Record,
     RecordError,
     beginnings,
+    fast_loads,
     line_name,
     lines_of_span,
     parse_lines,
-    parse_text,
+    skip_line,
     starts_list,
 )
 
 _GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
-"""After a first byte of 0x50 to 0x5f."""
-_PARQUET_BATCH = 1024
-_PLACE_BYTES = 1 << 20
-"""Of each line, to see whether it is blank."""
+"""Follows a first byte of 0x50 to 0x5f."""
+_PARQUET_ROWS = 1024
+"""Rows read at a time."""
+_BLOCK_BYTES = 1 << 22
 _MAX_DEPTH = 2
-"""Archives inside archives."""
+"""Limit of archives inside archives."""
 
 
 class FileSpan(NamedTuple):
-    """A file, or the lines of it that begin in bytes [start, end)."""
+    """The lines of a file that begin in bytes [start, end), or a whole file."""
 
     path: str
     start: int = 0
     end: int = -1
-    """-1 = to the end of the file."""
+    """-1: the span is the whole file."""
 
 
 def split_file(path: Path, chunk_bytes: int) -> list[FileSpan]:
-    """Spans of about `chunk_bytes` where the file can be read in pieces, else the file as one span."""
+    """Split a plain JSON-lines file into spans of about `chunk_bytes`. Any other file gives one span."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(512)
@@ -66,10 +71,10 @@ def split_file(path: Path, chunk_bytes: int) -> list[FileSpan]:
 def read_records(
     source: Path | FileSpan, on_bad: OnBad | None = None, max_line_bytes: int = MAX_LINE_BYTES
 ) -> Iterator[tuple[int, Record]]:
-    """(row, record) for each record of a file or span; rows count from 0 in the file or span, blank lines not counted.
+    """Return (row, record) for each record of a file or span. Rows count from 0; blank lines have no row.
 
-    A single line or item that is no record goes to `on_bad` and counts as a row. Raises RecordError: for it too where
-    there is no `on_bad`, and always for a file that is damaged as a whole.
+    A line or item that is not a record goes to `on_bad` and counts as a row. Raises RecordError for a damaged file, and
+    for the first such line if there is no `on_bad`.
     """
     span = source if isinstance(source, FileSpan) else FileSpan(str(source))
     path = Path(span.path)
@@ -96,7 +101,7 @@ def read_records(
 
 
 def place_of(span: FileSpan, row: int) -> str:
-    """`file:line` of a record, `file: record N` where it has no line; found by reading again, for a report's sake."""
+    """Return `file:line` of a record, or `file: record N` in a file without lines. Reads the file again."""
     path = Path(span.path)
     with path.open("rb") as file:
         head = file.read(512)
@@ -110,9 +115,9 @@ def place_of(span: FileSpan, row: int) -> str:
         if kind != "plain" or starts_list(head):
             return f"{path}: record {row + 1}"
         if span.end >= 0:
-            lines = lines_of_span(stream, span.start, span.end, _PLACE_BYTES)
+            lines = lines_of_span(stream, span.start, span.end, _BLOCK_BYTES)
         else:
-            lines = beginnings(stream, _PLACE_BYTES)
+            lines = beginnings(stream, _BLOCK_BYTES)
         number = 1
         for line in lines:
             row -= bool(line.strip())
@@ -139,22 +144,48 @@ def _kind_of(head: bytes) -> str:
 def _read_stream(file: BinaryIO, head: bytes, reading: Reading, depth: int = 0) -> Iterator[tuple[int, Record]]:
     kind = _kind_of(head)
     if depth > _MAX_DEPTH:
-        raise RecordError(f"{reading.name}: an archive in an archive in an archive; unpack it yourself")
+        raise RecordError(f"{reading.name}: archives are nested too deep; unpack the file first")
     if kind in ("gzip", "zstd"):
         file = open_gzip(file) if kind == "gzip" else open_zstd(file)
         kind = _kind_of(cast(io.BufferedReader, file).peek(512)[:512])
     if kind == "parquet":
-        raise RecordError(f"{reading.name}: a parquet file cannot be read inside an archive; unpack it")
+        raise RecordError(f"{reading.name}: cannot read a parquet file inside an archive; unpack it first")
     if kind == "tar":
         yield from _read_tar(file, reading, depth)
     else:
         buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, file))
-        yield from parse_text(buffered, reading)
+        yield from _parse_text(buffered, reading)
+
+
+def _parse_text(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int, Record]]:
+    """Read a JSON list, or JSON lines (also where the first of several lines is a list by itself)."""
+    lines = iter(partial(file.readline, reading.max_line_bytes + 1), b"")
+    if starts_list(file.peek(512)[:512]):
+        start = [next(lines)]
+        if start[0].endswith(b"\n") and _is_json(start[0]):
+            for line in lines:
+                start.append(line)
+                if not line.isspace():
+                    break
+        if len(start) == 1 or start[-1].isspace():
+            yield from parse_list(chain(start, iter(partial(file.read, _BLOCK_BYTES), b"")), reading)
+            return
+        lines = chain(start, lines)
+    yield from parse_lines(lines, reading, partial(skip_line, file))
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        fast_loads(line.removeprefix(BYTE_ORDER_MARK))
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _read_tar(file: BinaryIO, reading: Reading, depth: int) -> Iterator[tuple[int, Record]]:
-    """The record files inside a tar, in archive order; rows count on through them. Nothing is extracted: links,
-    devices and sparse files are passed over, and a member's name goes into messages only.
+    """Return (row, record) for the record files of a tar archive; rows count through all of them.
+
+    Nothing is written to disk: links, devices and sparse files are skipped, and names are used in messages only.
     """
     row = 0
 
@@ -178,11 +209,11 @@ def _read_tar(file: BinaryIO, reading: Reading, depth: int) -> Iterator[tuple[in
                 yield row, record
                 row += 1
     if row == 0:
-        raise RecordError(f"{reading.name}: a tar archive without a .json or .jsonl file that has records")
+        raise RecordError(f"{reading.name}: no .json or .jsonl file with records in the tar archive")
 
 
 class _TarMember(tarfile.TarInfo):
-    """The library takes a damaged header, or a missing one, for the end of the archive; this one raises."""
+    """A member that raises for a damaged or missing header. The library takes both for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
@@ -201,7 +232,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Record]]:
     try:
         row = 0
         with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 for record in batch.to_pylist():
                     yield row, record
                     row += 1
