@@ -1,10 +1,10 @@
-"""A store in which no earlier attempt of the same launch has left anything.
+"""A rendezvous store private to this launch attempt.
 
     dist.init_process_group(backend, store=fresh_store(timeout), rank=rank, world_size=world)
 
-torchrun (torch 2.13) gives the processes that it restarts the very store of those that failed, so that a rank which is
-early finds the addresses of the dead and connects to nobody. Here rank 0 names each attempt at random and all ranks
-agree on the name before anything else is written; the rest lies below it.
+When torchrun (torch 2.13) restarts failed processes, it gives them the store of the failed attempt. A rank that starts
+early then finds the addresses of dead processes and connects to nobody. Here rank 0 gives each attempt a random name.
+All ranks agree on the name before they write anything else, and everything else is stored below that name.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ POLL_SECONDS = 0.02
 
 
 def fresh_store(timeout: datetime.timedelta) -> dist.Store:
-    """The store that the environment names (torchrun's or Slurm's variables), below a name of this attempt's own.
+    """Return the store that torchrun's or Slurm's variables name, below a name that only this attempt uses.
 
-    Raises TimeoutError when not all ranks come.
+    Raises TimeoutError when a rank does not start within `timeout`.
     """
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = next(dist.rendezvous("env://", rank, world, timeout=timeout))[0]
@@ -30,10 +30,11 @@ def fresh_store(timeout: datetime.timedelta) -> dist.Store:
 
 
 def agree_on_attempt(store: dist.Store, rank: int, world: int, seconds: float) -> str:
-    """A name for this attempt, the same on all ranks.
+    """Return a random name for this attempt, the same on all ranks.
 
-    Each rank answers rank 0's name with a word of its own, and goes on when rank 0 repeats that word: what an earlier
-    attempt left cannot hold it.
+    Rank 0 proposes a name, each other rank answers with a random word, and rank 0 repeats all words. A rank accepts the
+    name once rank 0 has repeated its word, so leftovers of an earlier attempt are never accepted. Raises TimeoutError
+    when a rank does not answer within `seconds`.
     """
     word, deadline = uuid.uuid4().hex, time.monotonic() + seconds
     if rank == 0:

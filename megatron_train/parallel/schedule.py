@@ -1,4 +1,4 @@
-"""megatron-core's schedule over a list of micro-batches, whatever the layout: plain, 1F1B or interleaved."""
+"""Run megatron-core's schedule over micro-batches: plain, 1F1B or interleaved, as the layout requires."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 def run_schedule(
     chunks: list[Any], batches: Sequence[Any], forward_step: Callable[..., Any], forward_only: bool
 ) -> list[dict[str, Tensor]]:
-    """What the loss function of `forward_step` reports, one dict per micro-batch, on the last stage; [] on the others.
+    """Return what the loss function of `forward_step` reports, one dict per micro-batch; [] except on the last stage.
 
-    Every rank passes its own `batches` (DeviceBatch). Without `forward_only`, gradients are reduced when it returns.
+    Every rank passes its own `batches` (DeviceBatch). Unless `forward_only`, gradients are reduced on return.
     """
     iterators = [iter(batches) for _ in chunks]
     outputs: list[dict[str, Tensor]] = get_forward_backward_func()(

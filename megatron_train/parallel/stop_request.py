@@ -1,8 +1,8 @@
-"""Reasons to save and leave before the last iteration: SIGTERM, SIGUSR1, --exit_duration_in_mins, --exit_interval.
+"""Reasons to save and stop before the last iteration: SIGTERM, SIGUSR1, --exit_duration_in_mins, --exit_interval.
 
 stop = StopRequest(config.logging)
 ...
-if stop.due(iteration): save; leave          # the same answer on every rank
+if stop.due(iteration): save and stop         # every rank gets the same answer
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from megatron_train.parallel.distributed import sum_over_ranks
 
 
 class StopRequest:
-    """Remembers the first signal; `due` asks all ranks, so that none leaves alone."""
+    """Remembers the first signal of this rank. `due` asks all ranks, so that no rank stops alone."""
 
     def __init__(self, logging: Logging) -> None:
         self._logging = logging
-        self._started = psutil.Process().create_time()  # what was spent on starting and loading counts too
+        self._started = psutil.Process().create_time()  # start-up and loading count too
         self._signal: int | None = None
         self.signalled = False
-        """A signal, on whichever rank, was the reason."""
+        """Whether the reason to stop was a signal on any rank."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._remember)
 
@@ -33,7 +33,7 @@ class StopRequest:
         self._signal = number
 
     def due(self, iteration: int) -> str | None:
-        """Why to stop after `iteration`, or None."""
+        """Return why the run must stop after `iteration`, or None. All ranks call this method."""
         minutes = (time.time() - self._started) / 60
         limit = self._logging.exit_duration_in_mins
         signalled, out_of_time = sum_over_ranks(
