@@ -1,7 +1,7 @@
-"""NEFTune: uniform noise on the embeddings in training, of size alpha / sqrt(tokens x hidden size).
+"""NEFTune: add uniform noise of size alpha / sqrt(tokens x hidden size) to the embeddings in training.
 
-Source: "NEFTune: Noisy Embeddings Improve Instruction Finetuning" (arXiv 2310.05914). `tokens` is the row's length, as
-the model sees it, padding included; so does Hugging Face.
+Source: "NEFTune: Noisy Embeddings Improve Instruction Finetuning" (arXiv 2310.05914). `tokens` is the length of the row
+with its padding, as in Hugging Face's implementation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class NeftuneNoise:
-    """Forward hook of megatron-core's LanguageModelEmbedding: output [s, b, h], [s / tp, b, h] in sequence parallel."""
+    """Forward hook of LanguageModelEmbedding. Its output is [s, b, h], or [s / tp, b, h] under sequence parallelism."""
 
     def __init__(self, alpha: float, sequence_parallel: bool) -> None:
         self.alpha, self.sequence_parallel = alpha, sequence_parallel
@@ -25,7 +25,7 @@ class NeftuneNoise:
             return None
         tokens = output.shape[0]
         stream: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if self.sequence_parallel:  # each rank holds other positions, so each draws its own noise
+        if self.sequence_parallel:  # each rank holds different positions and draws its own noise
             tokens *= parallel_state.get_tensor_model_parallel_world_size()
             stream = tensor_parallel.get_cuda_rng_tracker().fork()
         with stream:

@@ -1,7 +1,7 @@
 """RMSNorm and LayerNorm for megatron-core layers, usable with sequence parallelism.
 
-megatron-core's own torch norm refuses sequence parallelism; this one marks its weights so that finalize_model_grads
-sums their gradients over the tensor-parallel group.
+megatron-core's own torch norm refuses sequence parallelism. This one marks its weights; finalize_model_grads then sums
+their gradients over the tensor-parallel group.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from torch import nn
 
 
 class Norm:
-    """Factory in the shape ModuleSpec wants: Norm(config, hidden_size, eps) gives an nn.RMSNorm or nn.LayerNorm over
-    the last axis.
-    """
+    """Factory for ModuleSpec: Norm(config, hidden_size, eps) returns an nn.RMSNorm or nn.LayerNorm of the last axis."""
 
     def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> Any:
         kind = nn.RMSNorm if config.normalization == "RMSNorm" else nn.LayerNorm

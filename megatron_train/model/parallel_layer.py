@@ -1,8 +1,8 @@
-"""Parallel residual layer of GPT-NeoX and Falcon: x + attention(norm1(x)) + mlp(norm2(x)), which megatron-core lacks.
+"""The parallel residual layer of GPT-NeoX and Falcon, which megatron-core lacks.
 
-With IdentityOp as pre_mlp_layernorm both branches read norm1(x) (Falcon-7B). Residual dropout is applied to each branch
-on its own (`parallel_residual_dropout: separate`, as the Hugging Face patch of Open-Assistant) or once to their sum
-(`sum`, as Megatron-LLM).
+The layer computes x + attention(norm1(x)) + mlp(norm2(x)). With IdentityOp as pre_mlp_layernorm, both branches read
+norm1(x), as in Falcon-7B. Residual dropout acts on each branch (`parallel_residual_dropout: separate`, as in
+Open-Assistant's patch of Hugging Face) or once on the sum of the branches (`sum`, as in Megatron-LLM).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 
 
 class ParallelResidualLayer(TransformerLayer):
-    """Drop-in for TransformerLayer; hidden_states [s, b, h] (or [t, 1, h] packed) in and out."""
+    """Replaces TransformerLayer. `hidden_states` is [s, b, h], or [t, 1, h] in packed rows, on input and output."""
 
     dropout_on_sum = False
-    """Set by model/build.py from `parallel_residual_dropout`."""
+    """Whether dropout acts on the sum of both branches. model/build.py sets it from `parallel_residual_dropout`."""
 
     def forward(
         self,

@@ -1,10 +1,10 @@
-"""megatron-core's Transformer Engine layers in place of its local ones: --transformer_impl transformer_engine.
+"""Use megatron-core's Transformer Engine layers instead of its local ones: --transformer_impl transformer_engine.
 
     check_transformer_engine(config)              # raises ConfigError naming the package to install
-    spec = transformer_engine_layer(model)        # for GPTModel, as model/build.py: layer_spec
+    spec = transformer_engine_layer(model)        # for GPTModel, like layer_spec in model/build.py
 
-Checkpoints keep the names of the local layers, so either kind loads the other's. Needs CUDA and the package
-`transformer_engine`; the machines this release was tested on have neither together, so these layers were not run there.
+Checkpoints keep the names of the local layers, so each kind of layer loads the checkpoints of the other. The layers
+need CUDA and the package `transformer_engine`. No machine that tested this release has both, so they are untested.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ FUSED_NORMS = {
     "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
     "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
 }
-"""Norms are part of the linear layer behind them; in checkpoints they have the names of the local layers."""
+"""Each norm is fused into the linear layer after it. Checkpoints store it under the local layer's name."""
 
 
 def check_transformer_engine(config: TrainConfig) -> None:
-    """Raises ConfigError when it is asked for and cannot be had; on every rank before anything is built."""
+    """Raise ConfigError when the settings ask for Transformer Engine and this machine cannot run it."""
     if config.model.transformer_impl != "transformer_engine":
         return
     if importlib.util.find_spec("transformer_engine") is None:
@@ -44,14 +44,14 @@ def check_transformer_engine(config: TrainConfig) -> None:
 
 
 def transformer_engine_layer(model: ModelConfig) -> ModuleSpec:
-    """megatron-core's layer with Transformer Engine, with this project's parallel residual and SwiGLU put in."""
+    """Return megatron-core's Transformer Engine layer, with this project's parallel residual and SwiGLU."""
     spec = gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec()
     layer = spec.submodules
     if model.gated_linear_unit and model.activation == "silu":
         layer.mlp.submodules.activation_func = GatedSilu
     if model.parallel_residual:
         spec.module = ParallelResidualLayer
-    if model.shared_norm:  # one norm for attention and MLP cannot be part of two linear layers
+    if model.shared_norm:  # a norm that attention and MLP share cannot be fused into two linear layers
         backend = gpt_layer_specs.TESpecProvider()
         layer.input_layernorm = backend.layer_norm()
         layer.self_attention.submodules.linear_qkv = backend.column_parallel_linear()

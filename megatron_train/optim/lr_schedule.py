@@ -1,10 +1,10 @@
-"""Learning rate of an iteration, a pure function of how much was consumed before it. Unit: samples, as in Megatron-LLM.
+"""The learning rate of an iteration, as a pure function of the samples consumed before it, as in Megatron-LLM.
 
     >>> stage2 = LrSchedule(lr=1e-5, min_lr=1e-6, lr_warmup_iters=100)
     >>> [f"{learning_rate(stage2, n * 64, 64, 519):.5g}" for n in (0, 1, 50, 100, 200, 346, 519)]
     ['0', '1e-07', '5e-06', '1e-05', '8.7933e-06', '4.2838e-06', '1e-06']
 
-The first iteration uses lr(0) = 0, as the original did.
+With a warm-up, the first iteration uses lr(0) = 0, as Megatron-LLM does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from megatron_train.config.settings import LrSchedule
 
 
 def learning_rate(schedule: LrSchedule, consumed_samples: int, global_batch_size: int, train_iters: int) -> float:
-    """Rate for the iteration that starts after `consumed_samples` samples."""
+    """Return the rate of the iteration that starts after `consumed_samples` samples."""
     warmup = schedule.lr_warmup_iters * global_batch_size
     decay = (schedule.lr_decay_iters or train_iters) * global_batch_size
     if warmup and consumed_samples <= warmup:

@@ -1,6 +1,6 @@
-"""megatron-core's mixed-precision AdamW around the model: data-parallel wrapper, main weights, clipping, loss scale.
+"""Wrap the model for data parallelism and build megatron-core's mixed-precision AdamW.
 
-The distributed optimizer is the only one: with one data-parallel rank it costs nothing and checkpoints have one format.
+Every run uses the distributed optimizer, so checkpoints have one format. With one data-parallel rank it costs nothing.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from megatron_train.parallel.device import replace_torch_adam
 
 
 def wrap_model(chunks: list[Any], config: TrainConfig) -> list[Any]:
-    """Data-parallel wrappers with fp32 gradient buffers around the chunks; 16-bit models get their casting wrapper
-    first.
-    """
+    """Wrap each chunk for data parallelism with an fp32 gradient buffer; 16-bit chunks get a casting wrapper first."""
     core_config, parallel = chunks[0].config, config.parallel
     if config.model.bf16 or config.model.fp16:
         chunks = [Float16Module(core_config, chunk) for chunk in chunks]
@@ -37,14 +35,12 @@ def wrap_model(chunks: list[Any], config: TrainConfig) -> list[Any]:
         for index, chunk in enumerate(chunks)
     ]
     for chunk in wrapped:
-        chunk.broadcast_params()  # each replica drew its own random weights
+        chunk.broadcast_params()  # each replica initialised its own random weights
     return wrapped
 
 
 def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer:
-    """AdamW over wrapped `chunks`; also connects the loss scale and the gradient reduction to megatron-core's
-    schedules.
-    """
+    """Build AdamW over wrapped `chunks`, and connect loss scale and gradient reduction to megatron-core's schedules."""
     settings, core_config = config.optimizer, unwrap(chunks[0]).config
     replace_torch_adam(FusedLayoutAdam)
     optimizer = get_megatron_optimizer(
@@ -71,7 +67,7 @@ def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer
         use_gloo_process_groups=False,
     )
     if config.model.fp16:
-        # Weak: the configuration outlives the optimizer inside the model, and a cycle through it is never collected.
+        # The model holds this configuration. A strong reference would make a cycle that is never collected.
         scale_loss = weakref.WeakMethod(optimizer.scale_loss)
         core_config.grad_scale_func = lambda loss: scale_loss()(loss)  # type: ignore[misc]
     core_config.finalize_model_grads_func = _finalize
@@ -83,26 +79,26 @@ def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer
 
 
 def _finalize(chunks: list[Any], num_tokens: Any = None, **groups: Any) -> None:
-    """The stock reduction without its division by `num_tokens`: losses are already scaled (optim/loss.py)."""
+    """Reduce gradients without megatron-core's division by `num_tokens`: losses are already scaled (optim/loss.py)."""
     finalize_model_grads(chunks, None, **groups)
 
 
 def set_rates(optimizer: MegatronOptimizer, lr: float, weight_decay: float) -> None:
-    """For the next step. megatron-core marks biases and norms with `wd_mult` 0 and leaves applying it to its caller."""
+    """Set the rate and weight decay of the next step. Biases and norms have `wd_mult` 0, which the caller applies."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_mult"]
         group["weight_decay"] = weight_decay * group["wd_mult"]
 
 
 def gather_weights(chunks: list[Any], config: TrainConfig) -> None:
-    """With overlap_param_gather the updated weights arrive during the next forward pass; a save needs them now."""
+    """Wait for the updated weights. With overlap_param_gather they would arrive during the next forward pass."""
     if config.parallel.overlap_param_gather:
         for chunk in chunks:
             chunk.start_param_sync(force_sync=True)
 
 
 def unwrap(chunk: Any) -> Any:
-    """The GPTModel inside the wrappers."""
+    """Return the GPTModel inside the wrappers."""
     while hasattr(chunk, "module"):
         chunk = chunk.module
     return chunk

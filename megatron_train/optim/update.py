@@ -1,8 +1,8 @@
-"""The optimizer step, taken only when it does no harm: finite gradients, and on request no spike in loss or norm.
+"""Take the optimizer step only when gradients are finite and, on request, neither loss nor norm is a spike.
 
     applied, grad_norm = apply_update(optimizer, clip_grad=1.0, veto=lambda norm: is_spike(norm, history, sigma=6))
 
-megatron-core checks for infinities in fp16 alone; in bf16 and fp32 one NaN would spoil every weight.
+megatron-core checks for infinities in fp16 only. In bf16 and fp32, one NaN would reach every weight.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from typing import Any
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
 MIN_HISTORY = 16
-"""Iterations before anything is called a spike: below that a standard deviation means little."""
+"""Iterations in the history before any value counts as a spike. With fewer, a standard deviation means little."""
 MIN_SPREAD = 1e-3
-"""Of the mean, that a standard deviation is taken to be at least: equal values do not make the next one a spike."""
+"""Lower bound of the standard deviation, as a share of the mean. It keeps equal values from making a spike."""
 
 
 def apply_update(optimizer: Any, clip_grad: float, veto: Callable[[float], bool]) -> tuple[bool, float]:
-    """(was the update applied, global gradient norm before clipping). The same on every rank.
+    """Apply the update, and return (whether it was applied, global gradient norm before clipping) on every rank.
 
-    `optimizer` is megatron-core's ChainedOptimizer after the backward pass; `veto` is asked with the norm.
+    `optimizer` is megatron-core's ChainedOptimizer after the backward pass. `veto` gets the norm and returns whether to
+    leave the update out.
     """
     if optimizer.prepare_grads():  # fp16 overflow; the loss scale has been lowered
         return False, math.nan
@@ -39,13 +40,14 @@ def apply_update(optimizer: Any, clip_grad: float, veto: Callable[[float], bool]
 
 
 class DivergedError(ValueError):
-    """Nothing finite comes out of training any more."""
+    """Training gives no finite loss or gradient any more."""
 
 
 def count_not_finite(before: int, iteration: int, loss: float, grad_norm: float, limit: int) -> int:
-    """Iterations in a row, `before` this one and with it, that were not finite.
+    """Return the number of consecutive iterations that were not finite; `before` counts those before this one.
 
-    Raises DivergedError at `limit` (0 = never): weights do not change any more, so neither would what comes next.
+    Raises DivergedError when the number reaches `limit` (0 = never): no update is applied any more, so the run cannot
+    recover.
     """
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return 0
@@ -59,9 +61,9 @@ def count_not_finite(before: int, iteration: int, loss: float, grad_norm: float,
 
 
 def is_spike(value: float, history: Sequence[float], sigma: float) -> bool:
-    """Is `value` more than `sigma` standard deviations above the mean of `history`, the recent iterations?
+    """Return whether `value` is more than `sigma` standard deviations above the mean of the recent `history`.
 
-    Spikes belong to the history too: when the level has changed for good, training goes on after a while.
+    The history includes spikes. When the level has changed for good, new values stop being spikes after a while.
     """
     if len(history) < MIN_HISTORY:
         return False

@@ -1,6 +1,7 @@
-"""What a run tells: the console line, metrics.jsonl, TensorBoard and Weights & Biases. Rank 0 only.
+"""Report each iteration and evaluation: the console line, metrics.jsonl and the trackers, on rank 0 only.
 
-metrics.jsonl has one object a line; the keys are those of StepReport, or `iteration` and `eval: {name: {...}}`.
+metrics.jsonl has one JSON object per line. Its keys are the fields of StepReport, or `iteration` and
+`eval: {name: {...}}`.
 """
 
 from __future__ import annotations
@@ -24,32 +25,32 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class StepReport:
-    """One iteration over all ranks."""
+    """The figures of one iteration, summed over all ranks."""
 
     iteration: int
     lm_loss: float
-    """Mean loss of the target tokens, as the gradient saw it."""
+    """Mean loss of the target tokens, with the weights of the gradient."""
     lr: float
-    """The rate this iteration used."""
+    """Learning rate of this iteration."""
     grad_norm: float
     num_target_tokens: int
     num_tokens: int
-    """Positions that hold a document; padding is not counted."""
+    """Positions that hold a document, without padding."""
     tokens_per_second: float
-    """num_tokens over step_seconds."""
+    """num_tokens / step_seconds."""
     mfu: float | None
     consumed_train_samples: int
     epoch: float
     step_seconds: float
     skipped: bool
-    """The update was not applied: not finite, a spike, or listed in skip_iters."""
+    """Whether the update was left out: not finite, a spike, or listed in skip_iters."""
     loss_scale: float = 1.0
     phases: dict[str, float] | None = None
-    """Seconds by phase, with --timing_log_level 1."""
+    """Seconds of each phase, with --timing_log_level 1."""
 
 
 def console_line(report: StepReport, train_iters: int) -> str:
-    """One line a person can read at a glance."""
+    """Return the line that the console shows for one iteration."""
     left = (train_iters - report.iteration) * report.step_seconds
     parts = [
         f"iter {report.iteration:>{len(str(train_iters))}}/{train_iters}",
@@ -75,10 +76,10 @@ def console_line(report: StepReport, train_iters: int) -> str:
 
 
 class Reporter:
-    """Writes reports to every place that was asked for."""
+    """Writes reports to the console, metrics.jsonl and the trackers of the settings."""
 
     def __init__(self, config: TrainConfig, iteration: int, samples: int) -> None:
-        """`iteration` and `samples`: how far the run has come; what was reported beyond is taken back."""
+        """Open the outputs of a run that has reached `iteration` and `samples`. Later reports are removed."""
         self.config = config
         self.path = Path(config.checkpoint.save) / METRICS_FILE if config.checkpoint.save else None
         if not is_printing_rank():
@@ -91,7 +92,7 @@ class Reporter:
         self.trackers = Trackers(config, iteration, samples)
 
     def step(self, report: StepReport) -> None:
-        """Every iteration goes to the files, each `log_interval`-th to the console."""
+        """Report one iteration: always to the files, and every `log_interval` iterations to the console."""
         if not is_printing_rank():
             return
         self._write(asdict(report))
@@ -105,7 +106,7 @@ class Reporter:
         self.bar.update()
 
     def evaluation(self, iteration: int, results: dict[str, dict[str, float]], kind: str = "eval") -> None:
-        """`results`: name -> {loss, ppl, token_accuracy, num_target_tokens}."""
+        """Report an evaluation. `results` maps each set to {loss, ppl, token_accuracy, num_target_tokens}."""
         if not is_printing_rank() or not results:
             return
         self._write({"iteration": iteration, kind: results})
@@ -122,7 +123,7 @@ class Reporter:
             self.trackers.close()
 
     def _say(self, line: str) -> None:
-        """A line above the progress bar, which is there on terminals only."""
+        """Print a line above the progress bar, which only terminals show."""
         self.bar.clear()
         print(line, flush=True)
         self.bar.refresh()
@@ -140,7 +141,7 @@ class Reporter:
 
 
 def step_scalars(report: StepReport) -> dict[str, float]:
-    """An iteration under Megatron's names, and under those of Hugging Face's Trainer."""
+    """Return an iteration's values under Megatron's names and under those of Hugging Face's Trainer."""
     optional = {"mfu": report.mfu, "loss_scale": report.loss_scale if report.loss_scale != 1.0 else None}
     return {
         "lm loss": report.lm_loss,
@@ -159,7 +160,7 @@ def step_scalars(report: StepReport) -> dict[str, float]:
 
 
 def evaluation_scalars(results: dict[str, dict[str, float]], kind: str) -> dict[str, float]:
-    """Megatron has one set, so its names stand for the mean of the sets; Hugging Face names each set."""
+    """Return an evaluation's values: the mean over sets under Megatron's names, each set under Hugging Face's."""
     megatron = "lm loss validation" if kind == "eval" else f"lm loss {kind}"
     loss = mean([result["loss"] for result in results.values()])
     scalars = {megatron: loss, f"{megatron} ppl": math.exp(min(loss, 20.0)), f"{kind}/loss": loss}
@@ -171,9 +172,7 @@ def evaluation_scalars(results: dict[str, dict[str, float]], kind: str) -> dict[
 
 
 def cut_back(path: Path, iteration: int) -> None:
-    """Drops the lines after `iteration`, so that a resumed run does not report an iteration twice; also a torn last
-    line.
-    """
+    """Remove the lines after `iteration`, so that a resumed run reports no iteration twice, and a torn last line."""
     if not path.is_file():
         return
     kept = []

@@ -1,4 +1,4 @@
-"""Where an iteration's time goes, and a torch profiler over chosen iterations."""
+"""Measure the phases of an iteration, and run torch's profiler over chosen iterations."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from megatron_train.config.settings import TrainConfig
 from megatron_train.report.console import say
 
 BETWEEN = ("evaluate", "save")
-"""Phases between two iterations, reported with the next one."""
+"""Phases between two iterations. The report of the next iteration shows them."""
 
 
 class PhaseTimer:
-    """What this rank is doing, and how long each phase of the iteration took.
+    """Knows the phase this rank is in and the seconds that each phase of the iteration took.
 
-    With `exact`, waits for the device at each change, which costs overlap on a GPU.
+    With `exact`, every change of phase waits for the GPU, which costs overlap.
     """
 
     def __init__(self, exact: bool = False) -> None:
         self.exact = exact and torch.cuda.is_available()
         self.iteration, self.phase, self.changes = 0, "start", 0
         self.seconds: dict[str, float] = {}
-        """Of the phases of this iteration that are over; of evaluating and saving, since the iteration before."""
+        """Seconds of this iteration's finished phases, and of an evaluation or save before it."""
         self.entered = self._started = time.perf_counter()
 
     def start(self, iteration: int, phase: str) -> None:
-        """`iteration`, counted from 1, begins with `phase`."""
+        """Begin `iteration`, counted from 1, with `phase`."""
         self.enter(phase)
         self.seconds = {name: seconds for name, seconds in self.seconds.items() if name in BETWEEN}
         self.iteration, self._started = iteration, self.entered
 
     def enter(self, phase: str) -> None:
+        """End the current phase and begin `phase`."""
         if self.exact:
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -44,12 +45,12 @@ class PhaseTimer:
         self.changes += 1
 
     def total(self) -> float:
-        """Seconds since the iteration began."""
+        """Return the seconds since the iteration began."""
         return time.perf_counter() - self._started
 
 
 class Profiler:
-    """Traces iterations first to last of `profile_iters`, one Chrome trace file per rank in save/profile."""
+    """Profiles the iterations of `profile_iters`. Each rank writes one Chrome trace file to save/profile."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.span = config.logging.profile_iters
@@ -57,12 +58,13 @@ class Profiler:
         self._profile: Any = None
 
     def before(self, iteration: int) -> None:
-        """`iteration` counts from 1 and is about to run."""
+        """Start the profile if it begins with `iteration`, counted from 1."""
         if self.span and iteration == self.span[0]:
             self._profile = torch.profiler.profile(record_shapes=True, with_stack=False)
             self._profile.start()
 
     def after(self, iteration: int) -> None:
+        """Write the profile if it ends with `iteration`."""
         if self._profile is not None and iteration == self.span[-1]:
             self._profile.stop()
             self.folder.mkdir(parents=True, exist_ok=True)
