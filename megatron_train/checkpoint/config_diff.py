@@ -1,4 +1,4 @@
-"""What a run has otherwise than the checkpoint it starts from, as one table.
+"""Settings that differ between a run and its starting checkpoint, as a table.
 
 setting            checkpoint  given   in force
 layernorm_epsilon  1e-05       1e-06   checkpoint
@@ -20,11 +20,11 @@ from pretokenizer.config.paths import find_config
 from pretokenizer.config.yaml_config import load_yaml
 
 NOT_COMPARED = {"checkpoint", "logging", "evaluation"}
-"""Groups of settings that may change from launch to launch without changing what is trained."""
+"""Groups of settings that may differ between launches without changing what the run trains."""
 
 
 class Difference(NamedTuple):
-    """One setting."""
+    """One setting that differs, and the source of the value in force: `checkpoint` or `given`."""
 
     setting: str
     checkpoint: Any
@@ -33,12 +33,12 @@ class Difference(NamedTuple):
 
 
 def differences(config: TrainConfig, folder: Path) -> list[Difference]:
-    """First of the architecture, where --model names one, then of the settings; paths and reports aside."""
+    """Return the differences of the architecture, if --model names one, then of the settings."""
     return [*model_differences(config, folder), *setting_differences(config, folder)]
 
 
 def model_differences(config: TrainConfig, folder: Path) -> list[Difference]:
-    """Of --model and the checkpoint, whose architecture holds. The vocabulary belongs to the checkpoint alone."""
+    """Compare --model with the checkpoint, whose architecture is in force; the vocabulary sizes are not compared."""
     if config.model.model is None:
         return []
     positions = config.model.max_position_embeddings
@@ -52,7 +52,7 @@ def model_differences(config: TrainConfig, folder: Path) -> list[Difference]:
 
 
 def setting_differences(config: TrainConfig, folder: Path) -> list[Difference]:
-    """Of what the checkpoint was trained with; none where it was converted."""
+    """Compare the settings with those of the training run that wrote the checkpoint. A converted one has none."""
     if not (folder / TRAIN_CONFIG).is_file():
         return []
     before, now = load_yaml(folder / TRAIN_CONFIG), yaml.safe_load(config_to_yaml(config))
@@ -65,7 +65,7 @@ def setting_differences(config: TrainConfig, folder: Path) -> list[Difference]:
 
 
 def table(rows: list[Difference]) -> str:
-    """Aligned columns with a head, two spaces in front."""
+    """Return the rows as aligned columns under a header, indented by two spaces."""
     cells = [("setting", "checkpoint", "given", "in force"), *(tuple(map(_shown, row)) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(4)]
     return "\n".join(

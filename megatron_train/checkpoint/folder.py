@@ -1,17 +1,17 @@
-"""SHARED, torch-free: the files of a checkpoint folder and the order in which they become visible.
+"""SHARED, torch-free: the files of a checkpoint folder, and the order in which they become visible.
 
     CKPT_DIR/latest_checkpointed_iteration.txt     "500" or "release"; replaced, never rewritten in place
-    CKPT_DIR/best_checkpointed_iteration.txt       the saved iteration with the lowest validation loss
+    CKPT_DIR/best_checkpointed_iteration.txt       the saved iteration of lowest validation loss
     CKPT_DIR/iter_0000500/                         renamed from .iter_0000500.staging once complete
         *.distcp .metadata metadata.json common.pt megatron-core's torch_dist files
         model_config.yaml                          the architecture (model_config.py)
-        train_config.yaml  train_state.json        only where a training run wrote it
-        tokenizer/                                 as the pretokenizer saved it
+        train_config.yaml  train_state.json        only in checkpoints of training runs
+        tokenizer/                                 a copy of the pretokenizer's folder
         SHA256SUMS                                 of every file above, written last
     CKPT_DIR/release/                              the same without training state: converted weights
-        generation_config.json                     of the Hugging Face folder that they came from
+        generation_config.json                     a copy from the Hugging Face folder
 
-Every pickle in such a folder is checked against an allow-list before anything reads it: see safe_pickle.py.
+safe_pickle.py checks every pickle in such a folder against an allow-list before any code loads it.
 """
 
 from __future__ import annotations
@@ -35,26 +35,27 @@ TOKENIZER_DIR = "tokenizer"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint folder that cannot be used: the message names the file and what to do."""
+    """A checkpoint folder that cannot be used. The message names the file and what to do."""
 
 
 def folder_name(iteration: int | None) -> str:
-    """`iter_0000500`, or `release` for None."""
+    """Return `iter_0000500` for 500, and `release` for None."""
     return RELEASE if iteration is None else f"iter_{iteration:07d}"
 
 
 def staging_folder(checkpoint_dir: Path, iteration: int | None) -> Path:
-    """Where a checkpoint is written before it is published; hidden, on the same file system."""
+    """Return the hidden folder that receives a checkpoint before it is published, on the same file system."""
     return checkpoint_dir / f".{folder_name(iteration)}.staging"
 
 
 def publish_checkpoint(checkpoint_dir: Path, iteration: int | None, known: Mapping[Path, str] | None = None) -> Path:
-    """Writes SHA256SUMS into the staging folder (`known` digests are not computed again), renames it to its final name,
-    then moves the tracker (of a release, first). Returns the final folder.
+    """Write SHA256SUMS into the staging folder, rename the folder to its final name, and move the tracker to it.
+
+    `known` digests are not computed again. A release moves its tracker first. Returns the final folder.
     """
     staging, final = staging_folder(checkpoint_dir, iteration), checkpoint_dir / folder_name(iteration)
     write_sha256sums(staging, known)
-    if iteration is None:  # the only one of its folder: killed before the rename, the same command starts over
+    if iteration is None:  # if it is killed before the rename, the same command starts over
         write_text_atomic(checkpoint_dir / TRACKER, f"{RELEASE}\n")
     publish_folder(staging, final)
     if iteration is not None:
@@ -63,15 +64,16 @@ def publish_checkpoint(checkpoint_dir: Path, iteration: int | None, known: Mappi
 
 
 def list_iterations(checkpoint_dir: Path) -> list[int]:
-    """Iterations with a published folder, ascending."""
+    """Return the iterations that have a published folder, in ascending order."""
     names = (re.fullmatch(r"iter_(\d{7,})", path.name) for path in checkpoint_dir.glob("iter_*"))
     return sorted(int(match.group(1)) for match in names if match)
 
 
 def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) -> Path:
-    """The folder of `iteration`, else the one the tracker names. A path of a published folder itself is accepted too.
+    """Return the folder of `iteration`, or of the iteration that the tracker names.
 
-    Raises CheckpointError naming what is missing and what is there.
+    `checkpoint_dir` may also be the path of one published folder. Raises CheckpointError that names what is missing and
+    what the folder holds.
     """
     root = Path(checkpoint_dir)
     if not root.is_dir():
@@ -93,20 +95,20 @@ def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) ->
         wanted = RELEASE if text == RELEASE else folder_name(int(text))
     else:
         raise CheckpointError(
-            f"{root}: no {TRACKER} in it, so no checkpoint was published there; found {present or 'nothing'}"
+            f"{root}: has no {TRACKER}, so no checkpoint was published there; found {present or 'nothing'}"
         )
     if not (root / wanted).is_dir():
-        raise CheckpointError(f"{root}: {wanted} is not there; found {', '.join(present) or 'nothing'}")
+        raise CheckpointError(f"{root}: has no {wanted}; found {', '.join(present) or 'nothing'}")
     return root / wanted
 
 
 def check_folder(folder: Path, part: int = 0, num_parts: int = 1) -> None:
-    """Verifies SHA256SUMS and scans every pickle. Raises CheckpointError that names each bad file.
+    """Verify SHA256SUMS and scan every pickle. Raises CheckpointError that names each bad file.
 
-    With `num_parts`, of the files' contents only one `part`: several ranks share the reading.
+    `num_parts` ranks share the reading: each verifies the contents of one `part` of the files.
     """
     if not (folder / "SHA256SUMS").is_file():
-        raise CheckpointError(f"{folder}: no SHA256SUMS in it; the save was not completed, use another checkpoint")
+        raise CheckpointError(f"{folder}: has no SHA256SUMS, so its save did not complete; use another checkpoint")
     problems = verify_sha256sums(folder, part, num_parts)
     if problems:
         raise CheckpointError(f"{folder}: damaged: " + "; ".join(problems))
@@ -118,7 +120,7 @@ def check_folder(folder: Path, part: int = 0, num_parts: int = 1) -> None:
 
 
 def remove_stale_staging(checkpoint_dir: Path) -> None:
-    """Deletes what an interrupted save left behind. Only names of our own making are touched."""
+    """Delete the leftovers of an interrupted save. Only names that this module makes are touched."""
     for pattern in (".iter_*.staging", ".iter_*.replaced"):
         for path in checkpoint_dir.glob(pattern):
             _remove_tree(path)

@@ -1,4 +1,8 @@
-"""Where a run starts: its own newest sound checkpoint, else what --load names, else random weights; and which model."""
+"""Find the checkpoint and the architecture that a run starts from.
+
+A run starts from its own newest sound checkpoint in --save, else from the checkpoint of --load, else from random
+weights.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +32,17 @@ from pretokenizer.config.yaml_config import load_yaml
 
 @dataclass(frozen=True)
 class Start:
-    """A published checkpoint folder; `resume` when optimizer, position and random state go on from it."""
+    """A published checkpoint folder. `resume`: the run also takes optimizer, data position and random state from it."""
 
     folder: Path
     resume: bool
 
 
 def find_start(config: TrainConfig) -> Start | None:
-    """The first sound candidate; a damaged one is named on stderr. All ranks call it and get the same answer.
+    """Return the first sound candidate, or None. All ranks call this function and get the same answer.
 
-    Raises CheckpointError when there are candidates and none is sound, or when what --load names is missing.
+    A warning names each damaged candidate. Raises CheckpointError when every candidate is damaged, and when --load
+    names a folder that does not exist.
     """
     refused: list[str] = []
     for start in _as_rank_0_sees(config):
@@ -54,7 +59,7 @@ def find_start(config: TrainConfig) -> Start | None:
 
 
 def _as_rank_0_sees(config: TrainConfig) -> list[Start]:
-    """All candidates, the same on every rank: on a shared disk not all see a new folder at the same time."""
+    """Return the candidates of rank 0 on every rank: not all hosts of a shared disk see a new folder at once."""
     answer: list[list[Start] | CheckpointError] = [[]]
     if dist.get_rank() == 0:
         try:
@@ -83,7 +88,10 @@ def _candidates(config: TrainConfig) -> Iterator[Start]:
 
 
 def _goes_back(config: TrainConfig, own: Path) -> bool:
-    """Is this the first launch of a run that goes back to --load_iters in its own folder? Later ones go on from it."""
+    """Return whether this launch is the first to go back to --load_iters in its own folder.
+
+    Later launches resume from the checkpoints that the first one writes.
+    """
     settings = config.checkpoint
     if settings.load_iters is None or settings.load is None or not own.samefile(settings.load):
         return False
@@ -94,7 +102,7 @@ def _goes_back(config: TrainConfig, own: Path) -> bool:
 
 
 def _newest_first(root: Path) -> Iterator[Start]:
-    """The checkpoint the tracker names, then older ones; all, newest first, when what it names is gone."""
+    """Yield the checkpoint that the tracker names, then older ones; every checkpoint if that one is missing."""
     iterations = list_iterations(root)
     try:
         named = find_checkpoint(root)
@@ -109,7 +117,7 @@ def _newest_first(root: Path) -> Iterator[Start]:
 
 
 def _problem_of(folder: Path) -> str | None:
-    """Checksums and pickles are checked once, the files shared among the ranks; every rank hears the same verdict."""
+    """Check a folder's checksums and pickles, with the files shared among the ranks. Returns the first problem."""
     problem: str | None = None
     try:
         check_folder(folder, dist.get_rank(), dist.get_world_size())
@@ -121,8 +129,10 @@ def _problem_of(folder: Path) -> str | None:
 
 
 def load_model_config(config: TrainConfig, start: Path | None) -> ModelConfig:
-    """The architecture: of the checkpoint where there is one, else of --model. A difference between the two is an
-    error. `max_position_embeddings` of the run raises that of either.
+    """Return the architecture of the checkpoint if there is one, else of --model.
+
+    The run's `max_position_embeddings` may raise the architecture's. Raises CheckpointError when --model differs from
+    the checkpoint, and when neither is given.
     """
     positions = config.model.max_position_embeddings
     named = (

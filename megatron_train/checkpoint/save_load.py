@@ -1,6 +1,6 @@
-"""Save and load: megatron-core's torch_dist format in folders as checkpoint/folder.py describes them.
+"""Save and load checkpoints in megatron-core's torch_dist format. checkpoint/folder.py describes the folder.
 
-A checkpoint knows nothing of the layout that wrote it: any TP, PP, VPP and DP loads it, optimizer state included.
+A checkpoint does not depend on the layout that wrote it: every TP, PP, VPP and DP can load it with its optimizer state.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ from megatron_train.report.console import say, warn
 def load_checkpoint(
     start: Start | None, config: TrainConfig, chunks: list[Any], optimizer: Any, layout: ParallelLayout
 ) -> TrainState:
-    """Fills `chunks` (and on resume `optimizer` and the random streams). Raises CheckpointError naming what is damaged
-    or missing.
+    """Load the weights into `chunks`, and on resume also the optimizer and random states. Returns the run's progress.
+
+    Raises CheckpointError that names what is damaged or missing.
     """
     if start is None:
         say("starting from random weights")
@@ -52,7 +53,7 @@ def load_checkpoint(
     settings = config.checkpoint
     different = differences(config, folder) if resume or settings.use_checkpoint_args else []
     if different:
-        warn(f"what differs from {folder}:\n{table(different)}")
+        warn(f"settings that differ from {folder}:\n{table(different)}")
     with_optimizer = resume and not settings.no_load_optim
     if with_optimizer and not (folder / TRAIN_STATE).is_file():
         raise CheckpointError(f"{folder}: holds weights only; add --finetune or --no_load_optim")
@@ -63,14 +64,17 @@ def load_checkpoint(
         say(f"loaded weights from {folder}")
         return TrainState()
     if not settings.no_load_rng and not load_rng(folder, layout):
-        warn(f"{folder} was written in another layout: dropout streams start anew")
+        warn(f"{folder} was written in another layout: the random states for dropout are new")
     state = TrainState.load(folder)
     say(f"resumed from {folder} at iteration {state.iteration}")
     return state
 
 
 def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None:
-    """Reads model tensors (and `optimizer`'s) of a checked folder into place; shapes must match exactly."""
+    """Read the tensors of a checked folder into `chunks` and `optimizer`.
+
+    Raises CheckpointError when the folder lacks a tensor or a shape differs.
+    """
     state_dict = _sharded_state_dict(chunks, optimizer, loading=True)
     try:
         with torch.no_grad():
@@ -91,7 +95,7 @@ def _load_chunk(model: Any, tensors: dict[str, Any]) -> list[str]:
 
 
 class Contents(NamedTuple):
-    """What a checkpoint is made of."""
+    """Everything that goes into a checkpoint."""
 
     config: TrainConfig
     model_config: ModelConfig
@@ -103,14 +107,15 @@ class Contents(NamedTuple):
 
     @property
     def root(self) -> Path:
-        """The folder of all checkpoints of the run."""
+        """The folder that holds all checkpoints of the run."""
         return Path(self.config.checkpoint.save or "")
 
 
 def save_checkpoint(contents: Contents, group: Any = None) -> Path:
-    """Writes iter_<iteration> and moves the tracker; all ranks call it. Nothing is visible under its final name before
-    it is complete. Raises CheckpointError naming the folder; older checkpoints are then as they were. Ranks wait for
-    one another's files in `group`, by default the one of all exchanges, with its timeout.
+    """Write iter_<iteration> and move the tracker to it. All ranks call this function. Returns the folder.
+
+    The folder gets its final name only when it is complete. The ranks wait for one another's files in `group`, by
+    default the world's group. Raises CheckpointError that names the folder; older checkpoints are then unchanged.
     """
     plan = stage_checkpoint(contents, keep_copies=False)
     state, limit = contents.state, contents.config.checkpoint.save_total_limit
@@ -121,9 +126,9 @@ def save_checkpoint(contents: Contents, group: Any = None) -> Path:
 
 
 def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
-    """Everything of a checkpoint but the tensors' own files, in its staging folder; those are ready to be written.
+    """Write everything but the tensors into the staging folder, and return a plan for writing the tensors.
 
-    With `keep_copies` training may go on before they are. All ranks call it.
+    With `keep_copies`, training may continue before the plan is carried out. All ranks call this function.
     """
     config, model_config, state, chunks, optimizer, layout, tokenizer_dir = contents
     root, staging = contents.root, staging_folder(contents.root, state.iteration)
@@ -166,9 +171,9 @@ def _sharded_state_dict(chunks: list[Any], optimizer: Any, loading: bool) -> dic
     for key in _model_keys(chunks):
         for tensor in nested_values(state_dict[key]):
             if isinstance(tensor, ShardedTensor):
-                tensor.allow_shape_mismatch = False  # megatron-core would fill or cut a vocabulary without a word
+                tensor.allow_shape_mismatch = False  # megatron-core would pad or cut a vocabulary silently
     if optimizer is not None:
-        # Adam makes its moments at the first applied step; every step so far may have been skipped.
+        # Adam creates its moments in the first applied step, and every step so far may have been skipped.
         for part in optimizer.chained_optimizers:
             part.init_state_fn(part.optimizer, part.config)
         state_dict["optimizer"] = optimizer.sharded_state_dict(state_dict, is_loading=loading, metadata=metadata)

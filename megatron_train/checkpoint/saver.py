@@ -1,12 +1,12 @@
-"""When checkpoints are written: at once, or with --async_save in a thread while training goes on.
+"""Save checkpoints in the training loop, or with --async_save in a thread beside it.
 
     with CheckpointSaver(config, model_config, layout, tokenizer_dir) as saver:
-        saver.save(state, chunks, optimizer)      # waits for the one before; at most one is under way
-        saver.check()                             # every iteration: raises what went wrong in the thread
+        saver.save(state, chunks, optimizer)      # waits for the previous save; at most one is in progress
+        saver.check()                             # in every iteration: raises an error of the thread
 
-Leaving the block, for whatever reason, waits for the one under way. Before the thread starts, the tensors are copied to
-the CPU. Ranks agree about the files in a process group of its own, so that nothing of it can meet training's exchanges
-and a slow disk is not taken for a rank that hangs.
+Leaving the block always waits for the save in progress. The tensors are copied to the CPU before the thread starts.
+The ranks exchange messages about the files in a process group of their own. They cannot mix with the collectives of
+training, and a slow disk does not look like a rank that hangs.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from megatron_train.config.settings import TrainConfig
 from megatron_train.report.console import say, warn
 
 SLOWEST_WRITE = datetime.timedelta(hours=2)
-"""How long one rank's files may take longer than another's; a rank that dies is noticed at once."""
+"""How much longer the files of one rank may take than those of another. A rank that dies is noticed at once."""
 
 
 class CheckpointSaver:
-    """Saves checkpoints of one run. All ranks call every method at the same iterations."""
+    """Saves the checkpoints of one run. All ranks call every method in the same iterations."""
 
     def __init__(
         self, config: TrainConfig, model_config: ModelConfig, layout: ParallelLayout, tokenizer_dir: Path | None
@@ -42,19 +42,19 @@ class CheckpointSaver:
         self.config, self.model_config, self.layout, self.tokenizer_dir = config, model_config, layout, tokenizer_dir
         self.root = Path(config.checkpoint.save or "")
         self._thread: Thread | None = None
-        self._under_way = 0
+        self._in_progress = 0
         self._problem: BaseException | None = None
         self._group = dist.new_group(backend="gloo", timeout=SLOWEST_WRITE) if config.checkpoint.save else None
 
     def save(self, state: TrainState, chunks: list[Any], optimizer: Any) -> None:
-        """Raises CheckpointError, of this save or of the one before."""
+        """Save a checkpoint, or start to. Raises CheckpointError when this save or the previous one failed."""
         contents = Contents(self.config, self.model_config, state, chunks, optimizer, self.layout, self.tokenizer_dir)
         if not self.config.checkpoint.async_save:
             save_checkpoint(contents, self._group)
             return
         self.wait()
         plan = stage_checkpoint(contents, keep_copies=True)
-        self._under_way = state.iteration
+        self._in_progress = state.iteration
         self._thread = Thread(target=self._write, args=(plan, state), name=f"save {folder_name(state.iteration)}")
         self._thread.start()
 
@@ -62,22 +62,22 @@ class CheckpointSaver:
         limit = self.config.checkpoint.save_total_limit
         try:
             write_and_publish(plan, self.root, state.iteration, state.best_iteration, limit, self._group)
-        except BaseException as problem:  # raised in the training loop
+        except BaseException as problem:  # the training loop raises it
             self._problem = problem
 
     def check(self) -> None:
-        """Does not wait. Raises CheckpointError when the save under way has failed."""
+        """Raise CheckpointError if the save in progress has failed, without waiting for it."""
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
 
     def wait(self) -> None:
-        """Until nothing is under way. Raises CheckpointError when it failed."""
+        """Wait for the save in progress. Raises CheckpointError when it failed."""
         if self._thread is None:
             return
         started = time.monotonic()
         self._thread.join()
         self._thread = None
-        seconds, folder = time.monotonic() - started, self.root / folder_name(self._under_way)
+        seconds, folder = time.monotonic() - started, self.root / folder_name(self._in_progress)
         if self._problem is not None:
             problem, self._problem = self._problem, None
             raise (

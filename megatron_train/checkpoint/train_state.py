@@ -1,4 +1,4 @@
-"""How far a run has come, and the random streams of its ranks. JSON and safetensors: nothing here is a pickle."""
+"""The progress of a run and the random states of its ranks, stored as JSON and safetensors, without pickle."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ RNG_FILE = "rng_state.safetensors"
 
 @dataclass(frozen=True)
 class TrainState:
-    """Counts since the run began; samples are rows of the training order."""
+    """Progress since the run began. A sample is one row of the training order."""
 
     iteration: int = 0
     consumed_train_samples: int = 0
     skipped_iterations: int = 0
-    """Iterations whose update was not applied: not finite, a spike, or listed in skip_iters."""
+    """Iterations whose update was left out: not finite, a spike, or listed in skip_iters."""
     data_fingerprint: str = ""
-    """Of the training shards' document lengths: a resumed run must find the same."""
+    """Fingerprint of the document lengths of the training shards. A resumed run must find the same."""
 
     best_loss: float | None = None
-    """Lowest validation loss of a saved iteration, mean over the validation sets."""
+    """Lowest validation loss of a saved iteration, as the mean over the validation sets."""
     best_iteration: int | None = None
-    """Iteration of best_loss."""
+    """The iteration that had best_loss."""
     recent_losses: tuple[float, ...] = ()
-    """Of iterations that were finite, applied or not, for --skip_spike_sigma."""
+    """Losses of the latest finite iterations, applied or not, for --skip_spike_sigma."""
     recent_grad_norms: tuple[float, ...] = ()
 
     @property
@@ -54,7 +54,7 @@ class TrainState:
         )
 
     def evaluated(self, loss: float) -> TrainState:
-        """With the validation loss of this iteration, which is about to be saved, taken into account."""
+        """Return the state after an evaluation with `loss`, in an iteration that is about to be saved."""
         if not math.isfinite(loss) or (self.best_loss is not None and loss >= self.best_loss):
             return self
         return replace(self, best_loss=loss, best_iteration=self.iteration)
@@ -72,7 +72,7 @@ class TrainState:
             return from_mapping(cls, read_json(folder / TRAIN_STATE), str(folder / TRAIN_STATE))
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"{folder / TRAIN_STATE}: cannot be read ({error}); load with --finetune to start anew"
+                f"{folder / TRAIN_STATE}: cannot be read ({error}); --finetune loads the weights alone"
             ) from error
 
 
@@ -82,7 +82,7 @@ def _layout_name(layout: ParallelLayout) -> str:
 
 
 def save_rng(folder: Path, layout: ParallelLayout) -> None:
-    """All ranks call it; rank 0 writes one file with every rank's streams."""
+    """Write the random states of all ranks into one file. All ranks call this function."""
     own = {"torch": torch.get_rng_state()}
     if uses_cuda():
         own["cuda"] = torch.cuda.get_rng_state()
@@ -95,13 +95,14 @@ def save_rng(folder: Path, layout: ParallelLayout) -> None:
         tensors = {
             f"{rank}/{name}": state for rank, states in enumerate(everyone) for name, state in (states or {}).items()
         }
-        # Not save_file: its files can be read by nobody else.
+        # safetensors' save_file makes files that other users cannot read.
         (folder / RNG_FILE).write_bytes(save(tensors, metadata={"layout": _layout_name(layout)}))
 
 
 def load_rng(folder: Path, layout: ParallelLayout) -> bool:
-    """Restores this rank's streams; False when the checkpoint was written in another layout, whose streams have no
-    meaning here. Raises CheckpointError for a damaged file.
+    """Restore this rank's random state. Returns False when the checkpoint has another layout or device, or no state.
+
+    Raises CheckpointError for a damaged file.
     """
     path = folder / RNG_FILE
     if not path.is_file():
@@ -112,7 +113,9 @@ def load_rng(folder: Path, layout: ParallelLayout) -> bool:
                 return False
         _set_streams(load_file(path), f"{dist.get_rank()}/")
     except (SafetensorError, KeyError, RuntimeError, TypeError) as error:
-        raise CheckpointError(f"{path}: not the random streams of a run ({error}); load with --no_load_rng") from error
+        raise CheckpointError(
+            f"{path}: does not hold the random states of a run ({error}); load with --no_load_rng"
+        ) from error
     return True
 
 

@@ -1,10 +1,9 @@
-"""Writing and publishing a checkpoint whose tensors no longer change: files by every rank, then one rank gives them
-their name.
+"""Write the tensors of a checkpoint and publish it: every rank writes its own files, then rank 0 publishes the folder.
 
-    plan = plan_tensors(state_dict, staging, keep_copies=True)     # in the training loop; exchanges between all ranks
-    write_and_publish(plan, root, iteration, ..., group)           # there too, or in a thread with a `group` of its own
+    plan = plan_tensors(state_dict, staging, keep_copies=True)     # in the training loop; all ranks take part
+    write_and_publish(plan, root, iteration, ..., group)           # there, or in a thread with its own `group`
 
-The files are megatron-core's, byte for byte the same for the same state: nothing in them tells time, place or luck.
+The files are megatron-core's. The same state gives the same bytes: the files hold no time, path or random number.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ from pretokenizer.files.checksums import sha256_file
 from pretokenizer.files.publish import set_aside, write_text_atomic
 
 Bucket = tuple[str, str, tuple[list[Any], list[Any]]]
-"""(path, name within the folder, (items of bytes, items of CPU tensors)): what becomes one file."""
+"""The contents of one file: (path, name within the folder, (items of bytes, items of CPU tensors))."""
 
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """What this rank writes and, on rank 0, the index of everything."""
+    """The files that this rank writes and, on rank 0, the index of all files."""
 
     buckets: list[Bucket]
     writer: FileSystemWriterAsync
@@ -55,7 +54,7 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class Written:
-    """What a rank tells the others about its files."""
+    """A rank's report about its files, or the problem that it had."""
 
     results: list[WriteResult] = field(default_factory=list)
     digests: dict[Path, str] = field(default_factory=dict)
@@ -63,7 +62,7 @@ class Written:
 
 
 class _PlannedOnly(TorchDistSaveShardedStrategy):
-    """megatron-core's strategy up to the point where files would be written."""
+    """megatron-core's strategy, stopped before it writes files."""
 
     planned: tuple[FileSystemWriterAsync, Metadata | None]
 
@@ -73,9 +72,9 @@ class _PlannedOnly(TorchDistSaveShardedStrategy):
 
 
 def plan_tensors(state_dict: dict[str, Any], staging: Path, keep_copies: bool) -> TensorPlan:
-    """Agrees with all ranks on who writes what, and brings this rank's part to the CPU; rank 0 writes common.pt.
+    """Agree with all ranks on who writes which tensor, and move this rank's part to the CPU. Rank 0 writes common.pt.
 
-    With `keep_copies` nothing in the plan shares memory with `state_dict`, which may change afterwards.
+    With `keep_copies`, the plan shares no memory with `state_dict`, which may then change.
     """
     strategy = _PlannedOnly("torch_dist", 1)
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
@@ -98,10 +97,10 @@ def _on_cpu(tensor: torch.Tensor, keep_copy: bool) -> torch.Tensor:
 def write_and_publish(
     plan: TensorPlan, root: Path, iteration: int, best: int | None, limit: int | None, group: Any = None
 ) -> None:
-    """Writes this rank's files; rank 0 then publishes iter_<iteration>, names the `best` and keeps `limit`.
+    """Write this rank's files. Rank 0 then publishes iter_<iteration>, names the `best` and keeps `limit` checkpoints.
 
-    All ranks call it, in a thread with a `group` that nothing else uses. Raises CheckpointError on every rank when any
-    of them failed: the staging folder is then gone and what was published before is untouched.
+    All ranks call this function. In a thread, nothing else may use `group`. Raises CheckpointError on every rank when
+    any rank failed; the staging folder is then removed and older checkpoints are unchanged.
     """
     first = dist.get_rank() == 0
     everyone: list[Any] = [None] * dist.get_world_size()
@@ -119,13 +118,13 @@ def _write_own(plan: TensorPlan) -> Written:
             for (path, _, _), (results, digest) in zip(plan.buckets, pool.map(write, plan.buckets), strict=True):
                 written.results.extend(results)
                 written.digests[Path(path)] = digest
-    except Exception as error:  # whatever it is, the other ranks wait to hear of it
+    except Exception as error:  # the other ranks wait for this report, whatever the error is
         return Written(problem=f"{type(error).__name__}: {error}{_space_left(Path(plan.writer.path))}")
     return written
 
 
 def _space_left(folder: Path) -> str:
-    """For a message: torch hides that a disk is full."""
+    """Return the free space as a part of a message: torch does not say that a disk is full."""
     try:
         return f" ({shutil.disk_usage(folder).free:,} bytes left on the device)"
     except OSError:
@@ -147,7 +146,7 @@ def _write_file(transforms: Any, bucket: Bucket) -> tuple[list[WriteResult], str
 def _publish(
     plan: TensorPlan, everyone: list[Written], root: Path, iteration: int, best: int | None, limit: int | None
 ) -> str | None:
-    """What went wrong, or None once the checkpoint is there."""
+    """Publish the checkpoint. Returns the problem, or None."""
     staging, replaced = staging_folder(root, iteration), None
     problem = next((f"rank {rank}: {each.problem}" for rank, each in enumerate(everyone) if each.problem), None)
     try:
@@ -166,26 +165,26 @@ def _publish(
         if replaced:
             shutil.rmtree(replaced)
         _retain(root, iteration, limit, best)
-    except OSError as error:  # the checkpoint is there; the next save tries again
+    except OSError as error:  # the checkpoint is complete, and the next save tries again
         warn(f"{error.filename or root}: an old checkpoint could not be removed ({error.strerror or error})")
     return None
 
 
 def _write_index(plan: TensorPlan, everyone: list[Written], staging: Path) -> None:
-    plan.writer.storage_meta = StorageMeta  # the stock one names this folder and a random number
+    plan.writer.storage_meta = StorageMeta  # megatron-core's own holds the folder's path and a random number
     plan.writer.finish(plan.metadata, [each.results for each in everyone])
     save_config(CheckpointingConfig("torch_dist", 1), str(staging))
 
 
 def _retain(root: Path, newest: int, limit: int | None, best: int | None) -> None:
-    """Names the best checkpoint by validation loss; removes all but that one and the last `limit` up to `newest`.
+    """Record the best checkpoint, and remove all others except the last `limit` up to iteration `newest`.
 
-    Later iterations are of a run that this one went back from: they stay until this one comes to them.
+    Later iterations belong to the run before it went back. They stay until this run reaches them.
     """
     saved = [iteration for iteration in list_iterations(root) if iteration <= newest]
     if best in saved:
         write_text_atomic(root / BEST, f"{best}\n")
     for iteration in saved[: -limit if limit else 0]:
         if iteration != best:
-            aside = set_aside(root / folder_name(iteration))  # half removed it would still have its final name
+            aside = set_aside(root / folder_name(iteration))  # a partly removed folder must not keep its final name
             shutil.rmtree(aside or root / folder_name(iteration))

@@ -20,7 +20,7 @@ from pretokenizer.config.yaml_config import ConfigError
 
 
 def main(arguments: list[str]) -> int:
-    """`arguments` after the word `plan`. Raises ConfigError for what a user can mend."""
+    """Run the command with the `arguments` after `plan`. Returns the exit code. Raises ConfigError for wrong flags."""
     own, rest = plan_parser().parse_known_args(arguments)
     command = parse(rest)
     plan = make_plan(command, own)
@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def plan_parser() -> argparse.ArgumentParser:
-    """The flags that training does not have."""
+    """Return the parser of the flags that only `plan` has."""
     parser = _Parser(
         prog="megatron_train plan",
         usage="%(prog)s [--config FILE] [flags of training] --world_size N [--suggest]",
@@ -47,8 +47,8 @@ def plan_parser() -> argparse.ArgumentParser:
     parser.add_argument("--world_size", type=int, required=True, metavar="N", help="GPUs")
     parser.add_argument("--suggest", action="store_true", help="rank the layouts that fit on these GPUs")
     parser.add_argument("--gpu", choices=DEVICES, default="h100-80gb", help="kind of GPU [h100-80gb]")
-    parser.add_argument("--mfu", type=float, default=0.4, help="share of the peak that is reached, for the hours [0.4]")
-    parser.add_argument("--vocab_size", type=int, metavar="N", help="vocabulary of the data, where it is not known")
+    parser.add_argument("--mfu", type=float, default=0.4, help="reached share of the peak FLOP/s, for the time [0.4]")
+    parser.add_argument("--vocab_size", type=int, metavar="N", help="vocabulary size of the data, if not known")
     parser.add_argument("--num_documents", type=int, metavar="N", help="documents of the training shard, if not known")
-    parser.add_argument("--num_document_tokens", type=int, metavar="N", help="tokens of them all, likewise")
+    parser.add_argument("--num_document_tokens", type=int, metavar="N", help="tokens of all documents, if not known")
     return parser

@@ -1,4 +1,4 @@
-"""The GPUs `plan` knows: memory a program can use, peak, and the links between them, from the vendors' data sheets."""
+"""The GPUs that `plan` knows: usable memory, peak FLOP/s and the links between GPUs, from the vendors' data sheets."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from megatron_train.report.flops import PEAK_TFLOPS
 
 @dataclass(frozen=True)
 class Device:
-    """One kind of GPU, 8 to a node."""
+    """One kind of GPU, in nodes of 8."""
 
     name: str
     memory: float
-    """GiB that a program can use."""
+    """Usable memory in GiB."""
     peak: float
     """Dense bf16 FLOP/s."""
     link: float
-    """Bytes per second to the other GPUs of the node, each way."""
+    """Bytes per second to the other GPUs of the node, in each direction."""
     network: float = 50e9
-    """Bytes per second to other nodes: 400 Gbit/s for each GPU."""
+    """Bytes per second to other nodes. The default is 400 Gbit/s per GPU."""
 
 
 GPUS_PER_NODE = 8
@@ -30,4 +30,4 @@ DEVICES = {
     "h200-141gb": Device("H200 141 GB", 139.7, PEAK_TFLOPS["H200"] * 1e12, 450e9),
 }
 SIZES = {"40 GB": 39.4, "80 GB": 79.2, "141 GB": 139.7}
-"""Label -> GiB that a program can use."""
+"""Label -> usable memory in GiB."""

@@ -1,8 +1,8 @@
-"""Bytes on one rank, from arithmetic alone: no torch, no allocation.
+"""Compute the bytes on one rank from arithmetic alone, without torch and without allocations.
 
-What is exact (tests compare it with megatron-core's own buffers): weights, gradient buffers and optimizer state,
-padding included. What is estimated: activations, logits, communication buffers. Names: t = tensor-parallel size, s =
-the same where sequence parallelism splits tokens over it, else 1; sizes are per token until multiplied.
+Weights, gradient buffers and optimizer state are exact with their padding: tests compare them with megatron-core's own
+buffers. Activations, logits and communication buffers are estimates. Names: t is the tensor-parallel size; s is t if
+sequence parallelism splits tokens over the ranks, else 1. Sizes are per token until they are multiplied.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
 
 BUCKET_ELEMENTS = 40_000_000
-"""megatron-core's smallest gradient bucket with overlap_grad_reduce."""
+"""Elements of megatron-core's smallest gradient bucket with overlap_grad_reduce."""
 FIXED_BYTES = int(1.5 * 2**30)
-"""CUDA context, NCCL channels and cuBLAS workspaces: what a rank holds before the model is there."""
+"""CUDA context, NCCL channels and cuBLAS workspaces, which a rank holds before it has a model."""
 
 
 @dataclass(frozen=True)
 class StageMemory:
-    """One rank of a pipeline stage, in bytes (parameters: elements)."""
+    """The memory of one rank of a pipeline stage. `parameters` counts elements; the sizes are in bytes."""
 
     stage: int
     layers: int
@@ -35,11 +35,11 @@ class StageMemory:
     buffers: int
     """Communication buffers, temporaries of the largest module, and FIXED_BYTES."""
     update: int
-    """Temporaries of the optimizer step, when activations are gone."""
+    """Temporaries of the optimizer step, which starts after the activations are freed."""
 
     @property
     def total(self) -> int:
-        """Peak: activations and logits, or the temporaries of the optimizer step."""
+        """Peak bytes: in the forward and backward pass, or in the optimizer step."""
         static = self.weights + self.gradients + self.optimizer + self.buffers
         return static + max(self.activations + self.logits, self.update)
 
@@ -49,7 +49,7 @@ def weight_bytes(config: TrainConfig) -> int:
 
 
 def stage_memory(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, stage: int) -> StageMemory:
-    """The fullest rank of pipeline stage `stage` (data-parallel rank 0 holds the most optimizer state)."""
+    """Return the memory of the fullest rank of pipeline stage `stage`."""
     size = weight_bytes(config)
     chunks = [chunk_parameters(model, layout, stage, chunk) for chunk in range(layout.vpp)]
     buckets = [
@@ -78,16 +78,16 @@ def stage_memory(model: ModelConfig, config: TrainConfig, layout: ParallelLayout
 
 @dataclass(frozen=True)
 class Parameter:
-    """One weight as a rank holds it."""
+    """The part of one weight that a rank holds."""
 
     numel: int
     own_bucket: bool = False
-    """Tied embeddings of a pipelined model get a bucket of their own."""
+    """Whether the weight fills a bucket alone, as tied embeddings of a pipelined model do."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Elements [start, end) of a buffer, with the ranges of the parameters in it."""
+    """Elements [start, end) of a buffer, and the element ranges of its parameters."""
 
     start: int
     end: int
@@ -95,7 +95,7 @@ class Bucket:
 
 
 def chunk_parameters(model: ModelConfig, layout: ParallelLayout, stage: int, chunk: int = 0) -> list[Parameter]:
-    """Weights of a model chunk in megatron-core's order: embedding, layers, last norm, output layer."""
+    """Return the weights of a model chunk in megatron-core's order: embedding, layers, last norm, output layer."""
     tied, hidden = model.share_embeddings_and_output_weights, model.hidden_size
     rows = Parameter(model.padded_vocab // layout.tp * hidden, own_bucket=tied and layout.pp > 1)
     norm = [Parameter(hidden)] * (1 if model.normalization == "RMSNorm" else 2)
@@ -112,7 +112,7 @@ def chunk_parameters(model: ModelConfig, layout: ParallelLayout, stage: int, chu
 
 
 def layer_parameters(model: ModelConfig, tp: int, norm: list[Parameter]) -> list[Parameter]:
-    """input norm; attention output, query/key/value; second norm; MLP in and out."""
+    """Return one layer's weights: input norm; attention output, query/key/value; second norm; MLP in and out."""
     hidden = model.hidden_size
     queries = model.num_attention_heads * model.head_dim
     qkv = (queries + 2 * model.query_groups * model.head_dim) // tp
@@ -133,7 +133,7 @@ def layer_parameters(model: ModelConfig, tp: int, norm: list[Parameter]) -> list
 
 
 def _is_bucketed(config: TrainConfig, stage: int, chunk: int) -> bool:
-    """Mirrors wrap_model and megatron-core: later stages reduce in one piece, and so do later chunks."""
+    """Return whether a chunk's gradients are reduced in buckets: only on stage 0, and mostly in the first chunk."""
     parallel = config.parallel
     return parallel.overlap_grad_reduce and stage == 0 and (chunk == 0 or parallel.overlap_param_gather)
 
@@ -141,7 +141,9 @@ def _is_bucketed(config: TrainConfig, stage: int, chunk: int) -> bool:
 def buffer_buckets(
     parameters: list[Parameter], layout: ParallelLayout, config: TrainConfig, bucketed: bool
 ) -> list[Bucket]:
-    """Where megatron-core 0.16.1 puts each parameter: in reverse order, starts padded to 64 elements, buckets to
+    """Return the buckets that megatron-core 0.16.1 makes.
+
+    Parameters come in reverse order. Each starts at a multiple of 64 elements, and each bucket ends at a multiple of
     lcm(dp, 128).
     """
     limit = max(BUCKET_ELEMENTS, 1_000_000 * layout.dp) if bucketed else None
@@ -171,7 +173,7 @@ def buffer_buckets(
 
 
 def optimizer_elements(buckets: list[list[Bucket]], dp: int, rank: int) -> int:
-    """Elements of the parameters that data-parallel `rank` updates: its share of every bucket without the padding."""
+    """Return how many elements data-parallel `rank` updates: its share of every bucket, without the padding."""
     count = 0
     for bucket in (bucket for chunk in buckets for bucket in chunk):
         share = (bucket.end - bucket.start) // dp
@@ -184,11 +186,11 @@ def optimizer_elements(buckets: list[list[Bucket]], dp: int, rank: int) -> int:
 
 
 def layer_activation(model: ModelConfig, config: TrainConfig, layout: ParallelLayout) -> float:
-    """Bytes one layer keeps per token for its backward pass when nothing is recomputed.
+    """Return the bytes per token that one layer saves for its backward pass without recomputation.
 
-    Counted as autograd saves them: inputs of norms, of the four linear layers and of attention, the fused
-    query/key/value (its value part is a view), and the MLP's products. Holds where norms are one kernel; RMSNorm on the
-    CPU is not, and keeps more.
+    Autograd saves the inputs of norms, of the four linear layers and of attention, the fused query/key/value (the value
+    is a view of it), and the MLP's products. The count holds where a norm is one kernel. RMSNorm on the CPU is several
+    kernels and saves more.
     """
     size, t = weight_bytes(config), layout.tp
     s = t if config.parallel.sequence_parallel else 1
@@ -196,25 +198,25 @@ def layer_activation(model: ModelConfig, config: TrainConfig, layout: ParallelLa
     queries = model.num_attention_heads * model.head_dim / t
     keys = max(1.0, model.query_groups / t) * model.head_dim
     width = model.ffn_hidden_size / t
-    norms = 1 if model.parallel_residual else 2  # parallel branches read the same residual stream
+    norms = 1 if model.parallel_residual else 2  # parallel branches share their input
     normed = 1 if model.shared_norm else 2
     elements = (norms + normed) * hidden + (queries + 2 * keys) + (queries + keys) + queries
     elements += width * _mlp_products(model)
-    elements += 4 * model.head_dim * model.rotary_percent / config.batch.micro_batch_size  # sines, shared by the rows
+    elements += 4 * model.head_dim * model.rotary_percent / config.batch.micro_batch_size  # shared by rows
     masks = (2 if config.model.hidden_dropout > 0 else 0) * hidden
     statistics = 4 * (normed * (1 if model.normalization == "RMSNorm" else 2) / s + model.num_attention_heads / t)
     return elements * size + masks + statistics
 
 
 def _mlp_products(model: ModelConfig) -> int:
-    """Numbers kept per unit of the MLP: what goes into and comes out of the activation; see model/swiglu.py."""
+    """Return the numbers saved per MLP unit: inputs and outputs of the activation, as in model/swiglu.py."""
     if not model.gated_linear_unit:
         return 2
     return 3 if model.activation == "silu" else 5
 
 
 def stage_activations(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, stage: int) -> int:
-    """Peak bytes of what all micro-batches in flight on `stage` keep, and of the layers recomputed at a time."""
+    """Return the peak bytes that all micro-batches in flight on `stage` save, plus the layers being recomputed."""
     tokens = config.batch.micro_batch_size * config.data.seq_length
     layer, entry = layer_activation(model, config, layout) * tokens, _entry_bytes(model, config, layout) * tokens
     layers = model.num_layers // (layout.pp * layout.vpp)
@@ -229,16 +231,16 @@ def stage_activations(model: ModelConfig, config: TrainConfig, layout: ParallelL
             chunk, working = group * entry + (layers - group) * layer, layer
     elif settings.recompute_granularity == "selective":
         lse = 4 * model.num_attention_heads / layout.tp * tokens
-        chunk = layers * (layer - lse)  # query, key, value and the output are kept anyway
+        chunk = layers * (layer - lse)  # query, key, value and output stay saved
     else:
         chunk = layers * layer
     if stage == layout.pp - 1:
-        chunk += 2 * entry  # input of the last norm, and of the output layer
+        chunk += 2 * entry  # inputs of the last norm and of the output layer
     return int(chunk * chunks_in_flight(layout, config, stage) + working)
 
 
 def chunks_in_flight(layout: ParallelLayout, config: TrainConfig, stage: int) -> int:
-    """Model chunks whose forward pass is done and whose backward pass is not, at most: 1F1B, or interleaved."""
+    """Return the most model chunks between their forward and backward pass, in the 1F1B or interleaved schedule."""
     batches = layout.num_microbatches(config.batch)
     if layout.vpp == 1:
         return min(batches, layout.pp - stage)
@@ -246,14 +248,14 @@ def chunks_in_flight(layout: ParallelLayout, config: TrainConfig, stage: int) ->
 
 
 def logits_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, tokens: int) -> int:
-    """The output layer's logits and the fp32 softmax that the loss keeps."""
+    """Return the bytes of the output layer's logits and of the fp32 softmax that the loss saves."""
     size = weight_bytes(config)
     return int(tokens * model.padded_vocab / layout.tp * (size + 4 if size == 2 else 4))
 
 
 def working_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, tokens: int) -> int:
-    """Gradients inside one MLP, the gathered sequence, pipeline messages, and the gradient of the largest weight before
-    it is added to the fp32 buffer.
+    """Return the bytes of temporaries: gradients inside one MLP, the gathered sequence, pipeline messages, and the
+    gradient of the largest weight before it is added to the fp32 buffer.
     """
     size, t = weight_bytes(config), layout.tp
     width = model.ffn_hidden_size / t
@@ -265,5 +267,5 @@ def working_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayou
 
 
 def _entry_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayout) -> float:
-    """Hidden states between layers, per token."""
+    """Return the bytes per token of the hidden states between layers."""
     return model.hidden_size * weight_bytes(config) / (layout.tp if config.parallel.sequence_parallel else 1)

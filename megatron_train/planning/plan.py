@@ -41,7 +41,7 @@ class Plan:
 
 
 def make_plan(command: CommandLine, own: argparse.Namespace) -> Plan:
-    """Checks the settings as a launch would, then computes."""
+    """Check the settings as a launch does, and compute the plan. Raises ConfigError."""
     config = command.config
     if own.world_size < 1 or not 0 < own.mfu <= 1:
         raise ConfigError("--world_size must be at least 1, --mfu above 0 and at most 1")
@@ -56,8 +56,10 @@ def make_plan(command: CommandLine, own: argparse.Namespace) -> Plan:
 
 
 def find_model(command: CommandLine, vocab_size: int | None) -> tuple[ModelConfig, str]:
-    """The architecture with the rows the run allocates, and where it comes from: --model, the checkpoint, or the file
-    of configs/model whose name the checkpoint's folder begins with.
+    """Return the architecture with the vocabulary rows that the run allocates, and its source.
+
+    The source is --model, the checkpoint, or the file of configs/model whose name starts the name of the checkpoint's
+    folder. Raises ConfigError when there is none.
     """
     config, source = command.config, command.config.model.model
     load = config.checkpoint.load
@@ -69,7 +71,7 @@ def find_model(command: CommandLine, vocab_size: int | None) -> tuple[ModelConfi
             if named is None:
                 known = ", ".join(sorted(path.stem for path in MODELS.glob("*.yaml")))
                 raise ConfigError(
-                    f"{load} is not here and its name tells no architecture; add --model configs/model/NAME.yaml "
+                    f"{load} does not exist and names no known architecture; add --model configs/model/NAME.yaml "
                     f"({known})"
                 ) from None
             source = os.path.relpath(named)
@@ -89,7 +91,9 @@ def _model_named_like(load: str) -> Path | None:
 
 
 def _data_vocabulary(command: CommandLine, model: ModelConfig) -> int:
-    """Token ids of the data: Megatron-LLM's five special tokens and the extra ones, or what was published."""
+    """Return the vocabulary size of the data: with Megatron-LLM's five special tokens and --vocab_extra_ids_list, or as
+    published.
+    """
     if command.extra_tokens:
         return model.vocab_size + 5 + len(command.extra_tokens)
     data = command.config.data

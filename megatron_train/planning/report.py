@@ -18,11 +18,11 @@ RECOMPUTATIONS: tuple[tuple[Literal["selective", "full"] | None, str], ...] = (
     ("selective", "about 2 %"),
     ("full", "about 33 %"),
 )
-"""What may be recomputed, and what it costs."""
+"""The choices of recomputation, and their extra computing."""
 
 
 def report(plan: Plan) -> str:
-    """The whole text."""
+    """Return the whole text."""
     parts = [model_lines(plan), memory_table(plan), recompute_table(plan), work_lines(plan), disk_lines(plan)]
     return "\n\n".join("\n".join(lines) for lines in parts)
 
@@ -48,7 +48,7 @@ def model_lines(plan: Plan) -> list[str]:
 
 
 def memory_table(plan: Plan) -> list[str]:
-    """GiB per rank of each stage. Weights, gradients and optimizer are exact."""
+    """Return the table of GiB per rank, with one row per stage."""
     head = ("stage", "layers", "parameters", "weights", "gradients", "optimizer", "activations", "logits", "buffers")
     rows = [
         (
@@ -64,7 +64,7 @@ def memory_table(plan: Plan) -> list[str]:
     precision = {2: "bf16 or fp16", 4: "fp32"}[weight_bytes(plan.config)]
     return [
         f"GiB per rank: {precision} weights, fp32 gradients, optimizer state over {plan.layout.dp} ranks.",
-        f"These are exact, the rest is estimated. It fits when the peak is at most {RESERVE:.0%} of the memory.",
+        f"These are exact; the rest is estimated. A plan fits if its peak is at most {RESERVE:.0%} of the memory.",
         *_aligned([(*head, "peak", *(f"fits {label}" for label in SIZES)), *rows]),
     ]
 
@@ -74,7 +74,7 @@ def _parts(stage: StageMemory) -> tuple[int, ...]:
 
 
 def recompute_table(plan: Plan) -> list[str]:
-    """Peak of the fullest rank by what is recomputed."""
+    """Return the table of the fullest rank's peak, with one row per choice of recomputation."""
     rows: list[tuple[str, ...]] = [("recompute", "activations", "peak", "extra computing")]
     for granularity, extra in RECOMPUTATIONS:
         full = granularity == "full"
@@ -119,7 +119,7 @@ def data_line(plan: Plan) -> str:
     facts = plan.facts
     if facts is None:
         return (
-            "data         not known: every position counts as a token, epochs are left out; give --num_documents and "
+            "data         unknown: every position counts as a token and epochs are left out; give --num_documents and "
             "--num_document_tokens, or the shards"
         )
     known = facts.mean_tokens == facts.mean_tokens
@@ -128,7 +128,7 @@ def data_line(plan: Plan) -> str:
 
 
 def disk_lines(plan: Plan) -> list[str]:
-    """torch_dist checkpoints: weights, and fp32 weights and two moments of the optimizer."""
+    """Return the sizes of checkpoints, which hold weights, fp32 main weights and two moments."""
     size = weight_bytes(plan.config)
     parameters = plan.model.num_parameters(plan.model.padded_vocab)
     one = parameters * (size + 12)
@@ -149,7 +149,7 @@ def disk_lines(plan: Plan) -> list[str]:
 
 
 def suggestions(command: CommandLine, plan: Plan) -> str:
-    """The ranked layouts, best first."""
+    """Return the table of the ranked layouts, best first."""
     found = suggest(command, plan.model, plan.facts, plan.layout.world_size, plan.device, plan.mfu)
     title = f"\nlayouts that fit on {plan.layout.world_size} {plan.device.name}, by estimated seconds per iteration"
     if not found:
@@ -168,6 +168,6 @@ def suggestions(command: CommandLine, plan: Plan) -> str:
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Columns to the right, the last one to the left."""
+    """Return the rows as columns aligned to the right, and the last column to the left."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     return ["  " + "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths)), row[-1]]) for row in rows]

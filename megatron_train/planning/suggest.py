@@ -1,8 +1,8 @@
-"""`plan --suggest`: every layout of N GPUs that the model allows and that fits, fastest first by a rough estimate.
+"""`plan --suggest`: rank every layout of N GPUs that the model allows and that fits, by a rough estimate of its time.
 
-The estimate adds to the computing time (at `mfu` of the peak, extra passes of recomputation included) what starting
-kernels costs, tensor-parallel messages inside each layer and messages between stages, divides by the share of the step
-that is no pipeline bubble, and adds the data-parallel reduction. It ranks; it does not promise.
+The estimate adds computing (at `mfu` of the peak, with the extra passes of recomputation), kernel launches,
+tensor-parallel messages inside each layer and messages between stages. It divides the sum by the share of the step that
+is not pipeline bubble, and adds the data-parallel reduction. The estimate ranks layouts; it does not predict seconds.
 """
 
 from __future__ import annotations
@@ -22,30 +22,32 @@ from megatron_train.planning.workload import DataFacts, Workload, bubble_fractio
 from pretokenizer.config.yaml_config import ConfigError
 
 RESERVE = 0.94
-"""Share of the memory a plan may fill; the rest is fragmentation."""
+"""Share of the memory that a plan may fill. The rest is left for fragmentation."""
 RECOMPUTE_COST = {None: 1.0, "selective": 1.02, "full": 4 / 3}
-"""Forward passes done again, as a factor on the computing time."""
+"""Factor on the computing time for recomputed forward passes."""
 LAUNCH_SECONDS = 0.3e-3
-"""Starting the kernels of one layer, forward and backward, for one micro-batch: about 60 at 5 microseconds."""
+"""Launching one layer's kernels for one micro-batch, forward and backward: about 60 kernels of 5 microseconds."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One layout that fits."""
+    """A layout that fits, and its estimate."""
 
     layout: ParallelLayout
     micro_batch_size: int
     recompute: str
     gib: float
     seconds: float
-    """Of an iteration."""
+    """Estimated seconds of an iteration."""
     reason: str
 
 
 def suggest(
     command: CommandLine, model: ModelConfig, facts: DataFacts | None, world_size: int, device: Device, mfu: float
 ) -> list[Suggestion]:
-    """Layouts that fit, fastest first; for each (tensor, pipeline, virtual) sizes the fastest micro-batch and
+    """Return the layouts that fit, fastest first.
+
+    Each combination of tensor, pipeline and virtual pipeline size occurs once, with its fastest micro-batch size and
     recomputation.
     """
     best: dict[tuple[int, int, int], Suggestion] = {}
@@ -60,7 +62,7 @@ def suggest(
 def candidates(
     command: CommandLine, model: ModelConfig, world_size: int
 ) -> Iterator[tuple[TrainConfig, ParallelLayout]]:
-    """Every combination that the trainer accepts for this model and batch."""
+    """Yield every combination that the trainer accepts for this model and batch."""
     sizes = [2**n for n in range(11) if 2**n <= world_size]
     for tp, pp, vpp in itertools.product([t for t in sizes if t <= GPUS_PER_NODE], sizes, (1, 2, 4, 5)):
         if tp * pp > world_size or (vpp > 1 and pp == 1):
@@ -102,7 +104,7 @@ def _config(config: TrainConfig, layout: ParallelLayout, micro_batch_size: int, 
 def judge(
     config: TrainConfig, model: ModelConfig, facts: DataFacts | None, layout: ParallelLayout, device: Device, mfu: float
 ) -> Suggestion | None:
-    """None when a rank needs more than RESERVE of the device."""
+    """Return the estimate of a layout, or None when a rank needs more than RESERVE of the device."""
     peak = max(stage_memory(model, config, layout, stage).total for stage in range(layout.pp)) / 2**30
     if peak > RESERVE * device.memory:
         return None
@@ -125,7 +127,7 @@ def judge(
 def tensor_seconds(
     model: ModelConfig, config: TrainConfig, layout: ParallelLayout, device: Device, work: Workload
 ) -> float:
-    """Four all-gathers and four reduce-scatters of the hidden states a layer, forward and backward together."""
+    """Return the seconds of tensor-parallel messages: 4 all-gathers and 4 reduce-scatters of the states per layer."""
     if layout.tp == 1:
         return 0.0
     tokens = work.positions_per_iteration / layout.dp
@@ -136,7 +138,7 @@ def tensor_seconds(
 def stage_seconds(
     model: ModelConfig, config: TrainConfig, layout: ParallelLayout, device: Device, work: Workload
 ) -> float:
-    """Hidden states to the next stage and gradients back, for each micro-batch and model chunk."""
+    """Return the seconds of messages between stages: states forward and gradients back, per micro-batch and chunk."""
     if layout.pp == 1:
         return 0.0
     split = layout.tp if config.parallel.sequence_parallel else 1
@@ -146,7 +148,7 @@ def stage_seconds(
 
 
 def data_seconds(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, device: Device) -> float:
-    """Gradients in fp32 reduced, weights gathered; half hidden behind computing with overlap_grad_reduce."""
+    """Return the seconds of reducing fp32 gradients and gathering weights. overlap_grad_reduce hides half of them."""
     if layout.dp == 1:
         return 0.0
     own = model.num_parameters(model.padded_vocab) / (layout.tp * layout.pp)

@@ -1,8 +1,8 @@
-"""What a run has to do: documents, rows, tokens, FLOPs and hours; from the shards where they are, else from published
-facts.
+"""The work of a run: documents, rows, tokens and FLOPs, from the shards if they exist, else from published figures.
 
-Lengths of documents are only known with the shards. Without them an exponential law around the mean is assumed, which
-gives the mean longest of n documents (mean x (1 + 1/2 + ... + 1/n)) and the mean square (2 x mean^2).
+Only the shards tell the lengths of documents. Without them, lengths are assumed to follow an exponential distribution
+with the known mean. The longest of n documents then has mean x (1 + 1/2 + ... + 1/n) tokens on average, and the mean
+square is 2 x mean^2.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ from pretokenizer.config.yaml_config import ConfigError, load_yaml
 
 CARDS = shipped_configs() / "cards.yaml"
 PACKING_EFFICIENCY = 0.995
-"""Share of a packed row's positions that hold documents, as measured at 4,096 on chat data."""
+"""Share of a packed row's positions that hold documents, measured on chat data with rows of 4,096 positions."""
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """One epoch of training data."""
+    """Figures of one epoch of training data."""
 
     source: str
-    """Where the figures come from, in words."""
+    """The source of the figures, in words."""
     documents: int
     mean_tokens: float
     mean_square: float
     longest: int | None = None
 
     def positions(self) -> float:
-        """Labels of one document: a token less than it has."""
+        """Mean number of labels of a document, one less than its tokens."""
         return self.mean_tokens - 1
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Of the whole run. `epochs` and what follows are None where nothing is known about the data."""
+    """The work of the whole run. `rows_per_epoch` and `epochs` are None if nothing is known about the data."""
 
     global_batch_size: int
     iterations: int
     rows_per_epoch: float | None
     epochs: float | None
     tokens_per_iteration: float
-    """Positions that hold documents; without facts, every position."""
+    """Positions that hold documents; every position if nothing is known about the data."""
     positions_per_iteration: float
-    """Computed positions, padding included."""
+    """Computed positions, with padding."""
     flops_per_iteration: float
-    """Of the computed positions."""
+    """FLOPs of the computed positions."""
 
     @property
     def useful(self) -> float:
@@ -65,7 +65,7 @@ class Workload:
 
 
 def published_facts(prefix: str) -> dict[str, Any] | None:
-    """What configs/cards.yaml knows of a shard with this name: `documents`, `tokens`, `vocab_size`, `card`, `stage`."""
+    """Return the figures of configs/cards.yaml for a shard of this name, or None."""
     if not CARDS.is_file():
         return None
     for card, entry in load_yaml(CARDS).items():
@@ -76,7 +76,9 @@ def published_facts(prefix: str) -> dict[str, Any] | None:
 
 
 def data_facts(data: Data, seed: int, documents: int | None, tokens: int | None) -> DataFacts | None:
-    """Of the training split: `documents` and `tokens` of the user, the shards, or what was published; else None."""
+    """Return the figures of the training split: the user's `documents` and `tokens`, else those of the shards, else
+    published ones, else None.
+    """
     paths, key = (data.train_data_path, "train_data_path") if data.train_data_path else (data.data_path, "data_path")
     prefixes = [prefix for _, prefix in parse_blend(paths, key)] if paths else []
     if documents is not None:
@@ -116,7 +118,7 @@ def _measured(prefixes: list[str], data: Data, seed: int) -> DataFacts:
 
 
 def workload(config: TrainConfig, model: ModelConfig, facts: DataFacts | None, layout: ParallelLayout) -> Workload:
-    """Of `config.batch.train_iters` iterations."""
+    """Return the work of `config.batch.train_iters` iterations."""
     rows = layout.global_batch_size(config.batch)
     length, per_row = config.data.seq_length, 1.0
     known = facts is not None and facts.mean_tokens == facts.mean_tokens
@@ -145,21 +147,21 @@ def workload(config: TrainConfig, model: ModelConfig, facts: DataFacts | None, l
 
 
 def _packed_rows(config: TrainConfig, facts: DataFacts) -> float:
-    """Exact where the shards are: the very packing of the run."""
+    """Return the packed rows of an epoch. With the shards the number is exact, because it packs as the run does."""
     if facts.longest is not None:
         return training_samples(config.data, 1, config.batch.seed).rows_per_epoch
     return facts.documents * facts.positions() / config.data.seq_length / PACKING_EFFICIENCY
 
 
 def _padded_length(config: TrainConfig, facts: DataFacts) -> float:
-    """Mean length of a padded row: that of the longest document of its micro-batch."""
+    """Return the mean length of a padded row, which is that of the longest document in its micro-batch."""
     harmonic = sum(1 / n for n in range(1, config.batch.micro_batch_size + 1))
     longest = facts.longest or config.data.seq_length
     return min(float(longest), config.data.seq_length, facts.positions() * harmonic + config.data.pad_to_multiple / 2)
 
 
 def bubble_fraction(pipeline: int, virtual: int, micro_batches: int) -> float:
-    """Share of a step in which a stage waits: (p - 1) / (m v + p - 1).
+    """Return the share of a step in which a pipeline stage waits: (p - 1) / (m v + p - 1).
 
     >>> round(bubble_fraction(4, 1, 32), 3)
     0.086

@@ -227,7 +227,7 @@ def test_what_differs_from_the_checkpoint_is_one_table(
     capsys.readouterr()
     assert run("--train_iters", 3, "--lr", "2e-2", "--use_checkpoint_args", "--load", tmp_path / "save") == 0
     error = capsys.readouterr().err
-    assert f"warning: what differs from {tmp_path}/save/iter_0000002:\n" in error
+    assert f"differ from {tmp_path}/save/iter_0000002:\n" in error
     rows = [line.split() for line in error[error.index("  setting ") :].splitlines()]
     assert rows == [
         ["setting", "checkpoint", "given", "in", "force"],

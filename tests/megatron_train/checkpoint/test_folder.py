@@ -71,10 +71,10 @@ def test_what_is_missing_and_what_is_there_is_named(tmp_path: Path) -> None:
 
     assert message(tmp_path / "nowhere") == f"{tmp_path}/nowhere: no such checkpoint folder"
     assert message(tmp_path) == (
-        f"{tmp_path}: no latest_checkpointed_iteration.txt in it, so no checkpoint was published there; found nothing"
+        f"{tmp_path}: has no latest_checkpointed_iteration.txt, so no checkpoint was published there; found nothing"
     )
     publish(tmp_path, 500)
-    assert message(tmp_path, 600) == f"{tmp_path}: iter_0000600 is not there; found iter_0000500"
+    assert message(tmp_path, 600) == f"{tmp_path}: has no iter_0000600; found iter_0000500"
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("last\n")
     assert message(tmp_path) == (
         f"{tmp_path}/latest_checkpointed_iteration.txt: holds 'last'; expected an iteration number or 'release'"
@@ -114,7 +114,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_sums_was_not_completed(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no SHA256SUMS in it; the save was not completed"):
+    with pytest.raises(CheckpointError, match="has no SHA256SUMS"):
         check_folder(tmp_path)
 
 

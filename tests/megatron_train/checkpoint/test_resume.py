@@ -56,7 +56,7 @@ def test_an_iteration_can_be_asked_for(tmp_path: Path) -> None:
     publish(tmp_path / "run", 10)
     assert start_of(load=tmp_path / "run", load_iters=5) == Start(older, resume=True)
     assert start_of(load=older) == Start(older, resume=True)
-    with pytest.raises(CheckpointError, match="iter_0000007 is not there; found iter_0000005, iter_0000010"):
+    with pytest.raises(CheckpointError, match="has no iter_0000007; found iter_0000005, iter_0000010"):
         start_of(load=tmp_path / "run", load_iters=7)
 
 
@@ -80,7 +80,7 @@ def test_checkpoints_without_a_tracker_are_found(tmp_path: Path, capsys: pytest.
     newest = [publish(tmp_path / "run", iteration) for iteration in (5, 10)][1]
     (tmp_path / "run" / "latest_checkpointed_iteration.txt").unlink()
     assert start_of(save=tmp_path / "run") == Start(newest, resume=True)
-    assert "no latest_checkpointed_iteration.txt in it" in capsys.readouterr().err
+    assert "has no latest_checkpointed_iteration.txt" in capsys.readouterr().err
 
 
 def damage(folder: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_tracker_whose_folder_is_gone_is_no_dead_end(tmp_path: Path, capsys: p
     older = publish(tmp_path / "run", 5)
     (tmp_path / "run" / "latest_checkpointed_iteration.txt").write_text("10\n")
     assert start_of(save=tmp_path / "run") == Start(older, resume=True)
-    assert "iter_0000010 is not there; found iter_0000005" in capsys.readouterr().err
+    assert "has no iter_0000010; found iter_0000005" in capsys.readouterr().err
 
 
 def test_the_architecture_comes_from_the_checkpoint_and_must_agree_with_the_file(tmp_path: Path) -> None:

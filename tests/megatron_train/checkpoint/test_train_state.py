@@ -45,7 +45,7 @@ def test_save_and_load_give_the_same_as_readable_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[1]", '{"iterations": 3}', '{"iteration": "many"}'])
 def test_a_damaged_file_says_how_to_go_on(tmp_path: Path, text: str) -> None:
     (tmp_path / "train_state.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"train_state.json: cannot be read .*load with --finetune"):
+    with pytest.raises(CheckpointError, match=r"train_state.json: cannot be read .*--finetune"):
         TrainState.load(tmp_path)
 
 
