@@ -5,6 +5,7 @@ for each engine. So what is special in a text is only what the chat format put t
 message is text, as it is for the reference; or, where that is wanted, the control token.
 """
 
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -51,14 +52,25 @@ class FastEngine:
 def _described(tokenizer: Tokenizer, special: Mapping[str, int]) -> bytes:
     """The vocabulary as `tokenizer.json` contents in which only `special` is special."""
     if isinstance(tokenizer, SentencePieceTokenizer):
-        return sentencepiece_json.tokenizer_json(tokenizer, special)
+        described = sentencepiece_json.describe(tokenizer, exact=True)
+        described["added_tokens"] = [sentencepiece_json.added_token(token, i) for token, i in special.items()]
+        return _dump(described)
     assert isinstance(tokenizer, JsonTokenizer)
-    described: dict[str, Any] = fast_loads(tokenizer.path.read_bytes())
+    described = fast_loads(tokenizer.path.read_bytes())
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     own = {token.content: (i, token) for i, token in tokenizer.backend.get_added_tokens_decoder().items()}
     kept = {content: (i, token) for content, (i, token) in own.items() if not token.special or content in special}
     added = [{"id": i, "content": content, **{f: getattr(t, f) for f in flags}} for content, (i, t) in kept.items()]
     marks = {content: i for content, i in special.items() if content not in own}
     described |= {"truncation": None, "padding": None}
-    described["added_tokens"] = [*added, *sentencepiece_json.special_tokens(marks)]
-    return sentencepiece_json.dump(described)
+    described["added_tokens"] = [*added, *(sentencepiece_json.added_token(mark, i) for mark, i in marks.items())]
+    return _dump(described)
+
+
+def _dump(described: dict[str, Any]) -> bytes:
+    """JSON, through orjson where it is installed."""
+    try:
+        import orjson
+    except ImportError:
+        return json.dumps(described, ensure_ascii=False).encode("utf-8")
+    return orjson.dumps(described)

@@ -28,11 +28,11 @@ class SentencePieceTokenizer(Tokenizer):
         super().__init__(path, extra_special_tokens, new_tokens)
         try:
             self.processor = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
-            self.num_pieces = int(self.processor.get_piece_size())
-            self.tokens = [self.processor.id_to_piece(i) for i in range(self.num_pieces)]
+            self.pieces: list[str] = self.processor.id_to_piece(list(range(self.processor.get_piece_size())))
         except (RuntimeError, OSError, UnicodeDecodeError) as error:
             raise TokenizerError(f"{path}: not a SentencePiece model ({error})") from None
-        self._ids = {token: i for i, token in enumerate(self.tokens)}
+        self.tokens = [*self.pieces]
+        self._ids = {piece: i for i, piece in enumerate(self.pieces)}
         pad = self._own_piece(self.processor.pad_id(), "<PAD>")
         bos = self._own_piece(self.processor.bos_id(), "<BOS>")
         eos = self._own_piece(self.processor.eos_id(), "<EOS>")
@@ -41,7 +41,7 @@ class SentencePieceTokenizer(Tokenizer):
                 self._add_special(token)
         for token in extra_special_tokens:
             self._add_special(token)
-        self.eos_token_id = self._ids.get(eos, self.num_pieces - 1)
+        self.eos_token_id = self._ids.get(eos, len(self.pieces) - 1)
         self.bos_token_id = self._ids.get(bos)
         self.pad_token_id = self._ids.get(pad, self.eos_token_id)
 
