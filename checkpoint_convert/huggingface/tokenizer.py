@@ -16,14 +16,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from checkpoint_convert.huggingface.generation import SpecialIds
-from checkpoint_convert.huggingface.sentencepiece_tokenizer import differing_texts, tokenizers_backend
 from checkpoint_convert.output.report import named, warn
 from checkpoint_convert.tensors.tensor import ConvertError
 from megatron_train.config.model_config import ModelConfig
 from pretokenizer.chat.formats import CHAT_FORMATS, TEMPLATE_NAME, ChatFormat, ChatFormatError
 from pretokenizer.chat.jinja_format import TemplateFormat, read_template
 from pretokenizer.files.publish import read_json
+from pretokenizer.tokenizer import sentencepiece_json
 from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.json_tokenizer import JsonTokenizer
 from pretokenizer.tokenizer.load import load_tokenizer, read_tokenizer_spec
@@ -31,6 +33,8 @@ from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenize
 
 ADDED_TOKENS = "added_tokens.json"
 WRAPPER = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")
+PROBES = ("The  quick brown\tfox.\n\n    x = 10", " 1,000 ½ ﬁ Ａ é e\u0301 日本 🎉 ", "x<unk>y <0x0A> <s>", "")
+"""Texts with runs of spaces, characters that normalisation changes, and pieces that stay text when spelled."""
 
 
 def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_tokens: bool) -> Tokenizer | None:
@@ -211,9 +215,16 @@ def write_tokenizer_files(tokenizer: Tokenizer, chat_format: ChatFormat | None, 
         (folder / TEMPLATE_NAME).write_text(chat_format.hf_chat_template, encoding="utf-8")
 
 
+def differing_texts(tokenizer: SentencePieceTokenizer, backend: Any) -> list[str]:
+    """Return the probe texts, with the user-defined pieces, that `backend` encodes differently from SentencePiece."""
+    defined = [t.content for t in backend.get_added_tokens_decoder().values() if not t.special]
+    texts = [*PROBES, *(f"{before}{piece}{after}" for piece in defined for before, after in (("", ""), ("a ", " b")))]
+    return [text for text in texts if backend.encode(text, add_special_tokens=False).ids != tokenizer.encode(text)]
+
+
 def _backend(tokenizer: Tokenizer) -> Any:
     if isinstance(tokenizer, SentencePieceTokenizer):
-        return tokenizers_backend(tokenizer)
+        return tokenizers.Tokenizer.from_str(json.dumps(sentencepiece_json.tokenizer_json(tokenizer)))
     assert isinstance(tokenizer, JsonTokenizer)
     return tokenizer.backend
 

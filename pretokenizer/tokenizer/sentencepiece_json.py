@@ -1,7 +1,8 @@
 """A SentencePiece model as `tokenizer.json` contents, for readers that know only that format. (SHARED)
 
-    described = describe(tokenizer)                       # the model alone
-    described["added_tokens"] = [added_token("<|im_end|>", 32006)]
+    contents = tokenizer_json(tokenizer)       # the model, its special tokens, BOS in front
+    contents = describe(tokenizer)             # the model alone
+    contents["added_tokens"] = [added_token("<|im_end|>", 32006)]
 
 SentencePiece's BPE joins the two neighbours whose joined piece has the best score, leftmost first; `tokenizers` joins
 the pair of lowest rank. So every cut of a piece into two other pieces is a merge, ranked by the piece's score. Among
@@ -26,6 +27,24 @@ UNIGRAM, BPE = 1, 2
 
 class UnsupportedModelError(TokenizerError):
     """A SentencePiece model has a feature that the target format cannot express."""
+
+
+def tokenizer_json(tokenizer: SentencePieceTokenizer, add_bos: bool = True) -> dict[str, Any]:
+    """Return the complete `tokenizer.json` object: `describe`, the added tokens, and BOS in front with `add_bos`.
+
+    User-defined pieces become added tokens, because SentencePiece finds them before it merges anything. `<unk>` is no
+    special token: spelled in a text, it stays text. Raises UnsupportedModelError like `describe`.
+    """
+    contents = describe(tokenizer)
+    defined = {
+        tokenizer.pieces[i]: i for i, piece in enumerate(read_model(tokenizer).pieces) if piece.type == USER_DEFINED
+    }
+    tokens = sorted({**defined, **tokenizer.special_tokens}.items(), key=lambda item: item[1])
+    contents["added_tokens"] = [added_token(token, i, special=token in tokenizer.special_tokens) for token, i in tokens]
+    bos = tokenizer.bos_token_id
+    if add_bos and bos is not None and (token := tokenizer.id_to_token(bos)) in tokenizer.special_tokens:
+        contents["post_processor"] = bos_processor(token, bos)
+    return contents
 
 
 def describe(tokenizer: SentencePieceTokenizer, exact: bool = False) -> dict[str, Any]:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import sentencepiece
 import tokenizers
 import transformers
 
 from checkpoint_convert.convert import from_hf
 from checkpoint_convert.mapping.options import ImportOptions
 from tests.checkpoint_convert.tiny_models import save_tiny_model
-
-CORPUS = [
-    "The quick brown fox jumps over the lazy dog, and the dog does not mind.",
-    "def fibonacci(number):\n    if number < 2:\n        return number\n    return fibonacci(number - 1)",
-    "Une pomme est tombée; zwölf Äpfel fielen später.  Two  spaces   three    four.",
-    "user assistant system context: question and answer, again and again.",
-] * 8
+from tests.sentencepiece_models import CORPUS, train_spm
 
 
 @pytest.fixture(autouse=True)
@@ -34,28 +26,6 @@ def quiet_transformers() -> None:
 def spm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BPE `tokenizer.model` with byte fallback and identity normalisation; 300 pieces and more."""
     return train_spm(tmp_path_factory.mktemp("spm") / "tokenizer.model", model_type="bpe")
-
-
-def train_spm(path: Path, **options: object) -> Path:
-    """A SentencePiece model with Llama's settings, `options` apart."""
-    model = io.BytesIO()
-    settings = {
-        "vocab_size": 400,
-        "byte_fallback": True,
-        "character_coverage": 0.99,
-        "normalization_rule_name": "identity",
-        "remove_extra_whitespaces": False,
-        "split_digits": True,
-        "allow_whitespace_only_pieces": True,
-        "num_threads": 1,
-        "minloglevel": 2,
-        "hard_vocab_limit": False,
-    }
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CORPUS), model_writer=model, **{**settings, **options}
-    )
-    path.write_bytes(model.getvalue())
-    return path
 
 
 @pytest.fixture(scope="session")

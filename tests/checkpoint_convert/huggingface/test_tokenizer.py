@@ -24,7 +24,7 @@ from pretokenizer.chat.formats import CHAT_FORMATS
 from pretokenizer.chat.roles import Role
 from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.load import load_tokenizer
-from tests.checkpoint_convert.conftest import train_spm
+from tests.sentencepiece_models import train_spm
 
 CHATML = ("<|im_start|>", "<|im_end|>")
 CONVERSATION = Conversation(

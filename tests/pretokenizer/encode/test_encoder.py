@@ -51,7 +51,7 @@ def test_why_there_is_no_fast_way(sample_tokenizer: Tokenizer, monkeypatch: pyte
     def wrong(*_: object) -> None:
         raise EngineMismatchError("emoji")
 
-    def refused(*_: object) -> None:
+    def refused(*_: object, **__: object) -> None:
         raise sentencepiece_json.UnsupportedModelError("the model normalises characters")
 
     with monkeypatch.context() as patch:
@@ -60,7 +60,7 @@ def test_why_there_is_no_fast_way(sample_tokenizer: Tokenizer, monkeypatch: pyte
         assert "(the reference; gigatoken gives other ids for 'emoji')" in line
         assert encoder.warnings == ["gigatoken gives other ids for 'emoji'; sentencepiece encoded everything"]
     with monkeypatch.context() as patch:
-        patch.setattr(sentencepiece_json, "tokenizer_json", refused)
+        patch.setattr(sentencepiece_json, "describe", refused)
         line = make_encoder(sample_tokenizer, CHATML)[1]
         assert "(the reference; gigatoken cannot load this vocabulary: the model normalises characters)" in line
     monkeypatch.setitem(__import__("sys").modules, "gigatoken", None)

@@ -1,29 +1,140 @@
-"""sentencepiece_json.py"""
+"""`tokenizer.json` contents of SentencePiece models, against sentencepiece itself."""
 
 import json
-import struct
+import random
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
+import tokenizers
+from sentencepiece import sentencepiece_model_pb2
 
-from pretokenizer.tokenizer import sentencepiece_json
+from pretokenizer.tokenizer.load import load_tokenizer
 from pretokenizer.tokenizer.sentencepiece_json import (
     UnsupportedModelError,
-    _Model,
-    _scores_and_types,
-    has_dummy_prefix,
+    added_token,
+    describe,
     ranked_merges,
     tokenizer_json,
 )
 from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
-from tests.pretokenizer.conftest import SAMPLE_MODEL
+from tests.pretokenizer.conftest import CHATML_TOKENS, SAMPLE_MODEL, SHARED, needs_shared
+from tests.sentencepiece_models import train_spm
+
+FRAGMENTS = [" ", "  ", "\n", "\t", "a", "the", "dog", "é", "ß", "日", "🎉", "=", "--", "_", "0", "12", "\u2581", "...",
+             "</s>", "<s>", "<unk>", "<PAD>", "<|im_start|>", "<|im_end|>", "<0x0A>", "{", "x" * 9]  # fmt: skip
 
 
-def test_merges_by_score_then_longer_left_part() -> None:
-    pieces = ["ab", "ba", "aba", "a", "b", "▁", "▁▁", "▁▁▁"]
-    scores = np.array([-1, -2, -3, -9, -9, -9, -1e9, -1e9], dtype=np.float32)
-    assert ranked_merges(pieces, scores) == [
+def random_texts(count: int) -> list[str]:
+    draw = random.Random(5)
+    return ["".join(draw.choice(FRAGMENTS) for _ in range(draw.randint(1, 30))) for _ in range(count)]
+
+
+def space_runs() -> list[str]:
+    return [before + " " * n + after for n in range(1, 40) for before in ("", "a", "\n") for after in ("", "b")]
+
+
+def load(path: Path) -> SentencePieceTokenizer:
+    tokenizer = load_tokenizer(path, CHATML_TOKENS)
+    assert isinstance(tokenizer, SentencePieceTokenizer)
+    return tokenizer
+
+
+def backend_of(tokenizer: SentencePieceTokenizer) -> Any:
+    return tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(tokenizer)))
+
+
+def assert_same_ids(tokenizer: SentencePieceTokenizer, texts: list[str]) -> None:
+    backend = backend_of(tokenizer)
+    for text in texts:
+        assert backend.encode(text, add_special_tokens=False).ids == tokenizer.encode(text), repr(text)
+
+
+def test_bpe_gives_the_ids_of_sentencepiece(sentencepiece_tokenizer: SentencePieceTokenizer) -> None:
+    assert_same_ids(sentencepiece_tokenizer, random_texts(2000) + space_runs())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model_type": "unigram", "vocab_size": 380},
+        {"model_type": "unigram", "vocab_size": 380, "normalization_rule_name": "nmt_nfkc"},
+        {"model_type": "bpe", "normalization_rule_name": "nmt_nfkc"},
+        {"model_type": "bpe", "remove_extra_whitespaces": True},
+        {"model_type": "bpe", "add_dummy_prefix": False},
+        {"model_type": "bpe", "user_defined_symbols": ["<mask_1>", "fox"]},
+    ],
+    ids=["unigram", "unigram normalised", "normalised", "whitespace removed", "no dummy prefix", "user symbols"],
+)
+def test_other_settings_give_the_ids_of_sentencepiece(tmp_path: Path, options: dict[str, object]) -> None:
+    texts = [
+        "The quick brown fox",
+        " two  spaces ",
+        "def f():\n    return 1",
+        "<|im_start|>user\nA dog<|im_end|>\n",
+        "é日ﬁ½",
+    ]
+
+    assert_same_ids(load(train_spm(tmp_path / "tokenizer.model", **options)), texts)
+
+
+@needs_shared
+def test_llama2_gives_the_ids_of_sentencepiece() -> None:
+    folder = SHARED / "tokenizers"
+    goldens = (folder / "goldens" / "llama-spm.inp").read_text().split("\n__ggml_vocab_test__\n")
+
+    assert_same_ids(load(folder / "llama2" / "tokenizer.model"), goldens + random_texts(2000) + space_runs())
+
+
+def test_bos_comes_only_with_special_tokens(sentencepiece_tokenizer: SentencePieceTokenizer) -> None:
+    backend = backend_of(sentencepiece_tokenizer)
+
+    without = backend.encode("the dog", add_special_tokens=False).ids
+
+    assert backend.encode("the dog").ids == [1, *without]
+    assert backend.encode("the dog", "a").ids == [1, *without, 1, *sentencepiece_tokenizer.encode("a")]
+    assert tokenizer_json(sentencepiece_tokenizer, add_bos=False)["post_processor"] is None
+
+
+def test_decode_gives_the_text_back(sentencepiece_tokenizer: SentencePieceTokenizer) -> None:
+    backend = backend_of(sentencepiece_tokenizer)
+    text = "The dog  does é 🎉\n    not mind."
+
+    assert backend.decode(backend.encode(text, add_special_tokens=False).ids) == text
+
+
+def test_added_tokens_are_the_special_ones_and_the_user_defined(tmp_path: Path) -> None:
+    tokenizer = load(train_spm(tmp_path / "tokenizer.model", model_type="bpe", user_defined_symbols=["fox"]))
+
+    tokens = tokenizer_json(tokenizer)["added_tokens"]
+
+    assert [(token["id"], token["content"], token["special"]) for token in tokens] == [
+        (1, "<s>", True),
+        (2, "</s>", True),
+        (3, "fox", False),
+        (400, "<CLS>", True),
+        (401, "<SEP>", True),
+        (402, "<EOD>", True),
+        (403, "<MASK>", True),
+        (404, "<PAD>", True),
+        (405, "<|im_start|>", True),
+        (406, "<|im_end|>", True),
+    ]
+    assert added_token("x", 7) == {
+        "id": 7,
+        "content": "x",
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
+
+
+def test_merges_by_score_then_longest_left_part() -> None:
+    scores = {"ab": -1, "ba": -2, "aba": -3, "a": -9, "b": -9, "▁": -9, "▁▁": -10, "▁▁▁": -10}
+
+    assert ranked_merges(scores) == [
         ("a", "b"),
         ("b", "a"),
         ("ab", "a"),
@@ -34,69 +145,60 @@ def test_merges_by_score_then_longer_left_part() -> None:
     ]
 
 
-@pytest.mark.parametrize("table_bits", [20, 6])
-def test_merges_are_all_the_cuts_there_are(
-    table_bits: int, sentencepiece_tokenizer: SentencePieceTokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sentencepiece_json, "_TABLE_BITS", table_bits)
-    monkeypatch.setattr(sentencepiece_json, "_TABLE_SHIFT", np.uint64(64 - table_bits))
-    pieces = [*sentencepiece_tokenizer.tokens[259:3000], "𝔘𝔫", "𝔘", "𝔫"]
-    known = set(pieces)
-    expected = [
-        (piece[:i], piece[i:])
-        for piece in pieces
-        for i in range(len(piece) - 1, 0, -1)
-        if piece[:i] in known and piece[i:] in known
-    ]
-    assert ranked_merges(pieces, -np.arange(len(pieces), dtype=np.float32)) == expected
-    assert ("𝔘", "𝔫") in expected and len(expected) == 2759
-
-
-def test_the_whole_description(sentencepiece_tokenizer: SentencePieceTokenizer) -> None:
-    described = json.loads(tokenizer_json(sentencepiece_tokenizer, {"<|mark|>": 3007}))
-    assert [(t["id"], t["content"], t["special"]) for t in described["added_tokens"]] == [(3007, "<|mark|>", True)]
-    assert len(described["model"]["vocab"]) == 3000 and described["model"]["byte_fallback"]
-    assert [n["type"] for n in described["normalizer"]["normalizers"]] == ["Prepend", "Replace"]
-
-
 def test_the_merges_are_those_of_another_converter(sentencepiece_tokenizer: SentencePieceTokenizer) -> None:
     converter = pytest.importorskip("gigatoken._load.sentencepiece")
     theirs = json.loads(converter.sentencepiece_to_tokenizer_json(SAMPLE_MODEL.read_bytes()))
-    ours = json.loads(tokenizer_json(sentencepiece_tokenizer, {}))
+    ours = json.loads(json.dumps(describe(sentencepiece_tokenizer)))
     assert ours["model"]["vocab"] == theirs["model"]["vocab"]
-    special = {"<s>", "</s>", "<unk>"}  # what a control token would be merged from is left out
+    special = {"<s>", "</s>", "<unk>"}  # control pieces have no merges of ours
     assert ours["model"]["merges"] == [m for m in theirs["model"]["merges"] if "".join(m) not in special]
 
 
-def test_models_that_cannot_be_expressed(tmp_path: Path) -> None:
-    data = SAMPLE_MODEL.read_bytes()
-    assert has_dummy_prefix(data) is True
-    unigram = bytes([0x12, 2, 3 << 3, 1])  # trainer specification: model_type 1
-    with pytest.raises(UnsupportedModelError, match="is not of type BPE"):
-        has_dummy_prefix(data + unigram)
-    with pytest.raises(UnsupportedModelError, match="normalises characters"):
-        has_dummy_prefix(data + bytes([0x1A, 3, 2 << 3 | 2, 1, 65]))
-    with pytest.raises(UnsupportedModelError, match="not a SentencePiece protocol buffer"):
-        has_dummy_prefix(b"\x08\x01")
-    with pytest.raises(UnsupportedModelError, match="user-defined or unused pieces"):
-        tokenizer_json(_with_piece(b"\x0a\x03new\x15\x00\x00\x00\x00\x18\x04", tmp_path), {})
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model_type": "unigram", "vocab_size": 380}, "is not of type BPE"),
+        ({"byte_fallback": False}, "has no byte fallback"),
+        ({"normalization_rule_name": "nmt_nfkc"}, "normalises characters"),
+        ({"remove_extra_whitespaces": True}, "removes whitespace"),
+        ({"user_defined_symbols": ["fox"]}, "has user-defined or unused pieces"),
+    ],
+)
+def test_features_that_merges_cannot_express_exactly(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    tokenizer = load(train_spm(tmp_path / "tokenizer.model", **{"model_type": "bpe", **options}))
+
+    with pytest.raises(UnsupportedModelError, match=f"the model {message}$"):
+        describe(tokenizer, exact=True)
 
 
-def test_pieces_written_in_another_way(tmp_path: Path) -> None:
-    """A long piece, and one with its fields in another order, after the usual ones."""
-    score = struct.pack("<f", -5000.5)
-    long = b"\x0a\x81\x01" + b"a" * 129 + b"\x15" + score
-    turned = b"\x15" + score + b"\x0a\x02ab"
-    plain = _with_piece(long, tmp_path)
-    described = json.loads(tokenizer_json(plain, {}))
-    assert described["model"]["vocab"]["a" * 129] == 3000
-    scores, types = _scores_and_types(turned + long, _Model({}, {}, [0, len(turned)], [len(turned), len(long)]))
-    assert scores.tolist() == [-5000.5, -5000.5] and types.tolist() == [1, 1]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model_type": "bpe", "treat_whitespace_as_suffix": True}, "whitespace as a suffix"),
+        ({"model_type": "char", "vocab_size": 300}, "model type 4"),
+    ],
+)
+def test_models_without_a_counterpart(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    tokenizer = load(train_spm(tmp_path / "tokenizer.model", **options))
+
+    with pytest.raises(UnsupportedModelError, match=rf"tokenizer\.model: .*{message}"):
+        describe(tokenizer)
 
 
-def _with_piece(message: bytes, folder: Path) -> SentencePieceTokenizer:
-    """The sample model and one piece more."""
-    size = bytes([len(message)]) if len(message) < 128 else bytes([len(message) & 0x7F | 0x80, len(message) >> 7])
-    path = folder / "tokenizer.model"
-    path.write_bytes(SAMPLE_MODEL.read_bytes() + b"\x0a" + size + message)
-    return SentencePieceTokenizer(path)
+def test_a_damaged_model_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(SAMPLE_MODEL.read_bytes())
+    tokenizer = load(path)
+    path.write_bytes(b"\x0a\xff")
+
+    with pytest.raises(UnsupportedModelError, match=r"tokenizer\.model: not a SentencePiece model"):
+        describe(tokenizer)
+
+
+def test_escaped_spaces_are_needed_for_exactness(tmp_path: Path) -> None:
+    model = sentencepiece_model_pb2.ModelProto.FromString(SAMPLE_MODEL.read_bytes())
+    model.normalizer_spec.escape_whitespaces = False
+    (tmp_path / "tokenizer.model").write_bytes(model.SerializeToString())
+
+    with pytest.raises(UnsupportedModelError, match=r"the model does not escape spaces$"):
+        describe(load(tmp_path / "tokenizer.model"), exact=True)
