@@ -3,9 +3,8 @@
 from typing import Any
 
 from pretokenizer.config.yaml_config import ConfigError, suggest
-from pretokenizer.sources.alpaca import Alpaca, CodeAlpaca
 from pretokenizer.sources.dolly import Dolly15k, Dolly15kMultilingual
-from pretokenizer.sources.instruction import GradeSchoolMath, Megacode2, Megacode3, OaLeet10k
+from pretokenizer.sources.instruction import Alpaca, CodeAlpaca, GradeSchoolMath, Megacode2, Megacode3, OaLeet10k
 from pretokenizer.sources.messages import Ikala, Messages, PromptResponse, ShareGPT
 from pretokenizer.sources.oasst import OasstExport
 from pretokenizer.sources.orca_chat import OrcaChat

@@ -1,7 +1,8 @@
-"""megacode2, megacode3, oa_leet10k, grade_school_math_instructions: records with one request and one response.
+"""megacode2, megacode3, oa_leet10k, grade_school_math_instructions, alpaca, code_alpaca: one request, one response.
 
-Records are visited in the order of `random.Random(seed).shuffle`. Blank records and records with a filtered phrase are
-left out. With `fill_min_length`, consecutive records are joined into one conversation.
+alpaca and code_alpaca keep the order of their file. The records of the others are visited in the order of
+`random.Random(seed).shuffle`; blank records and records with a filtered phrase are left out; with `fill_min_length`,
+consecutive records are joined into one conversation.
 """
 
 import random
@@ -12,7 +13,7 @@ from typing import ClassVar
 from pretokenizer.chat.conversation import Conversation, Message, pair
 from pretokenizer.records.json_text import Record
 from pretokenizer.records.locate import HubFiles
-from pretokenizer.sources.source import Converted, InputRecord, Source
+from pretokenizer.sources.source import Converted, FileOption, InputRecord, Source
 from pretokenizer.sources.text_filters import has_filtered_phrase
 
 
@@ -117,3 +118,27 @@ class GradeSchoolMath(Instruction):
 
     lang = "en"
     hub = HubFiles("qwedsacf/grade-school-math-instructions", "main", ("*.jsonl", "**/*.parquet"))
+
+
+class Alpaca(Source):
+    """The request consists of the instruction and, after a line feed, the input unless it is empty."""
+
+    class_name = "AlpacaBaseDataset"
+    split = "torch"
+    Options = FileOption
+    hub = HubFiles("yahma/alpaca-cleaned", "12567cabf869d7c92e573c7c783905fc160e9639", ("alpaca_data_cleaned.json",))
+
+    def convert(self, record: Record, file_stem: str) -> Converted:
+        """Convert one record. A filtered record gives no conversation but counts in the split. Empty texts are kept."""
+        question, answer = record["instruction"], record["output"]
+        if record["input"]:
+            question = f"{question}\n{record['input']}"
+        if has_filtered_phrase(question) or has_filtered_phrase(answer):
+            return []
+        return [Conversation(pair(question, answer))]
+
+
+class CodeAlpaca(Alpaca):
+    """Instructions about code, in the form of alpaca."""
+
+    hub = HubFiles("sahil2801/CodeAlpaca-20k", "152bb5e9a29651266b018106053980070a0521a1", ("code_alpaca_20k.json",))

@@ -1,4 +1,4 @@
-"""locate.py, on folders laid out by hand and as the hub delivers them."""
+"""Finding files in folders laid out by hand and in the layout of the hub."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Converting records as a build does."""
+"""Convert records as a build does, for the tests of sources."""
 
 import random
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def simple(converted: Any) -> Any:
 
 @pytest.fixture
 def convert() -> Convert:
-    """convert(name, records, seed=42, stem="train", **options): what each record gives, in order."""
+    """Return a function `convert(name, records, seed=42, stem="train", **options)` that converts records in order."""
 
     def run(name: str, records: list[Any], seed: int = 42, stem: str = "train", **options: Any) -> list[Any]:
         source = make_source(name, options)

@@ -1,4 +1,4 @@
-"""sources/dolly.py"""
+"""The dolly data sets: cleaned contexts stand before the answer."""
 
 import pytest
 

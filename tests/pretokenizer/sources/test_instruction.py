@@ -1,4 +1,4 @@
-"""sources/instruction.py and sources/word_filter.py"""
+"""The instruction data sets: order, joining, and what is filtered."""
 
 import random
 
@@ -63,3 +63,18 @@ def test_every_phrase_is_found_in_any_case(phrase: str) -> None:
 @pytest.mark.parametrize("text", ["", "it was an AI said", "hasty aim", "As an AI.", "I cannot. As a neutral party"])
 def test_no_phrase(text: str) -> None:
     assert has_filtered_phrase(text) is (text == "it was an AI said")
+
+
+def test_alpaca_counts_filtered_rows_and_keeps_empty_texts(convert: Convert) -> None:
+    records = [
+        {"instruction": "do", "input": "this", "output": "done"},
+        {"instruction": "", "input": "", "output": ""},
+        {"instruction": "i am an", "input": "ai ", "output": "x"},
+        {"instruction": "as an", "input": "ai thing", "output": "as an AI model"},
+    ]
+    assert convert("alpaca", records) == [
+        [[("user", "do\nthis"), ("assistant", "done")]],
+        [[("user", ""), ("assistant", "")]],
+        [[("user", "i am an\nai "), ("assistant", "x")]],
+        [],
+    ]

@@ -1,4 +1,4 @@
-"""sources/oasst.py"""
+"""Message trees: which paths become conversations."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""sources/qa.py, sources/alpaca.py, sources/orca_chat.py"""
+"""gsm8k, joke and orca-chat: every record gives one conversation, and nothing is filtered."""
 
 from tests.pretokenizer.sources.conftest import Convert
 
@@ -10,21 +10,6 @@ def test_gsm8k_keeps_its_marks(convert: Convert) -> None:
 
 def test_joke(convert: Convert) -> None:
     assert convert("joke", [{"joke": "j", "explaination": "e"}]) == [[[("user", "j"), ("assistant", "e")]]]
-
-
-def test_alpaca_counts_filtered_rows_and_keeps_empty_texts(convert: Convert) -> None:
-    records = [
-        {"instruction": "do", "input": "this", "output": "done"},
-        {"instruction": "", "input": "", "output": ""},
-        {"instruction": "i am an", "input": "ai ", "output": "x"},
-        {"instruction": "as an", "input": "ai thing", "output": "as an AI model"},
-    ]
-    assert convert("alpaca", records) == [
-        [[("user", "do\nthis"), ("assistant", "done")]],
-        [[("user", ""), ("assistant", "")]],
-        [[("user", "i am an\nai "), ("assistant", "x")]],
-        [],
-    ]
 
 
 def test_orca_chat(convert: Convert) -> None:

@@ -1,4 +1,4 @@
-"""The registry, and what all sources share."""
+"""The registry of sources, and the behaviour that all sources share."""
 
 import re
 from pathlib import Path

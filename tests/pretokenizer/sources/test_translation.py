@@ -1,4 +1,4 @@
-"""sources/translation.py"""
+"""Translation requests: random draws, and earlier exchanges from the same side of the split."""
 
 import random
 from typing import Any

@@ -1,4 +1,4 @@
-"""sources/vicuna.py"""
+"""vicuna: cleaning, fillers and joined messages."""
 
 import random
 from typing import Any

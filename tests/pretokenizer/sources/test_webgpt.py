@@ -1,4 +1,4 @@
-"""sources/webgpt.py"""
+"""webgpt: each question is paired with its best answer."""
 
 from typing import Any
 
