@@ -1,7 +1,7 @@
-"""Uploading an exported folder to the Hugging Face hub.
+"""Upload an exported folder to the Hugging Face hub.
 
-    check_hub("ORG/NAME")                # before any work: is there a library, a token, a sound name?
-    push(Path("HF_DIR"), "ORG/NAME")     # afterwards; returns the address
+    check_hub("ORG/NAME")                # first: check library, token and name
+    push(Path("HF_DIR"), "ORG/NAME")     # last: upload, and return the address
 
 The token comes from HF_TOKEN or the hub's own login, never from the command line.
 """
@@ -15,7 +15,7 @@ from checkpoint_convert.tensors.tensor import ConvertError
 
 
 def check_hub(repository: str) -> None:
-    """Raises ConvertError saying what is missing."""
+    """Raise ConvertError when the name is invalid, or the library or the token is missing."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ConvertError(f"--push_to_hub {repository}: expected ORG/NAME")
     try:
@@ -27,9 +27,12 @@ def check_hub(repository: str) -> None:
 
 
 def push(folder: Path, repository: str) -> str:
-    """Makes the repository if need be and uploads everything. Raises ConvertError with the hub's own words."""
+    """Create the repository if needed, upload everything, and return the address.
+
+    Raises ConvertError with the hub's message.
+    """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError  # its HTTP client's (httpx or httpx2): not all are OSErrors
+    from huggingface_hub.errors import HTTPError  # of its HTTP client; not every one is an OSError
 
     try:
         api = HfApi()

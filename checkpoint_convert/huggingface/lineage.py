@@ -1,9 +1,9 @@
-"""What a model was made from: recorded when weights are converted, followed back through training runs.
+"""The ancestors of a model: recorded when weights are imported, and followed back through training runs.
 
     record_source(staging, Path("Llama-2-70b-hf"))                 # converted_from.json in CKPT_DIR/release
     lineage(Path("checkpoints/stage2/iter_0000346"))               # ["stage1", "base", "meta-llama/Llama-2-70b-hf"]
 
-A name on the Hugging Face hub is taken where the folder tells it: from the hub's cache, else from config.json.
+The name on the Hugging Face hub comes from the folder's path in the hub's cache, else from its config.json.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ LOCAL_FOLDERS = words("""
     output outputs out result results run runs log logs save saves saved checkpoint checkpoints ckpt ckpts model models
     weights experiment experiments exp data tmp home mnt root scratch workspace content
     """)
-"""No organisation's names: config.json then holds a path relative to where somebody trained."""
+"""First parts of a local path in config.json, which are not organizations on the hub."""
 TRAINER_FOLDER = re.compile(r"/(checkpoint-\d+|iter_\d+|release)$")
 
 
 def record_source(release: Path, origin: Path) -> None:
-    """Writes into a folder of converted weights what they were converted from."""
+    """Record the source's name in a folder of imported weights."""
     (release / CONVERTED_FROM).write_text(json.dumps({"name": source_name(origin)}) + "\n", encoding="utf-8")
 
 
 def source_name(folder: Path) -> str:
-    """`org/name` of the hub, else the folder's own name."""
+    """Return `org/name` on the hub, or else the folder's name."""
     for part in reversed(folder.resolve().parts):
         match = re.fullmatch(r"models--(.+?)--(.+)", part)
         if match:
@@ -51,13 +51,13 @@ def source_name(folder: Path) -> str:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether it can be a model's name on the hub; `outputs/my-run` has the form, but is a trainer's own folder."""
+    """Return whether a name can be a model on the hub. Names such as `outputs/my-run` are local folders instead."""
     is_name = HUB_NAME.fullmatch(name) is not None and not name.startswith(".")
     return is_name and name.partition("/")[0].lower() not in LOCAL_FOLDERS and not TRAINER_FOLDER.search(name)
 
 
 def lineage(checkpoint: Path) -> list[str]:
-    """Names from the nearest ancestor on, as far back as the folders are still there."""
+    """Return the names of the ancestors, nearest first, as far as their folders still exist."""
     names: list[str] = []
     seen: set[Path] = set()
     found: Path | None = checkpoint
@@ -68,7 +68,7 @@ def lineage(checkpoint: Path) -> list[str]:
         if not loaded:
             break
         if not source and Path(loaded).resolve() == found.resolve().parent:
-            found = _before(found)  # the run went on with itself, which is no ancestor
+            found = _before(found)  # the run resumed from its own checkpoint, which is not an ancestor
             continue
         names.append(str(source or Path(loaded).name))
         try:
@@ -79,7 +79,7 @@ def lineage(checkpoint: Path) -> list[str]:
 
 
 def _before(checkpoint: Path) -> Path | None:
-    """The checkpoint before this one in its own folder, the converted weights before all; None before the first."""
+    """Return the previous checkpoint in the same folder, or the imported weights, or None."""
     if checkpoint.name == RELEASE:
         return None
     folder = checkpoint.parent
@@ -90,7 +90,7 @@ def _before(checkpoint: Path) -> Path | None:
 
 
 def training_settings(checkpoint: Path) -> dict[str, Any]:
-    """The settings of the run that made the checkpoint, those left open apart; empty for converted weights."""
+    """Return the settings of the run that saved the checkpoint, without unset ones. Imported weights have none."""
     path = checkpoint / TRAIN_CONFIG
     loaded = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     settings = loaded if isinstance(loaded, dict) else {}

@@ -1,11 +1,11 @@
-"""The weights of a Hugging Face folder: safetensors or pytorch_model*.bin in, safetensors shards and index out.
+"""Read the weights of a Hugging Face folder (safetensors or pytorch_model*.bin), and write safetensors shards.
 
     source = HfWeights(Path("HF_DIR"));  source.read("model.norm.weight")
     sink = SafetensorsWriter(folder, infos, max_shard_bytes=2_000_000_000)
     sink.write(name, info, blocks);  sink.close()
 
-Tensors are mapped from their files. The writer knows all names and shapes beforehand and takes the tensors in that
-order, so that no shard is ever held in memory. Format of a shard: https://github.com/huggingface/safetensors#format
+Tensors are mapped from their files. The writer is given all names and shapes first and takes the tensors in that order,
+so that no shard is held in memory. Format of a shard: https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from checkpoint_convert.tensors.hashed_file import NewFile
 from checkpoint_convert.tensors.mapped_file import MappedFile
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo, raw_bytes
 from checkpoint_convert.tensors.torch_archive import read_archive
-from pretokenizer.files.checksums import SHA256SUMS, verify_sha256sums
+from pretokenizer.files.checksums import SHA256SUMS, differing_files
 from pretokenizer.files.publish import read_json
 
 _NAMES = {
@@ -46,11 +46,14 @@ SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 
 Reader = Callable[[str], Tensor]
-"""Name -> tensor of one file."""
+"""Returns the tensor of one file by name."""
 
 
 class HfWeights:
-    """Named tensors of a folder; safetensors is preferred to pickles where both are there."""
+    """Named tensors of a folder. safetensors files are preferred to pickles.
+
+    Raises ConvertError naming a missing or damaged file.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,37 +69,37 @@ class HfWeights:
             )
 
     def read(self, name: str) -> Tensor:
-        """A tensor over the file's own bytes."""
+        """Return a tensor over the file's own bytes."""
         return self._files[self.file_of[name]](name)
 
     def _open(self, file: str) -> None:
         path = self.folder / file
         if not path.is_file():
-            raise ConvertError(f"{path}: missing, though the index names it; fetch it")
+            raise ConvertError(f"{path}: missing, but the index names it; fetch it")
         self._files[file], infos = (_open_safetensors if path.suffix == ".safetensors" else _open_pickle)(path)
         for name, info in infos.items():
             if self.file_of.setdefault(name, file) != file:
                 raise ConvertError(
-                    f"{path}: holds {name}, which the index places in {self.file_of[name]}; the index is wrong"
+                    f"{path}: has {name}, which the index places in {self.file_of[name]}; fetch the index again"
                 )
             self.infos[name] = info
 
 
 def check_weight_sums(folder: Path) -> None:
-    """Weight files against the folder's SHA256SUMS, where it has one as to-hf writes it. Raises ConvertError.
+    """Compare weight files with the folder's SHA256SUMS, if it has one as to-hf writes it. Raises ConvertError.
 
-    What people edit, a README or a config, may differ.
+    Other files are not compared, because people edit a README or a config.
     """
     if not (folder / SHA256SUMS).is_file():
         return
     names = [path.name for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES]
-    problems = [line for line in verify_sha256sums(folder) if any(f"/{name}: contents" in line for name in names)]
-    if problems:
-        raise ConvertError("; ".join(problems) + "; fetch it again")
+    if different := differing_files(folder, names):
+        paths = ", ".join(map(str, different))
+        raise ConvertError(f"{paths}: contents differ from {SHA256SUMS}; fetch the file again")
 
 
 def _open_safetensors(path: Path) -> tuple[Reader, dict[str, TensorInfo]]:
-    """The library checks the file; then each tensor is mapped from the place that the header gives."""
+    """Check the file with the safetensors library, and return a reader that maps each tensor from the file."""
     mapped = MappedFile(path, is_read_ahead=True)  # raises with the reason when it may not be read
     try:
         with safe_open(path, framework="pt") as file:
@@ -109,7 +112,7 @@ def _open_safetensors(path: Path) -> tuple[Reader, dict[str, TensorInfo]]:
     for name in names:
         if header[name]["dtype"] not in _NAMES:
             raise ConvertError(
-                f"{path}: {name} is of type {header[name]['dtype']}, which cannot be converted (quantized?)"
+                f"{path}: {name} has type {header[name]['dtype']}, which cannot be converted; use unquantized weights"
             )
         infos[name] = TensorInfo(tuple(header[name]["shape"]), _NAMES[header[name]["dtype"]])
 
@@ -128,16 +131,16 @@ def _open_pickle(path: Path) -> tuple[Reader, dict[str, TensorInfo]]:
 
 
 def _weight_files(folder: Path) -> tuple[dict[str, str], list[str]]:
-    """(name -> file, files); for a single file the names come when it is opened."""
+    """Return ({name: file}, files). For a single file, the names are known only after opening it."""
     if not folder.is_dir():
         raise ConvertError(f"{folder}: no such folder")
     for index, single in zip(INDEXES, SINGLE, strict=True):
-        if (folder / single).is_file():  # before the index, as transformers has it
+        if (folder / single).is_file():  # before the index, as in transformers
             return {}, [single]
         if (folder / index).is_file():
             weight_map = _read_index(folder / index)
             return weight_map, list(dict.fromkeys(weight_map.values()))
-    raise ConvertError(f"{folder}: no weights in it: expected model.safetensors, pytorch_model.bin or their index")
+    raise ConvertError(f"{folder}: has no weights; expected model.safetensors, pytorch_model.bin or their index")
 
 
 def _read_index(path: Path) -> dict[str, str]:
@@ -148,30 +151,32 @@ def _read_index(path: Path) -> dict[str, str]:
         raise ConvertError(f"{path}: not an index of weights ({error!r})") from None
     for name, file in items:
         if not isinstance(file, str) or Path(file).name != file or Path(file).suffix not in WEIGHT_SUFFIXES:
-            raise ConvertError(f"{path}: places {name} in {file!r}; only names of weight files beside it are accepted")
+            raise ConvertError(
+                f"{path}: places {name} in {file!r}; expected the name of a weight file beside the index"
+            )
     return dict(items)
 
 
 class SafetensorsWriter:
-    """Shards of at most `max_shard_bytes` (a larger tensor gets one of its own), complete after `close`."""
+    """Write shards of at most `max_shard_bytes`; a larger tensor gets a shard of its own. `close` completes them."""
 
     def __init__(self, folder: Path, infos: Mapping[str, TensorInfo], max_shard_bytes: int) -> None:
         self.folder, self.infos = folder, dict(infos)
         self.digests: dict[Path, str] = {}
-        """SHA-256 of each shard that is complete."""
+        """SHA-256 of each complete shard."""
         shards = plan_shards(self.infos, max_shard_bytes)
         self.file_names = shard_names(len(shards))
         self._shards = deque(zip(self.file_names, shards, strict=True))
-        self._left: deque[str] = deque()  # of the shard that is being written
+        self._left: deque[str] = deque()  # tensors still missing in the current shard
         self._file: NewFile | None = None
         if len(shards) > 1:
             self._write_index(shards)
 
     def write(self, name: str, info: TensorInfo, blocks: Iterable[Tensor]) -> None:
-        """Appends a tensor. Raises ConvertError when it is not the next one of those announced."""
+        """Append a tensor. Raises ConvertError when it is not the next one in the announced order."""
         expected = self._left[0] if self._left else self._shards[0][1][0] if self._shards else None
         if name != expected or self.infos[name] != info:
-            raise ConvertError(f"{name}: {info.shape} {info.dtype} was not expected")
+            raise ConvertError(f"{name}: {info.shape} {info.dtype} is not the next tensor, {expected}")
         if not self._left:
             file_name, names = self._shards.popleft()
             self._file, self._left = NewFile(self.folder / file_name), deque(names)
@@ -184,13 +189,13 @@ class SafetensorsWriter:
             self.digests[self._file.path] = self._file.close()
 
     def close(self) -> None:
-        """Raises ConvertError naming tensors that never came."""
+        """Raise ConvertError naming tensors that were not written."""
         missing = [*self._left, *(name for _, names in self._shards for name in names)]
         if missing:
-            raise ConvertError(f"never written: {', '.join(missing[:5])}")
+            raise ConvertError(f"not written: {', '.join(missing[:5])}")
 
     def abandon(self) -> None:
-        """Closes the shard that is being written; the folder is incomplete and to be removed."""
+        """Close the current shard. The folder stays incomplete and must be removed."""
         if self._file is not None:
             self._file.abandon()
 
@@ -213,7 +218,7 @@ class SafetensorsWriter:
 
 
 def plan_shards(infos: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[list[str]]:
-    """Names in order, a new shard where the next tensor would not fit."""
+    """Divide the names, in order, into shards. A new shard starts when the next tensor does not fit."""
     shards: list[list[str]] = [[]]
     size = 0
     for name, info in infos.items():
@@ -226,5 +231,5 @@ def plan_shards(infos: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[l
 
 
 def shard_names(count: int) -> list[str]:
-    """`model.safetensors`, or `model-00001-of-00003.safetensors` and so on."""
+    """Return `model.safetensors`, or `model-00001-of-00003.safetensors` and so on."""
     return [SINGLE[0]] if count == 1 else [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]

@@ -1,4 +1,4 @@
-"""How one tensor of megatron-core becomes tensors of another format, and back: pure functions, bit for bit inverses.
+"""Rules that turn one tensor of megatron-core into tensors of another format, and back, bit for bit.
 
     rule = FusedQKV("decoder.layers.{layer}.self_attention.linear_qkv.weight",
                     "model.layers.{layer}.self_attn.{q,k,v}_proj.weight")
@@ -7,10 +7,10 @@
 Layouts, for `groups` query groups of `n` query heads with `d` channels each:
 
     linear_qkv   rows of group 0: n*d of q, d of k, d of v; then group 1 ...   (GPT-NeoX and Falcon: the same)
-    linear_fc1   gated: rows of gate (its activation is taken), then rows of up
+    linear_fc1   gated: rows of gate (the activation applies to them), then rows of up
 
-The functions give views, below one another along axis 0, and so copy nothing. They work on the `meta` device too, which
-is how shapes are known before any byte is read.
+The functions return views to be concatenated along axis 0, and copy nothing. They also work on the `meta` device, which
+gives all shapes before any tensor is read.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ LAYER = "{layer}"
 
 @dataclass(frozen=True)
 class Rule(ABC):
-    """One line of a family's table: `megatron` is one name, `other` a name or several as `a.{q,k,v}.b`."""
+    """One line of a weight table. `megatron` is one name; `other` is a name, or several written as `a.{q,k,v}.b`."""
 
     megatron: str
     other: str
     is_vocabulary: bool = False
-    """Axis 0 counts tokens: rows are added and cut by vocabulary.py."""
+    """Axis 0 counts tokens. vocabulary.py adds and removes rows."""
 
     @property
     def others(self) -> tuple[str, ...]:
-        """Names on the other side, in the order in which the functions take and give tensors."""
+        """Names in the other format, in the order in which the functions take and return tensors."""
         match = re.fullmatch(r"(.*)\{([^{}]*,[^{}]*)\}(.*)", self.other)
         if match is None:
             return (self.other,)
@@ -51,22 +51,22 @@ class Rule(ABC):
         return LAYER in self.megatron
 
     def at(self, layer: int) -> Self:
-        """The rule with `{layer}` filled in."""
+        """Return the rule of one layer, with `{layer}` replaced by its number."""
         here = str(layer)
         return replace(self, megatron=self.megatron.replace(LAYER, here), other=self.other.replace(LAYER, here))
 
     @abstractmethod
     def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
-        """Tensors of the other side, in the order of `others` -> the tensor of megatron-core."""
+        """Convert tensors of the other format, in the order of `others`, to megatron-core's tensor."""
 
     @abstractmethod
     def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Parts]:
-        """The inverse of to_megatron."""
+        """Invert to_megatron."""
 
 
 @dataclass(frozen=True)
 class Direct(Rule):
-    """The same tensor under another name."""
+    """The tensor is the same and only its name differs."""
 
     def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
         return tensors
@@ -103,19 +103,19 @@ class FusedGateUp(Rule):
 
 @dataclass(frozen=True)
 class Table:
-    """One format's names for one model: a rule for every tensor, and what its files may hold besides."""
+    """The tensor names of one model in one format: a rule for every tensor, and extra names its files may contain."""
 
     name: str
-    """Of the format, for messages."""
+    """Name of the format and model, for messages."""
     rules: tuple[Rule, ...]
     tied_copy: str = ""
     """Name of the output layer, which a file of a tied model may repeat."""
     buffers: tuple[str, ...] = ()
-    """Ends of names that are no weights (masks, rotary tables)."""
+    """Suffixes of names that are not weights (masks, rotary tables)."""
 
 
 def expand(rules: Sequence[Rule], num_layers: int) -> tuple[Rule, ...]:
-    """The table with every layer filled in, in the order of a forward pass."""
+    """Repeat the per-layer rules for every layer, in the order of a forward pass."""
     first = next((i for i, rule in enumerate(rules) if rule.is_per_layer), len(rules))
     layered = [rule for rule in rules if rule.is_per_layer]
     before, after = rules[:first], [rule for rule in rules[first:] if not rule.is_per_layer]
@@ -123,6 +123,6 @@ def expand(rules: Sequence[Rule], num_layers: int) -> tuple[Rule, ...]:
 
 
 def linear(kind: type[Rule], megatron: str, other: str, bias: bool) -> tuple[Rule, ...]:
-    """The rules of a linear layer or norm: `.weight`, and `.bias` where it has one."""
+    """Return the rules of a linear layer or norm: `.weight`, and `.bias` if it has a bias."""
     parts = ("weight", "bias") if bias else ("weight",)
     return tuple(kind(f"{megatron}.{part}", f"{other}.{part}") for part in parts)

@@ -1,10 +1,10 @@
-"""Rows of embedding and output layer: growing for new tokens, padding for tensor parallelism, cutting on export.
+"""Vocabulary rows of embedding and output layer: add rows for new tokens and padding, remove them on export.
 
     32,000 rows of the source | 7 new tokens | 121 rows of padding        = 32,128 = 251 x 128
 
-New rows and padding are filled alike. `mean`: the mean of the source's rows, so that a new token starts as an average
-one. `last_row`: copies of the last row, as the run of the llama2-70b card had them. `normal`: drawn, as Hugging Face
-does. Ids within the source's rows that its tokenizer did not use keep what the source holds there.
+New rows and padding get the same initial values. `mean` is the mean of the source's rows. `last_row` copies the last
+row, as the run of the llama2-70b model card did. `normal` draws random rows, as Hugging Face does. Rows of the source
+stay unchanged, even if its tokenizer does not use them.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ BLOCK_ROWS = 256
 
 @dataclass(frozen=True)
 class RowPlan:
-    """How many rows there are, are used, and are allocated."""
+    """Numbers of rows in the source, in use, and allocated, and the initial value of new rows."""
 
     source_rows: int
     used_rows: int
     padded_rows: int
     new_token_init: NewTokenInit = "mean"
     std: float = 0.02
-    """Of `normal`."""
+    """Standard deviation of `normal`."""
     seed: int = 1234
 
     def describe(self) -> str:
-        """`32,000 rows of the source + 7 new ones (mean) = 32,007; padded to 32,128`."""
+        """Return e.g. `32,000 rows of the source + 7 new (--new_token_init mean) = 32,007, padded to 32,128`."""
         rows, new = f"{self.source_rows:,} rows of the source", self.used_rows - self.source_rows
         if new > 0:
             rows += f" + {new:,} new (--new_token_init {self.new_token_init}) = {self.used_rows:,}"
@@ -45,20 +45,23 @@ class RowPlan:
 
 
 def grow(tensor: Tensor, plan: RowPlan, name: str) -> Parts:
-    """[source_rows, hidden] -> [padded_rows, hidden]; the first rows are the source's, bit for bit."""
+    """Extend [source_rows, hidden] to [padded_rows, hidden]. The first rows equal the source's bit for bit.
+
+    Raises ConvertError when the tensor has another number of rows.
+    """
     if tensor.shape[0] != plan.source_rows:
-        raise ConvertError(f"{name}: has {tensor.shape[0]:,} rows where the config says {plan.source_rows:,}")
+        raise ConvertError(f"{name}: has {tensor.shape[0]:,} rows, but the config states {plan.source_rows:,}")
     new = plan.padded_rows - plan.source_rows
     return [tensor, _new_rows(tensor, plan, name).expand(new, *tensor.shape[1:])] if new > 0 else [tensor]
 
 
 def shrink(tensor: Tensor, rows: int) -> Tensor:
-    """The first `rows` rows."""
+    """Return the first `rows` rows."""
     return tensor[:rows]
 
 
 def _new_rows(tensor: Tensor, plan: RowPlan, name: str) -> Tensor:
-    """One row, or all of them for `normal`."""
+    """Return one row that is repeated, or all new rows for `normal`."""
     if plan.new_token_init == "last_row":
         return tensor[-1]
     if plan.new_token_init == "mean":

@@ -1,11 +1,10 @@
-"""Meta's own files of Llama 1, 2, 3 and CodeLlama: consolidated.*.pth and params.json.
+"""Read Meta's own files of Llama 1, 2, 3 and CodeLlama: consolidated.*.pth and params.json.
 
     weights = MetaWeights(Path("llama-2-70b"));  weights.read("model.layers.0.self_attn.q_proj.weight")
 
-Each .pth is the part of one model-parallel rank; parts are joined here, and the rows of q and k are brought from
-interleaved rotary order to halves, so that everything appears under Hugging Face's names. Pickles run through
-torch_archive.py. Source of names and axes: meta-llama/llama llama/model.py, facebookresearch fairscale
-model_parallel/layers.py.
+Each .pth is the part of one model-parallel rank. This module joins the parts, reorders the rows of q and k from
+interleaved rotary order to halves, and presents all tensors under Hugging Face's names. torch_archive.py reads the
+pickles. Source of names and axes: meta-llama/llama llama/model.py, facebookresearch fairscale model_parallel/layers.py.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from pretokenizer.files.publish import read_json
 
 @dataclass(frozen=True)
 class Part:
-    """Where a tensor of Hugging Face's comes from: Meta's name, the axis its parts are joined on, its heads."""
+    """The origin of a Hugging Face tensor: Meta's name, the axis on which its parts are joined, and its heads."""
 
     name: str
     axis: int | None
-    """None = every file holds all of it."""
+    """None = every file has the whole tensor."""
     heads: str = ""
-    """`n_heads` or `n_kv_heads` when rows are rotary channels."""
+    """`n_heads` or `n_kv_heads` if the rows are rotary channels."""
 
 
 PARTS = {
@@ -61,13 +60,13 @@ KNOWN_PARAMS = words("""
 
 
 class MetaWeights:
-    """A folder of Meta's under Hugging Face's names."""
+    """The tensors of Meta's folder under Hugging Face's names. Raises ConvertError naming a file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.params = folder, _read_params(folder / "params.json")
         files = sorted(folder.glob("consolidated.*.pth"))
         if not files:
-            raise ConvertError(f"{folder}: no consolidated.*.pth in it")
+            raise ConvertError(f"{folder}: has no consolidated.*.pth")
         self.parts = [_read_part(path) for path in files]
         self.dim, self.heads = int(self.params["dim"]), int(self.params["n_heads"])
         self.num_layers = int(self.params["n_layers"])
@@ -76,14 +75,14 @@ class MetaWeights:
         self._plan(files)
 
     def read(self, name: str) -> Tensor:
-        """The tensor joined from its parts, in Hugging Face's rotary order."""
+        """Return the tensor joined from its parts, in Hugging Face's rotary order."""
         part = self._sources[name]
         pieces = [state[part.name] for state in self.parts]
         whole = pieces[0] if part.axis is None or len(pieces) == 1 else torch.cat(pieces, dim=part.axis)
         return to_halves(whole, self.dim // self.heads) if part.heads else whole
 
     def hf_config(self, max_position_embeddings: int | None, rope_scaling_factor: float | None) -> dict[str, Any]:
-        """config.json as Hugging Face would have it; context length and rotary factor are not in Meta's files."""
+        """Return Hugging Face's config.json. Meta's files lack the context length and the rotary factor."""
         theta = float(self.params.get("rope_theta", 10000.0))
         rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
         if self.is_rope_scaled:
@@ -104,22 +103,22 @@ class MetaWeights:
 
     @property
     def is_rope_scaled(self) -> bool:
-        """Llama 3.1 and later."""
+        """Whether rotary frequencies are scaled, as in Llama 3.1 and later."""
         return bool(self.params.get("use_scaled_rope"))
 
     @cached_property
     def is_tied(self) -> bool:
-        """No output layer, or a copy of the embedding: Llama 3.2's small models, which are one file each."""
+        """Whether the output layer is missing or a copy of the embedding, as in Llama 3.2's small models."""
         if "lm_head.weight" not in self.infos:
             return True
         return len(self.parts) == 1 and same_bits(self.read("lm_head.weight"), self.read("model.embed_tokens.weight"))
 
     def usual_factor(self) -> float:
-        """Rotary scaling factor of the release that has these parameters: Llama 3.2's 1B and 3B are tied."""
+        """Return the rotary scaling factor of the release with these parameters. Llama 3.2's 1B and 3B are tied."""
         return 32.0 if self.is_tied else 8.0
 
     def usual_context(self) -> int:
-        """Tokens of context of the release that has these parameters."""
+        """Return the context length, in tokens, of the release with these parameters."""
         theta = float(self.params.get("rope_theta", 10000.0))
         if self.is_rope_scaled:
             return 131072  # Llama 3.1 and later
@@ -144,14 +143,14 @@ class MetaWeights:
         axes = {part.name: part.axis for part in self._sources.values()}
         unknown = sorted(first.keys() - axes.keys() - set(NOT_WEIGHTS))
         if unknown:
-            raise ConvertError(f"{files[0]}: no place for {', '.join(unknown[:5])} in a Llama model")
+            raise ConvertError(f"{files[0]}: has tensors that do not belong to a Llama model: {', '.join(unknown[:5])}")
         weights = [{name: t for name, t in state.items() if name not in NOT_WEIGHTS} for state in self.parts]
         check_ranks(weights, files, axes.get)
         for name, part in self._sources.items():
             self.infos[name] = TensorInfo(self._shape(part.name, part.axis), first[part.name].dtype)
 
     def _vocabulary_axis(self, first: Tensor) -> int | None:
-        """Llama 1 and 2 split the embedding's columns, Llama 3 its rows."""
+        """Return the axis on which the embedding is split: columns in Llama 1 and 2, rows in Llama 3."""
         if len(self.parts) == 1:
             return None
         return 0 if first.shape[-1] == self.dim else 1
@@ -173,7 +172,7 @@ def _read_params(path: Path) -> dict[str, Any]:
         raise ConvertError(f"{path}: not the parameters of a Llama model ({error!r})") from None
     unknown = sorted(set(params) - KNOWN_PARAMS)
     if missing or unknown:
-        raise ConvertError(f"{path}: no place for {', '.join(missing + unknown)} in a Llama model")
+        raise ConvertError(f"{path}: these parameters do not belong to a Llama model: {', '.join(missing + unknown)}")
     return params
 
 

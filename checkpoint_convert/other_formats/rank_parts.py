@@ -1,4 +1,4 @@
-"""The files of tensor-parallel ranks, held against one another before anything is joined."""
+"""Check that the files of tensor-parallel ranks fit together before they are joined."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ from torch import Tensor
 from checkpoint_convert.output.report import named, warn
 from checkpoint_convert.tensors.tensor import ConvertError, same_bits
 
-REMEDY = "they are not of one save; fetch both files again"
+REMEDY = "they come from different saves; fetch both files again"
 DRIFT = 1e-2
-"""Norms of each rank may drift apart in training: those of Llama 3 70B do (AI-Hypercomputer/jetstream-pytorch#101)."""
+"""Largest accepted difference between the ranks' copies of a tensor.
+
+Norms can drift apart in training: Llama 3 70B's did (AI-Hypercomputer/jetstream-pytorch#101)."""
 
 
 def check_ranks(
     ranks: Sequence[Mapping[str, Tensor]], files: Sequence[Path], axis_of: Callable[[str], int | None]
 ) -> None:
-    """Raises ConvertError when a rank's names, dtypes or shapes differ from rank 0's, or a tensor that each has whole.
+    """Raise ConvertError when a rank's names, dtypes or shapes differ from rank 0's, or a tensor that all ranks hold.
 
-    `axis_of` tells the axis on which a tensor is divided; None = each rank has all of it, a drift apart.
+    `axis_of` returns the axis on which a tensor is split, or None if each rank has the whole tensor. Copies of a whole
+    tensor may differ by DRIFT.
     """
     drifted: list[str] = []
     for rank, file in zip(ranks[1:], files[1:], strict=True):
         alone = sorted(ranks[0].keys() ^ rank.keys())
         if alone:
-            raise ConvertError(f"{file}: only one of it and {files[0]} holds {named(alone)}: {REMEDY}")
+            raise ConvertError(f"{file}: only this file or {files[0]} has {named(alone)}: {REMEDY}")
         for name, tensor in rank.items():
             first, axis = ranks[0][name], axis_of(name)
             if not _fits(first, tensor, axis):
-                raise ConvertError(f"{file}: its {name} does not go with that of {files[0]}: {REMEDY}")
+                raise ConvertError(f"{file}: its {name} does not match that of {files[0]}: {REMEDY}")
             if axis is None and not same_bits(first, tensor):
                 drifted.append(name)
     if drifted:
         names = list(dict.fromkeys(drifted))
-        warn(f"{files[0]}: the other ranks' {named(names)} differ by up to {DRIFT:g}; rank 0's are taken")
+        warn(f"{files[0]}: the other ranks' {named(names)} differ by up to {DRIFT:g}; rank 0's are used")
 
 
 def _fits(first: Tensor, other: Tensor, axis: int | None) -> bool:
-    """Same dtype, same shape but for the divided axis; undivided, the same numbers too, a drift apart."""
+    """Return whether two ranks have the same dtype and shape (except on the split axis), and equal copies."""
     shapes = [[size for i, size in enumerate(tensor.shape) if i != axis] for tensor in (first, other)]
     if first.dtype != other.dtype or first.dim() != other.dim() or shapes[0] != shapes[1]:
         return False

@@ -1,10 +1,10 @@
-"""A new file, written from front to back past the page cache, and its SHA-256.
+"""Write a new file from front to back, bypassing the page cache, and compute its SHA-256.
 
     file = NewFile(path);  file.write(header);  file.align(64);  file.write(data);  digest = file.close()
 
-`write` copies into a buffer. Full buffers are hashed by one thread and put on the disk by another, so reading, hashing
-and writing go on at the same time. Past the page cache (O_DIRECT): the bytes are copied once and not twice, and what
-else the machine keeps in its cache stays there. File systems that refuse are written in the usual way.
+`write` copies into a buffer. One thread hashes full buffers and another writes them to disk, so that reading, hashing
+and writing overlap. Direct writes (O_DIRECT) copy the bytes once instead of twice and leave the page cache to other
+files. File systems that refuse direct writes are written through the cache.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import numpy as np
 BUFFER_BYTES = 1 << 22
 NUM_BUFFERS = 4
 BLOCK_BYTES = 1 << 12
-"""Addresses, offsets and lengths of direct writes are multiples of the disk's block, which is this or a part of it."""
+"""Addresses, offsets and lengths of direct writes are multiples of it. The disk's block size divides it."""
 CACHED_BYTES = 1 << 18
-"""Of one write through the cache. With much more the kernel looks for large free pages, slower than the copying."""
+"""Bytes of one write through the cache. Larger writes are slower: the kernel searches for large free pages."""
 O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class NewFile:
-    """Open for writing from its making on; the path must not exist. `close` or `abandon` ends it."""
+    """A file open for writing. The path must not exist. `close` or `abandon` ends the writing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,12 +39,12 @@ class NewFile:
         self._set_direct(True)
         self._digest = hashlib.sha256()
         self._hashing, self._writing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self._start, self._used = 0, 0  # of the buffer: its place in the file, its bytes so far
+        self._start, self._used = 0, 0  # of the buffer: its offset in the file, its bytes so far
         self._free = [_new_buffer() for _ in range(NUM_BUFFERS)]
         self._in_flight: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
 
     def write(self, data: bytes | memoryview) -> int:
-        """Appends all of `data`. Raises OSError with the file's name, e.g. when the disk is full."""
+        """Append all of `data`. Raises OSError with the file's name, e.g. when the disk is full."""
         rest = np.frombuffer(data, np.uint8)
         while len(rest):
             if not self._free:
@@ -57,14 +57,14 @@ class NewFile:
         return len(data)
 
     def align(self, multiple: int) -> None:
-        """Appends zeros up to a multiple."""
+        """Append zeros up to the next multiple of `multiple` bytes."""
         self.write(bytes(-self.tell() % multiple))
 
     def tell(self) -> int:
         return self._start + self._used
 
     def close(self) -> str:
-        """Writes the rest, closes the file, gives its SHA-256. Publishing the folder flushes it to the disk."""
+        """Write the rest, close the file, and return its SHA-256. Publishing the folder flushes the file to disk."""
         try:
             if self._used:
                 self._hand_over()
@@ -75,7 +75,7 @@ class NewFile:
         return self._digest.hexdigest()
 
     def abandon(self) -> None:
-        """Closes the file as it is; nothing happens when it is closed already."""
+        """Close the file in its current state. A second call does nothing."""
         self._hashing.shutdown(cancel_futures=True)
         self._writing.shutdown(cancel_futures=True)
         if self._is_open:
@@ -83,7 +83,7 @@ class NewFile:
         self._is_open = False
 
     def _hand_over(self) -> None:
-        """Gives the buffer to both threads."""
+        """Pass the buffer to both threads."""
         buffer = self._free.pop()
         data = buffer.data[: self._used]
         jobs = [self._hashing.submit(self._digest.update, data), self._writing.submit(self._put, data, self._start)]
@@ -91,7 +91,7 @@ class NewFile:
         self._start, self._used = self._start + self._used, 0
 
     def _wait_for_buffer(self) -> None:
-        """Takes the oldest buffer back when both threads are done with it."""
+        """Wait until both threads have finished with the oldest buffer, and reuse it."""
         buffer, jobs = self._in_flight.popleft()
         for job in jobs:
             job.result()
@@ -107,15 +107,15 @@ class NewFile:
             except OSError as error:
                 if not (self._is_direct and error.errno == errno.EINVAL):
                     raise OSError(error.errno, error.strerror, str(self.path)) from None
-                self._set_direct(False)  # larger blocks than BLOCK_BYTES, or what is left of a short write
+                self._set_direct(False)  # the disk has larger blocks, or this is the rest of a short write
                 continue
             data, offset = data[done:], offset + done
         if not self._is_direct and hasattr(os, "posix_fadvise"):
-            # Starts writing these pages to the disk without waiting for it: otherwise it idles until the fsync.
+            # Start writing these pages now: otherwise the disk idles until the fsync.
             os.posix_fadvise(self._descriptor, start, offset - start, os.POSIX_FADV_DONTNEED)
 
     def _set_direct(self, is_direct: bool) -> None:
-        """Leaves the file as it was where direct writing is not to be had."""
+        """Switch direct writes on or off. A file system without them keeps writing through the cache."""
         flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & ~O_DIRECT
         try:
             fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | O_DIRECT if is_direct else flags)
@@ -125,6 +125,6 @@ class NewFile:
 
 
 def _new_buffer() -> np.ndarray:
-    """BUFFER_BYTES at an address that direct writes accept."""
+    """Return a buffer of BUFFER_BYTES at an address that direct writes accept."""
     memory = mmap.mmap(-1, BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return np.frombuffer(memory, np.uint8)

@@ -1,8 +1,8 @@
-"""What every reader and writer of weights offers: named tensors, one at a time.
+"""The interface of every reader and writer of weights: named tensors, one at a time.
 
-A source knows names, shapes and dtypes before any byte is read, and gives tensors that are mapped from their file
-where the format allows it; a sink takes each name once. `convert.py` streams from one to the other, and on the way a
-tensor is its Parts, so that fused tensors need no memory of their own.
+A source knows names, shapes and dtypes before it reads any tensor. Its tensors are mapped from their file where the
+format allows it. A sink takes each name once. Between the two, a tensor is a list of Parts, so that fused tensors need
+no memory of their own.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ INFINITY = {
     torch.bfloat16: 0x7F80,
     torch.float16: 0x7C00,
 }
-"""The bits of infinity; those of NaN are larger."""
+"""The bits of infinity. The bits of NaN are larger."""
 
 BLOCK_BYTES = 1 << 20
-"""What is read, checked and written at once: stays in a processor's cache from one step to the next."""
+"""Bytes that are read, checked and written at once, so that they stay in the processor's cache."""
 
 Parts = Sequence[Tensor]
-"""A tensor as what lies below one another along axis 0: views of what they were made from."""
+"""A tensor as a sequence of views to be concatenated along axis 0."""
 
 
 class ConvertError(ValueError):
-    """Something that cannot be converted; the message names the file and what to do."""
+    """The input cannot be converted. The message names the file and the remedy."""
 
 
 class TensorInfo(NamedTuple):
@@ -54,22 +54,22 @@ class TensorSource(Protocol):
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]:
-        """Name -> shape and dtype of everything there is."""
+        """Shape and dtype of every tensor by name."""
 
     def read(self, name: str) -> Tensor:
-        """The tensor, not to be written to. Raises ConvertError naming the file when it cannot be read."""
+        """Return a tensor, which callers must not modify. Raises ConvertError naming an unreadable file."""
 
 
 class TensorSink(Protocol):
-    """Where named tensors go, each once."""
+    """A writer of named tensors. Each name is written once."""
 
     def write(self, name: str, info: TensorInfo, blocks: Iterable[Tensor]) -> None:
-        """Takes one tensor, whose elements come in C order, some in each block."""
+        """Write one tensor. The blocks contain its elements in C order."""
 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Inside, torch computes on the calling thread: the work waits for memory, and more threads for one another."""
+    """Let torch compute on the calling thread only. The work is limited by memory, and more threads slow it down."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -79,12 +79,12 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """`bfloat16`, as Hugging Face's config.json spells it."""
+    """Return the name in Hugging Face's config.json, such as `bfloat16`."""
     return str(dtype).removeprefix("torch.")
 
 
 def main_dtype(infos: Iterable[TensorInfo]) -> torch.dtype:
-    """The dtype that most bytes are in."""
+    """Return the dtype of most bytes."""
     totals: dict[torch.dtype, int] = {}
     for info in infos:
         totals[info.dtype] = totals.get(info.dtype, 0) + info.num_bytes
@@ -92,17 +92,17 @@ def main_dtype(infos: Iterable[TensorInfo]) -> torch.dtype:
 
 
 def shape_of(parts: Parts) -> tuple[int, ...]:
-    """The shape of the whole."""
+    """Return the shape of the whole tensor."""
     return (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
 
 
 def joined(parts: Parts) -> Tensor:
-    """The whole; a single part is not copied."""
+    """Return the whole tensor. A single part is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def blocks_of(parts: Parts) -> Iterator[Tensor]:
-    """All elements in C order, at most BLOCK_BYTES of them at a time."""
+    """Yield all elements in C order, in blocks of at most BLOCK_BYTES where the memory layout allows it."""
     for part in parts:
         if part.nbytes <= BLOCK_BYTES:
             yield part
@@ -115,12 +115,12 @@ def blocks_of(parts: Parts) -> Iterator[Tensor]:
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
-    """The tensor's bytes in C order, without a copy when it is contiguous."""
+    """Return the tensor's bytes in C order. A contiguous tensor is not copied."""
     return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def same_bits(first: Tensor, second: Tensor) -> bool:
-    """Equal in shape, dtype and every bit (NaN included)."""
+    """Return whether two tensors are equal in shape, dtype and every bit, NaN included."""
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[first.dtype.itemsize]
@@ -128,24 +128,24 @@ def same_bits(first: Tensor, second: Tensor) -> bool:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """No NaN and no infinity: their bits, without the sign, are the largest there are."""
+    """Return whether a tensor has no NaN and no infinity. Their bits, without the sign, are the largest."""
     if tensor.dtype not in INFINITY or tensor.numel() == 0:
         return True
     bits, infinity = 8 * tensor.dtype.itemsize, INFINITY[tensor.dtype]
     numbers = np.frombuffer(raw_bytes(tensor), f"i{tensor.dtype.itemsize}")
-    negative = numbers.view(f"u{tensor.dtype.itemsize}")  # as unsigned numbers, these are the largest
+    negative = numbers.view(f"u{tensor.dtype.itemsize}")  # as unsigned numbers, negative numbers are the largest
     return bool(numbers.max() < infinity and negative.max() < infinity + (1 << (bits - 1)))
 
 
 def overflows(tensor: Tensor, rounded: Tensor) -> bool:
-    """A number of `tensor` is infinity in `rounded`, its copy in another dtype."""
+    """Return whether a finite number of `tensor` is infinite in `rounded`, its copy in another dtype."""
     if rounded.dtype == tensor.dtype or is_finite(rounded):
         return False
     return bool((tensor.isfinite() & ~rounded.isfinite()).any())
 
 
 def human_bytes(count: int) -> str:
-    """`60.8 MB`; powers of ten."""
+    """Format a size in powers of ten, such as `60.8 MB`."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:

@@ -1,6 +1,6 @@
-"""Does an exported folder tokenize a chat as the pretokenizer does, and does generation stop at the end of a turn?
+"""Check that an exported folder tokenizes a chat as the pretokenizer does, and stops at the end of a turn.
 
-check_chat(Path("HF_DIR"), Path("CKPT_DIR/iter_0000500"))      # None where there is no template, else what was found
+outcome = check_chat(Path("HF_DIR"), Path("CKPT_DIR/iter_0000500"))      # None without a chat template
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONVERSATION = Conversation(
 
 @dataclass(frozen=True)
 class ChatOutcome:
-    """Number of tokens compared, and what differs, if anything."""
+    """Number of tokens compared, and the difference, if any."""
 
     num_tokens: int
     problem: str = ""
@@ -42,7 +42,7 @@ class ChatOutcome:
 
 
 def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
-    """None when the folder has no chat template or the checkpoint no tokenizer with a known chat format."""
+    """Compare a conversation's ids. Return None without a chat template or without a recorded chat format."""
     folder = checkpoint / TOKENIZER_DIR
     template = chat_template_of(hf_dir)
     if not folder.is_dir() or template is None:
@@ -58,8 +58,8 @@ def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
         with bounded(str(template[1])):
             theirs = loaded.apply_chat_template(messages, tokenize=True, return_dict=True)
     if list(theirs["input_ids"]) != ours:
-        return ChatOutcome(len(ours), "apply_chat_template gives other ids than the pretokenizer")
+        return ChatOutcome(len(ours), "apply_chat_template and the pretokenizer give different ids")
     end, stops = special_ids(tokenizer, chat_format).end_of_turn, stops_of(generation_settings(hf_dir, {}))
     if end not in stops:
-        return ChatOutcome(len(ours), f"generation_config.json stops at {stops}, a turn ends with {end}")
+        return ChatOutcome(len(ours), f"generation_config.json stops at {stops}, but a turn ends with {end}")
     return ChatOutcome(len(ours))

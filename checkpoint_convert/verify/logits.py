@@ -1,7 +1,7 @@
-"""The same tokens through transformers' model of a folder and megatron-core's model of a checkpoint, in fp32.
+"""Run the same tokens through transformers' model of a folder and megatron-core's model of a checkpoint, in fp32.
 
-The tokens are drawn with a fixed seed from the rows that both sides have. `is_close` is the 1e-5 that fp32 allows for
-logits of ordinary size, relative to the largest logit above 10.
+The tokens are drawn with a fixed seed from the rows that both sides have. Logits agree when they differ by at most
+1e-5, or by 1e-6 of the largest logit if that is above 10.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from megatron_train.config.model_config import ModelConfig
 TOLERANCE = 1e-5
 NUM_SEQUENCES, NUM_TOKENS = 2, 32
 MEMORY_SHARE = 0.5
-"""Both models together in fp32 may take this much of the memory that is free."""
+"""Share of the free memory that both models in fp32 may take."""
 
 
 @dataclass(frozen=True)
 class LogitDifference:
-    """Largest difference, largest logit, and mean divergence KL(theirs || ours) in nats per token."""
+    """Largest difference, largest logit, and mean KL divergence (theirs || ours) in nats per token."""
 
     largest: float
     scale: float
     divergence: float
     num_tokens: int
     is_rounded: bool = False
-    """One side's weights are the other's rounded: a difference is reported, not judged, as long as it is a number."""
+    """One side's weights are rounded, so a finite difference is reported but accepted."""
 
     @property
     def is_close(self) -> bool:
@@ -45,7 +45,7 @@ class LogitDifference:
         return self.is_rounded or self.largest <= TOLERANCE * max(1.0, self.scale / 10)
 
     def describe(self) -> str:
-        """`logits differ by at most 9.5e-07 (largest logit 14.2, KL 1.2e-13) over 64 tokens, fp32`."""
+        """Return e.g. `logits agree: differ by at most 9.5e-07 (largest logit 14.2, KL 1.2e-13) over 64 tokens`."""
         state = "DIFFER" if not self.is_close else "after rounding differ" if self.is_rounded else "agree: differ"
         size = f"largest logit {self.scale:.1f}, KL {self.divergence:.1e}"
         return f"logits {state} by at most {self.largest:.1e} ({size}) over {self.num_tokens} tokens, fp32"
@@ -54,13 +54,16 @@ class LogitDifference:
 def compare_logits(
     hf_dir: Path, checkpoint: Path, model: ModelConfig, rows: int, is_rounded: bool
 ) -> tuple[LogitDifference | None, str]:
-    """The difference, or None and the reason why it was not measured. `rows`: of the vocabulary, on both sides."""
+    """Return the difference, or None and the reason why it was not measured. Tokens are drawn below `rows`.
+
+    Raises ConvertError when transformers cannot load the folder.
+    """
     needed, free = 2 * 4 * model.num_parameters(model.padded_vocab), psutil.virtual_memory().available
     if needed > MEMORY_SHARE * free:
-        return None, f"both models in fp32 take {human_bytes(needed)}, of {human_bytes(free)} free"
+        return None, f"both models in fp32 need {human_bytes(needed)}, {human_bytes(free)} available"
     tokens = draw_tokens(model, rows)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both libraries tell developers things that a user cannot act upon
+        warnings.simplefilter("ignore")  # both libraries warn of things that a user cannot change
         theirs = hugging_face_logits(hf_dir, tokens)
         from megatron_train.inference import single_process_logits
 
@@ -69,7 +72,7 @@ def compare_logits(
 
 
 def draw_tokens(model: ModelConfig, rows: int) -> list[list[int]]:
-    """Token ids below `rows` and the rows of the source, with a fixed seed."""
+    """Draw token ids below `rows` and below the source's rows, with a fixed seed."""
     rows = min(rows, model.source_vocab_size or rows)
     length = min(NUM_TOKENS, model.max_position_embeddings)
     generator = torch.Generator().manual_seed(20231)
@@ -78,7 +81,10 @@ def draw_tokens(model: ModelConfig, rows: int) -> list[list[int]]:
 
 @torch.no_grad()
 def hugging_face_logits(hf_dir: Path, tokens: list[list[int]]) -> torch.Tensor:
-    """[sequences, tokens, rows] in fp32 from transformers; no code of the folder is run. Raises ConvertError."""
+    """Return logits [sequences, tokens, rows] in fp32 from transformers, without running code of the folder.
+
+    Raises ConvertError naming the folder.
+    """
     with quiet_transformers() as transformers:
         try:
             model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -92,7 +98,7 @@ def hugging_face_logits(hf_dir: Path, tokens: list[list[int]]) -> torch.Tensor:
 
 @contextmanager
 def quiet_transformers() -> Iterator[Any]:
-    """The library without its progress bars and its advice."""
+    """Yield the library with its progress bars and advice switched off."""
     import transformers
 
     logging = transformers.utils.logging
@@ -108,7 +114,7 @@ def quiet_transformers() -> Iterator[Any]:
 
 
 def difference(theirs: torch.Tensor, ours: torch.Tensor) -> LogitDifference:
-    """Over the rows that both have."""
+    """Compare logits [sequences, tokens, rows] over the rows that both have."""
     rows = min(theirs.shape[-1], ours.shape[-1])
     theirs, ours = theirs[..., :rows].double(), ours[..., :rows].double()
     first, second = theirs.log_softmax(-1), ours.log_softmax(-1)

@@ -1,11 +1,10 @@
-"""Does a Hugging Face folder hold the same model as a checkpoint? Weights bit by bit, logits where they fit, chat.
+"""Verify that a Hugging Face folder and a checkpoint hold the same model: weights bit by bit, logits, and chat.
 
     outcome = verify(Path("HF_DIR"), Path("CKPT_DIR"));  print("\\n".join(outcome.lines()));  outcome.is_equal
 
-Weights: each tensor of the checkpoint goes through the family's table and is compared with the folder's, as integers.
-Rows that only one side has (new tokens, padding) are left out. Where a tensor is rounded on one side, the other is
-rounded as the conversion does it, and the outcome says so. Logits: transformers' model of the folder against
-megatron-core's of the checkpoint, both in fp32.
+Weights: the family's table converts each tensor of the checkpoint, and its bits are compared with the folder's tensor.
+Rows that only one side has (new tokens, padding) are ignored. If one side is rounded, the other is rounded too, and the
+outcome counts the tensor. Logits: transformers' model of the folder and megatron-core's of the checkpoint, in fp32.
 """
 
 from __future__ import annotations
@@ -48,21 +47,21 @@ from megatron_train.config.model_config import ModelConfig
 
 @dataclass
 class Outcome:
-    """What was compared and what differs."""
+    """The tensors, logits and chat that were compared, and their differences."""
 
     num_tensors: int = 0
     rows: int = 0
-    """Of the vocabulary, compared."""
+    """Vocabulary rows compared."""
     rows_left_out: int = 0
-    """Further ones of the checkpoint's own source, which the other side's config says it does not have."""
+    """Rows of the checkpoint's own source that the other side's config does not have."""
     different: list[str] = field(default_factory=list)
     num_rounded: int = 0
-    """Tensors that are equal only once the wider side is rounded."""
+    """Tensors that are equal only after the wider side is rounded."""
     logits: LogitDifference | None = None
     no_logits: str = ""
-    """Why logits were not compared."""
+    """The reason why logits were not compared."""
     chat: ChatOutcome | None = None
-    """Chat template and stop tokens, where both sides have a tokenizer."""
+    """Result for chat template and stop tokens, if both sides have a tokenizer."""
 
     @property
     def is_equal(self) -> bool:
@@ -70,7 +69,7 @@ class Outcome:
         return not self.different and (self.logits is None or self.logits.is_close) and is_chat_equal
 
     def lines(self) -> list[str]:
-        """The result, for people."""
+        """Return the result as lines for people."""
         rounded = f"equal, {self.num_rounded} of them after rounding" if self.num_rounded else "bitwise equal"
         found = [f"verify: all {self.num_tensors} tensors are {rounded} ({self.rows:,} vocabulary rows compared)"]
         if self.rows_left_out:
@@ -86,11 +85,11 @@ class Outcome:
 
 
 def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None, with_chat: bool = True) -> Outcome:
-    """Compares both sides. Raises ConvertError when they are not the same architecture or a file is missing.
+    """Compare both sides. Raises ConvertError when their architectures differ or a file is missing.
 
-    `with_chat`: not for the source of a new checkpoint, whose tokenizer lacks the tokens that were just added.
+    `with_chat` is off for the source of a new checkpoint, whose tokenizer lacks the added tokens.
     """
-    generation_settings(hf_dir, {})  # transformers reads the file too, and does not name it
+    generation_settings(hf_dir, {})  # raises with the file's name, which transformers' error lacks
     outcome = verify_weights(hf_dir, checkpoint_dir, iteration)
     folder = find_checkpoint(checkpoint_dir, iteration)
     outcome.chat = check_chat(hf_dir, folder) if with_chat else None
@@ -104,7 +103,7 @@ def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None, wit
 
 
 def verify_weights(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None) -> Outcome:
-    """The weights alone, one tensor at a time. Raises as `verify` does."""
+    """Compare only the weights, one tensor at a time. Raises ConvertError like `verify`."""
     folder = find_checkpoint(checkpoint_dir, iteration)
     model = ModelConfig.load(folder / MODEL_CONFIG)
     theirs = model_config_of(read_hf_config(hf_dir / "config.json"), FAMILIES, hf_dir / "config.json")
@@ -115,11 +114,11 @@ def verify_weights(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = N
 
 
 def check_architecture(ours: ModelConfig, theirs: ModelConfig, hf_dir: Path) -> None:
-    """Raises ConvertError naming every field of the architecture in which the two configs differ."""
+    """Raise ConvertError naming every field in which the two architectures differ."""
     names = differing_fields(ours, theirs)
     if names:
-        differences = ", ".join(f"{name} ({getattr(ours, name)} here, {getattr(theirs, name)} there)" for name in names)
-        raise ConvertError(f"{hf_dir / 'config.json'}: another architecture than the checkpoint's: {differences}")
+        differences = ", ".join(f"{name} ({getattr(theirs, name)}, checkpoint {getattr(ours, name)})" for name in names)
+        raise ConvertError(f"{hf_dir / 'config.json'}: its architecture differs from the checkpoint's: {differences}")
 
 
 def compare_weights(
@@ -130,10 +129,10 @@ def compare_weights(
     origin: Path,
     source_rows: int | None = None,
 ) -> Outcome:
-    """Every tensor of a checkpoint against another format's, the rows that both have.
+    """Compare every tensor of a checkpoint with another format's, over the vocabulary rows that both have.
 
-    `source_rows`: of the vocabulary by the other side's config; where it has none, at least what the checkpoint came
-    from. Raises ConvertError when the other side's files hold fewer, or what they hold cannot be its model.
+    `source_rows` is the vocabulary size in the other side's config. Without it, the other side must have at least the
+    rows that the checkpoint was imported with. Raises ConvertError when names or shapes of the other side do not fit.
     """
     check_names(table, source.infos, origin, tied_copy_to_drop(source, model, table, origin))
     check_checkpoint(table, reader.infos, model, reader.folder)
@@ -160,7 +159,7 @@ def compare_weights(
 
 
 def equal_after_rounding(parts: Parts, theirs: torch.Tensor) -> bool:
-    """Bitwise, once one side has the other's dtype; narrower ones first. Infinity is no rounded number."""
+    """Return whether two tensors are bitwise equal after one is rounded to the other's dtype, without overflow."""
     if shape_of(parts) != theirs.shape:
         return False
     pairs = list(zip(parts, theirs.split([len(part) for part in parts]), strict=True))
@@ -174,12 +173,14 @@ def _equal_in(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> b
 
 
 def is_rounded(parts: Parts, theirs: torch.Tensor) -> bool:
-    """Of two sides that are equal after rounding: they are not when both are widened instead."""
+    """Return whether two tensors that match after rounding differ in full precision."""
     if parts[0].dtype == theirs.dtype:
         return False
     wide = torch.promote_types(parts[0].dtype, theirs.dtype)
     for ours, their in zip(parts, theirs.split([len(part) for part in parts]), strict=True):
-        for first, second in zip(ours.split(BLOCK_ROWS), their.split(BLOCK_ROWS), strict=True):  # most end at the first
+        for first, second in zip(
+            ours.split(BLOCK_ROWS), their.split(BLOCK_ROWS), strict=True
+        ):  # most comparisons end at the first block
             if not same_bits(first.to(wide), second.to(wide)):
                 return True
     return False

@@ -9,7 +9,7 @@ folder without this project.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,13 @@ def verify_sha256sums(folder: Path, part: int = 0, num_parts: int = 1) -> list[s
             problems.append(f"{folder / name}: contents differ from {SHA256SUMS}")
     problems += [f"{folder / name}: not listed in {SHA256SUMS}" for name in files if name not in listed]
     return problems
+
+
+def differing_files(folder: Path, names: Collection[str]) -> list[Path]:
+    """Return the files among `names` that `SHA256SUMS` lists with another checksum."""
+    lines = (folder / SHA256SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name in names}
+    return [folder / name for name, digest in listed.items() if sha256_file(folder / name) != digest]
 
 
 def _files_below(folder: Path) -> dict[str, Path]:

@@ -53,7 +53,7 @@ def test_there_and_back(llama_with_tokenizer: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "hf" / "generation_config.json").write_text('{"eos_token_id": 2}')
     code, out, err = run(capsys, "verify", tmp_path / "hf", tmp_path / "ckpt")
     assert code == 1
-    assert out.splitlines()[2] == "verify: chat DIFFERS: generation_config.json stops at [2], a turn ends with 406"
+    assert out.splitlines()[2] == "verify: chat DIFFERS: generation_config.json stops at [2], but a turn ends with 406"
 
 
 def test_verify_exits_1_on_a_difference(
@@ -62,7 +62,7 @@ def test_verify_exits_1_on_a_difference(
     code, _, err = run(capsys, "verify", hf_folder("llama_tied"), converted("llama_gqa"))
 
     assert code == 1
-    assert "another architecture than the checkpoint's: share_embeddings_and_output_weights" in err
+    assert "its architecture differs from the checkpoint's: share_embeddings_and_output_weights" in err
 
 
 @pytest.mark.parametrize(

@@ -108,12 +108,12 @@ def sharded(folder: Path, weight_map: dict[str, str]) -> Path:
 @pytest.mark.parametrize(
     ("weight_map", "message"),
     [
-        ({"a": "one.safetensors", "b": "three.safetensors"}, "three.safetensors: missing, though the index names it"),
+        ({"a": "one.safetensors", "b": "three.safetensors"}, "three.safetensors: missing"),
         ({"a": "one.safetensors", "x": "two.safetensors"}, "two.safetensors lacks x"),
         ({"a": "two.safetensors", "b": "two.safetensors"}, "two.safetensors lacks a"),
-        ({"a": "two.safetensors", "b": "one.safetensors"}, "the index is wrong"),
-        ({"a": "../one.safetensors", "b": "two.safetensors"}, "only names of weight files beside it are accepted"),
-        ({"a": "/etc/passwd", "b": "two.safetensors"}, "only names of weight files beside it are accepted"),
+        ({"a": "two.safetensors", "b": "one.safetensors"}, "two.safetensors: has b, .* one.safetensors"),
+        ({"a": "../one.safetensors", "b": "two.safetensors"}, "expected the name of a weight file beside the index"),
+        ({"a": "/etc/passwd", "b": "two.safetensors"}, "expected the name of a weight file beside the index"),
     ],
 )
 def test_weights_refuses_a_wrong_index(tmp_path: Path, weight_map: dict[str, str], message: str) -> None:
@@ -131,5 +131,5 @@ def test_weights_names_a_truncated_shard(tmp_path: Path) -> None:
 
 
 def test_weights_names_what_is_expected_in_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConvertError, match=r"no weights in it: expected model\.safetensors"):
+    with pytest.raises(ConvertError, match=r"has no weights; expected model\.safetensors"):
         HfWeights(tmp_path)

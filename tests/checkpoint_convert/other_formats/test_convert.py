@@ -164,9 +164,9 @@ def test_llama_3s_tokenizer_file_is_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("layers.0.attention.wq.bias", torch.ones(3), r"consolidated\.01\.pth: only one of it and .* holds layers\.0"),
+        ("layers.0.attention.wq.bias", torch.ones(3), r"consolidated\.01\.pth: only .* has layers\.0"),
         ("layers.0.attention.wq.weight", torch.ones(3), r"consolidated\.01\.pth: its layers\.0\.attention\.wq\.weight"),
-        ("norm.weight", torch.full((DIM,), 7.0), r"consolidated\.01\.pth: its norm\.weight does not go with that of"),
+        ("norm.weight", torch.full((DIM,), 7.0), r"consolidated\.01\.pth: its norm\.weight does not match"),
     ],
 )
 def test_from_meta_refuses_parts_of_two_models(tmp_path: Path, name: str, change: torch.Tensor, message: str) -> None:

@@ -91,7 +91,7 @@ def test_ranks_with_other_numbers_of_chunks_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        ({"layers.0.extra.weight": torch.ones(1)}, r"only one of it and .* holds encoder\.layers\.0\.extra\.weight"),
+        ({"layers.0.extra.weight": torch.ones(1)}, r"only .* has encoder\.layers\.0\.extra\.weight"),
         ({NORM.format(0): torch.full((4,), 5.0)}, r"mp_rank_01.*: its encoder\.layers\.0\.input_layernorm\.weight"),
         ({"layers.0.mlp.dense_4h_to_h.weight": torch.ones(5, 3)}, r"its encoder\.layers\.0\.mlp\.dense_4h_to_h"),
         ({"layers.0.mlp.dense_4h_to_h.weight": torch.ones(4, 3).half()}, r"its encoder\.layers\.0\.mlp\.dense_4h_to_h"),
@@ -114,5 +114,5 @@ def test_norms_that_drifted_apart_are_told(tmp_path: Path, capsys: pytest.Captur
 
     assert MegatronLlmWeights(folder).read(f"encoder.{NORM.format(0)}").tolist() == [1.0] * 4
     assert capsys.readouterr().err.endswith(
-        "the other ranks' encoder.layers.0.input_layernorm.weight differ by up to 0.01; rank 0's are taken\n"
+        "the other ranks' encoder.layers.0.input_layernorm.weight differ by up to 0.01; rank 0's are used\n"
     )

@@ -182,7 +182,7 @@ def test_verify_names_another_architecture(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-6}))
 
-    with pytest.raises(ConvertError, match=r"another architecture .*: layernorm_epsilon \(1e-05 here, 1e-06 there\)"):
+    with pytest.raises(ConvertError, match=r"config\.json: .*: layernorm_epsilon \(1e-06, checkpoint 1e-05\)"):
         verify(folder, converted("llama_gqa"))
 
 
