@@ -1,0 +1,43 @@
+"""Tokenizers from a tokenizer.json, against the library `tokenizers`."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tokenizers
+
+from pretokenizer.tokenizer.base import TokenizerError
+from pretokenizer.tokenizer.load import load_tokenizer
+from tests.pretokenizer.conftest import CHATML_TOKENS
+
+
+def test_added_tokens_and_ids_of_a_byte_level_vocabulary(byte_level_path: Path) -> None:
+    tokenizer = load_tokenizer(byte_level_path, CHATML_TOKENS)
+    size = tokenizers.Tokenizer.from_file(str(byte_level_path)).get_vocab_size()
+    assert tokenizer.vocab_size == size + 2
+    assert tokenizer.special_tokens == {"<|padding|>": 1, "<|im_start|>": size, "<|im_end|>": size + 1}
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1)
+    text = "<|im_start|>the cat<|im_end|>\n é<|endoftext|>"
+    reference = tokenizers.Tokenizer.from_file(str(byte_level_path))
+    expected = [size, *reference.encode("the cat").ids, size + 1, *reference.encode("\n é").ids, 0]
+    assert tokenizer.encode(text) == expected and tokenizer.encode_batch([text]) == [expected]
+    assert tokenizer.decode(expected) == text
+    plain = tokenizer.encode_plain_batch([text])[0]
+    assert not {0, size, size + 1} & set(plain) and tokenizer.decode(plain) == text
+
+
+def test_own_tokens_come_from_the_config_beside_the_file(byte_level_path: Path, tmp_path: Path) -> None:
+    shutil.copy(byte_level_path, tmp_path)
+    config = {"eos_token": {"content": "<|padding|>"}, "pad_token": "<|endoftext|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 0)
+
+
+def test_a_very_large_id_is_refused(byte_level_path: Path, tmp_path: Path) -> None:
+    described = json.loads(byte_level_path.read_text())
+    described["model"]["vocab"]["a"] = 4_000_000_000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: has a token of id 4,000,000,000"):
+        load_tokenizer(tmp_path / "tokenizer.json")
