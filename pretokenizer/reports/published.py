@@ -6,7 +6,7 @@ _RULE = "-----------------"
 
 
 def published_report(title: str, stats: list[DatasetStats]) -> str:
-    """The report in the original's layout; `title` is `<folder>/<prefix>`. A data set without samples shows zeros."""
+    """Return the report in the original's layout. `title` is `<folder>/<prefix>`."""
     return f"\n# Stats for {title}*\n\n" + "".join(_published_block(s) for s in [*stats, total_stats(stats)])
 
 

@@ -1,4 +1,4 @@
-"""Figures of what was written, and the published report (`P-train_stats.txt`), byte for byte the original's."""
+"""Figures of the documents in the output, for each data set and in total."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -13,44 +13,45 @@ from pretokenizer.selection.select_documents import Selected
 
 @dataclass(frozen=True)
 class DatasetStats:
-    """One data set in one split, or the total."""
+    """Figures of one data set in one split, or of all data sets."""
 
     name: str
-    """Name in the section."""
+    """Name of the data set in the section."""
     report_name: str
-    """Name in the published report."""
+    """Name of the data set in the published report."""
     samples: int
-    """Samples after sampling."""
+    """Number of samples that were drawn."""
     fraction: float
-    """Configured share of the samples."""
+    """Share of the samples that were drawn."""
     accepted: int
+    """Number of documents written."""
     skipped: dict[str, int]
-    """By reason."""
+    """Number of samples left out, by reason."""
     tokens: int
-    """Tokens of accepted documents."""
+    """Number of tokens written."""
     role_tokens: dict[str, int]
-    """Tokens by role."""
+    """Number of tokens by role."""
     languages: dict[str, int]
-    """Accepted documents by language."""
+    """Number of documents by language."""
     control_tokens_in_text: int
-    """Control tokens spelled inside messages."""
+    """Number of control tokens spelled inside messages."""
     dropped: dict[str, int]
-    """Records that were never samples, by reason (train and val together)."""
+    """Number of records that give no sample, by reason; those of train and val are counted with train."""
     lengths: NDArray[np.integer[Any]]
-    """(accepted,) tokens of each document."""
+    """(accepted,) number of tokens of each document."""
 
     @property
     def processed(self) -> int:
-        """Accepted and skipped."""
+        """Number of samples, accepted and left out."""
         return self.accepted + sum(self.skipped.values())
 
     @property
     def loss_tokens(self) -> int:
-        """Tokens that get loss."""
+        """Number of tokens with loss."""
         return self.role_tokens.get(Role.ASSISTANT.name.lower(), 0)
 
     def length_figures(self) -> dict[str, float]:
-        """min, mean, median, p95, p99, max tokens per document; zeros when there is none."""
+        """Return min, mean, median, p95, p99 and max of tokens per document; all are 0 without documents."""
         if not self.lengths.size:
             return dict.fromkeys(("min", "mean", "median", "p95", "p99", "max"), 0)
         median, p95, p99 = np.percentile(self.lengths, [50, 95, 99])
@@ -64,7 +65,7 @@ class DatasetStats:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """All figures but the single lengths."""
+        """Return all figures except the single lengths, as plain data."""
         figures = {key: value for key, value in asdict(self).items() if key != "lengths"}
         return {
             **figures,
@@ -75,7 +76,7 @@ class DatasetStats:
 
 
 def dataset_stats(selected: Selected, is_train: bool) -> DatasetStats:
-    """Figures of one data set."""
+    """Count the documents of one data set in one split."""
     table, documents = selected.table, selected.documents
     roles = {role.name.lower(): int(table.role_tokens(role)[documents].sum()) for role in Role}
     langs = Counter(dict(enumerate(np.bincount(table.langs[documents], minlength=len(table.lang_names)).tolist())))
@@ -96,7 +97,7 @@ def dataset_stats(selected: Selected, is_train: bool) -> DatasetStats:
 
 
 def total_stats(parts: list[DatasetStats]) -> DatasetStats:
-    """The sum of data sets, under the name `total`."""
+    """Add up the figures of data sets, under the name `total`."""
     counters: dict[str, Counter[str]] = {name: Counter() for name in ("skipped", "role_tokens", "languages", "dropped")}
     for part in parts:
         for name, counter in counters.items():

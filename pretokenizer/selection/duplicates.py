@@ -1,6 +1,6 @@
-"""Exact duplicates: documents with the same tokens, inside a split and across train and val.
+"""Find exact duplicates: documents with the same tokens, inside a split and across train and val.
 
-Candidates are found by their keys (CRC-32 and length) and then told apart by a cryptographic digest of their tokens.
+Documents with equal keys (CRC-32 and length) are candidates. A cryptographic digest of their tokens decides.
 """
 
 import hashlib
@@ -20,45 +20,59 @@ MAX_EXAMPLES = 10
 
 
 class Places(NamedTuple):
-    """Documents in the written order, (D,) each."""
+    """D documents in the order in which they are written."""
 
     selected: NDArray[np.int64]
-    """Which Selected."""
+    """(D,) index of the Selected that holds the document."""
     positions: NDArray[np.int64]
-    """Which of its documents: into `Selected.processed`."""
+    """(D,) index of the document in `Selected.processed`."""
 
     def of(self, documents: NDArray[np.integer]) -> "Places":
-        """Some of them."""
+        """Return the places of some of the documents."""
         return Places(self.selected[documents], self.positions[documents])
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The record that a document comes from."""
+
+    dataset: str
+    file: int
+    """Index of the file among the data set's files."""
+    record: int
+    """Number of the record in its file, from 1."""
+
+    def __str__(self) -> str:
+        return f"{self.dataset} file {self.file} record {self.record}"
+
+
+@dataclass(frozen=True)
 class DuplicateReport:
-    """Figures for the reports and the manifest."""
+    """Numbers of duplicates, for the reports and the manifest."""
 
     train: int
-    """Documents of train that occur earlier in train."""
+    """Number of documents of train that occur earlier in train."""
     val: int
-    """Documents of val that occur earlier in val."""
+    """Number of documents of val that occur earlier in val."""
     leaked: int
-    """Documents of val that occur in train."""
+    """Number of documents of val that occur in train."""
     removed: int
-    """Documents left out because of it (`--dedup exact`)."""
-    examples: list[dict[str, object]]
-    """Of leaked documents: where both stand."""
+    """Number of documents that `--dedup exact` left out."""
+    examples: list[dict[str, "Origin"]]
+    """For some leaked documents, the origin of each copy: {"val": ..., "train": ...}."""
 
 
 def handle_duplicates(
     splits: dict[str, list[Selected]], store: TokenStore, remove: bool
 ) -> tuple[dict[str, list[Selected]], DuplicateReport]:
-    """Count duplicates; with `remove`, keep only the first of equal documents, train before val."""
+    """Count duplicates. With `remove`, keep only the first of equal documents; train comes before val."""
     everything = [*splits["train"], *splits["val"]]
     num_train = len(splits["train"])
     firsts, copies = _copies(everything, store)
     is_val = copies.selected >= num_train
     is_leak = is_val & (firsts.selected < num_train)
-    examples: list[dict[str, object]] = [
-        {"val": _describe(everything, copies, i), "train": _describe(everything, firsts, i)}
+    examples = [
+        {"val": _origin(everything, copies, i), "train": _origin(everything, firsts, i)}
         for i in np.flatnonzero(is_leak)[:MAX_EXAMPLES].tolist()
     ]
     if remove:
@@ -72,12 +86,12 @@ def handle_duplicates(
 
 
 def _copies(everything: list[Selected], store: TokenStore) -> tuple[Places, Places]:
-    """(first occurrences, later copies) of equal accepted documents, in writing order of the copies."""
+    """Return (first occurrences, later copies) of equal accepted documents, in the order of the copies."""
     keys = np.concatenate([*(s.table.keys[s.documents] for s in everything), np.empty(0, dtype=np.uint64)])
     order = np.argsort(keys, kind="stable")
     same = np.flatnonzero(np.diff(keys[order]) == 0)
     shared = np.union1d(order[same], order[same + 1])
-    del keys, order  # of tens of millions of documents every column counts
+    del keys, order  # with tens of millions of documents, every column takes much memory
     ends = np.cumsum([s.documents.size for s in everything], dtype=np.int64)
     owners = np.searchsorted(ends, shared, side="right")
     within = [shared[owners == i] - (ends[i] - s.documents.size) for i, s in enumerate(everything)]
@@ -89,7 +103,7 @@ def _copies(everything: list[Selected], store: TokenStore) -> tuple[Places, Plac
         for digest in _digests(s.table, s.processed[own], store)
     )
     words = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
-    order = np.lexsort(words.T)  # stable: equal documents stay in writing order
+    order = np.lexsort(words.T)  # stable: equal documents stay in order
     is_first = np.append(True, (words[order][1:] != words[order][:-1]).any(axis=1))[: order.size]
     first_of = order[np.flatnonzero(is_first)][np.cumsum(is_first) - 1]
     copies, firsts = order[~is_first], first_of[~is_first]
@@ -98,7 +112,7 @@ def _copies(everything: list[Selected], store: TokenStore) -> tuple[Places, Plac
 
 
 def _digests(table: DocumentTable, documents: NDArray[np.int64], store: TokenStore) -> Iterator[bytes]:
-    """A digest of each document's tokens."""
+    """Yield a digest of the tokens of each document."""
     for batch in batches(documents, table.sizes):
         raw = memoryview(store.gather(table, batch)).cast("B")  # type: ignore[arg-type]
         ends = (np.cumsum(table.sizes[batch], dtype=np.int64) * store.dtype.itemsize).tolist()
@@ -106,8 +120,8 @@ def _digests(table: DocumentTable, documents: NDArray[np.int64], store: TokenSto
             yield hashlib.blake2b(raw[start:end], digest_size=16).digest()
 
 
-def _describe(everything: list[Selected], places: Places, number: int) -> dict[str, object]:
+def _origin(everything: list[Selected], places: Places, number: int) -> Origin:
     selected = everything[int(places.selected[number])]
     document = selected.processed[places.positions[number : number + 1]]
     file_number, row = selected.table.origins_of(document)[0].tolist()
-    return {"dataset": selected.name, "file": file_number, "record": row + 1}
+    return Origin(selected.name, file_number, row + 1)

@@ -1,7 +1,7 @@
-"""Records that are wrong are counted by reason, the first of them named by file and line; too many stop the build.
+"""Bad records are counted by reason, and the first are named by file and line. Too many stop the build.
 
-Wrong is: no JSON, no object, a key or type that the source does not expect, roles that do not alternate, an empty turn
-in a conversation of one's own, text that is no Unicode. What the original filters without an error is not wrong.
+A record is bad when it is not a JSON object, has other keys or types than its source expects, has roles that do not
+alternate or empty turns, or has broken Unicode. Records that the original drops without an error are not bad.
 """
 
 from pretokenizer.records.json_text import RecordError
@@ -10,24 +10,25 @@ from pretokenizer.sources.source import BadRecord
 from pretokenizer.tasks.part_files import PartHeader
 
 MAX_EXAMPLES = 20
-"""Bad records that a part names."""
+"""Number of bad records that a part names."""
 MAX_REASONS = 50
+"""Number of reasons that a part distinguishes."""
 
 
 class BadRecordsError(ValueError):
-    """More bad records than --max_bad_fraction allows; the message has their number and the first of them."""
+    """More bad records than --max_bad_fraction allows. The message names the first of them."""
 
 
 class BadRecordLog:
-    """What is wrong with records of one part, in its header."""
+    """Collects the bad records of one part in its header."""
 
     def __init__(self, header: PartHeader, spans: dict[int, FileSpan], is_strict: bool) -> None:
         self.header, self.spans, self.is_strict = header, spans, is_strict
         self.last_unreadable = -1
-        """Row of the last line that is no record."""
+        """Row of the last line that could not be read as a record, or -1."""
 
     def add(self, file_number: int, row: int, bad: BadRecord) -> None:
-        """A record that was read. Raises RecordError with --strict."""
+        """Count a record that was read and is bad. Raises RecordError with --strict."""
         if self.is_strict or len(self.header.bad_examples) < MAX_EXAMPLES:
             self._name(
                 f"{place_of(self.spans[file_number], row)}: {bad.reason}" + (f"; {bad.found}" if bad.found else "")
@@ -35,7 +36,7 @@ class BadRecordLog:
         self._count(bad.reason)
 
     def add_unreadable(self, row: int, place: str, reason: str) -> None:
-        """A line that is no record. Raises RecordError with --strict."""
+        """Count a line that cannot be read as a record. Raises RecordError with --strict."""
         self.last_unreadable = row
         self._name(f"{place}: {reason}")
         self._count(reason.partition(":")[0].partition(",")[0])
@@ -53,14 +54,14 @@ class BadRecordLog:
 
 
 def _printable(text: str) -> str:
-    """With what could steer a terminal or break a line spelled out: records may hold anything."""
+    """Escape control characters and line breaks, which the text of a record may hold."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def refuse_too_many(names: list[str], headers: list[list[PartHeader]], max_fraction: float) -> list[str]:
-    """A warning for each data set with bad records; `headers` are of the parts of each of `names`.
+    """Return a warning for each data set with bad records. `headers` lists the parts of each data set in `names`.
 
-    Raises BadRecordsError when the share of one data set is above `max_fraction`.
+    Raises BadRecordsError when the share of bad records in one data set is above `max_fraction`.
     """
     warnings = []
     for name, parts in zip(names, headers, strict=True):
@@ -72,8 +73,8 @@ def refuse_too_many(names: list[str], headers: list[list[PartHeader]], max_fract
         if num_bad > max_fraction * num_records:
             listed = "".join(f"\n  {example}" for example in examples[:5])
             raise BadRecordsError(
-                f"{found}, more than --max_bad_fraction {max_fraction:g}; the first are{listed}\n"
-                "mend the file and start over with --overwrite, or go on with a larger --max_bad_fraction"
+                f"{found}, more than --max_bad_fraction {max_fraction:g} allows; the first are{listed}\n"
+                "correct the file and start over with --overwrite, or resume with a larger --max_bad_fraction"
             )
         warnings.append(f"{found} and left out; the first is {examples[0]}")
     return warnings

@@ -1,10 +1,11 @@
-"""Finding train documents that hold a test question: a shared run of words, `--decontaminate FILE...`.
+"""Find training documents that contain a test question, for `--decontaminate FILE...`.
 
-Words are lower-cased runs of letters and digits; of scripts that put no blanks between words (Chinese, Japanese, Thai,
-Lao, Khmer, Myanmar) each character is a word. A document is contaminated when it shares `decontaminate_ngram` (13)
-words in a row with a question; a question shorter than that counts as a whole, if it has at least 5 words. Files:
-anything the record reader reads (fields question, prompt, instruction, text, problem, input, turns; else every text
-field), or .txt with a question a line.
+A document is contaminated when it shares `decontaminate_ngram` (13) consecutive words with a question. A shorter
+question of at least 5 words must occur as a whole. Words are lower-cased runs of letters and digits; in scripts without
+spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Myanmar) each character is a word.
+
+A file of questions is any file of records, or .txt with one question on each line. Of a record, the fields question,
+prompt, instruction, text, problem, input and turns hold questions; if it has none of them, every text field does.
 """
 
 import re
@@ -20,10 +21,10 @@ from pretokenizer.records.json_text import Record, RecordError
 from pretokenizer.records.reader import read_records
 
 MIN_WORDS = 5
-# Ideographs with all extensions, their iteration marks and zero, kana (small, half-width and old ones too). No Hangul.
+# Ideographs with all extensions, iteration marks and zero; kana, including small, half-width and old forms. No Hangul.
 _IDEOGRAPHS = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
 _KANA = r"\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f\U0001aff0-\U0001b16f"
-# Letters, vowels and tone marks of Thai, Lao, Khmer and Myanmar; digits stay runs.
+# Letters, vowels and tone marks of Thai, Lao, Khmer and Myanmar. Digits still form runs.
 _THAI_LAO = r"\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0edc-\u0edf"
 _KHMER_MYANMAR = (
     r"\u1780-\u17d3\u17dc\u17dd\u1000-\u103f\u1050-\u108f\u109a-\u109d\ua9e0-\ua9ef\ua9fa-\ua9fe\uaa60-\uaa7f"
@@ -34,7 +35,7 @@ _FIELDS = ("question", "prompt", "instruction", "text", "problem", "input", "tur
 
 
 class Questions:
-    """The runs of words to look for, by their length."""
+    """The runs of words in test questions, by their length."""
 
     def __init__(self, texts: Iterator[str] | list[str], ngram: int) -> None:
         self.runs: dict[int, set[str]] = {}
@@ -49,7 +50,7 @@ class Questions:
 
     @classmethod
     def load(cls, config: PretokenizeConfig) -> "Questions":
-        """From the files of the configuration. Raises RecordError when they have no question."""
+        """Read the questions in the configuration's files. Raises RecordError when there are none."""
         questions = cls(
             (text for path in question_files(config) for text in read_questions(path)),
             config.decontaminate_ngram,
@@ -61,7 +62,7 @@ class Questions:
         return questions
 
     def has_run_of(self, conversation: Conversation) -> bool:
-        """Whether any message shares a run of words with a question."""
+        """Return whether a message of the conversation shares a run of words with a question."""
         for message in conversation.messages:
             words = words_of(message.text)
             for length, known in self.runs.items():
@@ -71,7 +72,7 @@ class Questions:
 
 
 def question_files(config: PretokenizeConfig) -> list[Path]:
-    """The files of the configuration. Raises ConfigError for one that is missing."""
+    """Return the configuration's files of questions. Raises ConfigError for a missing file."""
     paths = [find_file(path) for path in config.decontaminate]
     for path in paths:
         if not path.is_file():
@@ -83,17 +84,21 @@ def question_files(config: PretokenizeConfig) -> list[Path]:
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-cased runs of letters and digits, single characters of scripts without blanks."""
+    """Split a text into lower-cased words.
+
+    >>> words_of("It's 10 o'clock")
+    ['it', 's', '10', 'o', 'clock']
+    """
     return _WORD.findall(text.lower())
 
 
 def runs_of(words: list[str], length: int) -> Iterator[str]:
-    """Each run of `length` words."""
+    """Yield every run of `length` consecutive words, joined by spaces."""
     return (" ".join(words[i : i + length]) for i in range(len(words) - length + 1))
 
 
 def read_questions(path: Path) -> Iterator[str]:
-    """The questions of a file. Raises RecordError."""
+    """Yield the questions in a file. Raises RecordError when it cannot be read."""
     if path.suffix == ".txt":
         try:
             yield from path.read_text(encoding="utf-8").splitlines()
@@ -105,7 +110,7 @@ def read_questions(path: Path) -> Iterator[str]:
 
 
 def question_texts(record: Record) -> Iterator[str]:
-    """The texts of a record's question fields, or of all its fields when it has none of them."""
+    """Yield the texts in a record's question fields, or in all its fields when it has none of those."""
     chosen = [record[name] for name in _FIELDS if record.get(name)]
     for value in chosen or record.values():
         yield from _texts_in(value)

@@ -1,14 +1,14 @@
-"""Part files: what one piece of work leaves behind, in record order, before anything is split or sampled.
+"""Part files: the encoded documents of one piece, in record order, before they are split and sampled.
 
-A part is `part-00003-01.{tokens,npz,json}` (and `.texts` when the text is wanted), the `.json` written last: a part
-with its `.json` is complete, and a restarted build keeps it. Which machine or process made it makes no difference.
+A part is `part-00003-01.{tokens,npz,json}`, and `.texts` where the text is kept. The `.json` is written last: a part
+with its `.json` is complete, and a resumed build keeps it. The bytes do not depend on the machine or the process.
 """
 
 import json
 import zipfile
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from pretokenizer.encode.batch import EncodedBatch
-from pretokenizer.files.publish import read_json, write_text_atomic
+from pretokenizer.files.publish import read_json, write_json_atomic, write_text_atomic
 
 _COLUMNS = {
     "unit_files": np.int32,
@@ -34,17 +34,33 @@ _COLUMNS = {
     "turn_roles": np.uint8,
 }
 
-
-MISMATCH_NAME = "engine_mismatch.txt"
-"""In a folder of parts: the fast way was found wrong, so none of its ids may be kept."""
+_MISMATCH_NAME = "encoder_mismatch.json"
 MAX_LANGS = 250
-"""Languages of one data set that are told apart."""
+"""Number of languages that a part distinguishes."""
 MAX_LANG_CHARACTERS = 35
-"""Of the longest tags that RFC 5646 asks programs to hold."""
+"""Length of the longest language tags that RFC 5646 asks programs to support."""
 
 
 class PartError(ValueError):
-    """A part file that is missing or damaged; the message names it."""
+    """A part file that is missing or damaged. The message names it."""
+
+
+@dataclass(frozen=True)
+class EncoderMismatch:
+    """The fast encoder gave other ids than the reference, so a build keeps none of its ids."""
+
+    fast: str
+    """Name of the fast encoder."""
+    reference: str
+    """Name of the reference encoder."""
+    text: str
+    """Start of the text that they encoded differently."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.fast} gave other ids than {self.reference} for {self.text!r}; {self.reference} encoded everything"
+            " again"
+        )
 
 
 @dataclass
@@ -52,26 +68,29 @@ class PartHeader:
     """The `.json` of a part."""
 
     num_records: int = 0
-    """Records read, those that were dropped too."""
+    """Number of records read, also of those that were dropped."""
     num_tokens: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    """Records that do not count, by reason."""
+    """Number of records that give no sample, by reason."""
     bad: Counter[str] = field(default_factory=Counter)
-    """Records that are wrong, by reason."""
+    """Number of bad records, by reason."""
     bad_examples: list[str] = field(default_factory=list)
-    """`file:line: what is wrong` of the first of them."""
+    """The first bad records, each as `file:line: reason`."""
     langs: list[str] = field(default_factory=lambda: ["unknown"])
-    """Names of `document_langs`."""
+    """Names of the languages that `document_langs` indexes."""
+    encoder: str = ""
+    """Name of the encoder of this part."""
     engine: str = ""
+    """The encoder and its proof, as the reports show them."""
     is_exact: bool = False
-    """Encoded by the reference because the fast way was found wrong."""
+    """Whether the reference encoded the part because the fast encoder was found wrong."""
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     """CPU seconds by step."""
 
 
 class PartWriter:
-    """Collects units (records that count) and their encoded documents; complete when the `with` block ends well."""
+    """Writes one part. The part is complete when the `with` block ends without an error."""
 
     def __init__(self, stem: Path, dtype: DTypeLike, keep_texts: bool) -> None:
         self.stem = stem
@@ -87,11 +106,11 @@ class PartWriter:
         return self
 
     def add_units(self, files: list[int], rows: list[int], documents: list[int]) -> None:
-        """Records that count: where they stand, and how many documents each gives (may be 0)."""
+        """Add records that give samples: the file and row of each, and its number of documents, which may be 0."""
         self._append(unit_files=files, unit_rows=rows, unit_documents=documents)
 
     def add_documents(self, batch: EncodedBatch, langs: list[str | None], contaminated: list[bool] | None) -> None:
-        """The documents of the units added so far, in order."""
+        """Add the documents of the units added last, in order."""
         tokens = batch.tokens.astype(self._dtype, copy=False)
         raw = memoryview(tokens).cast("B")  # type: ignore[arg-type]
         ends = (np.cumsum(batch.document_sizes) * self._dtype.itemsize).tolist()
@@ -138,7 +157,7 @@ class PartWriter:
             self._columns[name].append(np.asarray(values, dtype=_COLUMNS[name]))
 
     def _lang_id(self, lang: str | None) -> int:
-        """Its number in `langs`; 0, unknown, for what is no name of a language, and for more than MAX_LANGS."""
+        """Return the index of a language in `langs`, or 0 (unknown) for an invalid name and after MAX_LANGS names."""
         is_name = isinstance(lang, str) and 0 < len(lang) <= MAX_LANG_CHARACTERS and lang.isprintable()
         if lang is None or not is_name or len(self.header.langs) >= MAX_LANGS:
             return 0
@@ -149,7 +168,7 @@ class PartWriter:
 
 @dataclass(frozen=True)
 class Part:
-    """A finished part, its columns in memory and its tokens on disk."""
+    """A finished part, with its columns in memory and its tokens on disk."""
 
     stem: Path
     header: PartHeader
@@ -157,34 +176,39 @@ class Part:
 
 
 def is_complete(stem: Path) -> bool:
-    """Whether the part was finished."""
+    """Return whether the part was finished."""
     return stem.with_suffix(".json").is_file()
 
 
-def found_mismatch(folder: Path) -> str | None:
-    """What was said when the fast way was found wrong on the data, of a folder of parts."""
-    path = folder / MISMATCH_NAME
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+def found_mismatch(folder: Path) -> EncoderMismatch | None:
+    """Return the mismatch that some process recorded in a folder of parts, or None."""
+    path = folder / _MISMATCH_NAME
+    return EncoderMismatch(**read_json(path)) if path.is_file() else None
+
+
+def record_mismatch(folder: Path, mismatch: EncoderMismatch) -> None:
+    """Record in a folder of parts that the fast encoder is wrong, for all processes of the build."""
+    write_json_atomic(folder / _MISMATCH_NAME, asdict(mismatch), sync=False)
 
 
 def read_header(stem: Path) -> PartHeader:
-    """The header of a finished part. Raises PartError naming the file."""
+    """Read the header of a finished part. Raises PartError naming the file."""
     path = stem.with_suffix(".json")
     try:
         raw = read_json(path)
         return PartHeader(**{**raw, "dropped": Counter(raw["dropped"]), "bad": Counter(raw["bad"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"not readable ({error!r})") from None
+        raise _damaged(path, f"cannot read it ({error!r})") from None
 
 
 def read_part(stem: Path, itemsize: int) -> Part:
-    """A finished part. Raises PartError naming the file."""
+    """Read a finished part with tokens of `itemsize` bytes. Raises PartError naming the file."""
     header = read_header(stem)
     try:
         with np.load(stem.with_suffix(".npz"), allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in _COLUMNS}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(stem.with_suffix(".npz"), f"not readable ({error})") from None
+        raise _damaged(stem.with_suffix(".npz"), f"cannot read it ({error})") from None
     tokens_path = stem.with_suffix(".tokens")
     num_bytes = tokens_path.stat().st_size if tokens_path.is_file() else -1
     if (

@@ -1,4 +1,4 @@
-"""Runs the tasks of a plan: in this process, in worker processes or on a Ray cluster."""
+"""Run the tasks of a plan: in this process, in worker processes, or on a Ray cluster."""
 
 import contextlib
 import multiprocessing
@@ -14,38 +14,30 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pretokenizer.chat.formats import ChatFormat
 from pretokenizer.config.settings import RunOptions
+from pretokenizer.tasks.context import BuildContext
 from pretokenizer.tasks.part_files import found_mismatch
-from pretokenizer.tasks.plan import Plan, Task
+from pretokenizer.tasks.plan import BuildError, Plan, Task
 from pretokenizer.tasks.runner import TaskRunner
-from pretokenizer.tasks.work_folder import BuildError
-from pretokenizer.tokenizer.base import Tokenizer
 
 
-def run_tasks(
-    plan: Plan,
-    tasks: list[Task],
-    folder: Path,
-    options: RunOptions,
-    loaded: tuple[Tokenizer, ChatFormat],
-    pool: ProcessPoolExecutor | None,
-) -> None:
-    """Do the tasks that are not done yet, in this process or in the pool's; those that a fast way did again by the
-    reference when it was found wrong on any of them.
+def run_tasks(context: BuildContext, tasks: list[Task], folder: Path, pool: ProcessPoolExecutor | None) -> None:
+    """Run the unfinished tasks and leave their parts in `folder`.
+
+    If any process finds the fast encoder wrong, run the tasks a second time: they redo every piece that the reference
+    did not encode. `pool` comes from start_workers. Raises BuildError when a worker process dies.
     """
+    options = context.options
     with contextlib.ExitStack() as stack:
         if pool is not None:
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        runner = (
-            TaskRunner(plan, folder, options.strict, loaded) if pool is None and options.executor != "ray" else None
-        )
+        runner = TaskRunner(context, folder) if pool is None and options.executor != "ray" else None
         for _ in range(2):
             progress = stack.enter_context(tqdm(total=len(tasks), desc="read and encode", unit="part", disable=None))
             if options.executor == "ray":
                 from pretokenizer.tasks.ray_executor import run_on_ray
 
-                run_on_ray(plan, tasks, folder, options, progress)
+                run_on_ray(context, tasks, folder, progress)
             elif runner is not None:
                 for task in tasks:
                     runner.run(task)
@@ -56,36 +48,41 @@ def run_tasks(
                 break
 
 
-_runner: TaskRunner | None = None
-
-
 @contextlib.contextmanager
-def start_workers(
-    plan: Plan, tasks: list[Task], folder: Path, options: RunOptions, loaded: tuple[Tokenizer, ChatFormat]
-) -> Iterator[ProcessPoolExecutor | None]:
-    """Processes that prepare themselves while this one goes on; None where one process does it all."""
-    count = min(options.workers, len(tasks))
-    if count < 2 or options.executor == "ray":
+def start_workers(context: BuildContext, tasks: list[Task], folder: Path) -> Iterator[ProcessPoolExecutor | None]:
+    """Start processes that load the tokenizer while this process continues. Yield None when one process is enough."""
+    count = min(context.options.workers, len(tasks))
+    if count < 2 or context.options.executor == "ray":
         yield None
         return
-    is_forked = sys.platform == "linux"
-    context = multiprocessing.get_context("fork" if is_forked else "spawn")
-    arguments = (plan, folder, options.strict, os.getpid(), loaded if is_forked else None)
-    with ProcessPoolExecutor(count, context, _start_worker, arguments) as pool:
-        pool.submit(os.getpid)  # the first call starts them
+    if sys.platform == "linux":  # a forked process inherits the loaded tokenizer
+        fork = multiprocessing.get_context("fork")
+        workers = ProcessPoolExecutor(count, fork, _start_forked, (context, folder, os.getpid()))
+    else:
+        spawn = multiprocessing.get_context("spawn")
+        arguments = (context.plan, context.options, context.final, folder, os.getpid())
+        workers = ProcessPoolExecutor(count, spawn, _start_spawned, arguments)
+    with workers as pool:
+        pool.submit(os.getpid)  # the first call starts the processes
         yield pool
 
 
-def _start_worker(
-    plan: Plan, folder: Path, is_strict: bool, parent: int, loaded: tuple[Tokenizer, ChatFormat] | None
-) -> None:
+_runner: TaskRunner | None = None
+"""The runner of a worker process."""
+
+
+def _start_forked(context: BuildContext, folder: Path, parent: int) -> None:
     global _runner
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-    _runner = TaskRunner(plan, folder, is_strict, loaded)
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
+    _runner = TaskRunner(context, folder)
 
 
-def _leave_with(parent: int) -> None:
-    """End this worker when the build was killed: nobody else would tell it."""
+def _start_spawned(plan: Plan, options: RunOptions, final: Path, folder: Path, parent: int) -> None:
+    _start_forked(BuildContext.load(plan, options, final), folder, parent)
+
+
+def _exit_with(parent: int) -> None:
+    """Exit when the parent process ends: a killed parent cannot stop its workers."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -103,6 +100,6 @@ def _run_in_pool(pool: ProcessPoolExecutor, tasks: list[Task], progress: "tqdm[A
             progress.update()
     except BrokenProcessPool:
         raise BuildError(
-            "a worker process was killed, perhaps for want of memory; the same command goes on from here,"
-            " and fewer --workers need less memory"
+            "a worker process was killed, perhaps because memory ran out; run the same command again to resume,"
+            " with fewer --workers to need less memory"
         ) from None

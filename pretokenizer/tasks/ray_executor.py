@@ -1,34 +1,36 @@
-"""Doing tasks on a Ray cluster (`pip install 'oasst-megatron[ray]'`, `build --executor ray`).
+"""Run tasks on a Ray cluster (`pip install 'oasst-megatron[ray]'`, `build --executor ray`).
 
-The output folder and the input files must be visible from every node under the same paths.
+Every node must see the output folder and the input files under the same paths.
 """
 
 from pathlib import Path
 from typing import Any
 
-from pretokenizer.config.settings import RunOptions
-from pretokenizer.tasks.plan import Plan, Task
+from pretokenizer.tasks.context import BuildContext
+from pretokenizer.tasks.plan import BuildError, Task
+from pretokenizer.tasks.runner import TaskRunner
 
 
-def run_on_ray(plan: Plan, tasks: list[Task], folder: Path, options: RunOptions, progress: Any) -> None:
-    """Run `tasks` on actors, as many as the cluster's CPUs or `workers` if that is more than 1."""
+def run_on_ray(context: BuildContext, tasks: list[Task], folder: Path, progress: Any) -> None:
+    """Run `tasks` on as many actors as the cluster has CPUs, or on `workers` actors if more than one is asked for.
+
+    Raises BuildError when Ray is not installed, and ValueError for an error of the user's.
+    """
     try:
         import ray
         from ray.util import ActorPool
     except ImportError:
-        from pretokenizer.tasks.work_folder import BuildError
-
         raise BuildError("--executor ray: Ray is not installed; pip install 'oasst-megatron[ray]'") from None
-    from pretokenizer.tasks.runner import TaskRunner
+    plan, options, final = context.plan, context.options, context.final  # a loaded tokenizer cannot be sent
 
     class Worker:
-        """One process of the cluster, with its tokenizer loaded once."""
+        """One process of the cluster. It loads the tokenizer once."""
 
         def __init__(self) -> None:
-            self.runner = TaskRunner(plan, folder, options.strict)
+            self.runner = TaskRunner(BuildContext.load(plan, options, final), folder)
 
         def run(self, task: Task) -> str | None:
-            """Do a task; the text of an error that is the user's to mend."""
+            """Run a task. Return the message of an error that the user can fix."""
             try:
                 self.runner.run(task)
             except ValueError as error:

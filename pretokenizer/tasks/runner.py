@@ -1,4 +1,4 @@
-"""Doing a task: read records, convert, encode in batches, leave parts. Runs in any process."""
+"""Run a task in any process: read records, convert them, encode them in batches, write a part for each piece."""
 
 import random
 import time
@@ -7,11 +7,10 @@ from itertools import chain
 from pathlib import Path
 
 from pretokenizer.chat.conversation import Conversation
-from pretokenizer.chat.formats import ChatFormat, ChatFormatError, FramedFormat
+from pretokenizer.chat.formats import ChatFormatError, FramedFormat
 from pretokenizer.encode.batch import EngineMismatchError
 from pretokenizer.encode.encoder import Encoder, make_encoder
 from pretokenizer.encode.reference import ReferencePass
-from pretokenizer.files.publish import write_text_atomic
 from pretokenizer.files.shard import optimal_dtype
 from pretokenizer.records.file_names import stem_of
 from pretokenizer.records.json_text import RecordError
@@ -26,39 +25,45 @@ from pretokenizer.sources.source import (
     wrong_text,
 )
 from pretokenizer.tasks.bad_records import BadRecordLog
+from pretokenizer.tasks.context import BuildContext
 from pretokenizer.tasks.decontaminate import Questions
-from pretokenizer.tasks.part_files import MISMATCH_NAME, PartWriter, found_mismatch, is_complete, read_header
-from pretokenizer.tasks.plan import Piece, Plan, Task, load_plan_tokenizer
-from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tasks.part_files import (
+    EncoderMismatch,
+    PartWriter,
+    found_mismatch,
+    is_complete,
+    read_header,
+    record_mismatch,
+)
+from pretokenizer.tasks.plan import Piece, Task
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 4 << 20
 Batch = list[tuple[int, int, list[Conversation]]]
-"""(file number, row, conversations) of records that count."""
+"""(index of the file, row, conversations) of records that give samples."""
 
 
 class TaskRunner:
-    """Does tasks of one plan; loads the tokenizer and proves the engine once. Bad records are counted, or end it."""
+    """Runs tasks of one build. It proves the fast encoder once, and counts bad records or stops at the first."""
 
-    def __init__(
-        self, plan: Plan, folder: Path, is_strict: bool, loaded: tuple[Tokenizer, ChatFormat] | None = None
-    ) -> None:
-        self.plan, self.folder, self.is_strict = plan, folder, is_strict
-        self.max_line_bytes = plan.config.max_line_mb << 20
-        self.sources = plan.sources
-        tokenizer, chat_format = loaded or load_plan_tokenizer(plan.config)
+    def __init__(self, context: BuildContext, folder: Path) -> None:
+        self.config, self.folder, self.is_strict = context.config, folder, context.options.strict
+        self.max_line_bytes = self.config.max_line_mb << 20
+        self.sources = context.plan.sources
+        tokenizer, chat_format = context.tokenizer, context.chat_format
         self.chat_format, self.is_framed = chat_format, isinstance(chat_format, FramedFormat)
-        encode_special, keep_texts = plan.config.special_tokens_in_text == "encode", plan.config.write_json
+        encode_special, keep_texts = self.config.special_tokens_in_text == "encode", self.config.write_json
         self.encoder, self.engine_line = make_encoder(tokenizer, chat_format, encode_special, keep_texts)
         self.reference = Encoder(ReferencePass(tokenizer, chat_format, encode_special), chat_format, keep_texts)
         self.reference_line = f"{tokenizer.kind} (the reference)"
         self.dtype = optimal_dtype(tokenizer.vocab_size)
-        self.questions = Questions.load(plan.config) if plan.config.decontaminate else None
+        self.questions = Questions.load(self.config) if self.config.decontaminate else None
 
     def run(self, task: Task) -> None:
-        """Do what is not done yet of a task. Once the fast way was found wrong, by whichever process, that is all that
-        was not encoded by the reference. Raises RecordError for a file that is damaged as a whole and, with
-        `is_strict`, for the first bad record.
+        """Run the unfinished pieces of a task.
+
+        If any process found the fast encoder wrong, redo every piece that the reference did not encode. Raises
+        RecordError for a damaged file and, with --strict, for the first bad record.
         """
         stems = [task.stem(self.folder, number) for number in range(len(task.pieces))]
         if self.is_strict:
@@ -71,22 +76,20 @@ class TaskRunner:
                 self._run(task, stems, self.encoder)
                 return
             except EngineMismatchError as error:
-                mismatch = (
-                    f"{self.encoder.way.name} gave other ids than {self.reference.way.name} for {str(error)[:80]!r};"
-                    f" everything was encoded again by {self.reference.way.name}"
-                )
-                write_text_atomic(self.folder / MISMATCH_NAME, mismatch, sync=False)
+                names = self.encoder.way.name, self.reference.way.name
+                record_mismatch(self.folder, EncoderMismatch(*names, str(error)[:80]))
         self._run(task, stems, self.reference)
 
     def _run(self, task: Task, stems: list[Path], encoder: Encoder) -> None:
-        for stem in stems:  # what is there is not complete any more
+        for stem in stems:  # the old parts become incomplete before they are overwritten
             stem.with_suffix(".json").unlink(missing_ok=True)
-        # Pieces of one task share the generator, so a restarted task starts with its first piece.
-        rng = random.Random(self.plan.config.rng_seed)
+        # The pieces of a task share the generator, so a task resumes from its first piece.
+        rng = random.Random(self.config.rng_seed)
         for piece, stem in zip(task.pieces, stems, strict=True):
             started = time.process_time()
-            with PartWriter(stem, self.dtype, self.plan.config.write_json) as part:
+            with PartWriter(stem, self.dtype, self.config.write_json) as part:
                 part.header.is_exact = encoder is self.reference
+                part.header.encoder = encoder.way.name
                 part.header.engine = self.reference_line if encoder is self.reference else self.engine_line
                 part.header.warnings += self.encoder.warnings
                 log = BadRecordLog(part.header, dict(piece.files), self.is_strict)
@@ -95,7 +98,7 @@ class TaskRunner:
                 part.header.seconds["total"] = time.process_time() - started
 
     def _batches(self, piece: Piece, part: PartWriter, log: BadRecordLog, rng: random.Random) -> Iterator[Batch]:
-        """Records that count with their conversations, in batches; the others are counted by reason."""
+        """Yield records with their conversations in batches. Records that give none are counted by reason."""
         batch: Batch = []
         documents = characters = 0
         for number, row, converted in self._convert(piece, part, log, rng):
@@ -105,7 +108,7 @@ class TaskRunner:
             if not isinstance(converted, list):
                 log.add(number, row, converted)
                 continue
-            if not self.is_framed and (wrong := wrong_text(converted)):  # a template shows `None` and the like as text
+            if not self.is_framed and (wrong := wrong_text(converted)):  # a template would write None as text
                 log.add(number, row, wrong)
                 continue
             batch.append((number, row, converted))
@@ -113,7 +116,7 @@ class TaskRunner:
                 documents += 1
                 for message in conversation.messages:
                     text = message.text
-                    characters += len(text) if text.__class__ is str else 0  # other than text is bad on encoding
+                    characters += len(text) if text.__class__ is str else 0  # encoding finds other types bad
             if documents >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS or len(batch) >= 4 * BATCH_DOCUMENTS:
                 yield batch
                 batch, documents, characters = [], 0, 0
@@ -123,7 +126,7 @@ class TaskRunner:
     def _convert(
         self, piece: Piece, part: PartWriter, log: BadRecordLog, rng: random.Random
     ) -> Iterator[tuple[int, int, Converted]]:
-        """(file number, row, what it gives) of each record."""
+        """Yield (index of the file, row, result) for each record."""
         source = self.sources[piece.dataset]
         if source.independent:
             for number, span in piece.files:
@@ -135,7 +138,7 @@ class TaskRunner:
     def _convert_alone(
         self, source: Source, number: int, span: FileSpan, part: PartWriter, log: BadRecordLog
     ) -> Iterator[tuple[int, int, Converted]]:
-        """Of a source that converts each record by itself."""
+        """Convert the records of a source that needs no other record for it."""
         stem, convert = stem_of(Path(span.path)), source.convert
         row = log.last_unreadable = -1
         for row, record in read_records(span, log.add_unreadable, self.max_line_bytes):
@@ -147,7 +150,7 @@ class TaskRunner:
         part.header.num_records += max(row, log.last_unreadable) + 1
 
     def _records(self, piece: Piece, part: PartWriter, log: BadRecordLog) -> Iterator[InputRecord]:
-        """Of all files, for a source that needs the whole data set; it may stop reading early."""
+        """Yield the records of all files, for a source that needs the whole data set and may stop early."""
         before = 0
         for number, span in piece.files:
             stem = stem_of(Path(span.path))
@@ -158,7 +161,7 @@ class TaskRunner:
             before = part.header.num_records = before + max(row, log.last_unreadable) + 1
 
     def _sound(self, batch: Batch, log: BadRecordLog) -> Batch:
-        """The records of a batch whose conversations can be written; the others are logged."""
+        """Return the records of a batch that can be encoded, and log the others."""
         sound: Batch = []
         for number, row, conversations in batch:
             bad = wrong_text(conversations) or self._not_expressed(conversations)
@@ -182,7 +185,7 @@ class TaskRunner:
             encoded = encoder.encode(conversations)
         except EngineMismatchError:
             raise
-        except Exception:  # whatever formats and tokenizers raise for what is no text
+        except Exception:  # formats and tokenizers raise different errors for bad text
             sound = self._sound(batch, log)
             if len(sound) == len(batch):
                 raise
@@ -194,7 +197,7 @@ class TaskRunner:
 
 
 def _refuse_bad(stems: list[Path]) -> None:
-    """Raise RecordError for the first bad record of parts that were finished without --strict."""
+    """Raise RecordError for the first bad record in parts that an earlier run without --strict finished."""
     for stem in stems:
         examples = read_header(stem).bad_examples if is_complete(stem) else []
         if examples:

@@ -1,78 +1,62 @@
-"""The folder in which an output is built, held by one process at a time."""
+"""`<output>.building`: the folder in which an output is built, and where a killed build resumes.
+
+OUTPUT.building/plan.json     the plan that the parts belong to
+OUTPUT.building/parts/        the part files of finished tasks
+OUTPUT.building/output/       the folder that is renamed to OUTPUT at the end
+"""
 
 import contextlib
-import dataclasses
-import fcntl
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
-from pretokenizer.files.publish import naming, read_json, write_json_atomic
-from pretokenizer.tasks.plan import Plan
+from pretokenizer.files.publish import locked, naming
+from pretokenizer.tasks.plan import BuildError, Plan
+from pretokenizer.tasks.plan_file import PLAN_NAME, fingerprint_in, write_plan
 
-PLAN_NAME = "plan.json"
 LOCK_PATIENCE_SECONDS = 5.0
-
-
-class BuildError(ValueError):
-    """A build that cannot go on; the message says what to do."""
+"""Time to wait for the lock: the workers of a killed build need a moment to exit."""
 
 
 def refuse_finished(final: Path, overwrite: bool) -> None:
-    """Raise BuildError when the output is there already and may not be replaced."""
+    """Raise BuildError when the output exists and may not be replaced."""
     if final.exists() and not overwrite:
         raise BuildError(f"{final}: exists already; give --overwrite to replace it, or another --output_dir")
 
 
 def work_path(final: Path) -> Path:
-    """Where an output is made."""
+    """Return the work folder of an output."""
     return final.with_name(final.name + ".building")
 
 
 @contextlib.contextmanager
 def work_folder(work: Path, plan: Plan, overwrite: bool) -> Iterator[None]:
-    """The folder, held by one process at a time. Raises BuildError when it belongs to another plan."""
-    fingerprint = plan.fingerprint()
-    (work / "parts").mkdir(parents=True, exist_ok=True)
-    with naming(work), (work / "lock").open("w") as lock:
-        if not _lock(lock):
-            raise BuildError(f"{work}: another process is building this output")
-        if (work / "output" / "parts").is_dir():  # of `build --part`, killed just before it was published
-            shutil.rmtree(work / "parts")
-            (work / "output" / "parts").rename(work / "parts")
-        plan_path = work / PLAN_NAME
-        is_other = plan_path.is_file() and fingerprint_in(plan_path) != fingerprint
-        if is_other and any((work / "parts").glob("*.json")):  # with no part finished there is nothing to mix
+    """Create or resume the work folder, and lock it for one process.
+
+    Raises BusyError when another process holds the lock, and BuildError when the folder has parts of another plan that
+    `overwrite` does not allow to remove.
+    """
+    parts, unpublished = work / "parts", work / "output" / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    with naming(work), locked(work, work, LOCK_PATIENCE_SECONDS):
+        if unpublished.is_dir():  # `build --part` was killed just before it published its folder
+            shutil.rmtree(parts)
+            unpublished.rename(parts)
+        is_other = (work / PLAN_NAME).is_file() and fingerprint_in(work / PLAN_NAME) != plan.fingerprint()
+        if is_other and any(parts.glob("*.json")):  # without a finished part there is nothing to mix up
             if not overwrite:
                 raise BuildError(
-                    f"{work}: an unfinished build with another configuration or other inputs; remove this folder or"
-                    " give --overwrite to start over, or choose another --output_dir"
+                    f"{work}: holds an unfinished build with another configuration or other inputs; remove this folder"
+                    " or give --overwrite to start over, or choose another --output_dir"
                 )
-            shutil.rmtree(work / "parts")
-            (work / "parts").mkdir()
-        write_json_atomic(
-            plan_path, {"fingerprint": fingerprint, "config": dataclasses.asdict(plan.config)}, sync=False
-        )
+            shutil.rmtree(parts)
+            parts.mkdir()
+        write_plan(plan, work)
         yield
 
 
-def fingerprint_in(plan_path: Path) -> str | None:
-    try:
-        return str(read_json(plan_path)["fingerprint"])
-    except (ValueError, LookupError, TypeError):
-        return None  # damaged: as good as another plan
-
-
-def _lock(file: IO[str]) -> bool:
-    """Lock a file; the workers of a build that was just killed may hold it for a moment more."""
-    deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.1)
+def fresh_folder(path: Path) -> Path:
+    """Create an empty folder at `path`, in place of an old one, and return it."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path

@@ -268,7 +268,7 @@ def deep_own_file(name: str, text: bytes) -> Callable[[Path], str | None]:
         from checkpoint_convert.families.family import read_hf_config
         from megatron_train.checkpoint.train_state import TrainState
         from pretokenizer.files.manifest import DataManifest
-        from pretokenizer.merge import read_plan
+        from pretokenizer.tasks.plan_file import read_plan
         from pretokenizer.tokenizer.load import read_tokenizer_spec
 
         (folder / name).write_bytes(text)

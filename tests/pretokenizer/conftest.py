@@ -54,9 +54,11 @@ def sentencepiece_tokenizer(sample_tokenizer: Tokenizer) -> SentencePieceTokeniz
 
 
 @pytest.fixture(autouse=True)
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting for the disk: nothing here outlives the test."""
+def quick_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what makes a small build slow: flushing to disk, and the plot of lengths."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("pretokenizer.reports.write_reports.has_plots", lambda: False)
+    monkeypatch.setattr("pretokenizer.reports.markdown.has_plots", lambda: False)
 
 
 def write_jsonl(path: Path, records: list[Any]) -> Path:

@@ -1,7 +1,6 @@
 """build.py: the same bytes for any way of running, restarting, refusing."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -18,12 +17,13 @@ from pretokenizer.build import build
 from pretokenizer.config.settings import RunOptions
 from pretokenizer.encode.encoder import REFERENCE_ENV
 from pretokenizer.files.manifest import DataManifest
+from pretokenizer.files.publish import BusyError
 from pretokenizer.files.shard import ShardReader
 from pretokenizer.records.json_text import RecordError
 from pretokenizer.tasks import plan as plan_module
 from pretokenizer.tasks import runner as tasks
-from pretokenizer.tasks.plan import load_plan_tokenizer, make_plan
-from pretokenizer.tasks.work_folder import BuildError
+from pretokenizer.tasks.plan import BuildError, make_plan
+from pretokenizer.tasks.work_folder import work_folder, work_path
 from pretokenizer.tokenizer.base import Tokenizer
 from tests.paths import ROOT
 from tests.pretokenizer.conftest import BuildToy, make_toy_config, question_records, write_jsonl
@@ -126,7 +126,7 @@ def test_same_bytes_without_the_fast_engine(
     monkeypatch.setenv(REFERENCE_ENV, "reference")
     manifest, folder = build_toy(DATASETS, write_json=True)
     assert without_titles(contents(folder)) == without_titles(reference_bytes)
-    assert manifest.reports["engines"] == ["sentencepiece (the reference; PRETOKENIZER_ENGINE=reference), words cached"]
+    assert manifest.reports["engines"] == ["sentencepiece (the reference; PRETOKENIZER_ENGINE=reference)"]
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -174,7 +174,7 @@ def test_an_unfinished_build_is_not_mixed_with_another(build_toy: BuildToy, tmp_
     with pytest.raises(RecordError, match=r"a\.jsonl:51: not valid JSON"):
         build_toy(DATASETS, RunOptions(strict=True))
     with pytest.raises(
-        BuildError, match=r"out\.building: an unfinished build with another configuration or other inputs"
+        BuildError, match=r"out\.building: holds an unfinished build with another configuration or other inputs"
     ):
         build_toy(DATASETS, min_assistant_tokens=3)
     broken.write_text(sound)
@@ -215,10 +215,9 @@ def test_two_builds_of_one_output_do_not_meet(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("pretokenizer.tasks.work_folder.LOCK_PATIENCE_SECONDS", 0.1)
     toy_data(tmp_path / "data")
     config = make_toy_config(tmp_path, DATASETS)
-    plan = make_plan(config)
     with (
-        build_module.work_folder(build_module.work_path(config.output_folder), plan, False),
-        pytest.raises(BuildError, match="another process is building this output"),
+        work_folder(work_path(config.output_folder), make_plan(config), overwrite=False),
+        pytest.raises(BusyError, match=r"out\.building: .*process.* is writing it"),
     ):
         build(config, RunOptions())
 
@@ -243,7 +242,7 @@ def test_nothing_of_an_engine_found_wrong_is_kept(
     assert manifest.reports["engines"] == ["sentencepiece (the reference)"]
     (warning,) = manifest.reports["warnings"]
     assert warning.startswith("gigatoken ") and " gave other ids than sentencepiece for 'What is " in warning
-    assert warning.endswith("; everything was encoded again by sentencepiece")
+    assert warning.endswith("; sentencepiece encoded everything again")
     assert os.environ.get(REFERENCE_ENV) is None
 
 
@@ -284,19 +283,6 @@ def test_broken_unicode_is_left_out_and_counted(build_toy: BuildToy, tmp_path: P
     assert manifest.splits["train"].documents == 3
     assert manifest.reports["bad_records"]["0:gsm8k"]["reasons"] == {"broken Unicode": 1}
     assert manifest.reports["bad_records"]["0:gsm8k"]["examples"] == [f"{path}:4: broken Unicode"]
-
-
-def test_workers_leave_at_the_end_of_their_block(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "data/gsm8k/train.jsonl", question_records(20))
-    config = make_toy_config(tmp_path, ["gsm8k"])
-    plan, loaded = make_plan(config, 500), load_plan_tokenizer(config)
-    before = set(multiprocessing.active_children())
-    with build_module.start_workers(plan, list(plan.tasks), tmp_path, RunOptions(workers=1), loaded) as pool:
-        assert pool is None
-    with build_module.start_workers(plan, list(plan.tasks), tmp_path, RunOptions(workers=2), loaded) as pool:
-        assert pool is not None and pool.submit(os.getpid).result() != os.getpid()
-        workers = set(multiprocessing.active_children()) - before
-    assert workers and not any(worker.is_alive() for worker in workers)
 
 
 @pytest.mark.usefixtures("small_chunks")

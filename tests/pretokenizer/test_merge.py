@@ -1,4 +1,4 @@
-"""merge.py and ray_executor.py: parts made apart give the same bytes."""
+"""merge.py and ray_executor.py: parts built apart give the same bytes."""
 
 import json
 import shutil
@@ -11,9 +11,9 @@ from pretokenizer import merge as merge_module
 from pretokenizer.build import build
 from pretokenizer.config.settings import RunOptions
 from pretokenizer.files.checksums import write_sha256sums
-from pretokenizer.merge import build_part, merge, plan_to_json, read_plan
-from pretokenizer.tasks.plan import make_plan
-from pretokenizer.tasks.work_folder import BuildError
+from pretokenizer.merge import build_part, merge
+from pretokenizer.tasks.plan import BuildError, make_plan
+from pretokenizer.tasks.plan_file import plan_to_json, read_plan
 from tests.pretokenizer.conftest import make_toy_config
 from tests.pretokenizer.test_build import DATASETS, contents, toy_data, without_titles
 
@@ -61,14 +61,14 @@ def test_a_merged_output_is_compressed_as_asked(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_joined(parts: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"tasks \[\d+.*\] of \d+ are in none of the folders"):
+    with pytest.raises(BuildError, match=r"none of the folders has tasks \[\d+.*\] of \d+"):
         merge(parts[:2], tmp_path / "joined")
     (tmp_path / "joined").mkdir()
     with pytest.raises(BuildError, match="joined: exists already"):
         merge(parts, tmp_path / "joined")
     other = make_toy_config(tmp_path, DATASETS, min_assistant_tokens=9, output_dir=str(tmp_path / "other"))
     foreign = build_part(other, RunOptions(part=2, num_parts=3))
-    with pytest.raises(BuildError, match="a part of another build"):
+    with pytest.raises(BuildError, match="belongs to another build than"):
         merge([*parts[:2], foreign], tmp_path / "joined2")
     with pytest.raises(BuildError, match=r"plan\.json: missing; .* is not a folder of `build --part`"):
         merge([tmp_path], tmp_path / "joined2")

@@ -8,7 +8,7 @@ from pretokenizer.config.sections import load_sections, merge_sections
 from pretokenizer.config.settings import make_config
 from pretokenizer.config.yaml_config import ConfigError
 from pretokenizer.sources import make_source
-from pretokenizer.tasks.plan import load_plan_tokenizer
+from pretokenizer.tasks.context import load_plan_tokenizer
 from tests.pretokenizer.conftest import SHARED, needs_shared
 
 MIXES = [

@@ -1,19 +1,9 @@
 """lengths.py"""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from pretokenizer.reports.lengths import (
-    LengthReport,
-    SeqLength,
-    histogram,
-    length_report,
-    pack,
-    plot_histograms,
-    text_histogram,
-)
+from pretokenizer.reports.lengths import LengthReport, SeqLength, histogram, length_report, pack, text_histogram
 
 
 def test_histogram() -> None:
@@ -83,12 +73,3 @@ def best_fit(lengths: list[int], row: int) -> int:
 def test_pack_is_best_fit(seed: int) -> None:
     lengths = np.random.RandomState(seed).randint(1, 130, 200)
     assert pack(lengths, 100)[0] == best_fit(lengths.tolist(), 100)
-
-
-def test_plot(tmp_path: Path) -> None:
-    pytest.importorskip("PIL")
-    lengths = {"train": np.array([1, 5, 100]), "val": np.array([7])}
-    plot_histograms(lengths, tmp_path / "a.png")
-    plot_histograms(lengths, tmp_path / "b.png")
-    assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -87,7 +87,7 @@ def test_stats_json_and_markdown_agree(build_toy: BuildToy, tmp_path: Path) -> N
     assert sum(figures["role_tokens"].values()) == figures["tokens"] == manifest.splits["train"].tokens
     assert f"| gsm8k | 4 | 4 (100.0%) | 0 | {figures['tokens']:,} |" in report
     assert f"| {figures['loss_tokens'] / figures['tokens']:.1%} |" in report
-    assert "Control tokens spelled inside messages: 2 (they stay text)" in report
+    assert "Control tokens spelled inside messages: 2 (kept as text)" in report
     assert "Documents by language: en 4." in report
     assert report.count("[assistant*:") == 3
     assert "| 2,048 | 0 (0.0%) | 0 (0.0%) | 1 |" in report

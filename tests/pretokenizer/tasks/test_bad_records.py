@@ -89,10 +89,10 @@ def test_too_many_stop_and_the_same_command_goes_on(build_toy: BuildToy, tmp_pat
     with pytest.raises(BadRecordsError) as error:
         build_toy(["gsm8k", "joke"])  # few among all records, many in one data set
     assert str(error.value).splitlines() == [
-        "gsm8k: 2 of 20 records are bad (10.0%), more than --max_bad_fraction 0.05; the first are",
+        "gsm8k: 2 of 20 records are bad (10.0%), more than --max_bad_fraction 0.05 allows; the first are",
         f"  {path}:19: lacks the key 'question'; its keys: x",
         f"  {path}:20: lacks the key 'answer'; its keys: question",
-        "mend the file and start over with --overwrite, or go on with a larger --max_bad_fraction",
+        "correct the file and start over with --overwrite, or resume with a larger --max_bad_fraction",
     ]
     assert not (tmp_path / "out").exists()
     manifest, _ = build_toy(["gsm8k", "joke"], RunOptions(max_bad_fraction=0.1))

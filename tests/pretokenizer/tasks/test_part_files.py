@@ -76,7 +76,7 @@ def test_a_part_is_complete_only_at_the_end(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), PartWriter(tmp_path / "p", np.uint16, keep_texts=False):
         raise RuntimeError("killed")
     assert not is_complete(tmp_path / "p")
-    with pytest.raises(PartError, match=r"p\.json: not readable"):
+    with pytest.raises(PartError, match=r"p\.json: cannot read"):
         read_part(tmp_path / "p", 2)
     with PartWriter(tmp_path / "p", np.uint16, keep_texts=False):
         pass

@@ -6,7 +6,8 @@ import pytest
 
 from pretokenizer.config.settings import PretokenizeConfig
 from pretokenizer.config.yaml_config import ConfigError
-from pretokenizer.tasks.plan import load_plan_tokenizer, make_plan, tokenizer_file
+from pretokenizer.tasks.context import load_plan_tokenizer
+from pretokenizer.tasks.plan import make_plan, tokenizer_file
 from pretokenizer.tokenizer.base import TokenizerError
 from tests.pretokenizer.conftest import make_toy_config, question_records, write_jsonl
 
@@ -49,7 +50,7 @@ def test_tokens_a_format_needs(config: PretokenizeConfig, tmp_path: Path) -> Non
     tokenizer, chat_format = load_plan_tokenizer(make_toy_config(tmp_path, ["gsm8k"], chat_format="oasst"))
     assert chat_format.name == "oasst" and list(tokenizer.special_tokens)[-6:] == list(chat_format.special_tokens)
     with pytest.raises(
-        ConfigError, match=r"chatml needs <\|im_end\|>, which .* has not; add them to vocab_extra_ids_list"
+        ConfigError, match=r"chatml needs <\|im_end\|>, which .* lacks; add them to vocab_extra_ids_list"
     ):
         load_plan_tokenizer(make_toy_config(tmp_path, ["gsm8k"], vocab_extra_ids_list="<|im_start|>"))
 

@@ -1,0 +1,60 @@
+"""What every step of a build shares: the plan, the tokenizer, the chat format, and how the build runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretokenizer.chat.formats import CHAT_FORMATS, ChatFormat, get_chat_format
+from pretokenizer.chat.jinja_format import read_template
+from pretokenizer.config.settings import PretokenizeConfig, RunOptions
+from pretokenizer.config.yaml_config import ConfigError
+from pretokenizer.tasks.plan import Plan, template_file, tokenizer_file
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """The fixed inputs of a build."""
+
+    plan: Plan
+    tokenizer: Tokenizer
+    chat_format: ChatFormat
+    options: RunOptions
+    final: Path
+    """The finished folder; reports name it while it is built elsewhere."""
+
+    @classmethod
+    def load(cls, plan: Plan, options: RunOptions, final: Path) -> "BuildContext":
+        """Load the tokenizer and the chat format that the plan names. Raises ConfigError or TokenizerError."""
+        return cls(plan, *load_plan_tokenizer(plan.config), options, final)
+
+    @property
+    def config(self) -> PretokenizeConfig:
+        """The configuration in the plan."""
+        return self.plan.config
+
+
+def load_plan_tokenizer(config: PretokenizeConfig) -> tuple[Tokenizer, ChatFormat]:
+    """Load the tokenizer and the chat format. The format's control tokens are added when the configuration names none.
+
+    Raises ConfigError when the vocabulary still lacks a token that the format needs.
+    """
+    named = CHAT_FORMATS.get(config.chat_format)
+    template = template_file(config)
+    names = config.vocab_extra_ids_list
+    extra = tuple(name for name in (names or "").strip('"').split(",") if name)
+    if names is None and named:
+        extra = named.special_tokens
+    elif names is None and template:  # a template has no list of tokens, but it often spells those of chatml
+        spelled = template.read_text(encoding="utf-8", errors="replace")
+        extra = tuple(token for token in CHAT_FORMATS["chatml"].special_tokens if token in spelled)
+    tokenizer = load_tokenizer(tokenizer_file(config), extra, config.new_tokens)
+    chat_format = read_template(template, tokenizer) if template else get_chat_format(config.chat_format)
+    needed = dict.fromkeys((*chat_format.special_tokens, chat_format.end_of_turn))
+    missing = [token for token in needed if tokenizer.token_to_id(token) is None]
+    if missing:
+        raise ConfigError(
+            f"chat_format {chat_format.name} needs {', '.join(missing)}, which {tokenizer.path} lacks;"
+            " add them to vocab_extra_ids_list"
+        )
+    return tokenizer, chat_format
