@@ -79,7 +79,7 @@ def peak_gib(model: ModelConfig, config: TrainConfig) -> float | None:
     from megatron_train.model.build import build_model
     from megatron_train.optim.optimizer import build_optimizer, wrap_model
     from megatron_train.parallel.distributed import init_distributed
-    from megatron_train.train import forward_backward
+    from megatron_train.train_step import forward_backward
 
     init_distributed(config.parallel, seed=0)
     gc.collect()
@@ -91,10 +91,7 @@ def peak_gib(model: ModelConfig, config: TrainConfig) -> float | None:
     chunks = wrap_model(build_model(model, config), config)
     optimizer: Any = build_optimizer(chunks, config)
     for _ in range(2):
-        for chunk in chunks:
-            chunk.zero_grad_buffer()
-        optimizer.zero_grad()
-        forward_backward(chunks, [random_batch(model, config)])
+        forward_backward(chunks, optimizer, [random_batch(model, config)])
         optimizer.step()
     return (torch.cuda.max_memory_allocated() - before) / 2**30 if torch.cuda.is_available() else None
 

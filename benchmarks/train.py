@@ -126,18 +126,13 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
 
 def our_steps(options: argparse.Namespace) -> Iterator[int]:
-    """Runs the trainer's own train_step; yields the document tokens of each step."""
-    from megatron_train.checkpoint.train_state import TrainState
+    """Yield the document tokens of each step of the trainer's own Run."""
     from megatron_train.config.flags import config_from_settings
     from megatron_train.config.model_config import ModelConfig
-    from megatron_train.data.loader import BatchMaker
     from megatron_train.data.sft_dataset import training_samples
-    from megatron_train.model.build import build_model
-    from megatron_train.optim.optimizer import build_optimizer, wrap_model
     from megatron_train.parallel.device import install
     from megatron_train.parallel.distributed import init_distributed, shutdown
-    from megatron_train.report.phases import PhaseTimer
-    from megatron_train.train import loss_rule, train_step
+    from megatron_train.run import Run
 
     install()
     packed = options.measure != "ours padded"
@@ -159,14 +154,10 @@ def our_steps(options: argparse.Namespace) -> Iterator[int]:
     layout = init_distributed(config.parallel, seed=1)
     model = ModelConfig.load(options.model)
     samples = training_samples(config.data, rows * (options.steps + 1), seed=1)
-    chunks = wrap_model(build_model(model, config), config)
-    optimizer, state = build_optimizer(chunks, config), TrainState()
-    make_batch = BatchMaker(config.data, loss_rule(config), pad_id=0, vocab_size=model.vocab_size)
-    timer = PhaseTimer()
+    run = Run.build(config, layout, model, samples)
     try:
         while True:
-            state, report = train_step(state, config, layout, model, chunks, optimizer, samples, make_batch, timer)
-            yield report.num_tokens
+            yield run.step().num_tokens
     finally:
         shutdown()
 

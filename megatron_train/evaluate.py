@@ -1,14 +1,14 @@
-"""One clean pass over each validation set: loss, perplexity, token accuracy over its target tokens, exact in any
-layout.
+"""One clean pass over each validation set: loss, perplexity and token accuracy over its target tokens.
 
-Sums are kept in fp64 and divided once, so the result does not depend on micro-batch size, packing or the number of
-ranks.
+The sums are kept in fp64 and divided once, so the results do not depend on the micro-batch size, on packing or on the
+layout.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,37 +26,73 @@ from megatron_train.parallel.distributed import sum_over_ranks
 from megatron_train.parallel.schedule import run_schedule
 
 MICROBATCHES_PER_CALL = 8
-"""Micro-batches handed to a pipeline at once; bounds memory, changes no result."""
+"""Micro-batches given to the pipeline at once. The number bounds memory and changes no result."""
+
+Results = dict[str, dict[str, float]]
+"""Name of a set -> {loss, ppl, token_accuracy, num_target_tokens}."""
+
+
+@dataclass(frozen=True)
+class EvaluationBatches:
+    """Cuts evaluation sets into micro-batches of this rank."""
+
+    config: TrainConfig
+    layout: ParallelLayout
+    make_batch: BatchMaker
+
+    def __call__(self, samples: Samples) -> Iterator[list[DeviceBatch]]:
+        """Yield lists of micro-batches, equally many on every rank. Rows past the end are padding without loss."""
+        size, dp, pp = self.config.batch.micro_batch_size, self.layout.dp, self.layout.pp
+        rows, per_call = len(samples), MICROBATCHES_PER_CALL
+        if self.config.evaluation.eval_iters:
+            batch = self.layout.global_batch_size(self.config.batch)
+            rows = min(rows, self.config.evaluation.eval_iters * batch)
+        num_microbatches = -(-rows // (size * dp))
+        if self.layout.vpp > 1:  # the interleaved schedule needs whole rounds of the pipeline
+            per_call = -(-per_call // pp) * pp
+            num_microbatches = -(-num_microbatches // pp) * pp
+        own = parallel_state.get_data_parallel_rank() * size
+        for first in range(0, num_microbatches, per_call):
+            numbers = range(first, min(first + per_call, num_microbatches))
+            starts = [number * size * dp + own for number in numbers]
+            yield [self.make_batch(samples, range(start, start + size), rows) for start in starts]
 
 
 def evaluate(
-    chunks: list[Any], sets: dict[str, Samples], config: TrainConfig, layout: ParallelLayout, make_batch: BatchMaker
-) -> dict[str, dict[str, float]]:
-    """Name -> {loss, ppl, token_accuracy, num_target_tokens}; the same numbers on every rank."""
+    chunks: list[Any],
+    sets: dict[str, Samples],
+    batches: EvaluationBatches,
+    interrupted: Callable[[], bool] | None = None,
+) -> Results:
+    """Return the results of each set, the same on every rank.
+
+    `interrupted` is asked between calls of the pipeline, on all ranks. Once it answers yes, the evaluation ends and
+    returns nothing.
+    """
     for chunk in chunks:
         chunk.eval()
-    with torch.no_grad():
-        results = {name: _evaluate_set(chunks, samples, config, layout, make_batch) for name, samples in sets.items()}
-    for chunk in chunks:
-        chunk.train()
+    results: Results = {}
+    try:
+        with torch.no_grad():
+            for name, samples in sets.items():
+                totals = torch.zeros(3, dtype=torch.float64)
+                for micro_batches in batches(samples):
+                    if interrupted is not None and interrupted():
+                        return {}
+                    for output in run_schedule(chunks, micro_batches, _forward_step, forward_only=True):
+                        totals += output["sums"].cpu()
+                results[name] = _result(totals.tolist())
+    finally:
+        for chunk in chunks:
+            chunk.train()
     return results
 
 
-def mean_loss(results: dict[str, dict[str, float]]) -> float:
-    """Mean of the losses of the sets that have target tokens: what "best by validation" means."""
-    losses = [result["loss"] for result in results.values() if result["num_target_tokens"]]
-    return sum(losses) / len(losses) if losses else math.nan
-
-
-def _evaluate_set(
-    chunks: list[Any], samples: Samples, config: TrainConfig, layout: ParallelLayout, make_batch: BatchMaker
-) -> dict[str, float]:
-    totals = [0.0, 0.0, 0.0]
-    for batches in _calls(samples, config, layout, make_batch):
-        for output in run_schedule(chunks, batches, _forward_step, forward_only=True):
-            totals = [total + float(x) for total, x in zip(totals, output["sums"].tolist(), strict=True)]
+def _result(totals: list[float]) -> dict[str, float]:
+    """Turn this rank's sums (loss, weight, correct) into the figures of a set. All ranks call it."""
     # Every tensor-parallel rank of the last stage holds the same sums; the other stages hold zeros.
-    loss_sum, weight, correct = (total / layout.tp for total in sum_over_ranks(totals))
+    tp = parallel_state.get_tensor_model_parallel_world_size()
+    loss_sum, weight, correct = (total / tp for total in sum_over_ranks(totals))
     loss = loss_sum / weight if weight else math.nan
     return {
         "loss": loss,
@@ -66,23 +102,10 @@ def _evaluate_set(
     }
 
 
-def _calls(
-    samples: Samples, config: TrainConfig, layout: ParallelLayout, make_batch: BatchMaker
-) -> Iterator[list[DeviceBatch]]:
-    """Lists of micro-batches of this rank, equally many on every rank; rows beyond the end are padding without loss."""
-    width = config.batch.micro_batch_size * layout.dp
-    rows, per_call = len(samples), MICROBATCHES_PER_CALL
-    if config.evaluation.eval_iters:
-        rows = min(rows, config.evaluation.eval_iters * layout.global_batch_size(config.batch))
-    num_microbatches = -(-rows // width)
-    if layout.vpp > 1:
-        per_call = -(-per_call // layout.pp) * layout.pp
-        num_microbatches = -(-num_microbatches // layout.pp) * layout.pp
-    own = parallel_state.get_data_parallel_rank() * config.batch.micro_batch_size
-    for first in range(0, num_microbatches, per_call):
-        numbers = range(first, min(first + per_call, num_microbatches))
-        starts = [number * width + own for number in numbers]
-        yield [make_batch(samples, range(s, s + config.batch.micro_batch_size), rows) for s in starts]
+def mean_loss(results: Results) -> float:
+    """Return the mean loss of the sets that have target tokens: the best checkpoint is the one where it is lowest."""
+    losses = [result["loss"] for result in results.values() if result["num_target_tokens"]]
+    return sum(losses) / len(losses) if losses else math.nan
 
 
 def _forward_step(data_iterator: Iterator[DeviceBatch], model: Any) -> tuple[Tensor, Any]:
@@ -92,7 +115,7 @@ def _forward_step(data_iterator: Iterator[DeviceBatch], model: Any) -> tuple[Ten
 
 
 def _sums(batch: DeviceBatch, logits: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """`logits` [b, s, vocabulary / tp] -> (loss_sum, weight, correct) as fp64."""
+    """Turn `logits` [b, s, vocabulary / tp] into the fp64 sums (loss, weight, correct), all over target tokens."""
     group = parallel_state.get_tensor_model_parallel_group()
     first = parallel_state.get_tensor_model_parallel_rank() * logits.shape[-1]
     local = batch.labels - first

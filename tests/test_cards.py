@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron_train.announce import describe_batch, differences_from_megatron_llm
 from megatron_train.config.flags import CommandLine, parse
 from megatron_train.config.model_config import ModelConfig, pad_vocab_size
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
-from megatron_train.config.validate import describe_batch, describe_choices, validate, validate_model
+from megatron_train.config.validate import validate, validate_model
 from megatron_train.data.document_order import split_documents
 from megatron_train.data.document_set import DocumentSet
 from megatron_train.model.lima_dropout import lima_rate
@@ -86,8 +87,8 @@ def test_llama2_world_sizes_that_do_not_fit_are_refused_with_the_remedy() -> Non
 
 
 def test_what_is_kept_of_the_original_and_what_differs_is_said() -> None:
-    kept, loss, recompute = describe_choices(parse(card_flags(1)).config)
-    assert "split 969,30,1 again" in kept and "val shard" in kept
+    kept, loss, recompute = differences_from_megatron_llm(parse(card_flags(1)).config)
+    assert "split 969,30,1 again" in kept and "validation shard" in kept
     assert "target tokens of the global batch" in loss and "--loss_normalization micro_batch" in loss
     assert "selective" in recompute
 

@@ -1,7 +1,7 @@
 """Save checkpoints in the training loop, or with --async_save in a thread beside it.
 
-    with CheckpointSaver(config, model_config, layout, tokenizer_dir) as saver:
-        saver.save(state, chunks, optimizer)      # waits for the previous save; at most one is in progress
+    with CheckpointSaver(config) as saver:
+        saver.save(run.contents())                # waits for the previous save; at most one is in progress
         saver.check()                             # in every iteration: raises an error of the thread
 
 Leaving the block always waits for the save in progress. The tensors are copied to the CPU before the thread starts.
@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import Any
 
 import torch.distributed as dist
 
@@ -24,8 +23,6 @@ from megatron_train.checkpoint.folder import CheckpointError, folder_name
 from megatron_train.checkpoint.save_load import Contents, save_checkpoint, stage_checkpoint
 from megatron_train.checkpoint.train_state import TrainState
 from megatron_train.checkpoint.write import TensorPlan, write_and_publish
-from megatron_train.config.model_config import ModelConfig
-from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
 from megatron_train.report.console import say, warn
 
@@ -36,26 +33,27 @@ SLOWEST_WRITE = datetime.timedelta(hours=2)
 class CheckpointSaver:
     """Saves the checkpoints of one run. All ranks call every method in the same iterations."""
 
-    def __init__(
-        self, config: TrainConfig, model_config: ModelConfig, layout: ParallelLayout, tokenizer_dir: Path | None
-    ) -> None:
-        self.config, self.model_config, self.layout, self.tokenizer_dir = config, model_config, layout, tokenizer_dir
+    def __init__(self, config: TrainConfig) -> None:
+        """Without --save, the saver saves nothing."""
+        self.config = config
         self.root = Path(config.checkpoint.save or "")
         self._thread: Thread | None = None
         self._in_progress = 0
         self._problem: BaseException | None = None
         self._group = dist.new_group(backend="gloo", timeout=SLOWEST_WRITE) if config.checkpoint.save else None
 
-    def save(self, state: TrainState, chunks: list[Any], optimizer: Any) -> None:
+    def save(self, contents: Contents) -> None:
         """Save a checkpoint, or start to. Raises CheckpointError when this save or the previous one failed."""
-        contents = Contents(self.config, self.model_config, state, chunks, optimizer, self.layout, self.tokenizer_dir)
+        if not self.config.checkpoint.save:
+            return
         if not self.config.checkpoint.async_save:
             save_checkpoint(contents, self._group)
             return
         self.wait()
         plan = stage_checkpoint(contents, keep_copies=True)
-        self._in_progress = state.iteration
-        self._thread = Thread(target=self._write, args=(plan, state), name=f"save {folder_name(state.iteration)}")
+        self._in_progress = contents.state.iteration
+        name = f"save {folder_name(self._in_progress)}"
+        self._thread = Thread(target=self._write, args=(plan, contents.state), name=name)
         self._thread.start()
 
     def _write(self, plan: TensorPlan, state: TrainState) -> None:

@@ -12,6 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pretokenizer.chat.roles import Role
+
+LOSS_ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT, "context": Role.CONTEXT}
+"""Names that `loss_roles` accepts."""
+
 
 @dataclass(frozen=True)
 class Parallel:

@@ -1,6 +1,4 @@
-"""Everything that can be wrong with a run before it is launched, collected and raised once; and what the numbers mean,
-in sentences.
-"""
+"""Everything that can be wrong with the settings of a run, collected and raised once."""
 
 from __future__ import annotations
 
@@ -8,11 +6,8 @@ from megatron_train.config.flags import CommandLine
 from megatron_train.config.megatron_llm_flags import ARCHITECTURE
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
-from megatron_train.config.settings import TrainConfig
-from pretokenizer.chat.roles import Role
+from megatron_train.config.settings import LOSS_ROLES, TrainConfig
 from pretokenizer.config.yaml_config import ConfigError
-
-LOSS_ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT, "context": Role.CONTEXT}
 
 
 def validate(command: CommandLine, layout: ParallelLayout) -> None:
@@ -181,37 +176,3 @@ def _fp8_problems(config: TrainConfig) -> list[str]:
                 f"fp8_format needs {name} {size} to be a multiple of {tokens}: FP8 products take 16 tokens a rank"
             )
     return found
-
-
-def describe_choices(config: TrainConfig) -> list[str]:
-    """What a user of Megatron-LLM should know once: what is kept of it, and what differs."""
-    lines = []
-    if config.data.data_path:
-        lines.append(
-            f"as Megatron-LLM, data_path is split {config.data.split} again and a val shard beside it is not read "
-            f"(--train_data_path and --valid_data_path take whole shards)"
-        )
-    if config.batch.loss_normalization == "token":
-        lines.append(
-            "unlike Megatron-LLM, the loss is divided by the target tokens of the global batch, not averaged over "
-            "micro-batches (--loss_normalization micro_batch does that)"
-        )
-    if config.model.recompute_granularity == "selective":
-        lines.append(
-            "recompute_granularity selective recomputes attention alone; in Megatron-LLM with flash attention, nothing"
-        )
-    return lines
-
-
-def describe_batch(config: TrainConfig, layout: ParallelLayout, documents: int, rows_per_epoch: float) -> str:
-    """ "64 samples = 2 per micro-batch x 16 micro-batches x 2 data-parallel ranks; 12,000 iterations = 0.999 epochs of
-    768,968 documents".
-    """
-    size = layout.global_batch_size(config.batch)
-    epochs = config.batch.train_iters * size / rows_per_epoch
-    return (
-        f"{size} samples = {config.batch.micro_batch_size} per micro-batch x {layout.num_microbatches(config.batch)} "
-        f"micro-batches x "
-        f"{layout.dp} data-parallel ranks; {config.batch.train_iters:,} iterations = {epochs:.3f} epochs of "
-        f"{documents:,} documents" + (f" in {rows_per_epoch:,.0f} packed rows" if config.data.packing else "")
-    )

@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_train.config.settings import LOSS_ROLES, Data
 from pretokenizer.chat.roles import Role
 
 Document = tuple[NDArray[np.integer], NDArray[np.integer]]
@@ -28,12 +29,18 @@ Document = tuple[NDArray[np.integer], NDArray[np.integer]]
 
 @dataclass(frozen=True)
 class LossRule:
-    """Which positions are trained on. See the fields of the same names in config.py."""
+    """Which positions are trained on; the fields of settings.Data have the same names."""
 
     loss_roles: tuple[int, ...] = (Role.ASSISTANT,)
     alignment: Literal["label", "input"] = "label"
     last_turn_only: bool = False
     scalar_loss_mask: float = 0.0
+
+    @classmethod
+    def of(cls, data: Data) -> LossRule:
+        """Return the rule that the settings ask for."""
+        roles = tuple(int(LOSS_ROLES[role]) for role in data.loss_roles)
+        return cls(roles, data.loss_alignment, data.last_turn_only, data.scalar_loss_mask)
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ class BatchMaker:
     tensor-parallel embedding would take it for zeros.
     """
 
-    def __init__(self, data: Data, rule: LossRule, pad_id: int, vocab_size: int | None = None) -> None:
-        self.data, self.rule, self.pad_id, self.vocab_size = data, rule, pad_id, vocab_size
+    def __init__(self, data: Data, pad_id: int, vocab_size: int | None = None) -> None:
+        self.data, self.rule, self.pad_id, self.vocab_size = data, LossRule.of(data), pad_id, vocab_size
 
     def __call__(self, samples: Samples, rows: Sequence[int], end: int | None = None) -> DeviceBatch:
         """Rows at or beyond `end` (default: never) are padding without loss."""

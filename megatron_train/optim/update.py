@@ -43,21 +43,28 @@ class DivergedError(ValueError):
     """Training gives no finite loss or gradient any more."""
 
 
-def count_not_finite(before: int, iteration: int, loss: float, grad_norm: float, limit: int) -> int:
-    """Return the number of consecutive iterations that were not finite; `before` counts those before this one.
+class Divergence:
+    """Counts the iterations in a row whose loss or gradient norm is not finite."""
 
-    Raises DivergedError when the number reaches `limit` (0 = never): no update is applied any more, so the run cannot
-    recover.
-    """
-    if math.isfinite(loss) and math.isfinite(grad_norm):
-        return 0
-    if before + 1 == limit:
-        raise DivergedError(
-            f"{limit} iterations in a row up to {iteration} were not finite (loss {loss}, gradient norm {grad_norm}): "
-            "none was applied; start again from an older checkpoint (--load_iters) with a lower --lr, with --bf16 in "
-            "place of --fp16, or without the data read there (--skip_iters); --max_not_finite allows more"
-        )
-    return before + 1
+    def __init__(self, limit: int) -> None:
+        """`limit`: number of such iterations that ends the run; 0 = never."""
+        self.limit, self.count = limit, 0
+
+    def check(self, iteration: int, loss: float, grad_norm: float) -> None:
+        """Count this iteration. Raises DivergedError at the limit: the weights no longer change, so neither would the
+        next iterations.
+        """
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            self.count = 0
+            return
+        self.count += 1
+        if self.count == self.limit:
+            raise DivergedError(
+                f"{self.limit} iterations in a row up to {iteration} were not finite (loss {loss}, gradient norm "
+                f"{grad_norm}): none was applied; start again from an older checkpoint (--load_iters) with a lower "
+                "--lr, with --bf16 in place of --fp16, or without the data read there (--skip_iters); "
+                "--max_not_finite allows more"
+            )
 
 
 def is_spike(value: float, history: Sequence[float], sigma: float) -> bool:

@@ -1,6 +1,6 @@
 """Reasons to save and stop before the last iteration: SIGTERM, SIGUSR1, --exit_duration_in_mins, --exit_interval.
 
-stop = StopRequest(config.logging)
+stop = StopRequest(config.logging, config.batch.train_iters)
 ...
 if stop.due(iteration): save and stop         # every rank gets the same answer
 """
@@ -20,8 +20,8 @@ from megatron_train.parallel.distributed import sum_over_ranks
 class StopRequest:
     """Remembers the first signal of this rank. `due` asks all ranks, so that no rank stops alone."""
 
-    def __init__(self, logging: Logging) -> None:
-        self._logging = logging
+    def __init__(self, logging: Logging, train_iters: int) -> None:
+        self._logging, self._train_iters = logging, train_iters
         self._started = psutil.Process().create_time()  # start-up and loading count too
         self._signal: int | None = None
         self.signalled = False
@@ -44,6 +44,7 @@ class StopRequest:
             return "signal received"
         if out_of_time:
             return f"--exit_duration_in_mins {limit} reached"
-        if self._logging.exit_interval and iteration % self._logging.exit_interval == 0:
-            return f"--exit_interval {self._logging.exit_interval} reached"
+        interval = self._logging.exit_interval
+        if interval and iteration % interval == 0 and iteration < self._train_iters:
+            return f"--exit_interval {interval} reached"
         return None

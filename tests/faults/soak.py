@@ -86,27 +86,29 @@ def write_run(root: Path, options: argparse.Namespace) -> list[str]:
 
 def train_and_sample(flags: list[str], launches: int) -> list[Sample]:
     """In one process: `launches` runs of the trainer one after another; a sample every ten iterations."""
-    from megatron_train import train
     from megatron_train.config.flags import parse
+    from megatron_train.run import Run
+    from megatron_train.train import train
 
     samples: list[Sample] = []
-    train.train_step = sampling(train.train_step, samples)
+    Run.step = sampling(Run.step, samples)  # type: ignore[method-assign]
     with Path(os.devnull).open("w") as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
         for _ in range(launches):
-            train.train(parse(flags))
+            train(parse(flags))
             gc.collect()  # models of the launch before are garbage in cycles
     return samples
 
 
-def sampling(train_step: Callable[..., Any], samples: list[Sample]) -> Callable[..., Any]:
+def sampling(original: Callable[[Any], Any], samples: list[Sample]) -> Callable[[Any], Any]:
+    """Return a Run.step that also takes a sample at every tenth iteration."""
     process = psutil.Process()
 
-    def step(*arguments: Any) -> Any:
-        state, report = train_step(*arguments)
-        if state.iteration % SAMPLE_EVERY == 0:
+    def step(run: Any) -> Any:
+        report = original(run)
+        if report.iteration % SAMPLE_EVERY == 0:
             memory = process.memory_info().rss / 2**20
-            samples.append(Sample(state.iteration, memory, process.num_fds(), process.num_threads()))
-        return state, report
+            samples.append(Sample(report.iteration, memory, process.num_fds(), process.num_threads()))
+        return report
 
     return step
 

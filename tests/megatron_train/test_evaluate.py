@@ -11,9 +11,11 @@ import pytest
 
 from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.sft_dataset import evaluation_samples
-from megatron_train.evaluate import evaluate
+from megatron_train.run import Run
 from tests.conftest import toy_documents, write_shard
-from tests.megatron_train.toy_run import LLAMA, ToyRun, documents_of, losses_one_by_one, start
+from tests.megatron_train.models import LLAMA
+from tests.megatron_train.runs import start
+from tests.megatron_train.tensors import documents_of, losses_one_by_one
 
 pytestmark = pytest.mark.usefixtures("single_process")
 SMALL = replace(LLAMA, num_layers=2)
@@ -24,13 +26,13 @@ def prefix(tmp_path: Path) -> str:
     return write_shard(tmp_path / "valid", toy_documents(11, seed=3))
 
 
-def run_of(prefix: str, **settings: Any) -> ToyRun:
+def run_of(prefix: str, **settings: Any) -> Run:
     return start(SMALL, {"train_data_path": [prefix], "hidden_dropout": 0.2} | settings)
 
 
-def result(run: ToyRun, prefix: str) -> dict[str, float]:
+def result(run: Run, prefix: str) -> dict[str, float]:
     samples = evaluation_samples(DocumentSet([prefix]), None, run.config.data)
-    return evaluate(run.chunks, {"v": samples}, run.config, run.layout, run.make_batch)["v"]
+    return run.evaluate({"v": samples})["v"]
 
 
 @pytest.mark.parametrize("packing", [False, True])

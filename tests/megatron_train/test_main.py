@@ -14,8 +14,8 @@ import yaml
 
 from megatron_train.__main__ import main
 from tests.conftest import toy_documents, write_shard
+from tests.megatron_train.models import LLAMA
 from tests.megatron_train.report.test_metrics import scalars_in
-from tests.megatron_train.toy_run import LLAMA
 
 
 @pytest.fixture
@@ -192,20 +192,20 @@ def test_a_collapsed_loss_scale_ends_the_run_and_keeps_its_checkpoint(
     run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every gradient overflows from iteration 3 on: the scale falls to its minimum, and waiting longer is no use."""
-    from megatron_train import train
+    from megatron_train.run import Run
 
-    def overflowing(state: Any, *arguments: Any) -> Any:
+    def overflowing(run: Run) -> Any:
         handles = []
-        if state.iteration >= 2:
-            weight = next(iter(arguments[3][0].parameters()))
+        if run.iteration >= 2:
+            weight = next(iter(run.chunks[0].parameters()))
             handles.append(weight.register_hook(lambda gradient: gradient * float("inf")))
-        result = step(state, *arguments)
+        report = step(run)
         for handle in handles:
             handle.remove()
-        return result
+        return report
 
-    step = train.train_step
-    monkeypatch.setattr(train, "train_step", overflowing)
+    step = Run.step
+    monkeypatch.setattr(Run, "step", overflowing)
     flags = ["--fp16", "--initial_loss_scale", 4, "--hysteresis", 1, "--train_iters", 50, "--max_not_finite", 4]
     assert run(*flags, "--save_interval", 2) == 1
     printed = capsys.readouterr()

@@ -168,7 +168,9 @@ CASES[1] = [
 def run_case(case: Case, folder: Path, each_iteration: bool = False) -> list[Outcome]:
     """Outcomes after the last iteration, or after each of two."""
     from megatron_train.optim.optimizer import gather_weights
-    from tests.megatron_train.toy_run import MODELS, full_parameters, start
+    from tests.megatron_train.models import MODELS
+    from tests.megatron_train.runs import start
+    from tests.megatron_train.tensors import full_parameters
 
     settings = case.settings() | {"train_data_path": [str(folder / "toy")]}
     run = start(MODELS[case.family], settings, folder / case.family / "iter_0000000")
@@ -187,12 +189,14 @@ def write_inputs(folder: Path) -> None:
     """Toy shard, and per family a checkpoint of random weights that every layout starts from. One process."""
     import torch
 
-    from tests.megatron_train.toy_run import MODELS, full_parameters, start
+    from tests.megatron_train.models import MODELS
+    from tests.megatron_train.runs import save, start
+    from tests.megatron_train.tensors import full_parameters
 
     write_shard(folder / "toy", toy_documents(64))
     for family in FAMILIES:
         run = start(MODELS[family], {"train_data_path": [str(folder / "toy")]})
-        run.save(folder / family)
+        save(run, folder / family)
         torch.save(full_parameters(run.chunks)[0], folder / f"{family}.pt")
 
 

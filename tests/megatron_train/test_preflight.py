@@ -24,7 +24,7 @@ from pretokenizer.files.checksums import FileRecord, sha256_file
 from pretokenizer.files.manifest import DataManifest
 from pretokenizer.files.shard import ShardError
 from tests.conftest import toy_documents, write_shard
-from tests.megatron_train.toy_run import LLAMA
+from tests.megatron_train.models import LLAMA
 
 
 @pytest.fixture(autouse=True)

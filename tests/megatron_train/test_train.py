@@ -10,18 +10,11 @@ import pytest
 import torch
 
 from megatron_train.data.sft_dataset import evaluation_samples
-from megatron_train.evaluate import evaluate
+from megatron_train.run import Run
 from tests.conftest import toy_documents, write_shard
-from tests.megatron_train.toy_run import (
-    LLAMA,
-    MODELS,
-    ToyRun,
-    documents_of,
-    full_gradients,
-    full_parameters,
-    losses_one_by_one,
-    start,
-)
+from tests.megatron_train.models import LLAMA, MODELS
+from tests.megatron_train.runs import save, start
+from tests.megatron_train.tensors import documents_of, full_gradients, full_parameters, losses_one_by_one
 
 pytestmark = pytest.mark.usefixtures("single_process")
 
@@ -104,10 +97,7 @@ def test_a_data_set_of_one_document(tmp_path: Path, packing: bool) -> None:
     assert (first.num_target_tokens, first.epoch, second.epoch) == (4 * targets, 4.0, 8.0)
     assert first.lm_loss == pytest.approx(total.item() / targets, rel=1e-6)
     samples = evaluation_samples(run.samples.documents, None, run.config.data)
-    assert (
-        evaluate(run.chunks, {"v": samples}, run.config, run.layout, run.make_batch)["v"]["num_target_tokens"]
-        == targets
-    )
+    assert run.evaluate({"v": samples})["v"]["num_target_tokens"] == targets
 
 
 # ---- rows without target tokens
@@ -209,12 +199,12 @@ class Trace:
     random_state: torch.Tensor
 
 
-def trace(run: ToyRun, iterations: int, evaluated: bool = True) -> Trace:
+def trace(run: Run, iterations: int, evaluated: bool = True) -> Trace:
     reports = []
     for _ in range(iterations):
         reports.append(run.step())
         if evaluated:
-            evaluate(run.chunks, {"all": run.samples}, evaluation_config(run), run.layout, run.make_batch)
+            evaluate_one_batch(run)
     adam = [part.optimizer for part in run.optimizer.chained_optimizers]
     return Trace(
         [report.lm_loss for report in reports],
@@ -227,8 +217,9 @@ def trace(run: ToyRun, iterations: int, evaluated: bool = True) -> Trace:
     )
 
 
-def evaluation_config(run: ToyRun) -> Any:
-    return replace(run.config, evaluation=replace(run.config.evaluation, eval_iters=1))
+def evaluate_one_batch(run: Run) -> None:
+    config = replace(run.config, evaluation=replace(run.config.evaluation, eval_iters=1))
+    assert replace(run, config=config).evaluate({"all": run.samples})["all"]["num_target_tokens"] > 0
 
 
 def assert_same(one: Trace, other: Trace) -> None:
@@ -264,7 +255,7 @@ def test_resuming_is_bitwise_the_uninterrupted_run(
     assert ("skip_spike_sigma" not in shape) or 0 < whole.state.skipped_iterations < 6
     interrupted = start(SMALL, settings)
     trace(interrupted, 3)
-    folder = interrupted.save(tmp_path / "checkpoints")
+    folder = save(interrupted, tmp_path / "checkpoints")
     torch.manual_seed(99)
     resumed = start(SMALL, settings, folder, resume=True)
     assert (resumed.state.iteration, resumed.state.consumed_train_samples) == (3, 12)

@@ -13,21 +13,16 @@ import torch
 import torch.distributed as dist
 
 from megatron_train.data.document_set import DocumentSet
+from megatron_train.data.loader import BatchMaker
 from megatron_train.data.sft_dataset import evaluation_samples
-from megatron_train.evaluate import evaluate
 from megatron_train.parallel.distributed import seed_rank
+from megatron_train.run import Run
 from tests.conftest import toy_documents, write_shard
 from tests.distributed import run_distributed
+from tests.megatron_train.models import LLAMA
+from tests.megatron_train.runs import save, start
+from tests.megatron_train.tensors import documents_of, full_gradients, full_parameters, losses_one_by_one
 from tests.megatron_train.test_train import write_documents
-from tests.megatron_train.toy_run import (
-    LLAMA,
-    ToyRun,
-    documents_of,
-    full_gradients,
-    full_parameters,
-    losses_one_by_one,
-    start,
-)
 
 pytestmark = pytest.mark.usefixtures("single_process")
 
@@ -69,17 +64,16 @@ def run_four_processes(settings: dict[str, Any], folder: Path, valid_prefix: str
             data = replace(run.config.data, packing=packing)
             config = replace(run.config, data=data, batch=replace(run.config.batch, micro_batch_size=size))
             samples = evaluation_samples(DocumentSet([valid_prefix]), None, data)
-            run.make_batch.data = data
+            other = replace(run, config=config, make_batch=BatchMaker(data, 0, LLAMA.vocab_size))
             key = f"{name}-{'packed' if packing else f'padded{size}'}"
             if packing or "pp" not in name:  # padded rows of different widths need the shapes sent along
-                evaluated[key] = evaluate(run.chunks, {"v": samples}, config, run.layout, run.make_batch)["v"]
-        run.make_batch.data = run.config.data
+                evaluated[key] = other.evaluate({"v": samples})["v"]
         single = evaluation_samples(DocumentSet([valid_prefix]), np.array([4]), run.config.data)
-        lonely[name] = evaluate(run.chunks, {"v": single}, run.config, run.layout, run.make_batch)["v"]
+        lonely[name] = run.evaluate({"v": single})["v"]
         run.step()
         if "dp" not in name:
             gradients[name] = full_gradients(run.chunks)
-        saved[name] = str(run.save(folder / name))
+        saved[name] = str(save(run, folder / name))
         expected = run.step().lm_loss
         again = start(LLAMA, settings | layout, Path(saved[name]), resume=True)
         found = again.step().lm_loss
@@ -89,7 +83,7 @@ def run_four_processes(settings: dict[str, Any], folder: Path, valid_prefix: str
     return FourProcesses(gradients, resumed, saved, same, streams, evaluated, lonely, poisoned)
 
 
-def poisoned_step(run: ToyRun) -> tuple[float, bool, bool, bool]:
+def poisoned_step(run: Run) -> tuple[float, bool, bool, bool]:
     """NaN in the second micro-batch of the last rank alone; every rank must leave the iteration out."""
     before, calls = full_parameters(run.chunks)[0], []
 
@@ -107,7 +101,7 @@ def poisoned_step(run: ToyRun) -> tuple[float, bool, bool, bool]:
     return report.lm_loss, report.skipped, unchanged, not run.step().skipped
 
 
-def random_streams(run: ToyRun) -> list[tuple[Any, float, float]]:
+def random_streams(run: Run) -> list[tuple[Any, float, float]]:
     """By rank: coordinates, the next number of the plain stream and of the one of the tensor-parallel rank."""
     from megatron.core import tensor_parallel
 
@@ -125,9 +119,9 @@ def one_process(tmp_path_factory: pytest.TempPathFactory, single_process: None) 
     folder = tmp_path_factory.mktemp("train")
     settings = write_documents(folder, 40) | RUN
     run = start(LLAMA, settings)
-    run.save(folder / "one")
+    save(run, folder / "one")
     run.step()
-    run.save(folder / "one")
+    save(run, folder / "one")
     return folder, settings
 
 

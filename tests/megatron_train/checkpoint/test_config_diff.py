@@ -9,7 +9,7 @@ import pytest
 from megatron_train.checkpoint.config_diff import Difference, differences, setting_differences, table
 from megatron_train.config.flags import config_from_settings, config_to_yaml
 from megatron_train.config.settings import TrainConfig
-from tests.megatron_train.toy_run import LLAMA
+from tests.megatron_train.models import LLAMA
 
 
 def config_of(**settings: Any) -> TrainConfig:

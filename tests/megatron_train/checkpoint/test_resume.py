@@ -11,7 +11,7 @@ from megatron_train.checkpoint.resume import Start, find_start, load_model_confi
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.settings import TrainConfig
 from megatron_train.parallel.distributed import init_distributed
-from tests.megatron_train.toy_run import LLAMA
+from tests.megatron_train.models import LLAMA
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,11 @@ from megatron_train.checkpoint import save_load as checkpoint
 from megatron_train.checkpoint.folder import CheckpointError, check_folder
 from megatron_train.checkpoint.resume import Start
 from megatron_train.checkpoint.save_load import load_checkpoint, load_weights
+from megatron_train.run import Run
 from tests.conftest import toy_documents, write_shard
-from tests.megatron_train.toy_run import LLAMA, MODELS, ToyRun, full_parameters, start
+from tests.megatron_train.models import LLAMA, MODELS
+from tests.megatron_train.runs import save, start
+from tests.megatron_train.tensors import full_parameters
 
 pytestmark = pytest.mark.usefixtures("single_process")
 SMALL = replace(LLAMA, num_layers=2)
@@ -24,7 +27,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run(settings: dict[str, Any]) -> ToyRun:
+def run(settings: dict[str, Any]) -> Run:
     run = start(SMALL, settings)
     run.step()
     return run
@@ -35,10 +38,10 @@ def names(folder: Path) -> list[str]:
 
 
 def test_an_interrupted_save_leaves_nothing_under_a_final_name(
-    run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "save"
-    run.save(root)
+    save(run, root)
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -47,58 +50,57 @@ def test_an_interrupted_save_leaves_nothing_under_a_final_name(
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save_rng", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run.save(root)
+            save(run, root)
     assert names(root) == [".iter_0000002.staging", "iter_0000001", "latest_checkpointed_iteration.txt"]
     assert (root / "latest_checkpointed_iteration.txt").read_text() == "1\n"
-    run.save(root)
+    save(run, root)
     assert names(root) == ["iter_0000001", "iter_0000002", "latest_checkpointed_iteration.txt"]
     check_folder(root / "iter_0000002")
 
 
-def test_saving_an_iteration_again_replaces_it(run: ToyRun, tmp_path: Path) -> None:
-    first = (run.save(tmp_path / "save") / "SHA256SUMS").read_text()
+def test_saving_an_iteration_again_replaces_it(run: Run, tmp_path: Path) -> None:
+    first = (save(run, tmp_path / "save") / "SHA256SUMS").read_text()
     run.chunks[0].module.output_layer.weight.data.add_(1.0)
-    folder = run.save(tmp_path / "save")
+    folder = save(run, tmp_path / "save")
     assert (folder / "SHA256SUMS").read_text() != first
     assert names(tmp_path / "save") == ["iter_0000001", "latest_checkpointed_iteration.txt"]
     check_folder(folder)
 
 
-def test_only_the_newest_are_kept(run: ToyRun, tmp_path: Path) -> None:
+def test_only_the_newest_are_kept(run: Run, tmp_path: Path) -> None:
     run.config = replace(run.config, checkpoint=replace(run.config.checkpoint, save_total_limit=2))
     for _ in range(3):
-        run.save(tmp_path / "save")
+        save(run, tmp_path / "save")
         run.step()
     assert names(tmp_path / "save") == ["iter_0000002", "iter_0000003", "latest_checkpointed_iteration.txt"]
 
 
-def test_what_was_just_saved_is_kept_though_another_run_got_further(run: ToyRun, tmp_path: Path) -> None:
+def test_what_was_just_saved_is_kept_though_another_run_got_further(run: Run, tmp_path: Path) -> None:
     run.config = replace(run.config, checkpoint=replace(run.config.checkpoint, save_total_limit=1))
     for iteration in (30, 10, 15):  # it went back from 30
         run.state = replace(run.state, iteration=iteration)
-        run.save(tmp_path / "save")
+        save(run, tmp_path / "save")
     assert names(tmp_path / "save") == ["iter_0000015", "iter_0000030", "latest_checkpointed_iteration.txt"]
     assert (tmp_path / "save" / "latest_checkpointed_iteration.txt").read_text() == "15\n"
 
 
 def test_an_old_checkpoint_that_cannot_be_removed_is_a_warning(
-    run: ToyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run.config = replace(run.config, checkpoint=replace(run.config.checkpoint, save_total_limit=1))
     (tmp_path / "save").mkdir()
     (tmp_path / "save/iter_0000000").write_text("no folder")
     run.step()
-    run.save(tmp_path / "save")
+    save(run, tmp_path / "save")
     assert f"iter_{run.state.iteration:07d}" in names(tmp_path / "save")
     assert "an old checkpoint could not be removed" in capsys.readouterr().err
 
 
-def test_the_tokenizer_travels_along(run: ToyRun, tmp_path: Path) -> None:
+def test_the_tokenizer_travels_along(run: Run, tmp_path: Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
-    config = replace(run.config, checkpoint=replace(run.config.checkpoint, save=str(tmp_path / "save")))
-    parts = (config, run.model, run.state, run.chunks, run.optimizer, run.layout, tmp_path / "tokenizer")
-    folder = checkpoint.save_checkpoint(checkpoint.Contents(*parts))
+    run.tokenizer_dir = tmp_path / "tokenizer"
+    folder = save(run, tmp_path / "save")
     assert (folder / "tokenizer" / "tokenizer.json").read_text() == "{}"
 
 
@@ -106,7 +108,7 @@ def test_the_tokenizer_travels_along(run: ToyRun, tmp_path: Path) -> None:
 def test_weights_come_back_bitwise(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
     run = start(MODELS[kind], settings)
     expected = full_parameters(run.chunks)[0]
-    folder = run.save(tmp_path / "save")
+    folder = save(run, tmp_path / "save")
     other = start(MODELS[kind], settings | {"seed": 7})
     assert any(not value.equal(expected[key]) for key, value in full_parameters(other.chunks)[0].items())
     load_weights(folder, other.chunks)
@@ -116,10 +118,10 @@ def test_weights_come_back_bitwise(kind: str, settings: dict[str, Any], tmp_path
 
 
 def test_finetuning_trains_the_loaded_weights_not_those_the_optimizer_was_built_with(
-    run: ToyRun, settings: dict[str, Any], tmp_path: Path
+    run: Run, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     """The optimizer keeps fp32 copies of bf16 weights; they must be refreshed, or the first update undoes the load."""
-    folder = run.save(tmp_path / "save")
+    folder = save(run, tmp_path / "save")
     fresh = start(SMALL, settings | {"bf16": True, "lr": 0.0, "seed": 7})
     load_checkpoint(Start(folder, resume=False), fresh.config, fresh.chunks, fresh.optimizer, fresh.layout)
     fresh.step()
@@ -127,8 +129,8 @@ def test_finetuning_trains_the_loaded_weights_not_those_the_optimizer_was_built_
     assert all(torch.equal(found[key], value.bfloat16().float()) for key, value in expected.items())
 
 
-def test_weights_alone_cannot_be_resumed(run: ToyRun, settings: dict[str, Any], tmp_path: Path) -> None:
-    folder = run.save(tmp_path / "save")
+def test_weights_alone_cannot_be_resumed(run: Run, settings: dict[str, Any], tmp_path: Path) -> None:
+    folder = save(run, tmp_path / "save")
     (folder / "train_state.json").unlink()
     with pytest.raises(CheckpointError, match="holds weights only; add --finetune or --no_load_optim"):
         start(SMALL, settings, folder, resume=True)
@@ -136,9 +138,9 @@ def test_weights_alone_cannot_be_resumed(run: ToyRun, settings: dict[str, Any], 
 
 @pytest.mark.parametrize("change", [{"num_layers": 4}, {"hidden_size": 32, "kv_channels": 16}, {"vocab_size": 300}])
 def test_a_checkpoint_of_another_shape_is_refused(
-    run: ToyRun, settings: dict[str, Any], tmp_path: Path, change: dict[str, Any]
+    run: Run, settings: dict[str, Any], tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    folder = run.save(tmp_path / "save")
+    folder = save(run, tmp_path / "save")
     other = start(replace(SMALL, padded_vocab_size=None, **change), settings)
     with pytest.raises(CheckpointError, match=r"does not fit this model: .*(shape mismatch|do not match)"):
         load_weights(folder, other.chunks)

@@ -16,9 +16,11 @@ from megatron_train.checkpoint.folder import CheckpointError, check_folder, stag
 from megatron_train.checkpoint.resume import find_start
 from megatron_train.checkpoint.saver import CheckpointSaver
 from megatron_train.config.flags import config_from_settings
+from megatron_train.run import Run
 from tests.conftest import toy_documents, write_shard
 from tests.distributed import run_distributed
-from tests.megatron_train.toy_run import LLAMA, ToyRun, start
+from tests.megatron_train.models import LLAMA
+from tests.megatron_train.runs import save, start
 
 pytestmark = pytest.mark.usefixtures("single_process")
 SMALL = replace(LLAMA, num_layers=2)
@@ -29,10 +31,11 @@ def settings_in(folder: Path) -> dict[str, Any]:
     return {"train_data_path": [prefix], "global_batch_size": 4, "lr": 1e-2, "hidden_dropout": 0.1}
 
 
-def saver_of(run: ToyRun, folder: Path, async_save: bool = True, **settings: Any) -> CheckpointSaver:
-    """Saves into `folder`; train_config.yaml in the checkpoint names neither folder nor way of saving."""
+def saver_of(run: Run, folder: Path, async_save: bool = True, **settings: Any) -> CheckpointSaver:
+    """Return a saver into `folder`. train_config.yaml in a checkpoint does not name the way to save."""
     checkpoint = replace(run.config.checkpoint, save=str(folder), async_save=async_save, **settings)
-    return CheckpointSaver(replace(run.config, checkpoint=checkpoint), run.model, run.layout, None)
+    run.config = replace(run.config, checkpoint=checkpoint)
+    return CheckpointSaver(run.config)
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -47,7 +50,7 @@ def sums_both_ways(settings: dict[str, Any], root: Path) -> list[dict[str, str]]
         run = start(SMALL, settings)
         run.step()
         with saver_of(run, root / str(way), way) as saver:
-            saver.save(run.state, run.chunks, run.optimizer)
+            saver.save(run.contents())
             for _ in range(3):
                 run.step()
                 saver.check()
@@ -79,9 +82,9 @@ def test_what_is_saved_is_the_state_at_the_time_of_the_call(tmp_path: Path, gate
     settings = settings_in(tmp_path)
     run = start(SMALL, settings)
     run.step()
-    expected = sums(run.save(tmp_path / "expected"))
+    expected = sums(save(run, tmp_path / "expected"))
     with saver_of(run, tmp_path / "save") as saver:
-        saver.save(run.state, run.chunks, run.optimizer)
+        saver.save(run.contents())
         with torch.no_grad():
             for part in run.optimizer.chained_optimizers:
                 for group in part.optimizer.param_groups:
@@ -101,10 +104,10 @@ def test_one_save_at_a_time_and_leaving_waits(tmp_path: Path, gate: threading.Ev
     root = tmp_path / "save"
     with saver_of(run, root, save_total_limit=1) as saver:
         run.step()
-        saver.save(run.state, run.chunks, run.optimizer)
+        saver.save(run.contents())
         threading.Timer(0.3, gate.set).start()
         run.step()
-        saver.save(run.state, run.chunks, run.optimizer)  # must find the first one published
+        saver.save(run.contents())  # must find the first one published
         assert (root / "latest_checkpointed_iteration.txt").read_text() == "1\n"
     assert (root / "latest_checkpointed_iteration.txt").read_text() == "2\n"
     assert [path.name for path in root.glob("iter_*")] == ["iter_0000002"]
@@ -115,7 +118,7 @@ def test_an_error_of_training_waits_for_the_save_too(tmp_path: Path, gate: threa
     run = start(SMALL, settings_in(tmp_path))
     run.step()
     with pytest.raises(KeyboardInterrupt), saver_of(run, tmp_path / "save") as saver:
-        saver.save(run.state, run.chunks, run.optimizer)
+        saver.save(run.contents())
         threading.Timer(0.3, gate.set).start()
         raise KeyboardInterrupt
     check_folder(tmp_path / "save" / "iter_0000001")
@@ -141,17 +144,17 @@ def test_a_full_disk_is_raised_in_training_and_the_last_good_checkpoint_stays(
     run = start(SMALL, settings_in(tmp_path))
     run.step()
     root = tmp_path / "save"
-    good = sums(run.save(root))
+    good = sums(save(run, root))
     run.step()
     with monkeypatch.context() as patched:
         no_room_for("__0_1.distcp", patched)
         expected = r"save/iter_0000002: could not be saved: rank 0: OSError: \[Errno 28\] No space left on device"
         with pytest.raises(CheckpointError, match=expected), saver_of(run, root, async_save) as saver:
-            saver.save(run.state, run.chunks, run.optimizer)
+            saver.save(run.contents())
     assert sorted(path.name for path in root.iterdir()) == ["iter_0000001", "latest_checkpointed_iteration.txt"]
     assert sums(root / "iter_0000001") == good
     with saver_of(run, root, async_save) as saver:
-        saver.save(run.state, run.chunks, run.optimizer)
+        saver.save(run.contents())
     check_folder(root / "iter_0000002")
 
 
@@ -160,7 +163,7 @@ def test_a_failure_is_raised_by_the_next_check(tmp_path: Path, monkeypatch: pyte
     run.step()
     no_room_for("__0_0.distcp", monkeypatch)
     with pytest.raises(CheckpointError, match="No space left"), saver_of(run, tmp_path / "save") as saver:
-        saver.save(run.state, run.chunks, run.optimizer)
+        saver.save(run.contents())
         thread = saver._thread
         assert thread is not None
         thread.join()
@@ -180,11 +183,11 @@ def run_two_processes(settings: dict[str, Any], root: Path) -> tuple[list[dict[s
         if dist.get_rank() == 1:
             no_room_for("__1_0.distcp", patched)
         with pytest.raises(CheckpointError) as error, saver_of(run, root / "full") as saver:
-            saver.save(run.state, run.chunks, run.optimizer)
+            saver.save(run.contents())
     assert not staging_folder(root / "full", 1).exists()
-    run.save(root / "damaged")
+    save(run, root / "damaged")
     run.step()
-    newest = run.save(root / "damaged")
+    newest = save(run, root / "damaged")
     starts = [started_from(root / "damaged", newest / name) for name in sorted(sums(newest))]
     return found, str(error.value), starts
 

@@ -12,7 +12,8 @@ from megatron_train.checkpoint.folder import list_iterations
 from megatron_train.checkpoint.save_load import _sharded_state_dict
 from megatron_train.checkpoint.write import _on_cpu, _retain, plan_tensors
 from tests.conftest import toy_documents, write_shard
-from tests.megatron_train.toy_run import LLAMA, start
+from tests.megatron_train.models import LLAMA
+from tests.megatron_train.runs import start
 
 
 def test_a_kept_copy_shares_no_memory() -> None:

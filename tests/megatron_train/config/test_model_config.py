@@ -7,7 +7,7 @@ import pytest
 
 from megatron_train.config.model_config import ModelConfig, pad_vocab_size
 from pretokenizer.config.yaml_config import ConfigError
-from tests.megatron_train.toy_run import LLAMA, MODELS
+from tests.megatron_train.models import LLAMA, MODELS
 from tests.paths import CONFIGS
 
 MODEL_FILES = CONFIGS / "model"

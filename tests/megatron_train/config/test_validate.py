@@ -8,9 +8,9 @@ import pytest
 from megatron_train.config.flags import CommandLine, config_from_settings, parse
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
-from megatron_train.config.validate import describe_batch, validate, validate_model
+from megatron_train.config.validate import validate, validate_model
 from pretokenizer.config.yaml_config import ConfigError
-from tests.megatron_train.toy_run import LLAMA
+from tests.megatron_train.models import LLAMA
 from tests.paths import CONFIGS
 
 SOUND: dict[str, Any] = {"train_data_path": ["p"], "train_iters": 10, "seq_length": 64}
@@ -139,14 +139,3 @@ def test_architecture_flags_are_compared_with_the_model() -> None:
         "--glu_activation swiglu does not describe the model that is loaded (llama, 4 layers)",
         "--no_tie_embed_logits does not describe the model that is loaded (llama, 4 layers)",
     ]
-
-
-def test_describe_batch_is_a_sentence() -> None:
-    config = config_from_settings(
-        {"micro_batch_size": 2, "global_batch_size": 64, "train_iters": 12_000, "train_data_path": ["p"]}, "t"
-    )
-    layout = ParallelLayout(world_size=64, tp=8, pp=4)
-    assert describe_batch(config, layout, 768_968, 768_968.0) == (
-        "64 samples = 2 per micro-batch x 16 micro-batches x 2 data-parallel ranks; "
-        "12,000 iterations = 0.999 epochs of 768,968 documents"
-    )

@@ -16,7 +16,7 @@ from megatron_train.config.model_config import ModelConfig
 from megatron_train.model.build import build_model, recompute_num_layers, transformer_config
 from tests.checkpoint_convert.tiny_models import MODELS, save_tiny_model
 from tests.distributed import run_distributed
-from tests.megatron_train.toy_run import LLAMA
+from tests.megatron_train.models import LLAMA
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2": {"tensor_model_parallel_size": 2},
@@ -45,7 +45,7 @@ def own_logits(checkpoint: Path, settings: dict[str, Any]) -> torch.Tensor | Non
     from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
     from megatron_train.checkpoint.save_load import load_weights
-    from tests.megatron_train.toy_run import enter_layout
+    from tests.megatron_train.runs import enter_layout
 
     config = config_from_settings(settings, "test")
     enter_layout(config)

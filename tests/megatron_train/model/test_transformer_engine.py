@@ -23,7 +23,8 @@ from megatron_train.model.norm import Norm
 from megatron_train.model.transformer_engine import check_transformer_engine
 from pretokenizer.config.yaml_config import ConfigError
 from tests.conftest import toy_documents, write_shard
-from tests.megatron_train.toy_run import MODELS, start
+from tests.megatron_train.models import MODELS
+from tests.megatron_train.runs import start
 
 
 def config_of(**settings: Any) -> TrainConfig:

@@ -8,7 +8,9 @@ import torch
 from megatron_train.optim.adam import FusedLayoutAdam
 from megatron_train.optim.optimizer import set_rates
 from tests.conftest import toy_documents, write_shard
-from tests.megatron_train.toy_run import LLAMA, MODELS, full_parameters, start
+from tests.megatron_train.models import LLAMA, MODELS
+from tests.megatron_train.runs import save, start
+from tests.megatron_train.tensors import full_parameters
 
 pytestmark = pytest.mark.usefixtures("single_process")
 
@@ -77,7 +79,7 @@ def test_a_run_whose_every_iteration_was_skipped_can_be_saved_and_resumed(
     handle = next(iter(run.chunks[0].parameters())).register_hook(lambda gradient: gradient * float("nan"))
     assert run.step().skipped
     handle.remove()
-    folder = run.save(tmp_path / "checkpoints")
+    folder = save(run, tmp_path / "checkpoints")
     expected = run.step().lm_loss
     assert start(LLAMA, settings | {"lr": 1e-2}, folder, resume=True).step().lm_loss == expected
 

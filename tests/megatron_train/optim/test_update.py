@@ -9,10 +9,12 @@ import pytest
 from megatron_train.checkpoint.train_state import TrainState
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.settings import TrainConfig
-from megatron_train.optim.update import MIN_HISTORY, DivergedError, count_not_finite, is_spike
-from megatron_train.train import is_unwanted
+from megatron_train.optim.update import MIN_HISTORY, DivergedError, Divergence, is_spike
+from megatron_train.train_step import is_unwanted
 from tests.conftest import toy_documents, write_shard
-from tests.megatron_train.toy_run import LLAMA, full_parameters, start
+from tests.megatron_train.models import LLAMA
+from tests.megatron_train.runs import start
+from tests.megatron_train.tensors import full_parameters
 
 STEADY = tuple([2.0, 2.2] * 8)
 """Mean 2.1, standard deviation 0.1."""
@@ -36,17 +38,17 @@ def test_equal_values_do_not_make_the_next_a_spike() -> None:
 def test_a_spike_in_either_is_unwanted() -> None:
     state = TrainState(iteration=20, recent_losses=STEADY, recent_grad_norms=STEADY)
     config = config_from_settings({"skip_spike_sigma": "6"}, "test")
-    assert not is_unwanted(state, config, loss=2.2, grad_norm=2.2)
-    assert is_unwanted(state, config, loss=9.0, grad_norm=2.2)
-    assert is_unwanted(state, config, loss=2.2, grad_norm=9.0)
-    assert not is_unwanted(state, TrainConfig(), loss=9.0, grad_norm=9.0)
+    assert not is_unwanted(state, config.optimizer, loss=2.2, grad_norm=2.2)
+    assert is_unwanted(state, config.optimizer, loss=9.0, grad_norm=2.2)
+    assert is_unwanted(state, config.optimizer, loss=2.2, grad_norm=9.0)
+    assert not is_unwanted(state, TrainConfig().optimizer, loss=9.0, grad_norm=9.0)
 
 
 def test_training_goes_on_when_the_level_has_changed_for_good() -> None:
     config, state, skipped = config_from_settings({"skip_spike_sigma": "6"}, "test"), TrainState(), 0
     for i in range(600):
         loss = (2.0 if i < 200 else 2.5) + (0.01 if i % 2 else -0.01)
-        skipped += is_unwanted(state, config, loss, 1.0)
+        skipped += is_unwanted(state, config.optimizer, loss, 1.0)
         state = state.remember(loss, 1.0, config.optimizer.skip_spike_window)
     assert 0 < skipped < 10
 
@@ -96,12 +98,18 @@ def test_nan_in_one_micro_batch_leaves_out_the_iteration_and_is_shown(
 
 
 def test_a_run_that_only_gives_nan_ends() -> None:
-    count = 0
+    divergence = Divergence(limit=3)
     for iteration, (loss, norm) in enumerate([(math.nan, 1.0), (2.0, math.inf), (2.0, 1.0), (math.nan, math.nan)], 1):
-        count = count_not_finite(count, iteration, loss, norm, limit=3)
-    assert count == 1
-    assert count_not_finite(1, 5, math.nan, 1.0, limit=3) == 2
+        divergence.check(iteration, loss, norm)
+    assert divergence.count == 1
+    divergence.check(5, math.nan, 1.0)
     expected = r"3 iterations in a row up to 6 were not finite \(loss nan, gradient norm inf\).* --max_not_finite"
     with pytest.raises(DivergedError, match=expected):
-        count_not_finite(2, 6, math.nan, math.inf, limit=3)
-    assert count_not_finite(1000, 7, math.nan, 1.0, limit=0) == 1001
+        divergence.check(6, math.nan, math.inf)
+
+
+def test_a_limit_of_zero_never_ends_a_run() -> None:
+    divergence = Divergence(limit=0)
+    for iteration in range(1, 1001):
+        divergence.check(iteration, math.nan, 1.0)
+    assert divergence.count == 1000

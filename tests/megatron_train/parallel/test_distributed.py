@@ -22,7 +22,7 @@ from megatron_train.parallel.distributed import (
 )
 from megatron_train.report.console import is_printing_rank, say, warn
 from tests.distributed import run_distributed
-from tests.megatron_train.toy_run import LLAMA
+from tests.megatron_train.models import LLAMA
 
 
 def test_the_world_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:

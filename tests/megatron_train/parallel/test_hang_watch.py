@@ -18,7 +18,7 @@ from megatron_train.parallel.hang_watch import HangWatch, stacks
 from megatron_train.report.phases import PhaseTimer
 from tests.conftest import toy_documents, write_shard
 from tests.distributed import run_distributed
-from tests.megatron_train.toy_run import LLAMA
+from tests.megatron_train.models import LLAMA
 from tests.paths import ROOT
 
 

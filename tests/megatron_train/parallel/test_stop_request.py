@@ -24,20 +24,21 @@ def handlers(single_process: None) -> Iterator[None]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_asks_to_stop_after_the_iteration(number: signal.Signals, handlers: None) -> None:
-    stop = StopRequest(Logging())
+    stop = StopRequest(Logging(), train_iters=1000)
     assert stop.due(1) is None
     os.kill(os.getpid(), number)
     assert stop.due(2) == "signal received"
 
 
-def test_exit_interval_stops_at_every_multiple(handlers: None) -> None:
-    stop = StopRequest(Logging(exit_interval=5))
-    assert [iteration for iteration in range(1, 12) if stop.due(iteration)] == [5, 10]
+def test_exit_interval_stops_at_every_multiple_but_the_end(handlers: None) -> None:
+    stop = StopRequest(Logging(exit_interval=5), train_iters=15)
+    assert [iteration for iteration in range(1, 16) if stop.due(iteration)] == [5, 10]
 
 
 def test_exit_duration_stops_once_the_time_is_up(handlers: None) -> None:
-    assert StopRequest(Logging(exit_duration_in_mins=1000.0)).due(1) is None
-    assert StopRequest(Logging(exit_duration_in_mins=0.0)).due(1) == "--exit_duration_in_mins 0.0 reached"
+    assert StopRequest(Logging(exit_duration_in_mins=1000.0), train_iters=1000).due(1) is None
+    stop = StopRequest(Logging(exit_duration_in_mins=0.0), train_iters=1000)
+    assert stop.due(1) == "--exit_duration_in_mins 0.0 reached"
 
 
 def test_exit_duration_counts_from_the_start_of_the_process(handlers: None) -> None:
@@ -45,5 +46,5 @@ def test_exit_duration_counts_from_the_start_of_the_process(handlers: None) -> N
     import psutil
 
     age = (time.time() - psutil.Process().create_time()) / 60
-    assert StopRequest(Logging(exit_duration_in_mins=age - 0.005)).due(1) is not None
-    assert StopRequest(Logging(exit_duration_in_mins=age + 5)).due(1) is None
+    assert StopRequest(Logging(exit_duration_in_mins=age - 0.005), train_iters=1000).due(1) is not None
+    assert StopRequest(Logging(exit_duration_in_mins=age + 5), train_iters=1000).due(1) is None

@@ -23,7 +23,7 @@ from megatron_train.planning.suggest import suggest
 from megatron_train.planning.workload import bubble_fraction
 from tests.conftest import write_shard
 from tests.distributed import run_distributed
-from tests.megatron_train.toy_run import MODELS
+from tests.megatron_train.models import MODELS
 from tests.paths import CONFIGS
 from tests.test_cards import card_flags
 

@@ -12,7 +12,7 @@ from megatron_train.config.flags import config_from_settings
 from megatron_train.config.settings import TrainConfig
 from megatron_train.report.flops import model_flops
 from megatron_train.report.metrics import Reporter, StepReport, console_line, cut_back, evaluation_scalars
-from tests.megatron_train.toy_run import LLAMA
+from tests.megatron_train.models import LLAMA
 from tests.paths import CONFIGS
 
 REPORT = StepReport(

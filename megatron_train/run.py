@@ -1,0 +1,173 @@
+"""A training run between two iterations: the object that the loop of train.py advances.
+
+run = Run.build(config, layout, model_config, samples)
+report = run.step()                                       # one iteration
+results = run.evaluate({"val": samples})                  # one clean pass over each set
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from megatron.core import parallel_state
+
+from megatron_train.checkpoint.save_load import Contents
+from megatron_train.checkpoint.train_state import TrainState
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.settings import TrainConfig
+from megatron_train.data.loader import BatchMaker, DeviceBatch
+from megatron_train.data.sampler import micro_batch_indices
+from megatron_train.data.sft_dataset import Samples
+from megatron_train.evaluate import EvaluationBatches, evaluate, mean_loss
+from megatron_train.model.build import build_model
+from megatron_train.optim.loss import loss_factors
+from megatron_train.optim.lr_schedule import learning_rate
+from megatron_train.optim.optimizer import build_optimizer, wrap_model
+from megatron_train.parallel.device import device_name
+from megatron_train.report.flops import model_flops, peak_flops
+from megatron_train.report.metrics import StepReport
+from megatron_train.report.phases import PhaseTimer, Profiler
+from megatron_train.train_step import StepResult, Update, is_unwanted, train_step
+
+
+@dataclass
+class Run:
+    """Everything that one rank holds of a run. All ranks call each method at the same iteration."""
+
+    config: TrainConfig
+    layout: ParallelLayout
+    model_config: ModelConfig
+    samples: Samples
+    make_batch: BatchMaker
+    chunks: list[Any]
+    """The model chunks of this pipeline stage in their data-parallel wrappers."""
+    optimizer: Any
+    profiler: Profiler
+    state: TrainState = field(default_factory=TrainState)
+    timer: PhaseTimer = field(default_factory=PhaseTimer)
+    tokenizer_dir: Path | None = None
+    """The tokenizer folder that checkpoints carry."""
+    validation: tuple[int, float] = (0, math.nan)
+    """Iteration and mean loss of the last evaluation."""
+
+    @classmethod
+    def build(
+        cls, config: TrainConfig, layout: ParallelLayout, model_config: ModelConfig, samples: Samples, pad_id: int = 0
+    ) -> Run:
+        """Build the model with random weights, and its optimizer. The process groups of `layout` must exist."""
+        chunks = wrap_model(build_model(model_config, config), config)
+        optimizer = build_optimizer(chunks, config)
+        make_batch = BatchMaker(config.data, pad_id, model_config.vocab_size)
+        return cls(config, layout, model_config, samples, make_batch, chunks, optimizer, Profiler(config))
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done since the run began."""
+        return self.state.iteration
+
+    @property
+    def is_finished(self) -> bool:
+        return self.iteration >= self.config.batch.train_iters
+
+    def due(self, interval: int | None) -> bool:
+        """Return whether something that happens every `interval` iterations, and at the end, happens now."""
+        return self.is_finished or (interval is not None and self.iteration % interval == 0)
+
+    def step(self) -> StepReport:
+        """Train one iteration and return its report, which is the same on every rank.
+
+        Raises ShardError when a token id is outside the model's vocabulary.
+        """
+        state, optimizer = self.state, self.config.optimizer
+        self.profiler.before(state.iteration + 1)
+        self.timer.start(state.iteration + 1, "read")
+        veto = partial(is_unwanted, state, optimizer)
+        update = Update(self._learning_rate(), optimizer.weight_decay, optimizer.clip_grad, veto)
+        result = train_step(self.chunks, self.optimizer, self._read_global_batch(), update, self.timer)
+        self.timer.enter("report")
+        loss, grad_norm = result.sums.loss, result.grad_norm
+        self.state = state.advance(self.layout.global_batch_size(self.config.batch), result.is_applied)
+        if optimizer.skip_spike_sigma and math.isfinite(loss) and math.isfinite(grad_norm):
+            self.state = self.state.remember(loss, grad_norm, optimizer.skip_spike_window)
+        report = self._report(result, update.lr)
+        self.profiler.after(self.iteration)
+        return report
+
+    def _learning_rate(self) -> float:
+        """Return the rate of the next iteration; skipped iterations do not advance the schedule."""
+        size = self.layout.global_batch_size(self.config.batch)
+        consumed = self.state.applied_iterations * size
+        return learning_rate(self.config.lr_schedule, consumed, size, self.config.batch.train_iters)
+
+    def _read_global_batch(self) -> list[DeviceBatch]:
+        """Return this rank's micro-batches of the next iteration, each with its loss factor."""
+        batch, layout = self.config.batch, self.layout
+        rows = micro_batch_indices(
+            self.state.consumed_train_samples,
+            layout.num_microbatches(batch),
+            batch.micro_batch_size,
+            parallel_state.get_data_parallel_rank(),
+            layout.dp,
+        )
+        batches = [self.make_batch(self.samples, row) for row in rows]
+        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+        factors = loss_factors([b.loss_weight for b in batches], batch.loss_normalization, layout.dp, group)
+        for each, factor in zip(batches, factors, strict=True):
+            each.loss_factor = factor
+        return batches
+
+    def _report(self, result: StepResult, lr: float) -> StepReport:
+        config, state, sums, seconds = self.config, self.state, result.sums, self.timer.total()
+        flops = model_flops(self.model_config, round(sums.num_tokens), round(sums.squared_lengths))
+        peak = peak_flops(config.logging.peak_tflops, device_name())
+        return StepReport(
+            iteration=state.iteration,
+            lm_loss=sums.loss,
+            lr=lr,
+            grad_norm=result.grad_norm,
+            num_target_tokens=round(sums.num_target_tokens),
+            num_tokens=round(sums.num_tokens),
+            tokens_per_second=sums.num_tokens / seconds,
+            mfu=flops / seconds / (peak * self.layout.world_size) if peak else None,
+            consumed_train_samples=state.consumed_train_samples,
+            epoch=state.consumed_train_samples / self.samples.rows_per_epoch,
+            step_seconds=seconds,
+            skipped=not result.is_applied,
+            loss_scale=float(self.optimizer.get_loss_scale()) if config.model.fp16 else 1.0,
+            phases=dict(self.timer.seconds) if config.logging.timing_log_level else None,
+        )
+
+    def evaluate(
+        self, sets: dict[str, Samples], interrupted: Callable[[], bool] | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Return name -> {loss, ppl, token_accuracy, num_target_tokens} of one clean pass over each set.
+
+        `interrupted` is asked between micro-batches. When it answers yes, nothing is returned.
+        """
+        self.timer.enter("evaluate")
+        batches = EvaluationBatches(self.config, self.layout, self.make_batch)
+        results = evaluate(self.chunks, sets, batches, interrupted)
+        self.validation = (self.iteration, mean_loss(results))
+        return results
+
+    def contents(self) -> Contents:
+        """Enter the phase `save` and return what a checkpoint of this iteration holds."""
+        self.timer.enter("save")
+        iteration, loss = self.validation
+        if iteration == self.iteration:
+            self.state = self.state.evaluated(loss)
+        return Contents(
+            self.config,
+            self.model_config,
+            self.state,
+            self.chunks,
+            self.optimizer,
+            self.layout,
+            self.tokenizer_dir,
+        )

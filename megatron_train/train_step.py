@@ -1,0 +1,118 @@
+"""One training iteration over micro-batches that this rank has read: forward, backward, update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+
+from megatron_train.checkpoint.train_state import TrainState
+from megatron_train.config.settings import Optimizer
+from megatron_train.data.loader import DeviceBatch
+from megatron_train.optim.loss import masked_loss_sum
+from megatron_train.optim.optimizer import set_rates
+from megatron_train.optim.update import apply_update, is_spike
+from megatron_train.parallel.distributed import sum_over_ranks
+from megatron_train.parallel.schedule import run_schedule
+from megatron_train.report.phases import PhaseTimer
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the optimizer does in one iteration."""
+
+    lr: float
+    weight_decay: float
+    clip_grad: float
+    is_unwanted: Callable[[float, float], bool]
+    """Takes the loss and the gradient norm, and returns whether the update must be skipped."""
+
+
+@dataclass(frozen=True)
+class BatchSums:
+    """Sums over the global batch, the same on every rank."""
+
+    loss: float
+    """The loss that was differentiated: a mean over target tokens."""
+    num_target_tokens: float
+    num_tokens: float
+    """Positions that hold a document; padding does not count."""
+    squared_lengths: float
+    """Sum of the squared document lengths, for the FLOPs of attention."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one iteration gave, the same on every rank."""
+
+    sums: BatchSums
+    grad_norm: float
+    """Global gradient norm before clipping."""
+    is_applied: bool
+
+
+def train_step(
+    chunks: list[Any], optimizer: Any, batches: Sequence[DeviceBatch], update: Update, timer: PhaseTimer
+) -> StepResult:
+    """Run the micro-batches forward and backward, then update the weights unless the update is unwanted."""
+    timer.enter("forward_backward")
+    sums = global_sums(forward_backward(chunks, optimizer, batches), batches)
+    timer.enter("optimizer")
+    set_rates(optimizer, update.lr, update.weight_decay)
+    is_applied, grad_norm = apply_update(optimizer, update.clip_grad, partial(update.is_unwanted, sums.loss))
+    return StepResult(sums, grad_norm, is_applied)
+
+
+def forward_backward(chunks: list[Any], optimizer: Any, batches: Sequence[DeviceBatch]) -> list[dict[str, Tensor]]:
+    """Fill the gradient buffers, reduced over data-parallel ranks. Return one {"loss"} per micro-batch on the last
+    pipeline stage, and an empty list on the others.
+    """
+    for chunk in chunks:
+        chunk.zero_grad_buffer()
+    optimizer.zero_grad()
+    return run_schedule(chunks, batches, _forward_step, forward_only=False)
+
+
+def _forward_step(data_iterator: Iterator[DeviceBatch], model: Any) -> tuple[Tensor, Any]:
+    batch = next(data_iterator)
+    losses = model(batch.tokens, batch.position_ids, None, labels=batch.labels, packed_seq_params=batch.packed)
+    return losses, partial(_scaled_loss, batch)
+
+
+def _scaled_loss(batch: DeviceBatch, losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Turn `losses` [b, s] into the scalar to differentiate, the count that megatron-core expects, and the report."""
+    loss = masked_loss_sum(losses, batch.loss_mask) * batch.loss_factor
+    return loss, torch.tensor(1, dtype=torch.int, device=losses.device), {"loss": loss.detach().double().clone()}
+
+
+def global_sums(outputs: list[dict[str, Tensor]], batches: Sequence[DeviceBatch]) -> BatchSums:
+    """Return the sums of the global batch. All ranks call it."""
+    tp = parallel_state.get_tensor_model_parallel_world_size()
+    # Only the last stage has outputs, and its tensor-parallel ranks all have the same ones.
+    loss = sum(float(output["loss"]) for output in outputs) / tp
+    copies = tp * parallel_state.get_pipeline_model_parallel_world_size()
+    counts = [
+        sum(float(getattr(b, name)) for b in batches) / copies
+        for name in ("loss_weight", "num_tokens", "squared_lengths")
+    ]
+    return BatchSums(*sum_over_ranks([loss, *counts]))
+
+
+def is_unwanted(state: TrainState, settings: Optimizer, loss: float, grad_norm: float) -> bool:
+    """Return whether to skip the update of the iteration after `state`.
+
+    It is skipped when --skip_iters lists the iteration, when the loss is not finite, and when --skip_spike_sigma is set
+    and the loss or the gradient norm is a spike.
+    """
+    if state.iteration + 1 in settings.skip_iters or not math.isfinite(loss):
+        return True
+    if not settings.skip_spike_sigma:
+        return False
+    sigma = settings.skip_spike_sigma
+    return is_spike(loss, state.recent_losses, sigma) or is_spike(grad_norm, state.recent_grad_norms, sigma)
