@@ -44,7 +44,8 @@ from pretokenizer.encode.encoder import REFERENCE_ENV, make_encoder
 from pretokenizer.encode.fast import FramedPass
 from pretokenizer.encode.reference import ReferencePass
 from pretokenizer.output import assemble
-from pretokenizer.records.file_names import is_record_file, stem_of
+from pretokenizer.records.choose_files import list_folder
+from pretokenizer.records.file_names import stem_of
 from pretokenizer.records.json_text import RecordError
 from pretokenizer.records.reader import read_records
 from pretokenizer.sources import SOURCES, make_source
@@ -121,7 +122,7 @@ def write_corpus(data_dir: Path, corpus: Path, text_dir: Path | None = None, tex
 def conversations_of(folder: Path) -> Iterator[Conversation]:
     """Conversations of a data set's folder; nothing where the records have another form."""
     source = make_source(folder.name if folder.name in SOURCES else "messages", {})
-    files = sorted(path for path in folder.rglob("*") if is_record_file(path))
+    files = list_folder(folder).records
     records = (
         InputRecord(number, row, stem_of(path), record)
         for number, path in enumerate(files)

@@ -43,6 +43,8 @@ class DatasetEntry:
     """Folder of the data set's files, instead of data_dir/<name>."""
     revision: str | None = None
     """Commit or branch of the data set on the hub. The default is the one that the source names."""
+    split: str | None = None
+    """Split of the folder's files to read, such as `train_sft`. The default is the only split for training."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the data set's source, such as `lang`, `top_k` or `input_file_path`."""
 

@@ -1,10 +1,14 @@
-"""Decompress gzip and zstandard streams, and refuse a small file that expands without end before it fills the memory.
+"""Decompress gzip, zstandard, xz and bzip2 streams, and refuse a small file that expands until it fills the memory.
 
-stream = open_gzip(file)        # or open_zstd
+stream = decompressed(file, "gzip")
 """
 
+import bz2
 import gzip
 import io
+import lzma
+import zlib
+from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
 import zstandard
@@ -13,27 +17,32 @@ MAX_RATIO = 250
 """Limit of decompressed bytes for each compressed byte. Text has 3 to 20; zeros have 1,000 in gzip, 30,000 in zstd."""
 FREE_BYTES = 256 << 20
 """Number of decompressed bytes below which the ratio is not checked."""
-_ZSTD_INPUT_BYTES = 1 << 13
-"""Compressed bytes that zstd gets at once. Its output stays in memory and has at most 256 MiB."""
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+"""Exceptions for damaged and truncated streams, apart from OSError."""
+_INPUT_BYTES = 1 << 13
+"""Compressed bytes that a frame gets at a time. Their output stays in memory and has at most 256 MiB."""
+_XZ_MEMORY_BYTES = 256 << 20
 
 
 class DecompressionError(ValueError):
     """A stream expands beyond MAX_RATIO."""
 
 
-def open_gzip(file: BinaryIO) -> BinaryIO:
-    """Return the decompressed stream of a gzip file with one or more members. Reading raises DecompressionError."""
-    counted = _Counted(file)
-    return _bounded(cast(io.RawIOBase, gzip.GzipFile(fileobj=cast(BinaryIO, counted))), counted)
+def decompressed(file: BinaryIO, kind: str) -> BinaryIO:
+    """Return the decompressed stream of a gzip, zstd, xz or bz2 file. The file may have several members or frames.
 
-
-def open_zstd(file: BinaryIO) -> BinaryIO:
-    """Return the decompressed stream of a zstandard file with one or more frames.
-
-    Reading raises DecompressionError, and EOFError for a truncated frame.
+    Reading raises DecompressionError beyond MAX_RATIO, OSError or one of DAMAGED for a damaged file, and EOFError for a
+    truncated one.
     """
     counted = _Counted(file)
-    return _bounded(_ZstdFrames(counted), counted)
+    if kind == "gzip":
+        return _bounded(cast(io.RawIOBase, gzip.GzipFile(fileobj=cast(BinaryIO, counted))), counted)
+    new_frame: dict[str, Callable[[], Any]] = {
+        "zstd": lambda: zstandard.ZstdDecompressor().decompressobj(),
+        "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES),
+        "bz2": bz2.BZ2Decompressor,
+    }
+    return _bounded(_Frames(counted, new_frame[kind], kind), counted)
 
 
 def _bounded(stream: io.RawIOBase, counted: "_Counted") -> BinaryIO:
@@ -73,12 +82,12 @@ class _Bounded(io.RawIOBase):
         return done
 
 
-class _ZstdFrames(io.RawIOBase):
-    """Decompressed zstandard frames. The library's own reader takes a truncated frame for the end; this one raises."""
+class _Frames(io.RawIOBase):
+    """Decompressed frames. The libraries' own readers take a truncated frame for the end of the file; this raises."""
 
-    def __init__(self, file: _Counted) -> None:
-        self._file = file
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
+    def __init__(self, file: _Counted, new_frame: Callable[[], Any], kind: str) -> None:
+        self._file, self._new_frame, self._kind = file, new_frame, kind
+        self._frame = new_frame()
         self._input = b""
         self._output = io.BytesIO()
         self._is_inside_frame = False
@@ -88,15 +97,15 @@ class _ZstdFrames(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not (data := self._output.read(len(buffer))):
-            self._input = self._input or self._file.read(_ZSTD_INPUT_BYTES)
+            self._input = self._input or self._file.read(_INPUT_BYTES)
             if not self._input:
                 if self._is_inside_frame:
-                    raise EOFError("the last zstandard frame does not end")
+                    raise EOFError(f"the last {self._kind} frame does not end")
                 return 0
             self._output = io.BytesIO(self._frame.decompress(self._input))
             self._is_inside_frame = not self._frame.eof
             self._input = b"" if self._is_inside_frame else self._frame.unused_data
             if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
+                self._frame = self._new_frame()
         buffer[: len(data)] = data
         return len(data)

@@ -1,15 +1,82 @@
-"""What the name of a file says: whether the file holds records, and which split it belongs to."""
+"""What the name of a file says: whether the file holds records, and to which split of a data set it belongs."""
 
-from pathlib import Path
+import re
+from pathlib import PurePath
+from typing import NamedTuple
 
-RECORD_SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst", ".parquet")
+TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+COMPRESSION_SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
+TABLE_SUFFIXES = (".parquet", ".arrow")
+RECORD_SUFFIXES = (
+    *TEXT_SUFFIXES,
+    *(text + compression for text in TEXT_SUFFIXES for compression in COMPRESSION_SUFFIXES),
+    *TABLE_SUFFIXES,
+)
+SUFFIXES_IN_WORDS = (
+    f"{', '.join(TEXT_SUFFIXES)} (plain or {', '.join(COMPRESSION_SUFFIXES)}), {', '.join(TABLE_SUFFIXES)}"
+)
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev", "eval", "evaluation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_SHARD = re.compile(r"[-_.]\d+([-_]of[-_]\d+(-[0-9a-f]{16})?)?$")
+"""Shard number at the end of a stem. The hub appends a hash to it."""
 
 
-def is_record_file(path: Path) -> bool:
-    """Return whether `path` is a visible file whose name ends in one of RECORD_SUFFIXES."""
-    return path.is_file() and path.name.lower().endswith(RECORD_SUFFIXES) and not path.name.startswith(".")
+class SplitName(NamedTuple):
+    """The split that the path of a file names."""
+
+    kind: str
+    """`train`, `validation` or `test`; "" if the path names no split."""
+    label: str
+    """The name in full: `train_sft` for `data/train_sft-00000-of-00002.parquet`."""
+    folder: str = ""
+    """Folders of the path apart from one that names the split: `main` for `main/train/0000.parquet`."""
+
+    @property
+    def full_label(self) -> str:
+        """The label with its folder, e.g. `main/train`."""
+        return f"{self.folder}/{self.label}" if self.folder else self.label
 
 
-def stem_of(path: Path) -> str:
+def has_record_suffix(name: str) -> bool:
+    """Return whether a file name ends in one of RECORD_SUFFIXES, in any case."""
+    return name.lower().endswith(RECORD_SUFFIXES)
+
+
+def stem_of(path: PurePath) -> str:
     """Return the name without suffixes and shard number: `train-00000-of-00002.parquet` gives `train`."""
-    return path.name.split(".")[0].split("-0")[0].lower()
+    return _SHARD.sub("", path.name.split(".")[0]).lower()
+
+
+def split_name(path: PurePath) -> SplitName:
+    """Return the split that a path relative to the data set's folder names. The file name takes precedence.
+
+    >>> split_name(PurePath("data/train_sft-00000-of-00002.parquet"))
+    SplitName(kind='train', label='train_sft', folder='data')
+    >>> split_name(PurePath("main/valid/0000.parquet")).full_label
+    'main/valid'
+    """
+    name = path.name
+    if has_record_suffix(name):
+        name = name[: -len(max((s for s in RECORD_SUFFIXES if name.lower().endswith(s)), key=len))]
+    folders = list(path.parts[:-1])
+    if found := _split_in(name):
+        return SplitName(*found, "/".join(folders))
+    for position in reversed(range(len(folders))):
+        if found := _split_in(folders[position], max_words=1):
+            del folders[position]
+            return SplitName(*found, "/".join(folders))
+    return SplitName("", "", "/".join(folders))
+
+
+def _split_in(name: str, max_words: int | None = None) -> tuple[str, str] | None:
+    """Return (kind, label) if one of the first `max_words` words names a split. The label leaves numbers out."""
+    words = [word for word in re.split(r"[^a-z0-9]+", _SHARD.sub("", name.lower())) if word]
+    for position, word in enumerate(words[:max_words]):
+        kind = _SPLIT_WORDS.get(word.rstrip("0123456789"))
+        if kind:
+            further = [w for w in words[position + 1 :] if not w.isdigit()]
+            return kind, "_".join([word.rstrip("0123456789"), *further])
+    return None

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pretokenizer.config.settings import DatasetEntry
-from pretokenizer.records.file_names import RECORD_SUFFIXES, is_record_file, stem_of
-
-HUB_METADATA = ("dataset_infos.json", "dataset_info.json", "state.json")
-"""Metadata files of a hub repository or of `datasets.save_to_disk`. They hold no records."""
-
-
-class DataMissingError(ValueError):
-    """The files of a data set cannot be found. The message says how to get them."""
+from pretokenizer.records.choose_files import (
+    DataMissingError,
+    DatasetFiles,
+    choose_by_split,
+    choose_by_stem,
+    list_folder,
+    nothing_found,
+)
+from pretokenizer.records.file_names import SUFFIXES_IN_WORDS
 
 
 class HubFiles(NamedTuple):
@@ -34,9 +35,9 @@ class FileLayout:
     """Which files of its folder a data set uses."""
 
     input_file_path: str | None = None
-    """One file, instead of the data set's folder."""
+    """A file or a glob pattern, instead of the data set's folder."""
     stems: tuple[str, ...] = ()
-    """Stems of the train files in reading order. Empty: the files called `train`, or all files if none is."""
+    """Stems of the train files in reading order. Empty: the files whose names tell the train split, or all files."""
     val_stems: tuple[str, ...] = ()
     """Stems of the val files."""
     needs_stems: bool = False
@@ -44,30 +45,23 @@ class FileLayout:
     hub: HubFiles | None = None
 
 
-@dataclass(frozen=True)
-class DatasetFiles:
-    """The files of one data set in reading order."""
-
-    train: tuple[Path, ...]
-    """Files of the train split, or all files of a data set that is split by drawing."""
-    val: tuple[Path, ...] = ()
-    """Files of the val split."""
-
-
 def locate_files(entry: DatasetEntry, layout: FileLayout, data_dir: Path, cache_dir: str | None) -> DatasetFiles:
     """Return the files of a data set. Raises DataMissingError if there are none.
 
-    The first of these that is given or exists: `input_file_path`, the folder (`data_path`, else `data_dir/<name>`), the
-    hub.
+    They come from the first of these that is given or exists: `input_file_path`, the folder (`data_path`, else
+    `data_dir/<name>`), the hub.
     """
     folder = Path(entry.data_path).expanduser() if entry.data_path else data_dir / entry.name
     if layout.input_file_path:
-        return DatasetFiles((_named_file(entry, layout.input_file_path, data_dir, folder),))
+        return DatasetFiles(_named_files(entry, layout.input_file_path, data_dir, folder))
+    if folder.is_file():
+        return DatasetFiles((folder,))
     if folder.is_dir():
         return _choose(entry, layout, folder)
     if layout.hub is None:
         raise DataMissingError(
-            f"{entry.name}: no folder {folder}; put {_suffixes()} files there, or name one file with input_file_path"
+            f"{entry.name}: no folder {folder}; put your files there ({SUFFIXES_IN_WORDS}), or name one file with"
+            " input_file_path"
         )
     hub = layout.hub._replace(revision=entry.revision) if entry.revision else layout.hub
     return _choose(entry, layout, fetch(hub, folder, cache_dir))
@@ -106,34 +100,32 @@ def fetch(hub: HubFiles, folder: Path, cache_dir: str | None) -> Path:
     return Path(path)
 
 
-def _named_file(entry: DatasetEntry, path: str, data_dir: Path, folder: Path) -> Path:
-    candidates = [Path(path).expanduser()] if Path(path).is_absolute() else [data_dir / path, folder / path]
+def _named_files(entry: DatasetEntry, pattern: str, data_dir: Path, folder: Path) -> tuple[Path, ...]:
+    """Return the file that `pattern` names, or the files that it matches as a glob pattern."""
+    given = Path(pattern).expanduser()
+    candidates = [given] if given.is_absolute() else [data_dir / pattern, folder / pattern]
     for candidate in candidates:
         if candidate.is_file():
-            return candidate
+            return (candidate,)
+        anchor = Path(candidate.anchor)
+        if matched := [path for path in sorted(anchor.glob(str(candidate.relative_to(anchor)))) if path.is_file()]:
+            return tuple(matched)
     places = " nor ".join(map(str, candidates))
     raise DataMissingError(f"{entry.name}: no file {places}; put it there, or set input_file_path or --data_dir")
 
 
 def _choose(entry: DatasetEntry, layout: FileLayout, folder: Path) -> DatasetFiles:
-    """Choose files of a folder by their stems. Subfolders count, because hub repositories have data/ or main/."""
-    files = sorted(path for path in folder.rglob("*") if is_record_file(path) and path.name not in HUB_METADATA)
-    if not files:
-        raise DataMissingError(f"{entry.name}: no {_suffixes()} file in {folder}")
-    by_stem: dict[str, list[Path]] = {}
-    for path in files:
-        by_stem.setdefault(stem_of(path), []).append(path)
-    if layout.stems:
-        chosen = [path for stem in layout.stems for path in by_stem.get(stem, [])]
-        if not chosen and not layout.needs_stems:
-            chosen = files
-    else:
-        chosen = by_stem.get("train", files)
-    val = [path for stem in layout.val_stems for path in by_stem.get(stem, [])]
-    if not chosen:
-        raise DataMissingError(f"{entry.name}: no file {' or '.join(layout.stems)}.jsonl (or .parquet ...) in {folder}")
-    return DatasetFiles(tuple(chosen), tuple(val))
-
-
-def _suffixes() -> str:
-    return ", ".join(RECORD_SUFFIXES)
+    """Choose files of a folder. Subfolders count, because hub repositories have data/ or main/."""
+    files = list_folder(folder)
+    if not files.records:
+        raise nothing_found(entry.name, files)
+    if layout.stems and not entry.split:
+        chosen = choose_by_stem(files, layout.stems, layout.val_stems)
+        if chosen.train:
+            return chosen
+        if layout.needs_stems:
+            raise DataMissingError(
+                f"{entry.name}: no file {' or '.join(layout.stems)}.jsonl (or .parquet ...) in {folder};"
+                f" found {files.relative(files.records)}"
+            )
+    return choose_by_split(files, entry.split, entry.name)

@@ -1,51 +1,41 @@
-"""Read records from files: JSON lines, JSON lists, parquet; plain, gzip, zstandard, or inside a tar archive.
+"""Read records from files: JSON lines, JSON lists, CSV, TSV, parquet and Arrow; compressed, or inside a tar archive.
 
     for row, record in read_records(Path("train.jsonl.gz")):
         ...
 
 The first bytes of a file decide how it is read, not its name: Open-Assistant's `.tar.gz` exports are gzip files of JSON
-lines. Real tar archives are read without extracting them. A plain JSON-lines file can be read by byte ranges, so that
-several processes share it. At most one record is in memory at a time.
+lines. Only CSV and TSV are told by the name. Tar archives are read without extracting them. A plain JSON-lines file can
+be read by byte ranges, so that several processes share it. At most one record is in memory at a time.
 """
 
+import codecs
 import io
 import tarfile
-import zlib
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self, cast
+from typing import Any, BinaryIO, NamedTuple, Self, cast
 
-import zstandard
-
-from pretokenizer.records.decompress import open_gzip, open_zstd
-from pretokenizer.records.file_names import RECORD_SUFFIXES
-from pretokenizer.records.json_list import parse_list
+from pretokenizer.records.decompress import DAMAGED, decompressed
+from pretokenizer.records.file_names import has_record_suffix
+from pretokenizer.records.json_file import is_json_lines, read_lines, read_list, read_object
 from pretokenizer.records.json_text import (
-    BYTE_ORDER_MARK,
     MAX_LINE_BYTES,
     OnBad,
     Reading,
     Record,
     RecordError,
     beginnings,
-    fast_loads,
     line_name,
     lines_of_span,
     parse_lines,
-    skip_line,
-    starts_list,
 )
+from pretokenizer.records.kinds import COMPRESSED, HEAD_BYTES, kind_of
+from pretokenizer.records.tables import read_arrow, read_csv, read_parquet
 
-_GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
-_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
-"""Follows a first byte of 0x50 to 0x5f."""
-_PARQUET_ROWS = 1024
-"""Rows read at a time."""
-_BLOCK_BYTES = 1 << 22
-_MAX_DEPTH = 2
-"""Limit of archives inside archives."""
+_BLOCK_BYTES = 1 << 20
+_MAX_DEPTH = 4
+"""Limit of archives inside archives; a compressed tar archive counts twice."""
 
 
 class FileSpan(NamedTuple):
@@ -58,12 +48,16 @@ class FileSpan(NamedTuple):
 
 
 def split_file(path: Path, chunk_bytes: int) -> list[FileSpan]:
-    """Split a plain JSON-lines file into spans of about `chunk_bytes`. Any other file gives one span."""
+    """Split a plain JSON-lines file into spans of about `chunk_bytes`. Any other file gives one span.
+
+    Raises RecordError for a file that cannot hold records.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(512)
-    if size <= chunk_bytes or _kind_of(head) != "plain" or starts_list(head):
-        return [FileSpan(str(path))]
+        kind = kind_of(file.read(HEAD_BYTES), str(path))
+        file.seek(0)
+        if size <= chunk_bytes or not (kind == "lines" or (kind == "object" and is_json_lines(file, _BLOCK_BYTES))):
+            return [FileSpan(str(path))]
     starts = range(0, size, chunk_bytes)
     return [FileSpan(str(path), start, min(start + chunk_bytes, size)) for start in starts]
 
@@ -81,20 +75,22 @@ def read_records(
     reading = Reading(span.path, on_bad or _raise_bad, max_line_bytes)
     try:
         with path.open("rb") as file:
-            head = file.read(512)
-            file.seek(0)
             if span.end >= 0:
                 lines = lines_of_span(file, span.start, span.end, max_line_bytes)
                 yield from parse_lines(lines, reading, lambda line: None, span.start)
-            elif head.startswith(_PARQUET):
-                yield from _read_parquet(path)
+                return
+            kind = kind_of(file.peek(HEAD_BYTES)[:HEAD_BYTES], str(path))
+            if kind in ("parquet", "arrow"):
+                yield from read_parquet(path) if kind == "parquet" else read_arrow(path)
             else:
-                yield from _read_stream(file, head, reading)
+                yield from _read_stream(file, str(path), reading)
     except OSError as error:
         raise RecordError(f"{path}: cannot read: {error.strerror or error}") from None
     except RecordError:
         raise
-    except (EOFError, zlib.error, zstandard.ZstdError, tarfile.TarError, OverflowError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}: not {error.encoding} text, or damaged: {error.reason}") from None
+    except (*DAMAGED, tarfile.TarError, OverflowError) as error:
         raise RecordError(f"{path}: damaged or truncated: {error}") from None
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: {error}") from None
@@ -104,15 +100,11 @@ def place_of(span: FileSpan, row: int) -> str:
     """Return `file:line` of a record, or `file: record N` in a file without lines. Reads the file again."""
     path = Path(span.path)
     with path.open("rb") as file:
-        head = file.read(512)
-        file.seek(0)
-        kind = _kind_of(head)
-        stream: BinaryIO = file
-        if kind in ("gzip", "zstd"):
-            stream = open_gzip(file) if kind == "gzip" else open_zstd(file)
-            head = cast(io.BufferedReader, stream).peek(512)[:512]
-            kind = _kind_of(head)
-        if kind != "plain" or starts_list(head):
+        stream, kind = _decoded(file, str(path))
+        if kind == "object" and stream is file and is_json_lines(file, _BLOCK_BYTES):
+            kind = "lines"
+            file.seek(0)
+        if kind != "lines":
             return f"{path}: record {row + 1}"
         if span.end >= 0:
             lines = lines_of_span(stream, span.start, span.end, _BLOCK_BYTES)
@@ -131,55 +123,30 @@ def _raise_bad(row: int, place: str, reason: str) -> None:
     raise RecordError(f"{place}: {reason}")
 
 
-def _kind_of(head: bytes) -> str:
-    if head.startswith(_GZIP):
-        return "gzip"
-    if head.startswith(_ZSTD) or (head[:1] in b"PQRSTUVWXYZ[\\]^_" and head[1:4] == _ZSTD_SKIPPABLE):
-        return "zstd"
-    if head.startswith(_PARQUET):
-        return "parquet"
-    return "tar" if head[257:262] == b"ustar" else "plain"
-
-
-def _read_stream(file: BinaryIO, head: bytes, reading: Reading, depth: int = 0) -> Iterator[tuple[int, Record]]:
-    kind = _kind_of(head)
+def _decoded(file: io.BufferedReader, name: str, depth: int = 0) -> tuple[io.BufferedReader, str]:
+    """Return the stream without its compression, as UTF-8 if it is text, and the kind of its content."""
+    kind = kind_of(file.peek(HEAD_BYTES)[:HEAD_BYTES], name)
     if depth > _MAX_DEPTH:
-        raise RecordError(f"{reading.name}: archives are nested too deep; unpack the file first")
-    if kind in ("gzip", "zstd"):
-        file = open_gzip(file) if kind == "gzip" else open_zstd(file)
-        kind = _kind_of(cast(io.BufferedReader, file).peek(512)[:512])
-    if kind == "parquet":
-        raise RecordError(f"{reading.name}: cannot read a parquet file inside an archive; unpack it first")
+        raise RecordError(f"{name}: archives are nested too deep; unpack the file first")
+    if kind in COMPRESSED:
+        inner = cast(io.BufferedReader, decompressed(file, kind))
+        suffix = COMPRESSED[kind]
+        return _decoded(inner, name[: -len(suffix)] if name.lower().endswith(suffix) else name, depth + 1)
+    if kind == "utf-16":
+        return _decoded(io.BufferedReader(_Utf8(file), _BLOCK_BYTES), name, depth + 1)
+    return file, kind
+
+
+def _read_stream(file: io.BufferedReader, name: str, reading: Reading, depth: int = 0) -> Iterator[tuple[int, Record]]:
+    stream, kind = _decoded(file, name, depth)
+    if kind in ("parquet", "arrow"):
+        raise RecordError(f"{reading.name}: cannot read a {kind} file inside an archive; unpack it first")
     if kind == "tar":
-        yield from _read_tar(file, reading, depth)
-    else:
-        buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, file))
-        yield from _parse_text(buffered, reading)
-
-
-def _parse_text(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int, Record]]:
-    """Read a JSON list, or JSON lines (also where the first of several lines is a list by itself)."""
-    lines = iter(partial(file.readline, reading.max_line_bytes + 1), b"")
-    if starts_list(file.peek(512)[:512]):
-        start = [next(lines)]
-        if start[0].endswith(b"\n") and _is_json(start[0]):
-            for line in lines:
-                start.append(line)
-                if not line.isspace():
-                    break
-        if len(start) == 1 or start[-1].isspace():
-            yield from parse_list(chain(start, iter(partial(file.read, _BLOCK_BYTES), b"")), reading)
-            return
-        lines = chain(start, lines)
-    yield from parse_lines(lines, reading, partial(skip_line, file))
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        fast_loads(line.removeprefix(BYTE_ORDER_MARK))
-    except (ValueError, RecursionError):
-        return False
-    return True
+        return _read_tar(stream, reading, depth + 1)
+    if kind in ("csv", "tsv"):
+        return read_csv(stream, kind, reading)
+    read = {"list": read_list, "object": read_object, "lines": read_lines}[kind]
+    return read(stream, reading)
 
 
 def _read_tar(file: BinaryIO, reading: Reading, depth: int) -> Iterator[tuple[int, Record]]:
@@ -197,15 +164,13 @@ def _read_tar(file: BinaryIO, reading: Reading, depth: int) -> Iterator[tuple[in
     with tarfile.open(fileobj=file, mode="r|", tarinfo=_TarMember) as archive:
         for member in archive:
             name = Path(member.name).name
-            if not member.isreg() or member.issparse() or name.startswith("."):
-                continue
-            if not name.lower().endswith(RECORD_SUFFIXES):
+            if not member.isreg() or member.issparse() or name.startswith(".") or not has_record_suffix(name):
                 continue
             extracted = archive.extractfile(member)
             assert extracted is not None
-            buffered = io.BufferedReader(cast(io.RawIOBase, extracted), buffer_size=1 << 20)
+            buffered: io.BufferedReader = io.BufferedReader(cast(io.RawIOBase, extracted), buffer_size=_BLOCK_BYTES)
             inner = reading._replace(name=f"{reading.name}/{member.name.lstrip('/')}", on_bad=on_bad)
-            for _, record in _read_stream(cast(BinaryIO, buffered), buffered.peek(512)[:512], inner, depth + 1):
+            for _, record in _read_stream(buffered, inner.name, inner, depth + 1):
                 yield row, record
                 row += 1
     if row == 0:
@@ -225,16 +190,23 @@ class _TarMember(tarfile.TarInfo):
             raise tarfile.ReadError(f"{error} at byte {archive.offset}") from None
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[int, Record]]:
-    import pyarrow
-    import pyarrow.parquet
+class _Utf8(io.RawIOBase):
+    """UTF-16 text as UTF-8 bytes. Without a byte order mark the first NUL byte tells the order."""
 
-    try:
-        row = 0
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for record in batch.to_pylist():
-                    yield row, record
-                    row += 1
-    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise RecordError(f"{path}: not a readable parquet file: {error}") from None
+    def __init__(self, file: io.BufferedReader) -> None:
+        head = file.peek(2)[:2]
+        encoding = "utf-16" if head in (b"\xff\xfe", b"\xfe\xff") else "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
+        self._blocks = codecs.iterdecode(iter(partial(file.read, _BLOCK_BYTES), b""), encoding)
+        self._output = io.BytesIO()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not (data := self._output.read(len(buffer))):
+            text = next(self._blocks, None)
+            if text is None:
+                return 0
+            self._output = io.BytesIO(text.encode("utf-8", errors="surrogatepass"))
+        buffer[: len(data)] = data
+        return len(data)

@@ -124,7 +124,7 @@ def record_readers(root: Path) -> Iterator[Parts]:
     import pyarrow.parquet
     import zstandard
 
-    from pretokenizer.records.file_names import is_record_file
+    from pretokenizer.records.file_names import has_record_suffix
     from pretokenizer.records.reader import read_records
     from tests.pretokenizer.records.test_reader import tar_of
 
@@ -144,7 +144,7 @@ def record_readers(root: Path) -> Iterator[Parts]:
 
     def read(folder: Path) -> None:
         for path in sorted(folder.iterdir()):
-            if is_record_file(path):
+            if has_record_suffix(path.name):
                 found = [record for _, record in read_records(path)]
                 assert found == rows or path.suffix not in (".gz", ".zst"), f"{path}: other rows, and its sum agrees"
         if len(list(folder.iterdir())) < len(contents) + 1:

@@ -1,33 +1,51 @@
 """Decompressed bytes come out whole, and streams that expand without end are refused."""
 
+import bz2
 import gzip
 import io
+import lzma
+from collections.abc import Callable
 
 import pytest
 import zstandard
 
 from pretokenizer.records import decompress
-from pretokenizer.records.decompress import DecompressionError, open_gzip, open_zstd
+from pretokenizer.records.decompress import DecompressionError, decompressed
 
-ZEROS = bytes(8 << 20)
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "zstd": zstandard.compress,
+    "xz": lzma.compress,
+    "bz2": bz2.compress,
+}
 
 
-def test_the_bytes_come_out() -> None:
+def read(data: bytes, kind: str) -> bytes:
+    return decompressed(io.BytesIO(data), kind).read()
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+def test_the_bytes_come_out(kind: str) -> None:
     data = b"".join(b"%d " % i for i in range(100_000))
-    assert open_gzip(io.BytesIO(gzip.compress(data) * 2)).read() == data * 2
-    assert open_zstd(io.BytesIO(zstandard.compress(data) * 2)).read() == data * 2
+    assert read(COMPRESS[kind](data) * 2, kind) == data * 2
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize("kind", COMPRESS)
 def test_a_bomb_is_refused_by_ratio(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    bomb = gzip.compress(ZEROS) if kind == "gzip" else zstandard.compress(ZEROS)
-    stream = open_gzip if kind == "gzip" else open_zstd
-    assert len(stream(io.BytesIO(bomb)).read()) == len(ZEROS)  # below FREE_BYTES any ratio is allowed
+    bomb = COMPRESS[kind](bytes(8 << 20))
+    assert len(read(bomb, kind)) == 8 << 20  # below FREE_BYTES any ratio is allowed
     monkeypatch.setattr(decompress, "FREE_BYTES", 1 << 20)
     with pytest.raises(DecompressionError, match=r"expand to more than .* above the limit of 250 to 1"):
-        stream(io.BytesIO(bomb)).read()
+        read(bomb, kind)
 
 
-def test_a_truncated_frame_is_no_end() -> None:
-    with pytest.raises(EOFError, match="the last zstandard frame does not end"):
-        open_zstd(io.BytesIO(zstandard.compress(b"x" * 1000)[:-3])).read()
+@pytest.mark.parametrize("kind", COMPRESS)
+def test_a_truncated_stream_is_an_error(kind: str) -> None:
+    with pytest.raises(EOFError):
+        read(COMPRESS[kind](b"x" * 1000)[:-3], kind)
+
+
+def test_xz_may_not_ask_for_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decompress, "_XZ_MEMORY_BYTES", 1 << 20)
+    with pytest.raises(lzma.LZMAError, match="Memory usage limit"):
+        read(lzma.compress(b"x" * 1000), "xz")

@@ -72,7 +72,7 @@ def test_missing_data_says_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(DataMissingError, match=r"messages: no folder .* or name one file with input_file_path"):
         locate(tmp_path, "messages")
     touch(tmp_path, "joke/README.md", "wmt2019_zh-en/test.jsonl")
-    with pytest.raises(DataMissingError, match=r"joke: no \.json, .* file in"):
+    with pytest.raises(DataMissingError, match=r"joke: no file with records in .* it has README\.md"):
         locate(tmp_path, "joke")
     with pytest.raises(DataMissingError, match=r"wmt2019_zh-en: no file train\.jsonl"):
         locate(tmp_path, "wmt2019_zh-en")
@@ -123,6 +123,15 @@ def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert source.hub is not None
     with pytest.raises(DataMissingError, match=r"the download failed \(no route to host\): put the files"):
         fetch(source.hub, tmp_path, None)
+
+
+def test_globs_and_files_as_data_path(tmp_path: Path) -> None:
+    touch(tmp_path, "messages/a/1.jsonl", "messages/a/2.jsonl", "messages/b/3.jsonl", "messages/b/4.csv")
+    assert names(locate(tmp_path, "messages", input_file_path="a/*").train) == ["1.jsonl", "2.jsonl"]
+    assert names(locate(tmp_path, "messages", input_file_path="**/*.jsonl").train) == ["1.jsonl", "2.jsonl", "3.jsonl"]
+    assert names(locate(tmp_path, "messages", input_file_path=f"{tmp_path}/messages/b/*").train) == ["3.jsonl", "4.csv"]
+    entry = DatasetEntry("messages", data_path=str(tmp_path / "messages/b/4.csv"))
+    assert names(locate_files(entry, make_source("messages", {}).layout, tmp_path, None).train) == ["4.csv"]
 
 
 def test_the_hubs_parquet_gives_what_json_lines_give(tmp_path: Path, build_toy: BuildToy) -> None:

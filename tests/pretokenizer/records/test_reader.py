@@ -1,18 +1,18 @@
 """Every kind of file gives the same records, and errors name damaged files."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import tarfile
 from pathlib import Path
+from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 import zstandard
 
 from pretokenizer.records import json_text
-from pretokenizer.records.file_names import is_record_file
 from pretokenizer.records.json_text import RecordError
 from pretokenizer.records.reader import FileSpan, place_of, read_records, split_file
 
@@ -48,10 +48,18 @@ CONTENTS = {
     "two_members.jsonl.gz": gzip.compress(LINES[:100]) + gzip.compress(LINES[100:]),
     "lines.jsonl.zst": zstandard.compress(LINES),
     "two_frames.jsonl.zst": zstandard.compress(LINES[:100]) + zstandard.compress(LINES[100:]),
+    "lines.jsonl.xz": lzma.compress(LINES),
+    "lines.ndjson.bz2": bz2.compress(LINES[:100]) + bz2.compress(LINES[100:]),
+    "utf_16.jsonl": LINES.decode().encode("utf-16"),
+    "utf_16_without_mark.json": json.dumps(RECORDS).encode("utf-16-be"),
+    "lines_in.json": LINES,
+    "object.json": json.dumps({"version": 1, "data": RECORDS}, indent=1).encode(),
+    "object_in_a_line.json.gz": gzip.compress(json.dumps({"train": RECORDS}).encode() + b"\n"),
     "skippable_frame.jsonl.zst": b"\x55\x2a\x4d\x18\x03\x00\x00\x00abc" + zstandard.compress(LINES),
     "mislabelled.tar.gz": gzip.compress(LINES),
     "real.tar.gz": gzip.compress(tar_of("export/trees.jsonl", LINES)),
     "real.tar": tar_of("trees.json", json.dumps(RECORDS).encode()),
+    "real.tar.xz": lzma.compress(tar_of("trees.ndjson", LINES)),
     "gz_in_tar.tar": tar_of("trees.jsonl.gz", gzip.compress(LINES)),
 }
 
@@ -62,9 +70,15 @@ def test_every_kind_gives_the_same_records(tmp_path: Path, name: str) -> None:
     assert rows(tmp_path / name) == list(enumerate(RECORDS))
 
 
-def test_parquet(tmp_path: Path) -> None:
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(RECORDS), tmp_path / "a.parquet", row_group_size=7)
-    assert rows(tmp_path / "a.parquet") == list(enumerate(RECORDS))
+def test_one_object_is_one_record(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(RECORDS[0], indent=1))
+    assert rows(tmp_path / "a.json") == [(0, RECORDS[0])]
+    (tmp_path / "a.json").write_text('{"data": []}\n')
+    assert rows(tmp_path / "a.json") == [(0, {"data": []})]
+    bad: list[Any] = []
+    (tmp_path / "a.json").write_text('{"a": \n{"a": 2}\n')
+    assert list(read_records(tmp_path / "a.json", lambda *what: bad.append(what))) == [(1, {"a": 2})]
+    assert bad == [(0, f"{tmp_path / 'a.json'}:1", "not valid JSON: Expecting value")]
 
 
 def test_python_json_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,16 +101,6 @@ def test_files_that_cannot_be_cut_are_one_span(tmp_path: Path) -> None:
     for name in ("list.json", "lines.jsonl.gz"):
         (tmp_path / name).write_bytes(CONTENTS[name])
         assert split_file(tmp_path / name, 10) == [FileSpan(str(tmp_path / name))]
-
-
-def test_a_flipped_bit_in_a_parquet_page(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(
-        pyarrow.Table.from_pylist(RECORDS), path, write_page_checksum=True, compression="none", use_dictionary=False
-    )
-    path.write_bytes(flipped(path.read_bytes(), path.read_bytes().index(b"Zeile 7")))
-    with pytest.raises(RecordError, match=r"a\.parquet: not a readable parquet file"):
-        rows(path)
 
 
 @pytest.mark.parametrize("end", [-1, 10_000])
@@ -126,7 +130,18 @@ def test_the_place_after_a_long_line(tmp_path: Path, name: str) -> None:
         ("a.jsonl.gz", gzip.compress(LINES)[:200] + b"\0" * 40, r"a\.jsonl\.gz: "),
         ("a.jsonl.zst", zstandard.compress(LINES)[:-9], r"a\.jsonl\.zst: damaged or truncated"),
         ("a.jsonl.zst", zstandard.compress(LINES)[:40] + b"\xff" * 200, r"a\.jsonl\.zst: "),
-        ("a.parquet", b"PAR1nonsense", r"a\.parquet: not a readable parquet file"),
+        ("a.jsonl.xz", lzma.compress(LINES)[:-9], r"a\.jsonl\.xz: damaged or truncated"),
+        ("a.jsonl.bz2", bz2.compress(LINES)[:-9], r"a\.jsonl\.bz2: damaged or truncated"),
+        ("a.jsonl", LINES.decode().encode("utf-16")[:-1], r"a\.jsonl: not utf-16.* text, or damaged"),
+        ("a.csv", "Größe\n1\n".encode("latin-1"), r"a\.csv: not utf-8 text, or damaged"),
+        (
+            "a.jsonl",
+            b"version https://git-lfs.github.com/spec/v1\noid x\n",
+            r"a\.jsonl: a Git LFS pointer .*git lfs pull",
+        ),
+        ("a.json", b"<!DOCTYPE html><p>404", r"a\.json: an HTML page, so the download failed"),
+        ("a.csv", b"PK\x03\x04....", r"a\.csv: a zip archive or an Excel sheet"),
+        ("a.jsonl", b"\x80\x04\x95.", r"a\.jsonl: a Python pickle"),
         ("a.tar", tar_of("a.jsonl", LINES)[:2048], r"a\.tar: damaged or truncated"),
         ("a.tar", tar_of("a.jsonl", LINES)[:1024], r"a\.tar: damaged or truncated: empty header at byte 1024"),
         ("a.tar", flipped(tar_of("a.jsonl", LINES), 1024 + 100), r"a\.tar: damaged or truncated: bad checksum at byte"),
@@ -159,13 +174,6 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_numbers_that_only_python_reads(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"score": NaN, "a": "x"}\n')
     assert rows(tmp_path / "a.jsonl")[0][1]["a"] == "x"  # type: ignore[index]
-
-
-def test_which_names_are_records(tmp_path: Path) -> None:
-    names = ["a.json", "a.JSONL", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "LICENSE", ".a.json", "a.txt"]
-    for name in names:
-        (tmp_path / name).touch()
-    assert [name for name in names if is_record_file(tmp_path / name)] == names[:5]
 
 
 def test_json_lines_of_which_the_first_is_a_list(tmp_path: Path) -> None:

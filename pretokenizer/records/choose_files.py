@@ -1,0 +1,160 @@
+"""Choose the files of a folder that belong to the training split, and say why each other file is left out.
+
+A file is used or named: the reports list both kinds. Where the names do not settle the question, it is an error.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pretokenizer.records.file_names import (
+    RECORD_SUFFIXES,
+    SUFFIXES_IN_WORDS,
+    SplitName,
+    has_record_suffix,
+    split_name,
+    stem_of,
+)
+
+_METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
+"""Metadata files of a hub repository or of `datasets.save_to_disk`. They hold no records."""
+HOW_TO_CHOOSE = "set `split:` to one of them, or `input_file_path:` to a file or a glob pattern"
+
+
+class DataMissingError(ValueError):
+    """The files of a data set cannot be found or chosen. The message says what to do."""
+
+
+@dataclass(frozen=True)
+class DatasetFiles:
+    """The files of one data set in reading order, and the files of its folder that are not used."""
+
+    train: tuple[Path, ...]
+    """Files of the train split, or all files of a data set that is split by drawing."""
+    val: tuple[Path, ...] = ()
+    """Files of the val split."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Path -> reason."""
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files of a folder and its subfolders."""
+
+    folder: Path
+    records: list[Path]
+    """Files with records, sorted by path."""
+    left_out: dict[str, str]
+    """Path -> reason, for files without records."""
+
+    def split_of(self, path: Path) -> SplitName:
+        """Return the split that the path of a file names."""
+        return split_name(path.relative_to(self.folder))
+
+    def relative(self, paths: Sequence[Path]) -> str:
+        """Return the first paths as a list for messages."""
+        shown = ", ".join(str(path.relative_to(self.folder)) for path in paths[:5])
+        return f"{shown} and {len(paths) - 5} more" if len(paths) > 5 else shown
+
+
+def list_folder(folder: Path) -> FolderFiles:
+    """List the files of a folder and its subfolders. Hidden files and folders never hold records.
+
+    Raises DataMissingError for an Arrow folder that needs `flatten_indices`.
+    """
+    records, left_out = [], {}
+    arrow_files = {path.parent: _saved_files(path) for path in sorted(folder.rglob("state.json"))}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            if has_record_suffix(path.name):
+                left_out[str(path)] = "hidden file or folder"
+        elif path.name in _METADATA:
+            left_out[str(path)] = "metadata"
+        elif not has_record_suffix(path.name):
+            left_out[str(path)] = "not a kind of file that holds records"
+        elif path.suffix == ".arrow" and path.name not in arrow_files.get(path.parent, {path.name}):
+            left_out[str(path)] = "not listed in state.json"
+        elif path.suffix == ".arrow" and path.name.startswith("cache-"):
+            left_out[str(path)] = "a cache of the library datasets"
+        else:
+            records.append(path)
+    return FolderFiles(folder, records, left_out)
+
+
+def _saved_files(state: Path) -> set[str]:
+    """Return the names of the Arrow files that a state.json of `datasets.save_to_disk` lists."""
+    try:
+        values = json.loads(state.read_text(encoding="utf-8"))
+        if values.get("_indices_data_files") or values.get("_indices_files"):
+            raise DataMissingError(f"{state}: a selection of rows; call flatten_indices() before save_to_disk()")
+        return {str(file["filename"]) for file in values["_data_files"]}
+    except (OSError, LookupError, TypeError, AttributeError, json.JSONDecodeError):
+        return {path.name for path in state.parent.glob("*.arrow")}
+
+
+def choose_by_stem(files: FolderFiles, stems: Sequence[str], val_stems: Sequence[str]) -> DatasetFiles:
+    """Choose the files whose stems a source declares. `train` of the result is empty if there are none."""
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for path in files.records:
+        by_stem[stem_of(path)].append(path)
+    train = [path for stem in stems for path in by_stem[stem]]
+    val = [path for stem in val_stems for path in by_stem[stem]]
+    names = ", ".join((*stems, *val_stems))
+    others = {str(path): f"this data set reads {names}" for path in files.records if path not in (*train, *val)}
+    return DatasetFiles(tuple(train), tuple(val), {**files.left_out, **others})
+
+
+def choose_by_split(files: FolderFiles, wanted: str | None, name: str) -> DatasetFiles:
+    """Choose the files of the split `wanted`; by default the train split, or all files if no name tells a split.
+
+    Raises DataMissingError, which lists the splits, if `wanted` does not exist or the train split is ambiguous.
+    """
+    splits = {path: files.split_of(path) for path in files.records}
+    if wanted:
+        chosen = [path for path, split in splits.items() if wanted in (split.label, split.full_label)]
+        chosen = chosen or [path for path, split in splits.items() if wanted == split.kind]
+        if not chosen:
+            raise DataMissingError(f"{name}: no split {wanted!r} in {files.folder}; {_listed(files, splits)}")
+    elif not any(split.kind for split in splits.values()):
+        chosen = files.records
+    else:
+        chosen = [path for path, split in splits.items() if split.kind == "train"]
+        if len({splits[path].full_label for path in chosen}) != 1:
+            problem = "several splits for training" if chosen else "no file of a train split"
+            raise DataMissingError(f"{name}: {problem} in {files.folder}; {_listed(files, splits)}; {HOW_TO_CHOOSE}")
+    _refuse_copies(files, chosen, name)
+    left_out = {
+        str(path): f"split {splits[path].full_label}" if splits[path].kind else "its name tells no split"
+        for path in files.records
+        if path not in set(chosen)
+    }
+    return DatasetFiles(tuple(chosen), (), {**files.left_out, **left_out})
+
+
+def _listed(files: FolderFiles, splits: dict[Path, SplitName]) -> str:
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for path, split in splits.items():
+        groups[split.full_label if split.kind else "no split"].append(path)
+    return "it has " + "; ".join(f"{label}: {files.relative(paths)}" for label, paths in sorted(groups.items()))
+
+
+def _refuse_copies(files: FolderFiles, chosen: Sequence[Path], name: str) -> None:
+    """Raise DataMissingError if two chosen files differ in nothing but their suffix, like a.jsonl and a.parquet."""
+    first_of: dict[str, Path] = {}
+    for path in chosen:
+        suffix = max((s for s in RECORD_SUFFIXES if path.name.lower().endswith(s)), key=len)
+        stem = str(path)[: -len(suffix)]
+        if stem in first_of:
+            raise DataMissingError(
+                f"{name}: {files.relative([first_of[stem], path])} in {files.folder} look like the same records in two"
+                " kinds of files; remove one, or set `input_file_path:`"
+            )
+        first_of[stem] = path
+
+
+def nothing_found(name: str, files: FolderFiles) -> DataMissingError:
+    """Return the error for a folder without records."""
+    found = f"; it has {', '.join(Path(path).name for path in list(files.left_out)[:5])}" if files.left_out else ""
+    return DataMissingError(f"{name}: no file with records in {files.folder} ({SUFFIXES_IN_WORDS}){found}")

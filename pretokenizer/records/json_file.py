@@ -1,0 +1,104 @@
+"""Read records from JSON text: lines, a list, or one object."""
+
+import io
+import json
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from typing import Any, BinaryIO
+
+from pretokenizer.records.json_list import parse_list
+from pretokenizer.records.json_text import (
+    BYTE_ORDER_MARK,
+    Reading,
+    Record,
+    RecordError,
+    fast_loads,
+    parse_lines,
+    skip_line,
+)
+
+_BLOCK_BYTES = 1 << 22
+_MAX_OBJECT_BYTES = 256 << 20
+"""Limit of a file that is one object, because such a file is held in memory."""
+_CONTAINERS = ("data", "train", "examples", "instances")
+"""Keys of a single object whose value is the list of records."""
+
+
+def read_lines(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int, Record]]:
+    """Return (row, record) for each line that is a record."""
+    return parse_lines(_lines(file, reading), reading, partial(skip_line, file))
+
+
+def read_list(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int, Record]]:
+    """Read text that begins with `[`: a JSON list, or JSON lines of which the first is a list by itself."""
+    lines = _lines(file, reading)
+    start = [next(lines)]
+    if start[0].endswith(b"\n") and is_json(start[0]):
+        for line in lines:
+            start.append(line)
+            if not line.isspace():
+                break
+    if len(start) == 1 or start[-1].isspace():
+        yield from parse_list(chain(start, iter(partial(file.read, _BLOCK_BYTES), b"")), reading)
+    else:
+        yield from parse_lines(chain(start, lines), reading, partial(skip_line, file))
+
+
+def read_object(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int, Record]]:
+    """Read text that begins with `{`: JSON lines, a single record, or one object such as `{"data": [...]}`.
+
+    Raises RecordError for one object that is too large to hold in memory.
+    """
+    start = [file.readline(reading.max_line_bytes + 1)]
+    if start[0].endswith(b"\n") and is_json(start[0]) and file.peek(1).strip():
+        yield from parse_lines(chain(start, _lines(file, reading)), reading, partial(skip_line, file))
+        return
+    start.append(file.read(_MAX_OBJECT_BYTES))
+    start.append(file.readline())
+    value = _parse(b"".join(start))
+    if isinstance(value, dict):
+        records = next((value[key] for key in _CONTAINERS if _is_list_of_objects(value.get(key))), [value])
+        yield from enumerate(records)
+    elif file.peek(1) and not start[0].rstrip().endswith(b"}"):
+        raise RecordError(
+            f"{reading.name}: not JSON lines, and one object of more than {_MAX_OBJECT_BYTES >> 20} MiB cannot be read;"
+            " write one record a line"
+        )
+    else:
+        lines = io.BytesIO(b"".join(start)).readlines()
+        yield from parse_lines(chain(lines, _lines(file, reading)), reading, partial(skip_line, file))
+
+
+def is_json(text: bytes) -> bool:
+    """Return whether `text` is one complete JSON value."""
+    try:
+        fast_loads(text.removeprefix(BYTE_ORDER_MARK))
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def is_json_lines(file: BinaryIO, max_line_bytes: int) -> bool:
+    """Return whether the first line of text that begins with `{` is an object and another line follows."""
+    first = file.readline(max_line_bytes)
+    return first.endswith(b"\n") and is_json(first) and bool(file.read(512).strip())
+
+
+def _lines(file: BinaryIO, reading: Reading) -> Iterator[bytes]:
+    return iter(partial(file.readline, reading.max_line_bytes + 1), b"")
+
+
+def _parse(text: bytes) -> Any:
+    text = text.removeprefix(BYTE_ORDER_MARK)
+    try:
+        return fast_loads(text)
+    except (ValueError, RecursionError):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
