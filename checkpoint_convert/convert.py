@@ -23,11 +23,11 @@ from checkpoint_convert.mapping.vocabulary import shrink
 from checkpoint_convert.megatron_core.checkpoint import CheckpointReader
 from checkpoint_convert.megatron_core.release import WeightsToImport, import_weights, in_background
 from checkpoint_convert.output.report import Report, progress, warn, warn_of_not_finite, warn_of_rounding
-from checkpoint_convert.output.staging import check_target, folder_staging
+from checkpoint_convert.output.staging import check_target
 from checkpoint_convert.tensors.tensor import main_dtype, one_torch_thread
 from megatron_train.checkpoint.folder import check_folder, find_checkpoint
 from pretokenizer.files.checksums import write_sha256sums
-from pretokenizer.files.publish import publish_folder
+from pretokenizer.files.publish import staged_folder
 
 
 def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Report:
@@ -59,14 +59,13 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
     if options.dtype is None:
         warn_of_rounding(reader.infos, dtype)
     report = Report(hf_dir, dtype=dtype, vocabulary=export.describe_rows())
-    with folder_staging(hf_dir) as staging, one_torch_thread():
+    with staged_folder(hf_dir) as staging, one_torch_thread():
         checked = in_background(check_folder, folder) if options.check_sums else None
         digests = stream_weights(export, reader, report, staging, options.max_shard_bytes)
         write_companions(export, dtype, options.hub_name or hf_dir.name, staging)
         write_sha256sums(staging, digests)
         if checked:
             checked.result()  # raises when the checkpoint is damaged: nothing is published then
-        publish_folder(staging, hf_dir)
     warn_of_not_finite(report)
     return report
 

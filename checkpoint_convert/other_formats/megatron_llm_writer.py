@@ -33,14 +33,14 @@ from checkpoint_convert.other_formats.megatron_llm_arguments import (
 from checkpoint_convert.other_formats.megatron_llm_table import EMBEDDING, HEAD, is_up_gate, partition_axis
 from checkpoint_convert.other_formats.megatron_llm_table import table as megatron_llm_table
 from checkpoint_convert.output.report import Report, progress, warn_of_not_finite
-from checkpoint_convert.output.staging import check_target, folder_staging
+from checkpoint_convert.output.staging import check_target
 from checkpoint_convert.tensors.mapped_file import MappedFile
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo, joined, main_dtype, raw_bytes
 from megatron_train.checkpoint.folder import MODEL_CONFIG, TOKENIZER_DIR, TRACKER, check_folder, find_checkpoint
 from megatron_train.config.model_config import ModelConfig, pad_vocab_size
 from megatron_train.config.parallel_layout import ParallelLayout
 from pretokenizer.files.checksums import write_sha256sums
-from pretokenizer.files.publish import publish_folder
+from pretokenizer.files.publish import staged_folder
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def to_megatron_llm(checkpoint_dir: Path, out_dir: Path, options: RankOptions) -
     arguments = saved_arguments(source.model, source.rows, options.layout, tokens)
     vocabulary = f"{source.model.vocab_size:,} rows in use, padded to {source.rows:,}"
     report = Report(out_dir, dtype=dtype, vocabulary=vocabulary)
-    with folder_staging(out_dir) as staging:
+    with staged_folder(out_dir) as staging:
         with progress(source.reader.infos, f"writing {out_dir.name}") as bar:
             for stage in range(options.pp):
                 names = [rank_name(rank, stage, options.pp) for rank in range(options.tp)]
@@ -127,7 +127,6 @@ def to_megatron_llm(checkpoint_dir: Path, out_dir: Path, options: RankOptions) -
         if (folder / TOKENIZER_DIR / "tokenizer.model").is_file():
             shutil.copyfile(folder / TOKENIZER_DIR / "tokenizer.model", staging / "tokenizer.model")
         write_sha256sums(staging)
-        publish_folder(staging, out_dir)
     warn_of_not_finite(report)
     return report
 

@@ -12,9 +12,10 @@ import pytest
 
 from checkpoint_convert.convert import from_hf, to_hf
 from checkpoint_convert.mapping.options import ExportOptions, ImportOptions
-from checkpoint_convert.output.staging import check_target, folder_staging, release_staging
+from checkpoint_convert.output.staging import check_target, release_staging
 from checkpoint_convert.tensors.tensor import ConvertError
 from megatron_train.checkpoint.folder import TRACKER, publish_checkpoint
+from pretokenizer.files.publish import BusyError, staged_folder
 from tests.paths import ROOT
 
 KILL_AT_THE_NINTH = """
@@ -58,7 +59,7 @@ def test_staging_is_removed_on_an_error(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), release_staging(tmp_path / "ckpt") as staging:
         (staging / "part").write_text("x")
         raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt), folder_staging(tmp_path / "hf") as staging:
+    with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "hf") as staging:
         (staging / "part").write_text("x")
         raise KeyboardInterrupt
 
@@ -83,14 +84,14 @@ def test_a_link_as_target_is_refused_at_once(tmp_path: Path) -> None:
             check_target(tmp_path / name)
 
 
-@pytest.mark.parametrize("staging_of", [folder_staging, release_staging])
+@pytest.mark.parametrize("staging_of", [staged_folder, release_staging])
 def test_a_second_conversion_into_one_folder_is_refused(
     staging_of: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path
 ) -> None:
     with staging_of(tmp_path / "out") as first:
         (first / "part").write_text("mine")
         with (
-            pytest.raises(ConvertError, match="out: another conversion is writing it"),
+            pytest.raises(BusyError, match="is writing it; wait until it ends"),
             staging_of(tmp_path / "out"),
         ):
             pass
@@ -103,7 +104,7 @@ def test_what_a_killed_conversion_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".hf.staging" / "folder").mkdir(parents=True)
     (tmp_path / ".hf.staging" / "folder" / "file").write_text("old")
     (tmp_path / ".hf.staging" / "link").symlink_to(tmp_path)
-    with folder_staging(tmp_path / "hf") as staging:
+    with staged_folder(tmp_path / "hf") as staging:
         assert list(staging.iterdir()) == []
     assert tmp_path.is_dir()
 
