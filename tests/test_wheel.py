@@ -61,12 +61,12 @@ def test_pretokenize_finds_its_sections_and_writes_shards(installed: Path, tmp_p
     command = [str(installed / "bin" / "pretokenize"), "build", "--configs", "oasst_pre10", "sample"]
     flags = ["--data_dir", str(data), "--vocab_file", str(tokenizer)]
     run(*command, *flags, folder=tmp_path, target=installed)
-    assert (tmp_path / "output" / "oasst_pre10_min25_sample" / "oasst_pre10-train-text.bin").stat().st_size > 100_000
+    assert (tmp_path / "output" / "oasst_pre10_min25_sample" / "oasst_pre10-train-text.bin").stat().st_size > 30_000
 
 
 def test_megatron_train_plans_a_shipped_configuration_by_name(installed: Path, tmp_path: Path) -> None:
     command = [str(installed / "bin" / "megatron-train"), "plan", "--config", "falcon-7b-sft-top1-696"]
-    assert "6.92" in run(*command, "--world_size", "8", folder=tmp_path, target=installed)
+    assert "6,921,720,704 as published" in run(*command, "--world_size", "8", folder=tmp_path, target=installed)
 
 
 def test_checkpoint_convert_shows_its_commands(installed: Path, tmp_path: Path) -> None:
