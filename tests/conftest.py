@@ -13,6 +13,7 @@ import pytest
 
 from megatron_train.config.model_config import ModelConfig
 from pretokenizer.files.shard import ShardWriter
+from tests.tiers import mark_slow_tests
 
 TINY_LLAMA = ModelConfig(
     family="llama",
@@ -50,3 +51,7 @@ def toy_documents(count: int, seed: int = 0, longest: int = 40) -> list[tuple[li
 @pytest.fixture(scope="session")
 def tiny_model_config() -> ModelConfig:
     return TINY_LLAMA
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_slow_tests(items)
