@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretokenizer.output.inspect_documents import inspect_shard
+from pretokenizer.output.inspect_documents import inspect_path
 
 COLUMNS = 108
 """Characters in a line of the picture."""
@@ -35,12 +35,12 @@ class Run:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prefix", help="shards, as for `pretokenizer inspect`")
+    parser.add_argument("prefix", type=Path, help="shards, as for `pretokenizer inspect`")
     parser.add_argument("picture", type=Path, help="PNG to write")
     parser.add_argument("--start", type=int, default=0, help="first document [0]")
     parser.add_argument("--num", type=int, default=1, help="documents to draw [1]")
     options = parser.parse_args()
-    lines = inspect_shard(options.prefix, options.num, options.start, plain=False)
+    lines = inspect_path(options.prefix, options.num, options.start, plain=False)
     draw(styled_lines("\n".join(lines)), options.picture)
     return 0
 

@@ -40,6 +40,7 @@ FOLDERS = {
     "megatron_train/report": "console, metrics and trackers",
     "megatron_train/planning": "memory, time and layouts without a GPU",
     "checkpoint_convert": "checkpoint <-> Hugging Face and other formats",
+    "checkpoint_convert/output": "what a conversion prints, and how it publishes a folder",
     "checkpoint_convert/tensors": "tensors in files, read and written one at a time",
     "checkpoint_convert/mapping": "how tensors of one format become tensors of another",
     "checkpoint_convert/families": "one weight table per model family",

@@ -1,29 +1,139 @@
-"""The commands of the README exist, and docs/architecture.md lists every source file."""
+"""The commands of the README and of docs/ exist, the README's example runs, and the tree of files is up to date."""
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from megatron_train.config.flags import parse
+from megatron_train.planning.command import plan_parser
 from tests.paths import ROOT
 from tests.source_tree import source_tree, tree_of_page
 
-README = (ROOT / "README.md").read_text()
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_the_tree_of_the_architecture_page_is_up_to_date() -> None:
     assert tree_of_page() == source_tree(), "run: python -m tests.source_tree --write"
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"^\s*make ([a-z]+)", README, re.MULTILINE))))
-def test_make_targets_of_the_readme_exist(target: str) -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    assert re.search(rf"^{target}:.* ## ", makefile, re.MULTILINE), f"`make help` does not list {target}"
+def test_the_readme_has_at_most_120_lines() -> None:
+    assert len(README.splitlines()) <= 120
+
+
+def test_links_and_files_that_pages_name_exist() -> None:
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        linked = [(ROOT / page).parent / target for target in re.findall(r"\]\(([^):#]+)\)", text)]
+        named = [
+            ROOT / name
+            for name in re.findall(
+                r"`((?:pretokenizer|megatron_train|checkpoint_convert|tests|docs|examples)/[\w/.]+)`", text
+            )
+        ]
+        assert [path for path in [*linked, *named] if not path.exists()] == [], page
+
+
+def commands(page: str) -> list[list[str]]:
+    """Return the commands in the shell blocks of a page and in its inline code, as words."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines += [code for code in re.findall(r"`([^`\n]+)`", text) if code.startswith(("make ", "python -m "))]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/architecture.md"])
+def test_commands_are_understood(page: str) -> None:
+    found = commands(page)
+    for words in found:
+        check_command(words)
+    assert found
+
+
+def check_command(words: list[str]) -> None:
+    """Fail when a program, a target, a command or a flag does not exist."""
+    if words[0] == "make":
+        check_make(words[1:])
+    elif words[0] == "torchrun":
+        check_module("megatron_train", words[words.index("megatron_train") + 1 :])
+    elif words[:2] == ["python", "-m"]:
+        check_module(words[2], words[3:])
+    elif words[0] == "sbatch":
+        assert any((ROOT / word).is_file() for word in words[1:]), words
+    else:
+        known = {"pre-commit", "vllm", ".ci/run", ".venv/bin/pytest", "docker"}
+        assert words[0] in known or words[0].startswith("python"), words
+
+
+def check_make(words: list[str]) -> None:
+    target, *settings = words
+    assert re.search(rf"^{target}:.*## ", MAKEFILE, re.MULTILINE), f"`make help` does not list {target}"
+    for setting in settings:
+        assert f"$({setting.partition('=')[0]}" in MAKEFILE or f",{setting.partition('=')[0]}" in MAKEFILE, setting
+
+
+def check_module(module: str, words: list[str]) -> None:
+    if "..." in words or not any(word.startswith("--") for word in words):
+        return
+    if module == "megatron_train" and words[0] == "plan":
+        parse(plan_parser().parse_known_args(words[1:])[1])
+    elif module == "megatron_train":
+        parse(words)
+    elif module in ("pretokenizer", "checkpoint_convert"):
+        check_flags([module, words[0]], words[1:])
+    else:
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file() or (
+            ROOT / module.replace(".", "/")
+        ).is_dir(), module
+
+
+def check_flags(command: list[str], words: list[str]) -> None:
+    """Fail when the help of a command does not list one of the flags."""
+    shown = subprocess.run(
+        [sys.executable, "-m", *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for word in words:
+        if word.startswith("--"):
+            assert re.search(rf"^ .*{word}\b", shown.stdout, re.MULTILINE), f"{command} has no {word}"
 
 
 def test_make_help_is_the_default_target_and_lists_the_two_commands() -> None:
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "make demo" in shown
     assert "make test" in shown
+
+
+def test_the_example_of_your_own_data_runs(tmp_path: Path) -> None:
+    """The YAML and the five commands as they stand in the README, with a small model and three iterations."""
+    section = README.split("## Your own data")[1]
+    (tmp_path / "my_chats.yaml").write_text(section.split("```yaml\n")[1].split("```")[0])
+    (tmp_path / "data" / "my_chats").mkdir(parents=True)
+    shutil.copy(ROOT / "examples/data/messages/train.jsonl", tmp_path / "data" / "my_chats" / "chats.jsonl")
+    tokenizer = str(ROOT / "examples/data/tokenizer/sample.model")
+    run(tmp_path, [str(ROOT / "examples/make_tiny_llama.py"), "base", "--tokenizer", tokenizer])
+    lines = section.split("```bash\n")[1].split("```")[0].replace("\\\n", " ").splitlines()
+    assert len(lines) == 5
+    for words in map(shlex.split, lines):
+        if words[0] == "torchrun":
+            words[words.index("--train_iters") + 1] = "3"
+            words = ["-m", "torch.distributed.run", "--standalone", *words[1:], "--max_position_embeddings", "2048"]
+        run(tmp_path, words[1:] if words[0] == "python" else words)
+    assert (tmp_path / "my-model" / "model.safetensors").is_file()
+    assert len((tmp_path / "checkpoints" / "tuned" / "metrics.jsonl").read_text().splitlines()) >= 3
+
+
+def run(folder: Path, words: list[str]) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OASST_DEVICE": "cpu"}
+    command = [sys.executable, "-W", "ignore", *words]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"

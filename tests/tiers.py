@@ -1,7 +1,7 @@
 """Mark the tests that launch processes as `slow`, so that `make test-fast` leaves them out.
 
-A test launches processes when its code, a fixture of it, or a function of its module that it calls uses one of LAUNCHERS.
-A test that takes seconds without launching anything carries `@pytest.mark.slow` itself.
+A test launches processes when its code, a fixture of it, or a function that it calls uses one of LAUNCHERS. The tests
+of SLOW_FILES train models in their own process. Other tests that take seconds carry `@pytest.mark.slow` themselves.
 """
 
 from __future__ import annotations
@@ -11,11 +11,18 @@ import types
 import pytest
 
 LAUNCHERS = {"run_distributed", "subprocess", "multiprocessing", "Popen"}
+SLOW_FILES = {
+    "tests/megatron_train/checkpoint/test_saver.py",
+    "tests/megatron_train/model/test_transformer_engine.py",
+    "tests/megatron_train/test_main.py",
+    "tests/megatron_train/test_preflight.py",
+    "tests/megatron_train/test_train.py",
+}
 
 
 def mark_slow_tests(items: list[pytest.Item]) -> None:
     for item in items:
-        if isinstance(item, pytest.Function) and launches(item):
+        if isinstance(item, pytest.Function) and (item.nodeid.partition("::")[0] in SLOW_FILES or launches(item)):
             item.add_marker(pytest.mark.slow)
 
 
