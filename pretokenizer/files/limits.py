@@ -1,11 +1,12 @@
-"""What a stranger wrote may take some seconds and some memory, not more. (SHARED with trainer and converter)
+"""Run untrusted templates and pickles under time and memory limits. (SHARED)
 
     with bounded("template.jinja"):         # a chat template
         text = template.render(...)
-    with limited_memory():                  # a pickle: five bytes of one can ask for 32 GB
+    with limited_memory():                  # a pickle, of which five bytes can ask for 32 GB
         value = unpickler.load()
 
-Bounds on memory hold on Linux, on time in a process's main thread there; elsewhere the sandbox has to do.
+The memory limit works on Linux, and the time limit in the main thread of a process on Linux. Elsewhere only the sandbox
+protects.
 """
 
 import contextlib
@@ -18,21 +19,23 @@ from pathlib import Path
 from types import FrameType
 
 SECONDS = 5.0
+"""Time limit of a block."""
 MEGABYTES = 1024
+"""Memory that a block may take in addition to what the process has."""
 _STATUS = Path("/proc/self/statm")
 _TURN = threading.RLock()
 
 
 class BoundsError(ValueError):
-    """Something took more time or memory than it may."""
+    """A block exceeded its time or memory limit."""
 
 
 @contextlib.contextmanager
 def bounded(name: str) -> Iterator[None]:
-    """The block may take SECONDS and MEGABYTES. Raises BoundsError with `name`, also for endless recursion."""
+    """Limit the block to SECONDS and MEGABYTES. Raises BoundsError naming `name`, also for endless recursion."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise BoundsError(f"{name}: does not finish within {SECONDS:g} s; is there an endless loop in it?")
+        raise BoundsError(f"{name}: does not finish within {SECONDS:g} s; look for an endless loop in it")
 
     if threading.current_thread() is not threading.main_thread() or sys.platform != "linux":
         yield
@@ -53,8 +56,9 @@ def bounded(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def limited_memory(num_bytes: int = 0) -> Iterator[None]:
-    """Inside, the process may take MEGABYTES more than it has, and `num_bytes` that are known to be needed; beyond that
-    there is a MemoryError. Threads take turns.
+    """Limit the memory that the process can take in the block to MEGABYTES, and `num_bytes` known to be needed.
+
+    Beyond the limit, allocations raise MemoryError. Threads enter the block one after another.
     """
     if sys.platform != "linux":
         yield

@@ -9,12 +9,15 @@ from pretokenizer.files.shard import ShardError
 
 
 def origin_path(prefix: Path) -> Path:
-    """Where the origin of a shard's documents stands."""
+    """Return the path of the origins of a shard's documents."""
     return prefix.with_name(prefix.name + "_origin.npy")
 
 
 def read_origins(path: Path, count: int) -> NDArray[np.int64] | None:
-    """The file that write_shards.py leaves, or None where there is none. Raises ShardError."""
+    """Read the origins of `count` documents: an array (count, 3) of the indices of data set, file and record.
+
+    Return None when the file does not exist. Raises ShardError when it is damaged.
+    """
     if not path.is_file():
         return None
     try:
@@ -22,5 +25,7 @@ def read_origins(path: Path, count: int) -> NDArray[np.int64] | None:
     except (OSError, ValueError, EOFError) as error:
         raise ShardError(f"{path}: cannot read: {error}") from None
     if origins.shape != (count, 3) or origins.dtype != np.int64:
-        raise ShardError(f"{path}: {origins.dtype} of shape {origins.shape}, expected int64 of ({count}, 3)")
+        raise ShardError(
+            f"{path}: holds {origins.dtype} of shape {origins.shape}, expected int64 of shape ({count}, 3)"
+        )
     return origins

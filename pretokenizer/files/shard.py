@@ -1,9 +1,9 @@
-"""The shard format: one .bin and one .idx file, numpy only. (SHARED with the trainer.)
+"""The shard format: one .bin and one .idx file. (SHARED)
 
-A shard holds N items, each a 1-D array of whole numbers, one after another.
+A shard holds N items, one after another. Each item is a 1-D array of whole numbers.
 
-`PREFIX.bin`: the elements of all items, little-endian, nothing else.
-`PREFIX.idx`, little-endian, unaligned:
+`PREFIX.bin` holds the elements of all items, little-endian, and nothing else.
+`PREFIX.idx` is little-endian and unaligned:
 
     offset     bytes  field
     0          9      magic  4D 4D 49 44 49 44 58 00 00  ("MMIDIDX", two NUL)
@@ -15,9 +15,9 @@ A shard holds N items, each a 1-D array of whole numbers, one after another.
     34+4*N     8*N    int64  pointers, byte offset of each item in the .bin
     34+12*N    8*D    int64  document index
 
-This is the "mmap" format of Megatron. Files written here carry the document index 0..N (every item is a document), so
-megatron-core's IndexedDataset reads them; Open-Assistant's original writes `[0]`, which is read here too. Of the
-element types only the whole numbers are accepted.
+This is the "mmap" format of Megatron. ShardWriter writes the document index 0..N, so every item is a document and
+megatron-core's IndexedDataset reads the files. ShardReader also accepts the index `[0]` of Open-Assistant's original.
+Element types that are not whole numbers are refused.
 
     with ShardWriter("out/P-train-text", optimal_dtype(32007)) as writer:
         writer.add([32005, 1404, 13])
@@ -52,24 +52,25 @@ _HEADER = struct.Struct("<9sQBQQ")
 
 
 class ShardError(ValueError):
-    """A shard that cannot be read or written; the message names the file."""
+    """A shard that cannot be read or written. The message names the file."""
 
 
 def optimal_dtype(vocab_size: int) -> type[np.integer[Any]]:
-    """uint16 below 65,500 tokens, else int32: the original's rule, so that file bytes agree."""
+    """Return uint16 for fewer than 65,500 tokens, else int32. This is the original's rule, so the bytes agree."""
     return np.uint16 if vocab_size < 65500 else np.int32
 
 
 class ShardReader(Sequence[NDArray[Any]]):
-    """Random access to the items of a shard through a memory map; every figure of the index is checked on opening.
+    """Reads the items of a shard through a memory map, and checks every number of the index when it opens the shard.
 
-    The views it hands out stay valid after the reader is gone. Pickles as its prefix, so worker processes can open it.
+    The views it returns stay valid after the reader is deleted. It pickles as its prefix, and worker processes map the
+    files themselves. Raises ShardError for a file that is missing or damaged.
     """
 
     def __init__(self, prefix: str | Path) -> None:
         self.prefix = str(prefix)
         self.sizes, self.pointers, self.document_index, self.dtype = _read_index(self.prefix + ".idx")
-        """int32 (N,), int64 (N,), int64 (D,), element type"""
+        """int32 (N,), int64 (N,), int64 (D,), and the element type"""
         self._bin = _map_file(self.prefix + ".bin")
         _check_pointers(self.prefix, self.sizes, self.pointers, self.dtype.itemsize, self._bin.size)
 
@@ -77,7 +78,7 @@ class ShardReader(Sequence[NDArray[Any]]):
         return int(self.sizes.size)
 
     def __getitem__(self, index: Any) -> Any:
-        """Item `index` as a read-only 1-D view; negative indices count from the end. A slice gives a list of views."""
+        """Return item `index` as a read-only 1-D view, or the items of a slice as a list of views."""
         if isinstance(index, slice):
             return [self.get(i) for i in range(*index.indices(len(self)))]
         return self.get(index)
@@ -86,25 +87,25 @@ class ShardReader(Sequence[NDArray[Any]]):
         return (self.get(index) for index in range(len(self)))
 
     def get(self, index: int, offset: int = 0, length: int | None = None) -> NDArray[Any]:
-        """`length` elements of item `index` from element `offset` on (default: to its end), read-only.
+        """Return `length` elements of item `index` from `offset` on, by default all to its end, as a read-only view.
 
-        Raises IndexError for an item that is not there, ShardError for a range outside the item.
+        Raises IndexError for an item that does not exist, and ShardError for a range outside the item.
         """
         position = int(index)
         if position < 0:
             position += len(self)
         if not 0 <= position < len(self):
-            raise IndexError(f"{self.prefix}: item {index} of {len(self)}")
+            raise IndexError(f"{self.prefix}: has {len(self)} items, so there is no item {index}")
         size = int(self.sizes[position])
         length = size - offset if length is None else length
         if offset < 0 or length < 0 or offset + length > size:
-            raise ShardError(f"{self.prefix}: elements {offset}..{offset + length} of item {index}, which has {size}")
+            raise ShardError(f"{self.prefix}: item {index} has {size} elements, not {offset}..{offset + length}")
         start = int(self.pointers[position]) + offset * self.dtype.itemsize
         return self._bin[start : start + length * self.dtype.itemsize].view(self.dtype)
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether the items fill the .bin in order without a gap."""
+        """Whether the items fill the .bin in order and without gaps."""
         ends = np.cumsum(self.sizes, dtype=np.int64) * self.dtype.itemsize
         starts = ends - self.sizes.astype(np.int64) * self.dtype.itemsize
         return bool(np.array_equal(self.pointers, starts)) and int(self._bin.size) == (
@@ -112,7 +113,7 @@ class ShardReader(Sequence[NDArray[Any]]):
         )
 
     def flat(self) -> NDArray[Any]:
-        """All elements of all items, in order, as one read-only view. Raises ShardError when the .bin has gaps."""
+        """Return the elements of all items as one read-only view. Raises ShardError when the .bin has gaps."""
         if not self.is_contiguous:
             raise ShardError(f"{self.prefix}.bin: items are not stored one after another")
         return self._bin.view(self.dtype)
@@ -122,10 +123,9 @@ class ShardReader(Sequence[NDArray[Any]]):
 
 
 class ShardWriter:
-    """Writes a shard item by item or in batches; it appears under its name only when the `with` block ends well.
-    Flushing to the disk is publish_folder's part.
+    """Writes a shard item by item or in batches. The files appear when the `with` block ends without an error.
 
-    Raises ShardError when a value does not fit the element type.
+    publish_folder flushes them to disk later. Raises ShardError for a value that does not fit the element type.
     """
 
     def __init__(self, prefix: str | Path, dtype: DTypeLike) -> None:
@@ -145,18 +145,20 @@ class ShardWriter:
         return self
 
     def add(self, ids: ArrayLike) -> None:
-        """Append one item, a 1-D sequence of whole numbers (may be empty)."""
+        """Append one item, a 1-D sequence of whole numbers, which may be empty."""
         array = self._as_elements(ids)
         self._write(array)
         self._pending.append(array.size)
         self.num_items += 1
 
     def add_batch(self, flat_ids: ArrayLike, sizes: ArrayLike) -> None:
-        """Append many items at once: their elements joined, and how many each one has."""
+        """Append many items at once: their elements joined, and the number of elements of each."""
         array = self._as_elements(flat_ids)
         lengths = np.asarray(sizes, dtype=np.int64).reshape(-1)
         if int(lengths.sum()) != array.size or (lengths.size and int(lengths.min()) < 0):
-            raise ShardError(f"{self.prefix}: sizes sum to {int(lengths.sum())}, but there are {array.size} elements")
+            raise ShardError(
+                f"{self.prefix}: sizes add up to {int(lengths.sum())}, but {array.size} elements were given"
+            )
         self._flush_pending()
         self._write(array)
         self._sizes.append(lengths.astype(np.int32))
@@ -191,7 +193,7 @@ class ShardWriter:
         if self._file is None:
             raise ShardError(f"{self.prefix}: use the writer in a `with` block")
         elements = array.astype(self.dtype.newbyteorder("<"), copy=False)
-        self._file.write(memoryview(elements).cast("B"))  # type: ignore[arg-type]  # tofile hides why it failed
+        self._file.write(memoryview(elements).cast("B"))  # type: ignore[arg-type]  # ndarray.tofile hides the reason of a failure
         self.num_elements += array.size
 
     def _flush_pending(self) -> None:
@@ -209,7 +211,7 @@ class ShardWriter:
 
 
 def write_index(path: str | Path, sizes: NDArray[np.int32], dtype: DTypeLike) -> None:
-    """Write an .idx for items of `sizes` stored one after another; pointers are computed in 64 bits."""
+    """Write the .idx of items with `sizes` elements that are stored one after another."""
     dtype = np.dtype(dtype)
     pointers = np.zeros(sizes.size, dtype="<i8")
     np.cumsum(sizes[:-1], dtype=np.int64, out=pointers[1:])
@@ -250,7 +252,7 @@ def _read_index(path: str) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArra
     if raw.size != expected:
         raise ShardError(f"{path}: {raw.size} bytes, but {num_items} items and {num_entries} documents need {expected}")
     sizes_end, pointers_end = HEADER_BYTES + 4 * num_items, HEADER_BYTES + 12 * num_items
-    # Copies: the fields are unaligned in the file, and a copy is 12 bytes per document.
+    # The fields are unaligned in the file, so they are copied; a copy takes 12 bytes for each item.
     sizes = np.frombuffer(raw[HEADER_BYTES:sizes_end].tobytes(), dtype="<i4").astype(np.int32, copy=False)
     pointers = np.frombuffer(raw[sizes_end:pointers_end].tobytes(), dtype="<i8").astype(np.int64, copy=False)
     documents = np.frombuffer(raw[pointers_end:].tobytes(), dtype="<i8").astype(np.int64, copy=False)
@@ -278,6 +280,6 @@ def _check_pointers(
     if bool(bad.any()):
         item = int(bad.argmax())
         raise ShardError(
-            f"{prefix}.idx: item {item} points at bytes {int(pointers[item])}..{int(ends[item])} "
-            f"of a .bin of {bin_bytes} bytes"
+            f"{prefix}.idx: item {item} is at bytes {int(pointers[item])}..{int(ends[item])}, "
+            f"outside a .bin of {bin_bytes} bytes"
         )

@@ -1,6 +1,6 @@
-"""Checking what was written: every file against the manifest, every count and id read again.
+"""Verify an output: compare every file with the manifest, and read every count and id again.
 
-python -m pretokenizer check output/oasst_top1_llama2          exit 0 = sound, 1 = what is wrong, by file name
+python -m pretokenizer check output/oasst_top1_llama2          exit status 0: sound; 1: problems, each with its file
 python -m pretokenizer check output/oasst_top1_llama2/oasst_top1-train
 """
 
@@ -22,11 +22,11 @@ from pretokenizer.tokenizer.base import SPEC_NAME, Tokenizer, TokenizerError
 from pretokenizer.tokenizer.load import load_tokenizer_folder, read_tokenizer_spec
 
 BLOCK_TOKENS = 16 << 20
-"""Tokens looked at in one go."""
+"""Number of tokens that are checked at a time."""
 
 
 def check_path(path: Path) -> tuple[list[str], str]:
-    """(problems, line that says what is sound) of a folder or of one shard's prefix."""
+    """Check a folder or the prefix of one shard. Return (problems, line to print when there are none)."""
     if path.is_dir():
         return check_folder(path)
     prefix = strip_suffix(path)
@@ -42,7 +42,7 @@ def check_path(path: Path) -> tuple[list[str], str]:
 
 
 def check_folder(folder: Path) -> tuple[list[str], str]:
-    """All of a finished folder: manifest, files and their sha256, shards, counts, tokenizer; inputs that are here."""
+    """Check manifest, checksums, shards, counts and tokenizer of a folder, and the input files that still exist."""
     try:
         manifest = DataManifest.load(folder)
         problems = check_digest(folder)
@@ -58,12 +58,15 @@ def check_folder(folder: Path) -> tuple[list[str], str]:
     counts = ", ".join(
         f"{name} {split.documents:,} documents {split.tokens:,} tokens" for name, split in manifest.splits.items()
     )
-    note = f"\nnote: inputs that are not here were not compared: {', '.join(absent)}" if absent else ""
+    note = f"\nnote: these input files do not exist here and were not compared: {', '.join(absent)}" if absent else ""
     return problems, f"{folder}: sound: {len(manifest.outputs)} files, {counts}{note}"
 
 
 def check_prefix(prefix: Path, vocab_size: int | None) -> tuple[list[str], int, int]:
-    """(problems, documents, tokens) of a pair of text and role shards; ids are compared with `vocab_size` if known."""
+    """Check a text shard and its role shard, and the ids if `vocab_size` is known.
+
+    Return (problems, number of documents, number of tokens).
+    """
     try:
         text, role = ShardReader(f"{prefix}-text"), ShardReader(f"{prefix}-role")
     except ShardError as error:
@@ -78,7 +81,7 @@ def check_prefix(prefix: Path, vocab_size: int | None) -> tuple[list[str], int, 
         )
     for reader in (text, role):
         if not reader.is_contiguous:
-            problems.append(f"{reader.prefix}.bin: documents do not fill the file one after another")
+            problems.append(f"{reader.prefix}.bin: the documents do not fill the file without gaps")
     if problems:
         return problems, len(text), int(text.sizes.sum(dtype=np.int64))
     known_roles = np.array([int(r) for r in Role])
@@ -131,7 +134,7 @@ def _check_split(folder: Path, split: SplitManifest, manifest: DataManifest) -> 
 
 
 def _check_datasets(prefix: Path, split: SplitManifest, manifest: DataManifest) -> list[str]:
-    """The counts of each data set against the documents' origins: its documents stand one after another."""
+    """Compare the counts of each data set with the origins. The documents of a data set are consecutive."""
     sizes = ShardReader(f"{prefix}-text").sizes.astype(np.int64)
     try:
         origins = read_origins(origin_path(prefix), sizes.size)
@@ -187,7 +190,7 @@ def _check_tokenizer(folder: Path, manifest: DataManifest) -> list[str]:
 
 
 def _check_end_of_turn(folder: Path, tokenizer: Tokenizer, manifest: DataManifest) -> list[str]:
-    """The manifest's eos_token_id is the chat format's end of turn, which the tokenizer's own file does not have."""
+    """Compare the manifest's eos_token_id with the end of turn of the chat format; the tokenizer's file lacks it."""
     try:
         chat_format = CHAT_FORMATS.get(manifest.chat_format) or read_template(folder / TEMPLATE_NAME, tokenizer)
     except ChatFormatError as error:

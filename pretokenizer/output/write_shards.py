@@ -1,4 +1,4 @@
-"""Writing the selected documents: text and role shards, their origin, the text as JSON lines."""
+"""Write the selected documents: text and role shards, their origins, and their text as JSON lines."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,13 +12,15 @@ from pretokenizer.selection.select_documents import Selected
 from pretokenizer.selection.token_store import TokenStore, batches
 
 ROLE_VOCABULARY = 16
-"""The original creates its role files for so many values, which makes them uint16."""
+"""Number of role ids that the original reserves; it makes the role files uint16."""
 BATCH_ORIGINS = 1 << 18
+"""Number of documents whose origins are in memory at a time."""
 
 
 def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_json: bool) -> list[Path]:
-    """Write `prefix-{text,role}.{bin,idx}`, `prefix_origin.npy` and, if asked for, `prefix.jsonl`; the names of the
-    large ones.
+    """Write `prefix-{text,role}.{bin,idx}`, `prefix_origin.npy` and, with `write_json`, `prefix.jsonl`.
+
+    Return the paths of the two .bin files, which are large and final.
     """
     role_dtype = optimal_dtype(ROLE_VOCABULARY)
     total = sum(int(selected.table.sizes[selected.documents].sum()) for selected in chosen)
@@ -43,7 +45,7 @@ def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_
 
 
 def _write_origins(path: Path, chosen: list[Selected]) -> None:
-    """(N, 3) int64: number of the data set in the section, of its file, and of the record in the file, from 0."""
+    """Write an array (N, 3) of int64: for each document, the indices of its data set, its file and its record."""
     shape = (sum(selected.documents.size for selected in chosen), 3)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": shape})

@@ -1,4 +1,4 @@
-"""One document as text, each run of tokens of one role marked by a colour or by brackets."""
+"""Show a document as text in which a colour or brackets mark each run of tokens of one role."""
 
 import re
 from itertools import pairwise
@@ -9,7 +9,7 @@ import numpy as np
 from pretokenizer.chat.roles import Role
 from pretokenizer.tokenizer.base import Tokenizer
 
-# All but tab and line feed: a terminal obeys them, the 8-bit ones too.
+# A terminal obeys control characters, the 8-bit ones too. Tab and line feed are harmless.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _COLOURS = {
     Role.SYSTEM: "35",
@@ -22,7 +22,10 @@ _COLOURS = {
 
 
 def render_document(ids: Any, roles: Any, tokenizer: Tokenizer, plain: bool) -> str:
-    """One document's text, run by run of one role; control characters of the data as `\\x1b`."""
+    """Return the text of a document with N tokens. `ids` and `roles` are arrays of shape (N,).
+
+    Control characters in the data are shown escaped, as `\\x1b`.
+    """
     pieces = []
     bounds = [0, *(np.flatnonzero(np.diff(roles)) + 1).tolist(), len(roles)] if len(roles) else [0]
     for begin, end in pairwise(bounds):

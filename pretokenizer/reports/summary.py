@@ -1,4 +1,4 @@
-"""The last lines of a build: what was made."""
+"""The last lines that a build prints."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from pretokenizer.files.manifest import DataManifest
 
 
 def print_summary(manifest: DataManifest, folder: Path) -> None:
-    """Print what a finished folder holds."""
+    """Print what a finished folder holds, and its warnings."""
     print(f"finished: {folder}")
     for split, counts in manifest.splits.items():
         print(

@@ -1,4 +1,4 @@
-"""All documents of one data set, put together from its parts: columns in memory, tokens read from disk when written."""
+"""All documents of one data set, joined from its parts. Columns are in memory; tokens stay on disk."""
 
 import mmap
 from collections import Counter
@@ -18,7 +18,7 @@ from pretokenizer.tasks.plan import Plan
 
 
 class PartTokens:
-    """A part's tokens or texts on disk, mapped."""
+    """The tokens or texts of a part, as a memory map."""
 
     def __init__(self, path: Path) -> None:
         size = path.stat().st_size
@@ -27,13 +27,13 @@ class PartTokens:
         self.bytes: NDArray[np.uint8] = np.frombuffer(self._map or b"", dtype=np.uint8)
 
     def give_back(self) -> None:
-        """Let go of the pages read so far; they come back from the file when they are needed again."""
+        """Release the pages read so far. The kernel reads them from the file again when they are needed."""
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
 class PartFiles(NamedTuple):
-    """Where some of the documents are, in record order."""
+    """The part that holds some of the documents, in record order."""
 
     stem: Path
     num_documents: int
@@ -41,62 +41,66 @@ class PartFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class DocumentTable:
-    """Documents in record order. N documents, T turns, U units (records that count).
+    """N documents in record order, with T turns, from U units. A unit is a record that gives samples.
 
-    Of tens of millions of documents every column counts, so each is as narrow as its part file's.
+    With tens of millions of documents every column takes much memory, so each has the narrow type of its part file.
     """
 
     parts: Sequence[PartFiles]
     num_records: int
     unit_records: NDArray[np.int64]
-    """(U,) number of the record in the data set."""
+    """(U,) index of the record in the data set."""
     unit_files: NDArray[np.int32]
-    """(U,) number of its file in the data set."""
+    """(U,) index of the record's file in the data set."""
     unit_rows: NDArray[np.int64]
-    """(U,) row in the file, from 0."""
+    """(U,) index of the record in its file."""
     unit_documents: NDArray[np.int32]
-    """(U,) documents of each unit."""
+    """(U,) number of documents of each unit."""
     sizes: NDArray[np.int32]
-    """(N,) tokens."""
+    """(N,) number of tokens."""
     turns: NDArray[np.int32]
-    """(N,) turns."""
+    """(N,) number of turns."""
     keys: NDArray[np.uint64]
-    """(N,) CRC-32 of the tokens and their number: equal documents have equal keys."""
+    """(N,) CRC-32 and number of the tokens. Equal documents have equal keys."""
     controls: NDArray[np.int32]
-    """(N,) control tokens spelled in text."""
+    """(N,) number of control tokens spelled in text."""
     langs: NDArray[np.uint16]
-    """(N,) into lang_names."""
+    """(N,) index into lang_names."""
     lang_names: list[str]
     contaminated: NDArray[np.bool_]
+    """(N,) whether the document contains a test question."""
     text_bytes: NDArray[np.int32]
-    """(N,) or empty: bytes of the document's JSON line."""
+    """(N,) size of the document's JSON line in bytes; empty when texts are not written."""
     turn_sizes: NDArray[np.int32]
+    """(T,) number of tokens of each turn."""
     turn_roles: NDArray[np.uint8]
+    """(T,) role id of each turn."""
     dropped: Counter[str]
+    """Number of records that give no sample, by reason."""
     headers: list[PartHeader]
 
     @cached_property
     def turn_starts(self) -> NDArray[np.int64]:
-        """(N,) first turn of each document."""
+        """(N,) index of the first turn of each document."""
         return np.cumsum(self.turns, dtype=np.int64) - self.turns
 
     @cached_property
     def unit_ends(self) -> NDArray[np.int64]:
-        """(U,) document after the last of each unit."""
+        """(U,) index of the document after the last one of each unit."""
         return np.cumsum(self.unit_documents, dtype=np.int64)
 
     def origins_of(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n, 2) number of the file in the data set and row in the file, from 0, of each document."""
+        """Return (n, 2): for each of n documents, the indices of its file in the data set and of its record."""
         units = np.searchsorted(self.unit_ends, documents, side="right")
         return np.column_stack([self.unit_files[units].astype(np.int64), self.unit_rows[units]])
 
     @cached_property
     def assistant_tokens(self) -> NDArray[np.int64]:
-        """(N,) tokens of turns with role assistant, template tokens included."""
+        """(N,) number of tokens in assistant turns, template tokens included."""
         return self.role_tokens(Role.ASSISTANT)
 
     def role_tokens(self, role: Role) -> NDArray[np.int64]:
-        """(N,) tokens of turns of a role."""
+        """Return (N,): the number of tokens in turns of a role, template tokens included."""
         if not self.turns.size:
             return np.empty(0, dtype=np.int64)
         of_role = self.turn_sizes * (self.turn_roles == role)
@@ -104,28 +108,31 @@ class DocumentTable:
 
     @cached_property
     def part_of(self) -> NDArray[np.int32]:
-        """(N,) part that holds each document."""
+        """(N,) index of the part that holds each document."""
         numbers = np.arange(len(self.parts), dtype=np.int32)
         return np.repeat(numbers, [part.num_documents for part in self.parts])
 
     @cached_property
     def token_starts(self) -> NDArray[np.int64]:
-        """(N,) first token of each document in its part."""
+        """(N,) offset of each document's first token in its part."""
         return _starts_within(self.part_of, self.sizes)
 
     @cached_property
     def text_starts(self) -> NDArray[np.int64]:
-        """(N,) first byte of each document's JSON line in its part."""
+        """(N,) offset of each document's JSON line in its part, in bytes."""
         return _starts_within(self.part_of, self.text_bytes)
 
     def documents_of_units(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Documents of units, in the units' order."""
+        """Return the documents of units, in the order of the units."""
         counts = self.unit_documents[units]
         return ranges(self.unit_ends[units] - counts, counts)
 
 
 def read_tables(plan: Plan, folders: Sequence[Path], itemsize: int) -> list[tuple[DocumentTable, DocumentTable | None]]:
-    """(train or all records, native val) of each data set. Raises PartError for a part that is missing or damaged."""
+    """Read (documents of train, or of all records; documents of its own validation files) of each data set.
+
+    Raises PartError for a part that is missing or damaged.
+    """
     by_dataset: dict[tuple[int, bool], list[tuple[Part, tuple[int, bool]]]] = {}
     for task in plan.tasks:
         for number, piece in enumerate(task.pieces):
@@ -151,14 +158,16 @@ def _join(parts: list[tuple[Part, tuple[int, bool]]]) -> DocumentTable:
     rows_before: Counter[int] = Counter()
     for part, (first_file, is_span) in parts:
         own_rows = part.columns.pop("unit_rows")
-        rows.append(own_rows + rows_before[first_file] if is_span else own_rows)  # a span's rows count from its start
+        rows.append(
+            own_rows + rows_before[first_file] if is_span else own_rows
+        )  # a span counts its rows from its own start
         rows_before[first_file] += part.header.num_records if is_span else 0
         records.append(own_rows + base)
         base += part.header.num_records
     files = [PartFiles(part.stem, part.columns["document_sizes"].size) for part, _ in parts]
 
     def column(name: str) -> NDArray[Any]:
-        """A column of all parts; the parts let go of it."""
+        """Join a column of all parts, and free it in the parts."""
         return np.concatenate([part.columns.pop(name) for part, _ in parts])
 
     return DocumentTable(
@@ -184,7 +193,7 @@ def _join(parts: list[tuple[Part, tuple[int, bool]]]) -> DocumentTable:
 
 
 def _starts_within(groups: NDArray[np.int32], sizes: NDArray[np.int32]) -> NDArray[np.int64]:
-    """(N,) running sum of `sizes`, from 0 in each group (groups are sorted)."""
+    """Return (N,): the sum of the `sizes` before each element in its group. `groups` is sorted."""
     starts = np.cumsum(sizes, dtype=np.int64) - sizes
     if not starts.size:
         return starts

@@ -1,8 +1,8 @@
-"""Filters: which selected documents are not written, and why.
+"""Filters decide which selected documents are left out, and give the reason.
 
-A filter is a function (table, documents, config) -> mask of the documents to leave out; the first filter that hits
-names the reason in the reports. To add one: a function, a line in FILTERS, a field in PretokenizeConfig, and a line in
-TRAIN_ONLY where val keeps such documents.
+A filter is a function (table, documents, config) -> mask of the documents to leave out. The reports count a document
+under the first filter that matches. To add a filter, write a function, a line in FILTERS and a field in
+PretokenizeConfig; add it to TRAIN_ONLY if val keeps such documents.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ Filter = Callable[[DocumentTable, NDArray[np.int64], PretokenizeConfig], NDArray
 def too_few_assistant_tokens(
     table: DocumentTable, documents: NDArray[np.int64], config: PretokenizeConfig
 ) -> NDArray[np.bool_]:
-    """Fewer than min_assistant_tokens tokens in turns with role assistant, template tokens included; train and val."""
+    """Match documents with fewer than min_assistant_tokens tokens in assistant turns, template tokens included."""
     return table.assistant_tokens[documents] < (config.min_assistant_tokens or 0)
 
 
 def contaminated(table: DocumentTable, documents: NDArray[np.int64], config: PretokenizeConfig) -> NDArray[np.bool_]:
-    """Shares a run of words with a test question (see decontaminate.py); train only."""
+    """Match documents that share a run of words with a test question (see tasks/decontaminate.py)."""
     return table.contaminated[documents]
 
 
@@ -35,13 +35,13 @@ FILTERS: dict[str, Filter] = {
 
 
 TRAIN_ONLY = ("test question",)
-"""Filters that leave val as it is."""
+"""Filters that do not apply to val."""
 
 
 def apply_filters(
     table: DocumentTable, documents: NDArray[np.int64], config: PretokenizeConfig, split: str
 ) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """(mask of the documents to write, number left out by reason)."""
+    """Return (mask of the documents to write, number of documents left out by reason)."""
     accepted = np.ones(documents.size, dtype=bool)
     skipped = {}
     for reason, is_out in FILTERS.items():

@@ -1,7 +1,6 @@
-"""Which documents are written, and in which order: splitting, sampling and capping, index for index as the original.
+"""Draw training documents and cut validation sets, index for index as the original does.
 
-Everything here is a pure function of counts and seeds. Sources of the rules: LAION-AI/Open-Assistant f1e6ed9 (seeds and
-order of draws), scikit-learn's train_test_split and torch's random_split, both restated without the libraries.
+The draws depend only on counts and seeds. Source of the rules: LAION-AI/Open-Assistant f1e6ed9.
 """
 
 import numpy as np
@@ -14,13 +13,13 @@ Indices = NDArray[np.int64]
 
 
 class TrainSampler:
-    """Draws the train documents of each data set; one generator advances over the data sets that need it."""
+    """Draws the training documents of each data set. One generator serves all data sets, in their order."""
 
     def __init__(self, seed: int) -> None:
         self._random = np.random.RandomState(seed)
 
     def sample(self, documents: Indices, entry: DatasetEntry) -> tuple[Indices, float]:
-        """The documents to write and the fraction that the report shows."""
+        """Return (documents to write, fraction that the report shows). Raises ConfigError when `size` is too large."""
         count = documents.size
         fraction = 1.0
         if entry.fraction is not None:
@@ -39,14 +38,14 @@ class TrainSampler:
 
 
 class ValCutter:
-    """Cuts val parts; numpy's global generator of the original, seeded once, drawn from in data set order."""
+    """Cuts validation sets. One generator serves all data sets, as numpy's global generator does in the original."""
 
     def __init__(self, seed: int, eval_size: int | None) -> None:
         self._random = np.random.RandomState(seed)
         self._eval_size = eval_size
 
     def cut(self, documents: Indices, max_val_set: int | None) -> tuple[Indices, bool]:
-        """The val documents to keep, and whether any limit applied."""
+        """Return (validation documents to keep, whether a limit applied)."""
         is_cut = False
         if max_val_set and documents.size > max_val_set:
             documents = documents[self._random.choice(documents.size, size=max_val_set, replace=False)]

@@ -1,7 +1,7 @@
-"""From all documents to those of train and val: order, split, sampling, filters, duplicates.
+"""Select the documents of train and val: order, split, sampling, filters.
 
-The order of random draws is the original's: val parts are cut while data sets are loaded, in the section's order; train
-parts are sampled afterwards, in the same order.
+Random numbers are drawn in the order of the original: first the validation sets are cut, in the section's order, and
+then the training sets are sampled, in the same order.
 """
 
 from dataclasses import dataclass, field, replace
@@ -22,31 +22,31 @@ from pretokenizer.tasks.plan import Plan
 
 @dataclass(frozen=True)
 class Selected:
-    """One data set's documents in one split."""
+    """The documents of one data set in one split."""
 
     dataset: int
-    """Into the configuration's entries."""
+    """Index into the configuration's entries."""
     name: str
-    """Data set name in the section."""
+    """Name of the data set in the section."""
     report_name: str
-    """Name in the published report."""
+    """Name of the data set in the published report."""
     table: DocumentTable
     processed: NDArray[np.int64]
-    """Documents looked at, in writing order."""
+    """Documents that were drawn, in the order in which they are written."""
     fraction: float
-    """Share that the report shows."""
+    """Share of the samples, as the report shows it."""
     accepted: NDArray[np.bool_]
-    """Which of `processed` are written."""
+    """Mask of the documents in `processed` that are written."""
     skipped: dict[str, int] = field(default_factory=dict)
-    """Documents left out, by reason."""
+    """Number of documents left out, by reason."""
 
     @property
     def documents(self) -> NDArray[np.int64]:
-        """Documents to write, in order."""
+        """The documents to write, in order."""
         return self.processed[self.accepted]
 
     def leave_out(self, hit: NDArray[np.bool_], reason: str) -> "Selected":
-        """Without the documents `hit` (a mask over `processed`)."""
+        """Return a copy without the documents in `hit`, a mask over `processed`, and count the reason."""
         hit = hit & self.accepted
         if not hit.any():
             return self
@@ -55,7 +55,10 @@ class Selected:
 
 
 def select(plan: Plan, tables: list[tuple[DocumentTable, DocumentTable | None]]) -> dict[str, list[Selected]]:
-    """{"train": ..., "val": ...}, filters applied. Raises ConfigError for a split or size that cannot be had."""
+    """Select {"train": ..., "val": ...} and apply the filters.
+
+    Raises ConfigError for a split or a size that the data does not allow.
+    """
     config, sources = plan.config, plan.sources
     sampler = TrainSampler(config.rng_seed)
     cutter = ValCutter(config.rng_seed, config.eval_size)
@@ -68,7 +71,7 @@ def select(plan: Plan, tables: list[tuple[DocumentTable, DocumentTable | None]])
         if val_documents is not None:
             cut, is_cut = cutter.cut(val_documents, entry.max_val_set)
             val_name = f"Subset of {source.report_name}" if is_subset or is_cut else source.report_name
-            # The original keeps val parts by name: of two entries with one name the last counts, in the first's place.
+            # The original stores validation sets by name: a later entry of the same name replaces the earlier one.
             key: object = number if isinstance(source, Messages) else entry.name
             val[key] = _selected(number, entry, val_name, native_val or table, cut)
     for i, entry in enumerate(config.entries):
@@ -83,7 +86,7 @@ def select(plan: Plan, tables: list[tuple[DocumentTable, DocumentTable | None]])
 def _split(
     entry: DatasetEntry, source: Source, table: DocumentTable, native_val: DocumentTable | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, bool]:
-    """(train documents, val documents or None, whether the original shows them as Subsets)."""
+    """Return (training documents, validation documents or None, whether the report calls them Subsets)."""
     units = np.arange(table.unit_documents.size)
     order = source.order(table.num_records)
     if order is not None:
@@ -119,7 +122,7 @@ def _filter(selected: Selected, config: PretokenizeConfig, split: str) -> Select
 
 
 def _limit(chosen: list[Selected], max_count: int | None) -> list[Selected]:
-    """At most max_count accepted documents in all; what comes after is not even looked at."""
+    """Cut the selection after max_count accepted documents in all."""
     if not max_count:
         return chosen
     limited = []

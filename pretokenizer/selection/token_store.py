@@ -1,4 +1,4 @@
-"""Reading documents' tokens, roles and texts back from the parts, one by one or many in any order."""
+"""Read tokens, roles and texts of documents back from the parts, in any order."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +11,16 @@ from pretokenizer.encode.batch import ranges
 from pretokenizer.selection.document_table import DocumentTable, PartTokens
 
 GIVE_BACK_BYTES = 128 << 20
-"""Pages of the mapped parts are given back after so many bytes, so that memory stays bounded."""
+"""Mapped pages are released after this many bytes, which bounds the memory used."""
 FAULT_BYTES = 64 << 10
-"""What the kernel maps around the first byte touched (its fault-around window): a short document brings in as much."""
-
+"""Bytes that the kernel maps around the first byte touched, its fault-around window, even for a short document."""
 
 BATCH_TOKENS = 1 << 19
+"""Number of tokens that are in memory at a time."""
 
 
 class TokenStore:
-    """Opens each part's files once."""
+    """Reads documents from the mapped files of parts. It opens each file once."""
 
     def __init__(self, dtype: DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
@@ -29,17 +29,17 @@ class TokenStore:
         self._mapped = 0
 
     def gather(self, table: DocumentTable, documents: NDArray[np.int64]) -> NDArray[Any]:
-        """Token ids of many documents, joined in the order given."""
+        """Return the token ids of documents, joined in the given order."""
         return self._gather(table, documents, table.token_starts, table.sizes, ".tokens", self.dtype)
 
     def gather_texts(self, table: DocumentTable, documents: NDArray[np.int64]) -> bytes:
-        """JSON lines of many documents, joined in the order given."""
+        """Return the JSON lines of documents, joined in the given order."""
         return self._gather(
             table, documents, table.text_starts, table.text_bytes, ".texts", np.dtype(np.uint8)
         ).tobytes()
 
     def gather_roles(self, table: DocumentTable, documents: NDArray[np.int64], dtype: DTypeLike) -> NDArray[Any]:
-        """Role ids of many documents, token by token."""
+        """Return the role id of every token of documents, joined in the given order."""
         turns = ranges(table.turn_starts[documents], table.turns[documents])
         return np.repeat(table.turn_roles[turns].astype(dtype), table.turn_sizes[turns])
 
@@ -52,10 +52,10 @@ class TokenStore:
         suffix: str,
         dtype: np.dtype[Any],
     ) -> NDArray[Any]:
-        """Elements of documents, of which `starts` and `sizes` say where they are in their part's file."""
+        """Return the elements of documents. `starts` and `sizes` locate each document in the file of its part."""
         if not documents.size:
             return np.empty(0, dtype=dtype)
-        # Documents that follow one another in the same part are copied as one run.
+        # Consecutive documents of one part are copied as one run.
         parts = table.part_of[documents]
         breaks = np.flatnonzero((np.diff(documents) != 1) | (np.diff(parts) != 0)) + 1
         firsts, lasts = np.append(0, breaks), np.append(breaks, documents.size) - 1
@@ -79,7 +79,7 @@ class TokenStore:
 
 
 def batches(documents: NDArray[np.int64], sizes: NDArray[np.int32]) -> Iterator[NDArray[np.int64]]:
-    """`documents` in runs of about BATCH_TOKENS tokens; `sizes` are of all documents of their table."""
+    """Cut `documents` into runs of about BATCH_TOKENS tokens. `sizes` has the tokens of every document of the table."""
     if documents.size:
         batch_of = np.cumsum(sizes[documents], dtype=np.int64) // BATCH_TOKENS
         yield from np.split(documents, np.flatnonzero(np.diff(batch_of)) + 1)

@@ -112,7 +112,7 @@ def test_a_change_of_the_manifest_is_found(kind: str, folder: Path) -> None:
 def test_a_manifest_without_its_sum_is_named(folder: Path) -> None:
     edit_manifest(folder, lambda manifest: manifest.pop("manifest_sha256"), is_signed=False)
     assert check_path(folder)[0] == [
-        f"{folder}/manifest.json: has no manifest_sha256, so a change of it cannot be seen; build the data again"
+        f"{folder}/manifest.json: has no manifest_sha256, so it cannot be verified; build the data again"
     ]
 
 
@@ -170,7 +170,7 @@ def test_inputs_are_compared_where_they_are_here(folder: Path, tmp_path: Path) -
     train, val = tmp_path / "data/gsm8k/train.jsonl", tmp_path / "data/gsm8k/test.jsonl"
     val.unlink()
     problems, line = check_path(folder)
-    assert problems == [] and line.endswith(f"\nnote: inputs that are not here were not compared: {val}")
+    assert problems == [] and line.endswith(f"\nnote: these input files do not exist here and were not compared: {val}")
     overwrite(train, 3, b"X")
     assert check_path(folder)[0] == [f"{train}: contents differ from the manifest's sha256"]
 
