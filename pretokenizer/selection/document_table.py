@@ -158,9 +158,8 @@ def _join(parts: list[tuple[Part, tuple[int, bool]]]) -> DocumentTable:
     rows_before: Counter[int] = Counter()
     for part, (first_file, is_span) in parts:
         own_rows = part.columns.pop("unit_rows")
-        rows.append(
-            own_rows + rows_before[first_file] if is_span else own_rows
-        )  # a span counts its rows from its own start
+        # A span counts its rows from its own start, not from that of its file.
+        rows.append(own_rows + rows_before[first_file] if is_span else own_rows)
         rows_before[first_file] += part.header.num_records if is_span else 0
         records.append(own_rows + base)
         base += part.header.num_records

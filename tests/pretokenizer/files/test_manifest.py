@@ -45,7 +45,7 @@ def test_bad_manifests_are_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"manifest\.json: cannot read"):
         DataManifest.load(tmp_path)
     path.write_text('{"format_version": 9}')
-    with pytest.raises(ManifestError, match="format_version 9, .* reads 1"):
+    with pytest.raises(ManifestError, match=r"format_version 9, .* reads 1"):
         DataManifest.load(tmp_path)
     MANIFEST.save(tmp_path)
     path.write_text(path.read_text().replace('"vocab_size": 32007', '"vocab_size": "many"'))
