@@ -57,8 +57,7 @@ def sentencepiece_tokenizer(sample_tokenizer: Tokenizer) -> SentencePieceTokeniz
 def quick_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what makes a small build slow: flushing to disk, and the plot of lengths."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    monkeypatch.setattr("pretokenizer.reports.write_reports.has_plots", lambda: False)
-    monkeypatch.setattr("pretokenizer.reports.markdown.has_plots", lambda: False)
+    monkeypatch.setattr("pretokenizer.reports.plots.has_plots", lambda: False)
 
 
 def write_jsonl(path: Path, records: list[Any]) -> Path:
