@@ -94,6 +94,11 @@ def device_name() -> str | None:
     return torch.cuda.get_device_name() if uses_cuda() else None
 
 
+def compute_capability() -> tuple[int, int] | None:
+    """Return the CUDA device's compute capability, (9, 0) for an H100, or None on the CPU."""
+    return torch.cuda.get_device_capability() if uses_cuda() else None
+
+
 def install() -> None:
     """Make megatron-core usable on the chosen device; safe to call again.
 

@@ -17,6 +17,7 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from megatron_train.checkpoint.save_load import load_weights
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.settings import TrainConfig
+from megatron_train.data.packed_row import PackedRow
 from megatron_train.model import build
 from megatron_train.model.attention import TorchAttention
 from megatron_train.model.norm import Norm
@@ -73,6 +74,20 @@ class NormedLinear(ColumnParallelLinear):
         return super().forward(normed, *arguments, **options)
 
 
+class ThdTorchAttention(TorchAttention):
+    """Takes packed rows as Transformer Engine does: [t, heads, d], with the boundaries in the format thd."""
+
+    def forward(self, query: Any, key: Any, value: Any, mask: Any, packed_seq_params: Any = None, **rest: Any) -> Any:
+        if packed_seq_params is None:
+            return super().forward(query, key, value, mask, **rest)
+        assert packed_seq_params.qkv_format == "thd"
+        assert query.dim() == 3
+        bounds = packed_seq_params.cu_seqlens_q
+        row = PackedRow.of(bounds, bounds, tuple(bounds.tolist()))
+        wide = [x.unsqueeze(1) for x in (query, key, value)]
+        return super().forward(*wide, mask, packed_seq_params=row, **rest).squeeze(1)
+
+
 class StandIn(gpt_layer_specs.BackendSpecProvider):  # type: ignore[misc]
     """Offers what megatron-core's TESpecProvider does, of the same shapes."""
 
@@ -95,7 +110,7 @@ class StandIn(gpt_layer_specs.BackendSpecProvider):  # type: ignore[misc]
         return Norm
 
     def core_attention(self) -> type:
-        return TorchAttention
+        return ThdTorchAttention
 
     def grouped_mlp_modules(self, *_: Any) -> Any:
         raise AssertionError("no layer of ours has one")
