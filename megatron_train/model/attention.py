@@ -98,8 +98,8 @@ class TorchAttention(MegatronModule):
         with self._dropout_stream():
             q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
             if packed_seq_params is not None:
-                bounds = itertools.pairwise(packed_seq_params.bounds)
-                parts = [self._attend(*(x[:, :, start:end] for x in (q, k, v)), window) for start, end in bounds]
+                spans = [slice(start, end) for start, end in itertools.pairwise(packed_seq_params.bounds)]
+                parts = [self._attend(q[:, :, span], k[:, :, span], v[:, :, span], window) for span in spans]
                 out = torch.cat(parts, dim=2)
             else:
                 out = self._attend(q, k, v, window)

@@ -49,7 +49,7 @@ def check_transformer_engine(config: TrainConfig) -> None:
 def packed_as_thd(core_attention: Any) -> Any:
     """Return a subclass of the engine's core attention that takes a PackedRow and its tensors [t, 1, heads, d]."""
 
-    class ThdAttention(core_attention):  # type: ignore[misc]
+    class ThdAttention(core_attention):
         def forward(
             self, query: Tensor, key: Tensor, value: Tensor, *arguments: Any, packed_seq_params: Any = None, **rest: Any
         ) -> Tensor:
