@@ -19,6 +19,8 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.settings import TrainConfig
 from megatron_train.data.packed_row import PackedRow
 from megatron_train.parallel.device import compute_capability
 
@@ -54,6 +56,17 @@ def choose_kernel(
     if packed:
         return "documents"
     return "blocks" if window else "rows"
+
+
+def planned_kernel(model: ModelConfig, config: TrainConfig) -> str:
+    """Return the kernel that rows of the longest length take in training, or the engine's own."""
+    settings = config.model
+    if settings.transformer_impl == "transformer_engine":
+        return settings.transformer_impl
+    dtype = torch.bfloat16 if settings.bf16 else torch.float16 if settings.fp16 else torch.float32
+    window = model.sliding_window is not None and model.sliding_window < config.data.seq_length
+    dropout, packing = settings.attention_dropout, config.data.packing
+    return choose_kernel(dtype, model.head_dim, compute_capability(), dropout, packing, window)
 
 
 class TorchAttention(MegatronModule):

@@ -39,7 +39,7 @@ def check_transformer_engine(config: TrainConfig) -> None:
         return
     if importlib.util.find_spec("transformer_engine") is None:
         raise ConfigError(
-            f"transformer_impl transformer_engine: the package is not installed ({INSTALL}); "
+            f"transformer_impl transformer_engine: the package is missing or broken ({INSTALL}); "
             "--transformer_impl local needs nothing more"
         )
     if not uses_cuda():

@@ -10,9 +10,12 @@ megatron-core's literal `device="cuda"`, `torch.cuda.*` getters and RNG tracker 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
+import importlib.util
 import os
 import queue
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -150,6 +153,7 @@ def install(device: str | None = None) -> None:
             f"megatron-core {found} is installed; this module adapts {MEGATRON_CORE_VERSION}: pip install "
             f"megatron-core=={MEGATRON_CORE_VERSION}"
         )
+    hide_broken_transformer_engine()
     importlib.metadata.version("psutil")  # without it megatron-core's checkpoint writer hangs forever
     quiet_known_warnings()
     if _mode is None and not uses_cuda():
@@ -159,6 +163,22 @@ def install(device: str | None = None) -> None:
         _mode = CudaAsCpu()
         _mode.__enter__()  # stays active for the life of the process
     _write_checkpoints_without_manager()
+
+
+def hide_broken_transformer_engine() -> None:
+    """Make a Transformer Engine that cannot be imported look absent, and warn about it.
+
+    megatron-core expects ModuleNotFoundError only. A package built for another torch raises other errors.
+    """
+    if importlib.util.find_spec("transformer_engine") is None:
+        return
+    try:
+        importlib.import_module("transformer_engine.pytorch")
+    except Exception as error:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "transformer_engine"]:
+            del sys.modules[name]
+        sys.modules["transformer_engine"] = None  # type: ignore[assignment]
+        warn(f"transformer_engine is installed but cannot be imported ({error}): pip uninstall it, or reinstall it")
 
 
 def quiet_known_warnings() -> None:

@@ -12,7 +12,7 @@ from megatron_train.config.settings import TrainConfig
 from megatron_train.data.packed_row import PackedRow
 from megatron_train.model.build import build_model
 from megatron_train.parallel.distributed import init_distributed
-from tests.megatron_train.toy_run import MODELS
+from tests.megatron_train.models import MODELS
 
 BOUNDS = (0, 4, 5, 11)
 POSITIONS = [0, 1, 2, 3, 0, 0, 1, 2, 3, 4, 5]

@@ -25,7 +25,7 @@ from megatron_train.model.transformer_engine import check_transformer_engine
 from pretokenizer.config.yaml_config import ConfigError
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import MODELS
-from tests.megatron_train.runs import start
+from tests.megatron_train.runs import save, start
 
 
 def config_of(**settings: Any) -> TrainConfig:
@@ -35,7 +35,9 @@ def config_of(**settings: Any) -> TrainConfig:
 def test_without_the_package_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     check_transformer_engine(config_of())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"not installed \(pip install --no-build-isolation 'transformer_engine\[py"):
+    with pytest.raises(
+        ConfigError, match=r"missing or broken \(pip install --no-build-isolation 'transformer_engine\[py"
+    ):
         check_transformer_engine(config_of(transformer_impl="transformer_engine"))
 
 
@@ -129,7 +131,7 @@ def test_a_checkpoint_goes_from_local_layers_to_the_engines_and_back(
     settings = {"train_data_path": [write_shard(tmp_path / "toy", toy_documents(8))], "packing": True}
     engine_settings = settings | {"transformer_impl": "transformer_engine"}
     local = start(model, settings | {"hidden_dropout": 0.25, "lima_dropout": True})
-    folder = local.save(tmp_path / "local")
+    folder = save(local, tmp_path / "local")
     engine = start(model, engine_settings | {"hidden_dropout": 0.25, "lima_dropout": True, "seed": 7})
     assert any(isinstance(module, NormedLinear) for module in engine.chunks[0].modules()) == (not model.shared_norm)
     rates = [[layer.hidden_dropout for layer in run.chunks[0].module.decoder.layers] for run in (local, engine)]
@@ -144,6 +146,6 @@ def test_a_checkpoint_goes_from_local_layers_to_the_engines_and_back(
     torch.testing.assert_close(logits[1], logits[0], rtol=1e-5, atol=1e-5)
     assert torch.isinf(logits[1][..., model.vocab_size :]).all()
     again = start(model, settings | {"seed": 8})
-    load_weights(engine.save(tmp_path / "engine"), again.chunks)
+    load_weights(save(engine, tmp_path / "engine"), again.chunks)
     expected = dict(local.chunks[0].named_parameters())
     assert all(torch.equal(value, expected[name]) for name, value in again.chunks[0].named_parameters())

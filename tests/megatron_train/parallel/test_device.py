@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -107,6 +108,24 @@ def test_on_the_cpu_a_cuda_device_of_the_machine_is_never_touched() -> None:
     environment = {**os.environ, "OASST_DEVICE": "cpu"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("error", ["ImportError('undefined symbol')", "OSError('libcudart.so.12')"])
+def test_a_broken_transformer_engine_does_not_end_a_run_without_it(tmp_path: Path, error: str) -> None:
+    (tmp_path / "transformer_engine").mkdir()
+    (tmp_path / "transformer_engine/__init__.py").write_text(f"raise {error}")
+    program = (
+        "from megatron_train.parallel.device import install\n"
+        "install()\n"
+        "import megatron.core.transformer.transformer_block, megatron.core.tensor_parallel.random\n"
+        "from megatron_train.config.flags import config_from_settings\n"
+        "from megatron_train.model.transformer_engine import check_transformer_engine\n"
+        "check_transformer_engine(config_from_settings({'transformer_impl': 'transformer_engine'}, 'test'))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert "warning: transformer_engine is installed but cannot be imported (" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("pretokenizer.config.yaml_config.ConfigError: transformer_impl")
 
 
 def claim_cuda_devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:

@@ -77,7 +77,7 @@ def signalled_rank() -> list[str]:
     ended: list[str] = []
     everyone: list[Any] = [None, None]
     dist.all_gather_object(everyone, os.getpid())
-    StopRequest(Logging())
+    StopRequest(Logging(), train_iters=1000)
     with HangWatch(PhaseTimer(), timeout_minutes=10 / 60, end=ended.append) as watch:
         time.sleep(4 * watch.tick)
         if dist.get_rank() == 1:

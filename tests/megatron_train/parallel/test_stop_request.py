@@ -35,7 +35,7 @@ def test_a_signal_asks_to_stop_after_the_iteration(number: signal.Signals, handl
 
 
 def test_a_second_signal_ends_the_process(handlers: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    StopRequest(Logging())
+    StopRequest(Logging(), train_iters=1000)
     os.kill(os.getpid(), signal.SIGINT)
     monkeypatch.setattr(stop_request, "REPEAT_SECONDS", 0.0)
     kill = os.kill
