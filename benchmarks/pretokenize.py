@@ -50,7 +50,7 @@ from pretokenizer.records.json_text import RecordError
 from pretokenizer.records.reader import read_records
 from pretokenizer.sources import SOURCES, make_source
 from pretokenizer.sources.source import InputRecord
-from pretokenizer.tasks import context, plan
+from pretokenizer.tasks import plan
 from pretokenizer.tasks import runner as tasks
 from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.load import load_tokenizer
@@ -59,14 +59,15 @@ from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenize
 CHATML = CHAT_FORMATS["chatml"]
 DUTIES = {
     "hash the inputs": (plan, "sha256_file"),
-    "load the tokenizer": (context, "load_plan_tokenizer"),
+    "load the tokenizer": (build, "load_plan_tokenizer"),
     "load the engine and prove it": (tasks, "make_encoder"),
     "leak check": (assemble, "handle_duplicates"),
     "length figures": (assemble, "length_report"),
     "write shards and origins": (assemble, "write_shards"),
-    "reports": (assemble, "write_reports"),
-    "manifest, hashes of the output": (assemble, "make_manifest"),
-    "flush to disk, publish": (build, "publish_folder"),
+    "stats.md": (assemble, "markdown_report"),
+    "length plots": (assemble, "plot_histograms"),
+    "manifest, hashes of the output": (assemble, "_manifest"),
+    "flush to disk, publish": (build, "publish"),
 }
 
 
@@ -226,7 +227,8 @@ def measure_original(corpus: Path, vocab_file: Path) -> dict[str, Any]:
     tokens = 0
     with tempfile.TemporaryFile() as text_file, tempfile.TemporaryFile() as role_file:
         for line in corpus.open(encoding="utf-8"):
-            turns = CHATML.render(conversation_of(json.loads(line)))
+            found = CHATML.turns(conversation_of(json.loads(line)).messages)
+            turns = [(turn.prefix + turn.text + turn.suffix, turn.role) for turn in found]
             ids: list[int] = []
             roles: list[int] = []
             for text, role in turns:
@@ -303,7 +305,7 @@ def conversations(corpus: Path) -> list[Conversation]:
 
 def rendered(corpus: Path) -> list[str]:
     """Every document's text."""
-    return ["".join(text for text, _ in CHATML.render(c)) for c in conversations(corpus)]
+    return [CHATML.render(c).text for c in conversations(corpus)]
 
 
 WAYS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {

@@ -17,7 +17,7 @@ from tests.paths import ROOT
 moving = pytest.mark.xfail(reason="files are moving between folders")
 
 FOLDER_ORDER = {
-    "pretokenizer": "config files tokenizer chat records sources encode tasks selection reports output *",
+    "pretokenizer": "config files tokenizer template chat records sources encode tasks selection reports output *",
     "megatron_train": "config report parallel data optim model checkpoint planning *",
     "checkpoint_convert": "tensors mapping families huggingface megatron_core verify other_formats *",
 }

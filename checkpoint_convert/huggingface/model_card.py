@@ -12,7 +12,7 @@ import yaml
 
 from checkpoint_convert.huggingface.lineage import is_hub_name, lineage, training_settings
 from megatron_train.config.model_config import ModelConfig
-from pretokenizer.chat.conversation import Message
+from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.formats import ChatFormat
 from pretokenizer.chat.roles import Role
 from pretokenizer.tokenizer.base import Tokenizer
@@ -74,7 +74,7 @@ def _model_table(model: ModelConfig, checkpoint: Path, ancestors: list[str]) -> 
 
 
 def _prompt_format(chat_format: ChatFormat, tokenizer: Tokenizer) -> str:
-    text = "".join(prefix + content + suffix for prefix, content, suffix, _ in chat_format.turns(EXAMPLE))
+    text = chat_format.render(Conversation(EXAMPLE)).text
     ids = {token: tokenizer.token_to_id(token) for token in chat_format.special_tokens}
     tokens = ", ".join(f"`{token}` = {token_id}" for token, token_id in ids.items())
     stop = f"A reply ends at `{chat_format.end_of_turn}`. Special tokens: {tokens}."

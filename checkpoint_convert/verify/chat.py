@@ -51,7 +51,7 @@ def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
     chat_format = recorded_chat_format(folder, tokenizer)
     if chat_format is None:
         return None
-    ours = tokenizer.encode("".join(text for text, _ in chat_format.render(CONVERSATION)))
+    ours = tokenizer.encode(chat_format.render(CONVERSATION).text)
     messages = [{"role": m.role.template_name, "content": m.text} for m in CONVERSATION.messages]
     with quiet_transformers() as transformers:
         loaded = transformers.AutoTokenizer.from_pretrained(hf_dir, local_files_only=True, trust_remote_code=False)

@@ -1,28 +1,31 @@
 """Chat formats: how a conversation becomes text, and which part of the text belongs to which role. (SHARED)
 
-chatml, used by the llama2-70b card:
+chatml is the format of the llama2-70b card. Here each turn stands on a line; `\\n` is the only line feed in the text:
 
     <|im_start|>system\\nBe brief.<|im_end|>\\n
     <|im_start|>user\\nWhy is the sky blue?<|im_end|>\\n
     <|im_start|>context\\n...<|im_end|>\\n
     <|im_start|>assistant\\nScattering.<|im_end|>\\n
 
-(a turn a line here; `\\n` is the only line feed in the text). oasst, of the other four cards, has no line feeds:
+oasst is the format of the other four cards. It has no line feeds:
 
     <|system|>Be brief.<|endoftext|><|prompter|>Why is the sky blue?<|endoftext|><|assistant|>Scattering.<|endoftext|>
 
 llama2 is Llama 2's own: `<s>[INST] Why is the sky blue? [/INST] Scattering. </s>`.
 
-A new format is a class here and a line in CHAT_FORMATS; a Jinja template in a file needs neither
-(chat_template_file.py).
+A new format is a class here and a line in CHAT_FORMATS. A Jinja template needs neither (jinja_format.py).
 """
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 from pretokenizer.chat.conversation import Conversation, Message
+from pretokenizer.chat.history import History
+from pretokenizer.chat.rendered import Piece, Rendered, TemplateLoss
 from pretokenizer.chat.roles import MESSAGE_ROLES, Role
+from pretokenizer.chat.tool_text import CHATML_TEMPLATE, with_tool_text
 from pretokenizer.config.yaml_config import suggest
 
 TEMPLATE_NAME = "chat_template.jinja"
@@ -30,47 +33,85 @@ TEMPLATE_NAME = "chat_template.jinja"
 
 
 class ChatFormatError(ValueError):
-    """An unknown chat format, or a conversation it cannot express."""
+    """A chat format is unknown, or cannot express a conversation."""
 
 
 class Turn(NamedTuple):
-    """One rendered turn: template text, the message's own text, template text. Only templates hold control tokens."""
+    """One rendered turn: the format's text, the message's own text, the format's text."""
 
     prefix: str
     text: str
     suffix: str
     role: Role
+    """As stored on disk."""
 
 
 class ChatFormat(ABC):
-    """What every format offers. `render` and `hf_chat_template` give the very same text."""
+    """What every format offers. `render` and `hf_chat_template` give the same text."""
 
     name: ClassVar[str]
     special_tokens: tuple[str, ...]
-    """Control tokens the tokenizer must know as single ids, in the order in which missing ones are added."""
+    """Control tokens that the tokenizer must know as single ids, in the order in which missing ones are added."""
     end_of_turn: str
     """The token at which a reply stops."""
     generation_prompt: str
-    """What stands before the reply at inference."""
+    """What precedes a reply at inference."""
     hf_chat_template: str
-    """Jinja source for transformers; `{% generation %}` marks exactly what gets loss in training."""
+    """Jinja source for transformers; `{% generation %}` marks what gets loss in training."""
+    loss: TemplateLoss = "turn"
+    history: History = "full"
+    warnings: tuple[str, ...] = ()
+    """What a user should know about the format before training with it."""
+
+    @abstractmethod
+    def render(self, conversation: Conversation) -> Rendered:
+        """Return a conversation's text with roles. Raises ChatFormatError if the format cannot express it."""
+
+
+class TurnFormat(ChatFormat):
+    """A built-in format: every turn is the format's text around a message's text."""
+
+    generation_prompt: str
+
+    def with_options(self, loss: TemplateLoss | None, history: History) -> "TurnFormat":
+        """Return the format with another choice of what gets loss. Marks cover whole turns."""
+        chosen = copy.copy(self)
+        chosen.history = history
+        chosen.loss = "reply" if history == "unroll" or loss == "reply" else "turn"
+        return chosen
 
     @abstractmethod
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """The turns of a conversation. Raises ChatFormatError when the format cannot express it."""
+        """Return the turns of messages without fields. Raises ChatFormatError if the format cannot express them."""
 
-    def render(self, conversation: Conversation) -> list[tuple[str, Role]]:
-        """The text of each turn and its role; the texts joined are what the model sees."""
-        return [(turn.prefix + turn.text + turn.suffix, turn.role) for turn in self.turns(conversation.messages)]
+    def messages(self, conversation: Conversation) -> Sequence[Message]:
+        """Return the messages without fields. Raises ChatFormatError for fields and tools, which most formats lack."""
+        if conversation.tools:
+            raise ChatFormatError(f"chat_format {self.name} has no form for tools; use chatml or a chat template")
+        for message in conversation.messages:
+            if message.fields:
+                names = ", ".join(message.fields)
+                raise ChatFormatError(f"chat_format {self.name} has no form for {names}; use chatml or a chat template")
+        return conversation.messages
+
+    def render(self, conversation: Conversation) -> Rendered:
+        """Return a conversation's text with roles. Raises ChatFormatError if the format cannot express it."""
+        pieces = []
+        for prefix, text, suffix, role in self.turns(self.messages(conversation)):
+            header_role = role
+            if self.loss == "reply" and role is Role.ASSISTANT and prefix == self.generation_prompt:
+                header_role = Role.ASSISTANT_NO_LOSS
+            pieces += [Piece(prefix, header_role, False), Piece(text, role, True), Piece(suffix, role, False)]
+        return Rendered(tuple(pieces))
 
 
-class FramedFormat(ChatFormat):
+class FramedFormat(TurnFormat):
     """A format whose every turn is a fixed frame around the message's text."""
 
     frames: ClassVar[dict[Role, tuple[str, str]]]
     """Role -> (prefix, suffix), for every role that the format can express."""
 
-    def turns(self, messages: Iterable[Message]) -> list[Turn]:
+    def turns(self, messages: Sequence[Message]) -> list[Turn]:
         """Return one turn a message, in order. Raises ChatFormatError for a role without a frame."""
         turns = []
         for message in messages:
@@ -89,15 +130,13 @@ class ChatML(FramedFormat):
     end_of_turn = "<|im_end|>"
     generation_prompt = "<|im_start|>assistant\n"
     frames: ClassVar = {role: (f"<|im_start|>{role.template_name}\n", "<|im_end|>\n") for role in MESSAGE_ROLES}
-    hf_chat_template = (
-        "{% for message in messages %}"
-        "{% set turn = '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' %}"
-        "{% if message['role'] == 'assistant' and message.get('train', true) and message.get('weight', 1) != 0 %}"
-        "{% generation %}{{ turn }}{% endgeneration %}"
-        "{% else %}{{ turn }}{% endif %}"
-        "{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-    )
+    hf_chat_template = CHATML_TEMPLATE
+
+    def messages(self, conversation: Conversation) -> Sequence[Message]:
+        """Return the messages with reasoning, tool calls and tools in their text (tool_text.py)."""
+        if conversation.tools or any(message.fields for message in conversation.messages):
+            return with_tool_text(conversation)
+        return conversation.messages
 
 
 class Oasst(FramedFormat):
@@ -136,12 +175,11 @@ class Oasst(FramedFormat):
     )
 
 
-class Llama2(ChatFormat):
-    """Llama 2 chat: `<s>[INST] <<SYS>>\\nSYSTEM\\n<</SYS>>\\n\\nUSER [/INST] REPLY </s>`, then `<s>[INST] USER [/INST]
-    ...`.
+class Llama2(TurnFormat):
+    """Llama 2 chat: `<s>[INST] <<SYS>>\\nSYSTEM\\n<</SYS>>\\n\\nUSER [/INST] REPLY </s>`.
 
-    The system message is part of the first user turn, and so is a context, in front of the question. Texts are
-    stripped, as Meta's code does.
+    The system message is part of the first user turn. A context is too, in front of the question. Texts are stripped,
+    as Meta's code does.
     """
 
     name = "llama2"
@@ -167,28 +205,30 @@ class Llama2(ChatFormat):
     )
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """A user turn holds what stands before its question. Raises ChatFormatError for a question without a reply."""
+        """Return the turns; a user turn holds the system message and the context before its question."""
         turns: list[Turn] = []
         held = ""
         for position, message in enumerate(messages):
-            role, text = message.role, message.text
+            role, text = message.role, message.text.strip()
             if role is Role.SYSTEM:
-                held = f"<<SYS>>\n{text.strip()}\n<</SYS>>\n\n"
+                held = f"<<SYS>>\n{text}\n<</SYS>>\n\n"
             elif role is Role.USER:
                 follows = messages[position + 1] if position + 1 < len(messages) else None
                 context = f"{follows.text.strip()}\n\n" if follows and follows.role is Role.CONTEXT else ""
-                turns.append(Turn("<s>[INST] ", held + context + text.strip(), " [/INST]", message.stored_role))
+                turns.append(Turn("<s>[INST] ", held + context + text, " [/INST]", message.stored_role))
                 held = ""
+            elif role is Role.ASSISTANT:
+                turns.append(Turn(" ", text, " </s>", message.stored_role))
             elif role is not Role.CONTEXT:
-                turns.append(Turn(" ", text.strip(), " </s>", message.stored_role))
+                raise ChatFormatError(f"chat_format llama2 has no form for a {role.template_name} message")
         return turns
 
 
-CHAT_FORMATS: dict[str, ChatFormat] = {"chatml": ChatML(), "llama2": Llama2(), "oasst": Oasst()}
+CHAT_FORMATS: dict[str, TurnFormat] = {"chatml": ChatML(), "llama2": Llama2(), "oasst": Oasst()}
 
 
-def get_chat_format(name: str) -> ChatFormat:
-    """The format of that name. Raises ChatFormatError listing the names there are."""
+def get_chat_format(name: str) -> TurnFormat:
+    """Return the built-in format of that name. Raises ChatFormatError that lists all names."""
     if name not in CHAT_FORMATS:
         known = ", ".join(sorted(CHAT_FORMATS))
         raise ChatFormatError(f"chat_format {name!r} is not known{suggest(name, CHAT_FORMATS)}; there are {known}")

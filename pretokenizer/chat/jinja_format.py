@@ -1,166 +1,198 @@
-"""Any Jinja chat template as a chat format: `--chat_format my_template.jinja`.
+"""Any Jinja chat template as a chat format: `--chat_format my_template.jinja`. (SHARED with the converter)
 
-A template does not say which part of its text belongs to whom, so it is asked: the conversation is rendered message by
-message, and what each message adds is its turn. That works only when a longer conversation begins with the text of the
-shorter one; a template that rewrites what came before (dates, dropped thoughts, a moved system message) is refused.
-Where a message's own text stands inside its turn is found by rendering a marker in its place.
+The text is that of transformers' `apply_chat_template`, and the role of every character is known, because the template
+runs on strings that know their origin (pretokenizer/template). A rendering is recorded and repeated for conversations
+about which the template asks the same questions with the same answers.
 """
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pretokenizer.chat.conversation import Message
-from pretokenizer.chat.formats import ChatFormat, ChatFormatError, Turn
+from pretokenizer.chat.conversation import Conversation, Message
+from pretokenizer.chat.formats import ChatFormat, ChatFormatError
+from pretokenizer.chat.history import History
+from pretokenizer.chat.loss import Placed, place
+from pretokenizer.chat.probe import probe, tokens_of
+from pretokenizer.chat.rendered import Piece, Rendered, TemplateLoss
 from pretokenizer.chat.roles import Role
-from pretokenizer.files.limits import BoundsError, bounded
+from pretokenizer.chat.shown import shape_of, shown
+from pretokenizer.chat.template_source import template_source
+from pretokenizer.template.expression import Expression, Messages, Recording
+from pretokenizer.template.fragment import NO_MESSAGE, Fragment, are_alike, fill, text_of
+from pretokenizer.template.recorded import RecordedRenderings
+from pretokenizer.template.rendering import CompiledTemplate, TemplateFailureError
 from pretokenizer.tokenizer.base import Tokenizer
 
-_MARKER = "\u2063marker\u2063"
+DEFAULT_DATE = "2025-01-01"
+MAX_COMPARED = 16
+"""Prompts of one conversation that are compared with the served ones, so that long traces take linear time."""
+_PROOF_INTERVAL = 64
+"""One of so many renderings is compared with plain Jinja's."""
+
+
+@dataclass(frozen=True)
+class TemplateOptions:
+    """How a template is used."""
+
+    loss: TemplateLoss | None = None
+    """None means the template's marks where it has them, else the whole turn."""
+    history: History = "full"
+    date: str = DEFAULT_DATE
+    """What `strftime_now` formats, as YYYY-MM-DD."""
+
+
+class _Part(NamedTuple):
+    """A piece of a finished rendering. Other messages replace the text of an expression."""
+
+    text: str
+    role: Role
+    is_data: bool
+    expression: Expression | None
+
+
+class _Rendering(NamedTuple):
+    """A finished rendering that other messages may fill."""
+
+    parts: list[_Part]
+    prompts: list[tuple[list[Fragment], list[Fragment] | None]]
+    """(what precedes a reply, the served prompt or None where the template refuses it), where the two may differ."""
+    replies_compared: int
+    messages_dropped: int
 
 
 class TemplateFormat(ChatFormat):
-    """A template file, bound to a tokenizer for its bos and eos tokens."""
+    """A chat template, bound to a tokenizer for its BOS and EOS tokens."""
 
     name = "jinja"
     special_tokens = ()
 
-    def __init__(self, source: str, path: str, tokenizer: Tokenizer) -> None:
-        self.hf_chat_template = source
-        self.path = path
-        eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
-        self._names = {
-            "eos_token": tokenizer.id_to_token(eos) or "",
-            "bos_token": "" if bos is None else tokenizer.id_to_token(bos) or "",
-        }
-        question, answer = Message(Role.USER, "?"), Message(Role.ASSISTANT, "!")
-        with _bounded(path):
-            self._template = _compile(source, path)
-            asked = self._render((question,))
-            self.generation_prompt = self._render((question,), add_generation_prompt=True).removeprefix(asked)
-        self.end_of_turn = _first_special(self.turns((question, answer))[-1].suffix, tokenizer, path)
+    def __init__(self, source: str, path: str, tokenizer: Tokenizer, options: TemplateOptions | None = None) -> None:
+        """Raises ChatFormatError for a template that cannot be compiled or renders no conversation."""
+        options = options or TemplateOptions()
+        has_marks = "endgeneration" in source
+        if options.loss == "marks" and not has_marks:
+            raise ChatFormatError(f"{path}: --template_loss marks, but the template has no {{% generation %}} marks")
+        self.hf_chat_template, self.path, self.history = source, path, options.history
+        self.loss = options.loss or ("marks" if has_marks else "turn")
+        self._recorded: RecordedRenderings[_Rendering] = RecordedRenderings()
+        self._num_new = 0
+        with _as_format_error():
+            self._template = CompiledTemplate(source, path, tokens_of(tokenizer), options.date)
+            found = probe(self._template, tokenizer)
+        self.generation_prompt, self.end_of_turn = found.generation_prompt, found.end_of_turn
+        self.warnings = found.warnings
 
-    def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """One turn a message; one that the template cannot render alone (a system message) joins the next.
+    def render(self, conversation: Conversation) -> Rendered:
+        """Return a conversation's text with roles. Raises ChatFormatError with the template's own message."""
+        messages = [shown(message) for message in conversation.messages]
+        shape = shape_of(conversation, messages)
+        found = None if shape is None else self._recorded.find(shape, messages)
+        if found is None:
+            recording = Recording() if shape is not None and self._recorded.is_growing else None
+            with _as_format_error():
+                found = self._render(conversation, messages, recording)
+            if recording is not None and recording.is_exact:
+                self._recorded.add(shape, recording, found)
+        return _filled(found, messages)
 
-        Raises ChatFormatError when the template rewrites what came before, or does not finish.
-        """
-        with _bounded(self.path):
-            return self._turns(messages)
+    def _render(self, conversation: Conversation, messages: Messages, recording: Recording | None) -> _Rendering:
+        tools, own = conversation.tools, conversation.messages
+        fragments = self._template.fragments(messages, tools, False, recording)
+        self._prove(fragments, messages, tools)
+        present = {fragment.message for fragment in fragments if fragment.is_data}
+        dropped = sum(bool(message.text) and number not in present for number, message in enumerate(own))
+        placed = place(fragments, own, self.loss, self.generation_prompt)
+        starts = reply_starts(placed, own)
+        if self.history == "unroll":
+            prompt = self._template.fragments(messages[:-1], tools, True, recording)
+            asked = self._without_loss(place(prompt, own, self.loss, self.generation_prompt))
+            reply = placed[starts.get(len(own) - 1, len(placed)) :]
+            return _Rendering(_parts([*asked, *reply]), [], 0, dropped)
+        chosen = list(starts.items())[:: max(1, -(-len(starts) // MAX_COMPARED))]
+        before = [item.fragment for item in placed]
+        pairs = [(before[:start], self._prompt(messages[:number], tools, recording)) for number, start in chosen]
+        is_recorded = recording is not None and recording.is_exact
+        changed = [(a, b) for a, b in pairs if b is None or not (is_recorded and are_alike(a, b))]
+        return _Rendering(_parts(placed), changed, len(chosen), dropped)
 
-    def _turns(self, messages: Sequence[Message]) -> list[Turn]:
-        turns, done, first = [], "", 0
-        for count in range(1, len(messages) + 1):
-            text = self._try_render(messages[:count])
-            if text is None or (text == done and count < len(messages)):
-                continue
-            if not text.startswith(done):
-                raise ChatFormatError(
-                    f"{self.path}: message {count} changes the text of those before it; roles cannot be told"
-                )
-            turns.append(self._turn(messages[first:count], messages[:first], text[len(done) :], done))
-            done, first = text, count
-        if first < len(messages):
-            self._render(messages)
-            raise ChatFormatError(f"{self.path}: the template does not show the last message")
-        return turns
-
-    def _turn(self, own: Sequence[Message], before: Sequence[Message], text: str, done: str) -> Turn:
-        """The turn of messages that came together, `text`; its role is that of the last one."""
-        marked = [*before, *(message._replace(text=_MARKER) for message in own)]
-        pieces = self._render(marked).removeprefix(done).split(_MARKER)
-        prefix, suffix = pieces[0], pieces[-1]
-        is_inside = len(pieces) == len(own) + 1 and len(text) >= len(prefix) + len(suffix)
-        if not (is_inside and text.startswith(prefix) and text.endswith(suffix)):
-            raise ChatFormatError(
-                f"{self.path}: a message's text cannot be found again in what the template makes of it"
-            )
-        return Turn(prefix, text[len(prefix) : len(text) - len(suffix)], suffix, own[-1].stored_role)
-
-    def _try_render(self, messages: Sequence[Message]) -> str | None:
+    def _prompt(self, messages: Messages, tools: Any, recording: Recording | None) -> list[Fragment] | None:
+        """Return the prompt that is served after these messages, or None if the template refuses them."""
         try:
-            return self._render(messages)
-        except ChatFormatError:
+            if recording is not None and recording.is_exact:
+                return self._template.fragments(messages, tools, True, recording)
+            return [Fragment(self._template.text(messages, tools, True), NO_MESSAGE, False)]
+        except TemplateFailureError:
+            if recording is not None:
+                recording.is_exact = False
             return None
 
-    def _render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-        import jinja2
+    def _without_loss(self, placed: list[Placed]) -> list[Placed]:
+        """Return a served prompt whose roles have no loss; the generation prompt at its end is the assistant's."""
+        end = len(text_of(item.fragment for item in placed))
+        begin = end - len(self.generation_prompt)
+        found, at = [], 0
+        for fragment, role, is_header in placed:
+            quiet = Role.ASSISTANT_NO_LOSS if role is Role.ASSISTANT else role
+            cut = len(fragment.text) if fragment.is_data else min(max(0, begin - at), len(fragment.text))
+            found.append(Placed(fragment._replace(text=fragment.text[:cut]), quiet, is_header))
+            if cut < len(fragment.text):
+                rest = fragment._replace(text=fragment.text[cut:])
+                found.append(Placed(rest, Role.ASSISTANT_NO_LOSS, True))
+            at += len(fragment.text)
+        return found
 
-        shown = [{"role": message.role.template_name, "content": message.text} for message in messages]
-        try:
-            return str(
-                self._template.render(messages=shown, add_generation_prompt=add_generation_prompt, **self._names)
-            )
-        except BoundsError:
-            raise
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-            raise ChatFormatError(f"{self.path}: the template fails: {error}") from None
+    def _prove(self, fragments: list[Fragment], messages: Messages, tools: Any) -> None:
+        """Compare one of many renderings with plain Jinja's."""
+        self._num_new += 1
+        if self._num_new % _PROOF_INTERVAL == 1 and text_of(fragments) != self._template.text(messages, tools):
+            raise ChatFormatError(f"{self.path}: the origin of its text cannot be followed; please report the template")
+
+
+def reply_starts(placed: Sequence[Placed], messages: Sequence[Message]) -> dict[int, int]:
+    """Return the number of each message with loss that the assistant writes, and where its reply begins in `placed`."""
+    starts: dict[int, int] = {}
+    for position, (fragment, _, is_header) in enumerate(placed):
+        number = fragment.message
+        if number > 0 and not is_header and number not in starts:
+            message = messages[number]
+            if message.role is Role.ASSISTANT and message.train is not False:
+                starts[number] = position
+    return starts
+
+
+def _parts(placed: Sequence[Placed]) -> list[_Part]:
+    """Return the pieces of a rendering, joined where neither role nor origin changes."""
+    parts: list[_Part] = []
+    for fragment, role, _ in placed:
+        last = parts[-1] if parts else None
+        if last and last[1:] == (role, fragment.is_data, None) and fragment.expression is None:
+            parts[-1] = last._replace(text=last.text + fragment.text)
+        else:
+            parts.append(_Part(fragment.text, role, fragment.is_data, fragment.expression))
+    return parts
+
+
+def _filled(rendering: _Rendering, messages: Messages) -> Rendered:
+    """Return a rendering with the data of these messages."""
+    pieces = [
+        Piece(text if expression is None else expression.compute(messages), role, is_data)
+        for text, role, is_data, expression in rendering.parts
+    ]
+    changed = sum(b is None or fill(a, messages) != fill(b, messages) for a, b in rendering.prompts)
+    return Rendered(tuple(pieces), rendering.replies_compared, changed, rendering.messages_dropped)
 
 
 @contextlib.contextmanager
-def _bounded(path: str) -> Iterator[None]:
+def _as_format_error() -> Iterator[None]:
     try:
-        with bounded(path):
-            yield
-    except BoundsError as error:
+        yield
+    except TemplateFailureError as error:
         raise ChatFormatError(str(error)) from None
 
 
-def read_template(path: Path, tokenizer: Tokenizer) -> TemplateFormat:
-    """The format of a template file. Raises ChatFormatError."""
-    try:
-        source = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ChatFormatError(f"{path}: cannot read: {error}") from None
-    return TemplateFormat(source, str(path), tokenizer)
-
-
-def _first_special(suffix: str, tokenizer: Tokenizer, path: str) -> str:
-    """The control token that ends a reply."""
-    eos = tokenizer.id_to_token(tokenizer.eos_token_id)
-    known = [*tokenizer.special_tokens, *([eos] if eos else [])]
-    found = [(suffix.find(token), token) for token in known if token in suffix]
-    if not found:
-        raise ChatFormatError(
-            f"{path}: no control token ends a reply (it ends with {suffix!r}); name the template's tokens in"
-            " vocab_extra_ids_list"
-        )
-    return min(found)[1]
-
-
-@lru_cache
-def _compile(source: str, path: str) -> Any:
-    """The template in a sandbox, with what transformers gives to chat templates."""
-    import jinja2
-    import jinja2.ext
-    import jinja2.sandbox
-
-    class Generation(jinja2.ext.Extension):
-        """`{% generation %}...{% endgeneration %}`: its text, unchanged."""
-
-        tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.Scope(body).set_lineno(line)
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-        """No powers: one of them may take hours, in which no signal is heard."""
-
-        intercepted_binops = frozenset({"**"})
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            raise jinja2.sandbox.SecurityError("powers are not allowed in a chat template")
-
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
-    environment.globals["raise_exception"] = refuse
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise ChatFormatError(f"{path}:{error.lineno}: not a Jinja template: {error.message}") from None
+def read_template(path: Path, tokenizer: Tokenizer, options: TemplateOptions | None = None) -> TemplateFormat:
+    """Return the format of a template file. Raises ChatFormatError."""
+    return TemplateFormat(template_source(path), str(path), tokenizer, options)

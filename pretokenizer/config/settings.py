@@ -4,6 +4,7 @@ Every field of PretokenizeConfig is a key of a section and a flag of the same na
 """
 
 from dataclasses import dataclass, field, fields
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,7 +101,17 @@ class PretokenizeConfig:
     new_tokens: bool = True
     """Append <CLS> <SEP> <EOD> <MASK> <PAD> to a SentencePiece vocabulary, as Megatron's wrapper does."""
     chat_format: str = "chatml"
-    """Name of a chat format (chatml, oasst, llama2), or path of a file with a Jinja chat template."""
+    """Name of a chat format (chatml, oasst, llama2), or path of a chat template.
+
+    A path names a Jinja file or a tokenizer_config.json; FILE:NAME chooses one of several templates in the latter.
+    """
+    template_loss: Literal["turn", "reply", "marks"] | None = None
+    """What of the assistant gets loss: its whole turn, only what it writes after the generation prompt, or what stands
+    inside the template's {% generation %} marks. Default: marks where the template has them, else turn."""
+    history: Literal["full", "unroll"] = "full"
+    """full: one document holds the conversation. unroll: one document for each reply, with the prompt served for it."""
+    template_date: str = "2025-01-01"
+    """The day (YYYY-MM-DD) that a chat template sees as today."""
     special_tokens_in_text: Literal["text", "encode"] = "text"
     """What a control token spelled in a message becomes: text, or (encode, as in the original) the control token."""
     dedup: Literal["none", "exact"] = "none"
@@ -134,6 +145,8 @@ class PretokenizeConfig:
         for name in ("decontaminate_ngram", "max_line_mb"):
             if getattr(self, name) < 1:
                 problems.append(f"{name}: must be at least 1")
+        if not _is_date(self.template_date):
+            problems.append(f"template_date: {self.template_date!r} is no day; give it as YYYY-MM-DD")
         if problems:
             raise ConfigError("\n".join(problems))
 
@@ -233,3 +246,10 @@ def check_known_options(options: dict[str, Any], known: list[str], name: str) ->
             raise ConfigError(
                 f"datasets: {name}: unknown option {key!r}{suggest(key, valid)}; valid options: {', '.join(valid)}"
             )
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

@@ -1,4 +1,4 @@
-"""Conversations -> token ids and role ids, a batch at a time.
+"""Encode conversations to token ids and role ids, a batch at a time.
 
     encoder, line = make_encoder(tokenizer, CHAT_FORMATS["chatml"])
     batch = encoder.encode([conversation, ...])
@@ -18,52 +18,57 @@ import numpy as np
 from pretokenizer.chat.conversation import Conversation
 from pretokenizer.chat.formats import ChatFormat, FramedFormat
 from pretokenizer.encode.batch import EncodedBatch, EngineMismatchError
+from pretokenizer.encode.engine import EngineError
 from pretokenizer.encode.fast import FramedPass, FrameError
 from pretokenizer.encode.reference import ReferencePass
+from pretokenizer.encode.rendered_pass import RenderedPass
 from pretokenizer.tokenizer.base import Tokenizer
 
 REFERENCE_ENV = "PRETOKENIZER_ENGINE"
-"""Set to `reference` to do without the fast engine."""
+"""Environment variable; `reference` turns the fast engine off."""
 
 
 class Pass(Protocol):
     """A way to encode documents of one chat format."""
 
     name: str
-    """For messages."""
+    """Name for messages."""
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
-        """Documents in order, without texts; conversations are not empty. Raises EngineMismatchError when it finds
-        itself wrong.
+        """Return the documents in order, without texts, for at least one conversation.
+
+        Raises EngineMismatchError if the pass finds itself wrong.
         """
 
 
 class Encoder:
-    """Encodes by one of the ways, and renders the texts where they are wanted."""
+    """Encodes by one of the passes, and renders the texts if they are wanted."""
 
-    def __init__(self, way: Pass, chat_format: ChatFormat, keep_texts: bool = False) -> None:
-        self.way, self.chat_format, self.keep_texts = way, chat_format, keep_texts
-        self.warnings: list[str] = []
+    def __init__(self, way: Pass, reference: ReferencePass, keep_texts: bool = False) -> None:
+        self.way, self._reference, self.keep_texts = way, reference, keep_texts
+        self.warnings: list[str] = [*reference.chat_format.warnings]
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
-        """Encode documents in order. Raises EngineMismatchError when a sample proves a fast way wrong."""
+        """Encode documents in order. Raises EngineMismatchError if a sample proves a fast pass wrong."""
         if not conversations:
             return _empty_batch()
-        batch = self.way.encode(conversations)
+        is_plain = [conversation.is_plain for conversation in conversations]
+        way = self._reference if any(is_plain) and isinstance(self.way, FramedPass) else self.way
+        batch = way.encode(conversations)
         if not self.keep_texts:
             return batch
-        return batch._replace(texts=["".join(text for text, _ in self.chat_format.render(c)) for c in conversations])
+        return batch._replace(texts=[self._reference.render(conversation).text for conversation in conversations])
 
 
 def make_encoder(
     tokenizer: Tokenizer, chat_format: ChatFormat, encode_special_in_text: bool = False, keep_texts: bool = False
 ) -> tuple[Encoder, str]:
-    """The fastest encoder that is right on the battery of hard texts, and a line that says which it is."""
+    """Return the fastest encoder that is right on hard texts, and a line that names it."""
     reference = ReferencePass(tokenizer, chat_format, encode_special_in_text)
     fast = _fast_way(tokenizer, chat_format, reference)
-    if isinstance(fast, FramedPass):
-        return Encoder(fast, chat_format, keep_texts), f"{fast.name}, proved against {tokenizer.kind}"
-    encoder = Encoder(reference, chat_format, keep_texts)
+    if isinstance(fast, (FramedPass, RenderedPass)):
+        return Encoder(fast, reference, keep_texts), f"{fast.name}, proved against {tokenizer.kind}"
+    encoder = Encoder(reference, reference, keep_texts)
     if isinstance(fast, EngineMismatchError):
         encoder.warnings.append(f"{fast}; {tokenizer.kind} encoded everything")
     return encoder, f"{tokenizer.kind} (the reference; {fast})"
@@ -71,17 +76,17 @@ def make_encoder(
 
 def _fast_way(
     tokenizer: Tokenizer, chat_format: ChatFormat, reference: ReferencePass
-) -> FramedPass | EngineMismatchError | str:
-    """The fast pass, or why there is none."""
+) -> FramedPass | RenderedPass | EngineMismatchError | str:
+    """Return the fast pass, or why there is none."""
     if os.environ.get(REFERENCE_ENV) == "reference":
         return f"{REFERENCE_ENV}=reference"
-    if not isinstance(chat_format, FramedFormat):
-        return f"chat format {chat_format.name} has no fixed frames"
     try:
-        return FramedPass(tokenizer, chat_format, reference)
+        if isinstance(chat_format, FramedFormat) and chat_format.loss == "turn":
+            return FramedPass(tokenizer, chat_format, reference)
+        return RenderedPass(tokenizer, chat_format, reference)
     except ImportError:
         return "gigatoken is not installed"
-    except FrameError as error:
+    except (FrameError, EngineError) as error:
         return str(error)
     except EngineMismatchError as error:
         return EngineMismatchError(f"gigatoken gives other ids for {str(error)!r}")

@@ -1,11 +1,12 @@
-"""The fast engine: gigatoken over the reference's vocabulary. It is never trusted; framed_pass.py proves it.
+"""The fast engine: gigatoken over the reference's vocabulary. It is never trusted; the passes prove its ids.
 
-Control tokens of the chat format's frames are shown to it as marks, which no message can spell: random, and made anew
-for each engine. So what is special in a text is only what the chat format put there, and `<|im_end|>` or `</s>` in a
-message is text, as it is for the reference; or, where that is wanted, the control token.
+The engine sees the chat format's control tokens as marks, random texts that no message contains. So only what the chat
+format wrote is special, and `<|im_end|>` or `</s>` in a message stays text as for the reference (or is encoded on
+demand).
 """
 
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -21,18 +22,26 @@ from pretokenizer.tokenizer.json_tokenizer import JsonTokenizer
 from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
 
+class EngineError(ValueError):
+    """The engine cannot stand in for a vocabulary."""
+
+
 class FastEngine:
     """Encodes text in which marks stand for control tokens."""
 
     def __init__(self, tokenizer: Tokenizer, framing: Sequence[str], encode_special_in_text: bool = False) -> None:
-        """`framing` are the control tokens of frames; the i-th becomes `marks[it]` in a text, `first_mark + i` in ids.
+        """`framing` are the chat format's control tokens. The i-th is `marks[token]` in text, `first_mark + i` in ids.
 
-        Raises ImportError without gigatoken, and what it raises for a vocabulary it does not know.
+        Raises ImportError without gigatoken, EngineError for control tokens that take the white space beside them, and
+        what gigatoken raises for a vocabulary that it does not know.
         """
         import gigatoken
 
         self.name = f"gigatoken {version('gigatoken')}"
+        _refuse_stripping(tokenizer)
         nonce = secrets.token_hex(4)
+        self.mark_pattern = re.compile(rf"\x01{nonce}\d+\x02".encode())
+        """Finds marks in the bytes of a text."""
         self.marks = {token: f"\x01{nonce}{number}\x02" for number, token in enumerate(framing)}
         self.first_mark = tokenizer.vocab_size
         special = {mark: self.first_mark + number for number, mark in enumerate(self.marks.values())}
@@ -41,16 +50,30 @@ class FastEngine:
         self._backend = gigatoken.Tokenizer.from_json(_described(tokenizer, special))
 
     def encode(self, text: str) -> NDArray[np.uint32]:
-        """Ids of a text: the same as of its parts one by one, where each part begins with a mark.
+        """Return the ids of a text. Parts that begin with a mark have the same ids as on their own.
 
         Raises UnicodeEncodeError for half of a surrogate pair.
         """
-        ids: NDArray[np.uint32] = self._backend.encode(text.encode("utf-8"))
+        return self.encode_bytes(text.encode("utf-8"))
+
+    def encode_bytes(self, data: bytes) -> NDArray[np.uint32]:
+        """Return the ids of a text in UTF-8."""
+        ids: NDArray[np.uint32] = self._backend.encode(data)
         return ids
 
 
+def _refuse_stripping(tokenizer: Tokenizer) -> None:
+    if isinstance(tokenizer, JsonTokenizer):
+        added = tokenizer.backend.get_added_tokens_decoder().values()
+        found = [t.content for t in added if t.special and (t.lstrip or t.rstrip or t.single_word)]
+        if found:
+            raise EngineError(
+                f"control token {found[0]} takes the white space beside it (lstrip, rstrip or single_word)"
+            )
+
+
 def _described(tokenizer: Tokenizer, special: Mapping[str, int]) -> bytes:
-    """The vocabulary as `tokenizer.json` contents in which only `special` is special."""
+    """Return the vocabulary as `tokenizer.json` contents in which only `special` is special."""
     if isinstance(tokenizer, SentencePieceTokenizer):
         described = sentencepiece_json.describe(tokenizer, exact=True)
         described["added_tokens"] = [sentencepiece_json.added_token(token, i) for token, i in special.items()]
@@ -68,7 +91,7 @@ def _described(tokenizer: Tokenizer, special: Mapping[str, int]) -> bytes:
 
 
 def _dump(described: dict[str, Any]) -> bytes:
-    """JSON, through orjson where it is installed."""
+    """Return JSON, through orjson where it is installed."""
     try:
         import orjson
     except ImportError:

@@ -1,10 +1,11 @@
-"""The fast pass: a batch through the fast engine as one text, turns found again by the marks of their frames.
+"""The fast pass for framed formats: a batch through the fast engine as one text, turns found by their frames' marks.
 
-For framed formats whose every frame begins with a control token and holds as many of them. A mark (engine.py) stands
-for each, so a control token that a message spells cannot be taken for one of a frame.
+Every frame begins with a control token and holds the same number of them. A mark (engine.py) stands for each, so a
+control token in a message cannot be mistaken for one of a frame. Other formats take rendered_pass.py.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +21,18 @@ from pretokenizer.tokenizer.base import Tokenizer
 
 
 class FrameError(ValueError):
-    """A chat format whose turns cannot be found again by their marks."""
+    """A chat format has turns that marks do not tell apart."""
 
 
 class FramedPass:
-    """Proved by the reference: on the battery when it is made, on a sample of the documents while it works."""
+    """Proved by the reference: on hard texts when it is made, on a sample of the documents while it works."""
 
     def __init__(self, tokenizer: Tokenizer, chat_format: FramedFormat, reference: ReferencePass) -> None:
-        """Raises FrameError, ImportError without gigatoken, EngineMismatchError when it fails the battery, and what
-        gigatoken raises for a vocabulary it does not know.
+        """Raises FrameError, ImportError without gigatoken, and EngineMismatchError if the engine fails on a hard text.
+
+        Raises what gigatoken raises for a vocabulary that it does not know.
         """
-        self._reference, self._special = reference, tokenizer.control_pattern
+        self._reference, self._format, self._special = reference, chat_format, tokenizer.typed_pattern
         frames = list(chat_format.frames.values())
         found = [self._special.findall(prefix + suffix) for prefix, suffix in frames]
         self._marks_per_turn = len(found[0])
@@ -51,7 +53,7 @@ class FramedPass:
         self._prove_on_battery(tokenizer)
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
-        """The documents, in order. Raises EngineMismatchError when a sample proves the engine wrong."""
+        """Return the documents, in order. Raises EngineMismatchError if a sample proves the engine wrong."""
         batch = self._encode(conversations)
         ends = np.cumsum(batch.document_sizes)
         for document in range(0, len(conversations), PROOF_INTERVAL):
@@ -60,7 +62,8 @@ class FramedPass:
         return batch
 
     def _encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
-        messages = [message for conversation in conversations for message in conversation.messages]
+        talks = [self._format.messages(conversation) for conversation in conversations]
+        messages = list(chain.from_iterable(talks))
         frame_roles = np.array([message[0] for message in messages], dtype=np.uint8)
         roles = frame_roles
         if any(message[2] is not None for message in messages):
@@ -72,13 +75,13 @@ class FramedPass:
         if turn_sizes is None:
             raise EngineMismatchError(messages[0].text)
         turn_controls = self._count_controls(text, pieces)
-        turn_counts = np.array([len(conversation.messages) for conversation in conversations], dtype=np.int64)
+        turn_counts = np.fromiter(map(len, talks), dtype=np.int64, count=len(talks))
         first_turns = np.cumsum(turn_counts) - turn_counts
         sizes, controls = (np.add.reduceat(of_turns, first_turns) for of_turns in (turn_sizes, turn_controls))
         return EncodedBatch(tokens, sizes, turn_counts, turn_sizes, roles, controls)
 
     def marked_pieces(self, messages: Sequence[Message]) -> list[str]:
-        """What comes before, in and after each message, with marks for the control tokens of the frames."""
+        """Return prefix, text and suffix of each message, with marks for the control tokens of the frames."""
         frames = self._frames
         pieces: list[str] = []
         for message in messages:
@@ -87,7 +90,7 @@ class FramedPass:
         return pieces
 
     def _take_marks(self, tokens: NDArray[np.uint32], roles: NDArray[np.uint8]) -> NDArray[np.int64] | None:
-        """(T,) tokens of each turn, and ids in place of the marks; None when they are not those of the frames."""
+        """Put ids in place of the marks. Return the (T,) tokens of each turn, or None for marks of other frames."""
         positions = np.flatnonzero(tokens >= self.engine.first_mark)
         if not np.array_equal(tokens[positions], self._frame_marks[roles].reshape(-1)):
             return None
@@ -95,7 +98,7 @@ class FramedPass:
         return np.diff(positions[:: self._marks_per_turn], append=tokens.size)
 
     def _count_controls(self, text: str, pieces: list[str]) -> NDArray[np.int64]:
-        """(T,) control tokens spelled in each message."""
+        """Return the (T,) control tokens spelled in each message."""
         found = [match.start() for match in self._special.finditer(text)]
         if not found:
             return np.zeros(len(pieces) // 3, dtype=np.int64)
@@ -106,7 +109,7 @@ class FramedPass:
         return self._special.sub(lambda match: self.engine.marks[match.group()], text)
 
     def _prove_on_battery(self, tokenizer: Tokenizer) -> None:
-        """Hard texts, and each control token spelled, in every frame."""
+        """Compare hard texts, and each control token spelled, in every frame."""
         texts = [*BATTERY, *(f"a{token} {token}b" for token in tokenizer.control_tokens)]
         talks = [Conversation((Message(role, text),)) for role in self._frames for text in texts]
         if not np.array_equal(self._encode(talks).tokens, self._reference.encode(talks).tokens):

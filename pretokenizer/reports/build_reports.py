@@ -101,13 +101,3 @@ def contaminated(context: BuildContext, tables: Tables) -> dict[int, tuple[str, 
         return {}
     entries = zip(context.config.entries, tables, strict=True)
     return {number: (entry.name, int(table.contaminated.sum())) for number, (entry, (table, _)) in enumerate(entries)}
-
-
-def engines_of(tables: Tables) -> list[str]:
-    """Return the encoders of all parts and their proofs, sorted."""
-    return sorted({header.engine for headers in part_headers(tables) for header in headers if header.engine})
-
-
-def warnings_of(tables: Tables) -> list[str]:
-    """Return the warnings of all parts."""
-    return [warning for headers in part_headers(tables) for header in headers for warning in header.warnings]

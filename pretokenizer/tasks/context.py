@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pretokenizer.chat.formats import CHAT_FORMATS, ChatFormat, get_chat_format
-from pretokenizer.chat.jinja_format import read_template
+from pretokenizer.chat.jinja_format import TemplateFormat, TemplateOptions
+from pretokenizer.chat.template_source import template_path, template_source
 from pretokenizer.config.settings import PretokenizeConfig, RunOptions
 from pretokenizer.config.yaml_config import ConfigError
 from pretokenizer.tasks.plan import Plan, template_file, tokenizer_file
@@ -40,16 +41,21 @@ def load_plan_tokenizer(config: PretokenizeConfig) -> tuple[Tokenizer, ChatForma
     Raises ConfigError when the vocabulary still lacks a token that the format needs.
     """
     named = CHAT_FORMATS.get(config.chat_format)
-    template = template_file(config)
+    path = template_file(config)
+    template = template_source(path, template_path(config.chat_format)[1]) if path else None
     names = config.vocab_extra_ids_list
     extra = tuple(name for name in (names or "").strip('"').split(",") if name)
     if names is None and named:
         extra = named.special_tokens
     elif names is None and template:  # a template has no list of tokens, but it often spells those of chatml
-        spelled = template.read_text(encoding="utf-8", errors="replace")
-        extra = tuple(token for token in CHAT_FORMATS["chatml"].special_tokens if token in spelled)
+        extra = tuple(token for token in CHAT_FORMATS["chatml"].special_tokens if token in template)
     tokenizer = load_tokenizer(tokenizer_file(config), extra, config.new_tokens)
-    chat_format = read_template(template, tokenizer) if template else get_chat_format(config.chat_format)
+    chat_format: ChatFormat
+    if template is not None:
+        options = TemplateOptions(config.template_loss, config.history, config.template_date)
+        chat_format = TemplateFormat(template, str(path), tokenizer, options)
+    else:
+        chat_format = get_chat_format(config.chat_format).with_options(config.template_loss, config.history)
     needed = dict.fromkeys((*chat_format.special_tokens, chat_format.end_of_turn))
     missing = [token for token in needed if tokenizer.token_to_id(token) is None]
     if missing:

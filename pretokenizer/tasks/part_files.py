@@ -85,6 +85,8 @@ class PartHeader:
     is_exact: bool = False
     """Whether the reference encoded the part because the fast encoder was found wrong."""
     warnings: list[str] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    """What the chat format did to the conversations: counts by the names in encode/batch.py."""
     seconds: dict[str, float] = field(default_factory=dict)
     """CPU seconds by step."""
 
@@ -120,6 +122,7 @@ class PartWriter:
             start = end
         self._tokens.write(raw)
         self.header.num_tokens += tokens.size
+        self.header.notes += batch.notes
         known = self._lang_ids
         lang_ids = [known[lang] if lang in known else self._lang_id(lang) for lang in langs]
         self._append(
@@ -196,7 +199,9 @@ def read_header(stem: Path) -> PartHeader:
     path = stem.with_suffix(".json")
     try:
         raw = read_json(path)
-        return PartHeader(**{**raw, "dropped": Counter(raw["dropped"]), "bad": Counter(raw["bad"])})
+        return PartHeader(
+            **{**raw, "dropped": Counter(raw["dropped"]), "bad": Counter(raw["bad"]), "notes": Counter(raw["notes"])}
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, f"cannot read it ({error!r})") from None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pretokenizer.chat.formats import CHAT_FORMATS, ChatFormatError, get_chat_format
+from pretokenizer.chat.template_source import template_path
 from pretokenizer.config.paths import find_file
 from pretokenizer.config.settings import PretokenizeConfig
 from pretokenizer.config.yaml_config import ConfigError
@@ -149,7 +150,7 @@ def template_file(config: PretokenizeConfig) -> Path | None:
     """Return the file of a Jinja chat template, or None for a named format. Raises ConfigError for anything else."""
     if config.chat_format in CHAT_FORMATS:
         return None
-    path = find_file(config.chat_format)
+    path = find_file(template_path(config.chat_format)[0])
     if path.is_file():
         return path
     try:

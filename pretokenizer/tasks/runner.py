@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pretokenizer.chat.conversation import Conversation
 from pretokenizer.chat.formats import ChatFormatError, FramedFormat
+from pretokenizer.chat.history import unroll
 from pretokenizer.encode.batch import EngineMismatchError
 from pretokenizer.encode.encoder import Encoder, make_encoder
 from pretokenizer.encode.reference import ReferencePass
@@ -54,7 +55,8 @@ class TaskRunner:
         self.chat_format, self.is_framed = chat_format, isinstance(chat_format, FramedFormat)
         encode_special, keep_texts = self.config.special_tokens_in_text == "encode", self.config.write_json
         self.encoder, self.engine_line = make_encoder(tokenizer, chat_format, encode_special, keep_texts)
-        self.reference = Encoder(ReferencePass(tokenizer, chat_format, encode_special), chat_format, keep_texts)
+        reference = ReferencePass(tokenizer, chat_format, encode_special)
+        self.reference = Encoder(reference, reference, keep_texts)
         self.reference_line = f"{tokenizer.kind} (the reference)"
         self.dtype = optimal_dtype(tokenizer.vocab_size)
         self.questions = Questions.load(self.config) if self.config.decontaminate else None
@@ -111,6 +113,8 @@ class TaskRunner:
             if not self.is_framed and (wrong := wrong_text(converted)):  # a template would write None as text
                 log.add(number, row, wrong)
                 continue
+            if self.chat_format.history == "unroll":
+                converted = [part for conversation in converted for part in unroll(conversation)]
             batch.append((number, row, converted))
             for conversation in converted:
                 documents += 1
@@ -174,7 +178,7 @@ class TaskRunner:
     def _not_expressed(self, conversations: list[Conversation]) -> BadRecord | None:
         try:
             for conversation in conversations:
-                self.chat_format.turns(conversation.messages)
+                self.chat_format.render(conversation)
         except ChatFormatError as error:
             return BadRecord("the chat format cannot express it", str(error))
         return None

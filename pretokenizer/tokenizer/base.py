@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pretokenizer.files.publish import read_json, write_json_atomic
 
@@ -21,6 +21,16 @@ SPEC_NAME = "tokenizer_spec.json"
 
 class TokenizerError(ValueError):
     """A tokenizer cannot be loaded or does not fit its data; the message names the file."""
+
+
+class Alignment(NamedTuple):
+    """The tokens of a text."""
+
+    ids: list[int]
+    begins: list[int]
+    """Index of each token's first character."""
+    ends: list[int]
+    """Index after each token's last character; equal to `begins` for SentencePiece's dummy prefix."""
 
 
 class Tokenizer(ABC):
@@ -54,6 +64,24 @@ class Tokenizer(ABC):
         """A pattern that matches any control token in a text."""
         return re.compile("|".join(map(re.escape, self.control_tokens)) or r"(?!)")
 
+    @cached_property
+    def typed_pattern(self) -> re.Pattern[str]:
+        """A pattern that matches any token that a message must not produce, the longest first."""
+        longest_first = sorted(self.control_tokens, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    def control_matches(self, text: str, plain: Sequence[tuple[int, int]]) -> tuple[list[re.Match[str]], bool]:
+        """Return (the control tokens outside of `plain`, whether others are spelled inside or across a span)."""
+        every = list(self.typed_pattern.finditer(text))
+        if not plain or not every:
+            return every, False
+        own: list[re.Match[str]] = []
+        at = 0
+        for begin, end in [*plain, (len(text), len(text))]:
+            own += self.typed_pattern.finditer(text, at, begin)
+            at = end
+        return own, [match.span() for match in own] != [match.span() for match in every]
+
     @property
     def vocab_size(self) -> int:
         """Number of ids without padding, added tokens included."""
@@ -80,20 +108,16 @@ class Tokenizer(ABC):
         """Return the ids of a text. A special token spelled in the text becomes its id; no BOS is added."""
 
     @abstractmethod
-    def encode_plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of texts in which a spelled control token stays text.
+    def align(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> Alignment:
+        """Return the ids of a text and the characters that each token covers.
 
-        Each text is encoded as if it followed a control token. This matters for vocabularies that treat the start of a
-        document differently.
+        The ids are those of `encode`, except that a control token spelled inside or across a span of `plain` stays
+        text. The spans are (begin, end) in characters, in order.
         """
 
-    @abstractmethod
-    def encode_plain_offsets(self, text: str, at_start: bool = False) -> tuple[list[int], list[int]]:
-        """Return (ids, begins) of a text in which a spelled control token stays text.
-
-        `begins[i]` is the index of the character at which token i begins. `at_start` says that the text opens the
-        document; otherwise it follows a control token.
-        """
+    def encode_plain(self, text: str) -> list[int]:
+        """Return the ids of a text in which every control token stays text."""
+        return self.align(text, [(0, len(text))]).ids
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:

@@ -1,15 +1,13 @@
 """Tokenizers from a `tokenizer.json`, through Hugging Face `tokenizers`. (SHARED)"""
 
 import json
-import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pretokenizer.tokenizer.base import Tokenizer, TokenizerError, read_json_object
+from pretokenizer.tokenizer.base import Alignment, Tokenizer, TokenizerError, read_json_object
 
 EOS_CANDIDATES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|eot_id|>")
 BOS_CANDIDATES = ("<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>")
@@ -28,7 +26,6 @@ class JsonTokenizer(Tokenizer):
         """Raises TokenizerError if the file is no tokenizer.json, has an id above MAX_IDS or no end-of-text token."""
         super().__init__(path, extra_special_tokens, new_tokens)
         self.backend = _load_backend(path, extra_special_tokens)
-        self._mark = f"\x01{secrets.token_hex(4)}\x02"  # random, so that no text can contain it
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
         largest = max(vocabulary.values(), default=0)
         if largest >= MAX_IDS:
@@ -61,48 +58,52 @@ class JsonTokenizer(Tokenizer):
         """Apply `encode` to each text, in one call of the backend."""
         return [e.ids for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def encode_plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encode texts with the backend, special tokens read as text."""
-        if self._marked_backend is not None:
-            marked = [self._mark + text for text in texts]
-            return [e.ids[1:] for e in self._marked_backend.encode_batch_fast(marked, add_special_tokens=False)]
-        with self._specials_as_text():
-            return [e.ids for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def align(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> Alignment:
+        """Return the backend's ids and alignment.
 
-    def encode_plain_offsets(self, text: str, at_start: bool = False) -> tuple[list[int], list[int]]:
-        """Return ids and begins from the backend's own alignment."""
-        if self._marked_backend is not None and not at_start:
-            encoding = self._marked_backend.encode(self._mark + text, add_special_tokens=False)
-            return list(encoding.ids[1:]), [begin - len(self._mark) for begin, _ in encoding.offsets[1:]]
-        with self._specials_as_text():
-            encoding = self.backend.encode(text, add_special_tokens=False)
-        return list(encoding.ids), [begin for begin, _ in encoding.offsets]
+        Where a control token is spelled inside `plain`, a second backend encodes the text. It knows the control tokens
+        as marks only, and the text has marks in place of its other control tokens.
+        """
+        own, is_spelled = self.control_matches(text, plain)
+        if not is_spelled:
+            return _alignment(self.backend.encode(text, add_special_tokens=False))
+        pieces, positions, at = [], [], 0
+        for match in own:
+            mark = self._marks[match.group()]
+            pieces += [text[at : match.start()], mark]
+            positions += [*range(at, match.start() + 1), *[match.start()] * (len(mark) - 1)]
+            at = match.end()
+        positions += range(at, len(text) + 1)
+        found = _alignment(self._marked_backend.encode("".join([*pieces, text[at:]]), add_special_tokens=False))
+        begins, ends = ([positions[i] for i in places] for places in (found.begins, found.ends))
+        return Alignment(found.ids, begins, ends)
 
     @cached_property
-    def _marked_backend(self) -> Any | None:
-        """A backend whose only special token is `_mark`, for vocabularies that encode a document's start differently.
+    def _marks(self) -> dict[str, str]:
+        """Control token -> a random text that no message contains."""
+        nonce = secrets.token_hex(4)
+        return {token: f"\x01{nonce}{number}\x02" for number, token in enumerate(self.control_tokens)}
 
-        Those use Metaspace with `prepend_scheme: first`. A text after a mark is not the start of the document. Other
-        vocabularies get None.
-        """
+    @cached_property
+    def _marked_backend(self) -> Any:
+        """The same vocabulary with a mark in place of each control token, with the same id and flags."""
         import tokenizers
 
-        if not re.search(rb'"prepend_scheme"\s*:\s*"first"', self.path.read_bytes()):
-            return None
         described = json.loads(self.backend.to_str())
-        described["added_tokens"] = [token for token in described["added_tokens"] if not token["special"]]
+        for token in described["added_tokens"]:
+            token["content"] = self._marks.get(token["content"], token["content"])
+        model = described["model"]
+        if isinstance(model["vocab"], dict):
+            model["vocab"] = {self._marks.get(piece, piece): i for piece, i in model["vocab"].items()}
+        else:
+            model["vocab"] = [[self._marks.get(piece, piece), score] for piece, score in model["vocab"]]
+        if model.get("unk_token") in self._marks:
+            model["unk_token"] = self._marks[model["unk_token"]]
+        described["post_processor"] = None
         backend = tokenizers.Tokenizer.from_str(json.dumps(described))
-        backend.add_special_tokens([tokenizers.AddedToken(self._mark, special=True, normalized=False)])
+        if any(backend.token_to_id(mark) != self.token_to_id(token) for token, mark in self._marks.items()):
+            raise TokenizerError(f"{self.path}: its control tokens cannot be told from the same words in a message")
         return backend
-
-    @contextmanager
-    def _specials_as_text(self) -> Iterator[None]:
-        """Make the backend read special tokens as text. A second backend would cost a second load."""
-        self.backend.encode_special_tokens = True
-        try:
-            yield
-        finally:
-            self.backend.encode_special_tokens = False
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the backend's decoding, special tokens included."""
@@ -128,6 +129,16 @@ class JsonTokenizer(Tokenizer):
             if isinstance(token, str) and (token_id := self.token_to_id(token)) is not None:
                 return token_id
         return None
+
+
+def _alignment(encoding: Any) -> Alignment:
+    """Return a backend's encoding; a token covers the white space before it that the backend trims from offsets."""
+    begins, ends, last = [], [], 0
+    for begin, end in encoding.offsets:
+        begins.append(min(begin, last))
+        last = max(begin, end)
+        ends.append(last)
+    return Alignment(list(encoding.ids), begins, ends)
 
 
 def _load_backend(path: Path, extra_special_tokens: Sequence[str]) -> Any:

@@ -6,13 +6,22 @@ this class.
 Source of the rules: LAION-AI/Open-Assistant f1e6ed9 pretokenizer/tokenizer/tokenizer.py.
 """
 
+import re
+import secrets
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from pretokenizer.tokenizer.base import Tokenizer, TokenizerError
+from pretokenizer.tokenizer.base import Alignment, Tokenizer, TokenizerError
 
 WRAPPER_TOKENS = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")
 """Tokens that Megatron's wrapper appends, before the model's own pad, BOS and EOS tokens."""
+
+_USER_DEFINED = 4
+"""Value of `SentencePiece.type` in sentencepiece_model.proto: a piece that SentencePiece reads from text as a whole."""
+_CONTROL_SYMBOL = re.compile(r"<[^<>\s]*[_|][^<>\s]*>")
+"""Gemma's `<end_of_turn>` or `<|im_end|>`, but not the HTML tags and runs of spaces that are user-defined too."""
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -59,14 +68,85 @@ class SentencePieceTokenizer(Tokenizer):
             position = match.end()
         return ids + list(self.processor.encode(text[position:]))
 
-    def encode_plain_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encode texts with SentencePiece itself, which never reads control tokens from text."""
-        return [list(self.processor.encode(text)) for text in texts]
+    def align(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> Alignment:
+        """Return SentencePiece's ids and alignment, fragment by fragment as `encode` does.
 
-    def encode_plain_offsets(self, text: str, at_start: bool = False) -> tuple[list[int], list[int]]:
-        """Return ids and begins from SentencePiece's own alignment; `at_start` makes no difference to it."""
-        mapping = self.processor.encode(text, out_type="offset_mapping")
-        return list(mapping["ids"]), [begin for begin, _ in mapping["offsets"]]
+        SentencePiece never reads control pieces from text, but it reads user-defined ones. Where one is spelled inside
+        `plain`, a second processor encodes the fragment; it knows these symbols as marks only.
+        """
+        own, is_spelled = self.control_matches(text, plain)
+        symbols = [match for match in own if match.group() in self._symbols]
+        encode = self._encode_marked if is_spelled and self._symbols else self._encode_fragment
+        found = Alignment([], [], [])
+        at = 0
+        for match in own:
+            if match.group() in self.special_tokens:
+                encode(text, at, match.start(), symbols, found)
+                found.ids.append(self.special_tokens[match.group()])
+                found.begins.append(match.start())
+                found.ends.append(match.end())
+                at = match.end()
+        encode(text, at, len(text), symbols, found)
+        return found
+
+    @cached_property
+    def typed_pattern(self) -> re.Pattern[str]:
+        """A pattern that matches any special token or control symbol of the model, the longest first."""
+        longest_first = sorted({**self.special_tokens, **self._symbols}, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    @cached_property
+    def _symbols(self) -> dict[str, str]:
+        """User-defined pieces that look like control tokens, with a mark for each that no message contains."""
+        from sentencepiece import sentencepiece_model_pb2
+
+        model = sentencepiece_model_pb2.ModelProto.FromString(self.path.read_bytes())
+        nonce = secrets.token_hex(4)
+        return {
+            piece.piece: f"<{nonce}{number}>"
+            for number, piece in enumerate(model.pieces)
+            if piece.type == _USER_DEFINED and _CONTROL_SYMBOL.fullmatch(piece.piece)
+        }
+
+    @cached_property
+    def _marked_processor(self) -> Any:
+        """The same model with marks in place of its control symbols."""
+        import sentencepiece
+        from sentencepiece import sentencepiece_model_pb2
+
+        model = sentencepiece_model_pb2.ModelProto.FromString(self.path.read_bytes())
+        for piece in model.pieces:
+            if piece.type == _USER_DEFINED:
+                piece.piece = self._symbols.get(piece.piece, piece.piece)
+        return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+
+    def _encode_fragment(
+        self, text: str, begin: int, end: int, symbols: Sequence[re.Match[str]], found: Alignment
+    ) -> None:
+        """Append the tokens of a fragment."""
+        if begin == end:
+            return
+        mapping = self.processor.encode(text[begin:end], out_type="offset_mapping")
+        found.ids.extend(mapping["ids"])
+        found.begins.extend([begin + first for first, _ in mapping["offsets"]])
+        found.ends.extend([begin + last for _, last in mapping["offsets"]])
+
+    def _encode_marked(
+        self, text: str, begin: int, end: int, symbols: Sequence[re.Match[str]], found: Alignment
+    ) -> None:
+        """Append the tokens of a fragment in which only `symbols` are symbols."""
+        pieces, positions, at = [], [], begin
+        for match in symbols:
+            if begin <= match.start() < end:
+                mark = self._symbols[match.group()]
+                pieces += [text[at : match.start()], mark]
+                positions += [*range(at, match.start() + 1), *[match.start()] * (len(mark) - 1)]
+                at = match.end()
+        positions += range(at, end + 1)
+        mapping = self._marked_processor.encode("".join([*pieces, text[at:end]]), out_type="offset_mapping")
+        found.ids.extend(mapping["ids"])
+        found.begins.extend([positions[first] for first, _ in mapping["offsets"]])
+        found.ends.extend([positions[last] for _, last in mapping["offsets"]])
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode runs of ordinary ids with SentencePiece and spell special tokens out."""

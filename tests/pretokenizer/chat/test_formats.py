@@ -1,4 +1,4 @@
-"""chat_format.py: literal text, and the same text from the Jinja templates through transformers."""
+"""chat/formats.py: literal text, and the same text from the Jinja templates through transformers."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ import tokenizers
 from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.formats import CHAT_FORMATS, ChatFormatError, get_chat_format
 from pretokenizer.chat.roles import Role
+from pretokenizer.chat.shown import shown
 
 CONVERSATION = Conversation(
     (
@@ -55,7 +56,11 @@ LLAMA2 = [
 
 @pytest.mark.parametrize(("name", "expected"), [("chatml", CHATML), ("oasst", OASST), ("llama2", LLAMA2)])
 def test_render_literally(name: str, expected: list[tuple[str, Role]]) -> None:
-    assert get_chat_format(name).render(CONVERSATION) == expected
+    rendered = get_chat_format(name).render(CONVERSATION)
+    turns = [rendered.pieces[i : i + 3] for i in range(0, len(rendered.pieces), 3)]
+    assert [("".join(piece.text for piece in turn), turn[1].role) for turn in turns] == expected
+    assert all(len({piece.role for piece in turn}) == 1 for turn in turns)
+    assert [[piece.is_data for piece in turn] for turn in turns] == [[False, True, False]] * len(expected)
 
 
 def as_hf_messages(conversation: Conversation) -> list[dict[str, Any]]:
@@ -82,25 +87,25 @@ def hf_tokenizer() -> Any:
 def test_jinja_template_gives_the_same_text_and_marks_what_gets_loss(name: str) -> None:
     chat_format = get_chat_format(name)
     hf = hf_tokenizer()
-    turns = chat_format.render(CONVERSATION)
+    rendered = chat_format.render(CONVERSATION)
     messages = as_hf_messages(CONVERSATION)
     text = hf.apply_chat_template(messages, chat_template=chat_format.hf_chat_template, tokenize=False)
-    assert text == "".join(turn for turn, _ in turns)
+    assert text == rendered.text
     prompt = hf.apply_chat_template(
         messages[:5], chat_template=chat_format.hf_chat_template, tokenize=False, add_generation_prompt=True
     )
     asked = chat_format.render(Conversation(CONVERSATION.messages[:5]))
-    assert prompt == "".join(turn for turn, _ in asked) + chat_format.generation_prompt
+    assert prompt == asked.text + chat_format.generation_prompt
     encoded = hf.apply_chat_template(
         messages, chat_template=chat_format.hf_chat_template, return_dict=True, return_assistant_tokens_mask=True
     )
-    loss = [int(role.gets_loss) for turn, role in turns for _ in turn.encode()]
+    loss = [int(role.gets_loss) for text, role, _ in rendered.pieces for _ in text.encode()]
     assert encoded["assistant_masks"] == loss
 
 
 def test_a_reply_ends_with_the_end_of_turn_and_begins_with_the_prompt() -> None:
     for chat_format in CHAT_FORMATS.values():
-        (reply, _), *_ = chat_format.render(Conversation((Message(Role.ASSISTANT, "x"),)))
+        reply = chat_format.render(Conversation((Message(Role.ASSISTANT, "x"),))).text
         assert reply.startswith(chat_format.generation_prompt)
         assert reply.rstrip("\n").removesuffix(chat_format.end_of_turn).rstrip(" ").endswith("x")
         assert chat_format.end_of_turn in chat_format.special_tokens
@@ -111,3 +116,64 @@ def test_unknown_format_names_those_there_are() -> None:
         ChatFormatError, match=r"chat_format 'chatlm' is not known \(did you mean 'chatml'\?\); there are"
     ):
         get_chat_format("chatlm")
+
+
+CALL = {"type": "function", "id": "c1", "function": {"name": "weather", "arguments": {"city": "Oslo", "days": 2}}}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+TOOL_TALK = (
+    Message(Role.USER, "Weather in Oslo?"),
+    Message(Role.ASSISTANT, "Let me look.", fields={"tool_calls": [CALL, CALL], "reasoning_content": "A call."}),
+    Message(Role.TOOL, "3 degrees", fields={"tool_call_id": "c1"}),
+    Message(Role.ASSISTANT, "", fields={"tool_calls": [CALL], "content": None}),
+    Message(Role.ASSISTANT, "Cold."),
+)
+
+
+def test_chatml_writes_thoughts_and_tool_calls_literally() -> None:
+    rendered = get_chat_format("chatml").render(Conversation(TOOL_TALK))
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo", "days": 2}}\n</tool_call>'
+    assert rendered.text == (
+        "<|im_start|>user\nWeather in Oslo?<|im_end|>\n"
+        f"<|im_start|>assistant\n<think>\nA call.\n</think>\n\nLet me look.\n{call}\n{call}<|im_end|>\n"
+        "<|im_start|>tool\n3 degrees<|im_end|>\n"
+        f"<|im_start|>assistant\n{call}<|im_end|>\n"
+        "<|im_start|>assistant\nCold.<|im_end|>\n"
+    )
+    roles = [piece.role for piece in rendered.pieces[1::3]]
+    assert roles == [Role.USER, Role.ASSISTANT, Role.TOOL, Role.ASSISTANT, Role.ASSISTANT]
+
+
+@pytest.mark.parametrize("start", [(), (Message(Role.SYSTEM, "Be kind."),)])
+def test_the_template_of_chatml_writes_tools_the_same_way(start: tuple[Message, ...]) -> None:
+    conversation = Conversation((*start, *TOOL_TALK), tools=TOOLS)
+    messages = [shown(message) for message in conversation.messages]
+    chat_format = get_chat_format("chatml")
+    text = hf_tokenizer().apply_chat_template(
+        messages, tools=TOOLS, chat_template=chat_format.hf_chat_template, tokenize=False
+    )
+    assert text == chat_format.render(conversation).text
+    assert "# Tools" in text and text.count("<|im_start|>system") == 1
+
+
+@pytest.mark.parametrize("name", ["oasst", "llama2"])
+def test_formats_without_a_form_for_tools_name_the_field(name: str) -> None:
+    chat_format = get_chat_format(name)
+    for conversation, found in (
+        (Conversation(TOOL_TALK), "tool_calls, reasoning_content"),
+        (Conversation(TOOL_TALK[:1], tools=TOOLS), "tools"),
+        (Conversation((Message(Role.TOOL, "3"),)), "a tool message"),
+    ):
+        with pytest.raises(ChatFormatError, match=f"{name} has no form for {found}"):
+            chat_format.render(conversation)
+
+
+def test_loss_on_the_reply_alone_and_unrolled() -> None:
+    chat_format = get_chat_format("chatml").with_options("reply", "full")
+    pieces = chat_format.render(Conversation(CONVERSATION.messages[:4])).pieces[9:]
+    assert [(piece.text, int(piece.role)) for piece in pieces] == [
+        ("<|im_start|>assistant\n", 4),
+        ("Because {{ x }}.", 2),
+        ("<|im_end|>\n", 2),
+    ]
+    assert get_chat_format("chatml").with_options(None, "unroll").loss == "reply"
+    assert get_chat_format("chatml").loss == "turn"

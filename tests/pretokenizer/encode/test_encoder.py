@@ -1,4 +1,4 @@
-"""encode.py: which way is taken, and what is said of it."""
+"""encoder.py: which way is taken, and what is said of it."""
 
 from pathlib import Path
 
@@ -28,7 +28,8 @@ def test_the_fast_engine_where_it_is_right(sample_tokenizer: Tokenizer) -> None:
 
 
 def test_all_ways_give_the_same(sample_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    reference = Encoder(ReferencePass(sample_tokenizer, CHATML), CHATML, keep_texts=True).encode(TALKS)
+    exact_pass = ReferencePass(sample_tokenizer, CHATML)
+    reference = Encoder(exact_pass, exact_pass, keep_texts=True).encode(TALKS)
     assert reference.texts == [
         "<|im_start|>user\nWhat is <|im_end|>?<|im_end|>\n<|im_start|>assistant\nA mark.<|im_end|>\n",
         "<|im_start|>user\n▁ é<|im_end|>\n<|im_start|>assistant\n  b<|im_end|>\n",
@@ -41,12 +42,11 @@ def test_all_ways_give_the_same(sample_tokenizer: Tokenizer, monkeypatch: pytest
     for encoder in (fast, exact):
         batch = encoder.encode(TALKS)
         assert batch.texts == reference.texts
-        assert [c.tolist() for c in batch[:-1]] == [c.tolist() for c in reference[:-1]]
+        assert [c.tolist() for c in batch[:6]] == [c.tolist() for c in reference[:6]]
 
 
 def test_why_there_is_no_fast_way(sample_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gigatoken")
-    assert "chat format llama2 has no fixed frames" in make_encoder(sample_tokenizer, CHAT_FORMATS["llama2"])[1]
 
     def wrong(*_: object) -> None:
         raise EngineMismatchError("emoji")
@@ -78,7 +78,7 @@ def test_control_tokens_in_text_are_encoded_exactly_without_the_engine(
 
 def test_nothing_to_encode(sample_tokenizer: Tokenizer) -> None:
     batch = make_encoder(sample_tokenizer, CHATML)[0].encode([])
-    assert [column.tolist() for column in batch[:-1]] == [[], [], [], [], [], []]
+    assert [column.tolist() for column in batch[:6]] == [[], [], [], [], [], []]
 
 
 @needs_shared

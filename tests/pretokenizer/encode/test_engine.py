@@ -18,7 +18,7 @@ def test_only_marks_are_special(sample_tokenizer: Tokenizer) -> None:
     start, end = engine.marks["<|im_start|>"], engine.marks["<|im_end|>"]
     assert engine.first_mark == 3007 and start != end
     spelled = "say <|im_end|></s> <s><PAD>"
-    text, tail = sample_tokenizer.encode_plain_batch([f"user\n{spelled}", "\n"])
+    text, tail = map(sample_tokenizer.encode_plain, (f"user\n{spelled}", "\n"))
     assert engine.encode(f"{start}user\n{spelled}{end}\n").tolist() == [3007, *text, 3008, *tail]
     with pytest.raises(UnicodeEncodeError):
         engine.encode("half \ud800")
@@ -40,7 +40,7 @@ def test_added_tokens_of_a_tokenizer_json(byte_level_path: Path) -> None:
     spelled = "cat<|endoftext|> sat<|im_end|>"
     for encode_special in (False, True):
         engine = FastEngine(tokenizer, CHATML_TOKENS, encode_special)
-        expected = tokenizer.encode(spelled) if encode_special else tokenizer.encode_plain_batch([spelled])[0]
+        expected = tokenizer.encode(spelled) if encode_special else tokenizer.encode_plain(spelled)
         assert engine.encode(engine.marks["<|im_end|>"] + spelled).tolist() == [tokenizer.vocab_size + 1, *expected]
 
 
@@ -61,7 +61,7 @@ def test_real_vocabularies_on_real_text(path: str) -> None:
     engine = FastEngine(tokenizer, CHATML_TOKENS)
     lines = (SHARED / "data/gsm8k/test.jsonl").read_text(encoding="utf-8").splitlines()[:400]
     found = engine.encode("".join(engine.marks["<|im_start|>"] + line for line in lines))
-    expected = [i for ids in tokenizer.encode_plain_batch(lines) for i in [tokenizer.vocab_size, *ids]]
+    expected = [i for ids in map(tokenizer.encode_plain, lines) for i in [tokenizer.vocab_size, *ids]]
     assert found.tolist() == expected
 
 

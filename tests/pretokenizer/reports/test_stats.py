@@ -1,4 +1,4 @@
-"""stats.py and published.py"""
+"""stats.py and report.py"""
 
 import json
 from pathlib import Path

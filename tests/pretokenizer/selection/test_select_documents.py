@@ -1,4 +1,4 @@
-"""select_documents.py: the order, names and counts in reports and shards."""
+"""selection.py: order, names and counts that the reports and shards show."""
 
 from pathlib import Path
 from typing import Any

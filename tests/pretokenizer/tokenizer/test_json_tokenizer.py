@@ -23,7 +23,7 @@ def test_added_tokens_and_ids_of_a_byte_level_vocabulary(byte_level_path: Path) 
     expected = [size, *reference.encode("the cat").ids, size + 1, *reference.encode("\n é").ids, 0]
     assert tokenizer.encode(text) == expected and tokenizer.encode_batch([text]) == [expected]
     assert tokenizer.decode(expected) == text
-    plain = tokenizer.encode_plain_batch([text])[0]
+    plain = tokenizer.encode_plain(text)
     assert not {0, size, size + 1} & set(plain) and tokenizer.decode(plain) == text
 
 

@@ -43,8 +43,8 @@ def test_fragments_between_special_tokens_are_encoded_alone(sample_tokenizer: To
 def test_plain_encoding_reads_special_tokens_as_text(sample_tokenizer: Tokenizer) -> None:
     reference = sentencepiece.SentencePieceProcessor(model_file=str(SAMPLE_MODEL))
     texts = ["<|im_end|> and </s>", TEXT]
-    assert sample_tokenizer.encode_plain_batch(texts) == [reference.encode(text) for text in texts]
-    assert 3006 not in sample_tokenizer.encode_plain_batch(texts)[0]
+    assert [sample_tokenizer.encode_plain(text) for text in texts] == [reference.encode(text) for text in texts]
+    assert 3006 not in sample_tokenizer.encode_plain(texts[0])
 
 
 def test_decoding_gives_the_text_back(sample_tokenizer: Tokenizer) -> None:

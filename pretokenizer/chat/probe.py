@@ -1,0 +1,74 @@
+"""What a chat template says about itself when it renders a question and an answer."""
+
+from typing import NamedTuple
+
+from pretokenizer.template.fragment import text_of
+from pretokenizer.template.rendering import CompiledTemplate, TemplateFailureError
+from pretokenizer.tokenizer.base import Tokenizer
+
+_QUESTIONS = (
+    [{"role": "user", "content": "?"}],
+    [{"role": "system", "content": "."}, {"role": "user", "content": "?"}],
+)
+_ANSWER = {"role": "assistant", "content": "!"}
+
+
+class Probe(NamedTuple):
+    """Facts about a template."""
+
+    generation_prompt: str
+    """What the prompt of a reply ends with."""
+    end_of_turn: str
+    """The control token that ends a reply; the tokenizer's EOS token where none does."""
+    warnings: tuple[str, ...]
+
+
+def probe(template: CompiledTemplate, tokenizer: Tokenizer) -> Probe:
+    """Return a template's facts. Raises TemplateFailureError if it renders no question with an answer."""
+    failure = None
+    for question in _QUESTIONS:
+        try:
+            found = template.fragments([*question, _ANSWER])
+            prompt = template.text(question, add_generation_prompt=True)
+            break
+        except TemplateFailureError as error:
+            failure = failure or error
+    else:
+        assert failure is not None
+        raise failure
+    number = len(question)
+    own = [i for i, fragment in enumerate(found) if fragment.message == number]
+    data = [i for i in own if found[i].is_data]
+    if not data:
+        warning = f"{template.path}: the template does not show the assistant's messages, so nothing gets loss"
+        return Probe("", tokenizer.id_to_token(tokenizer.eos_token_id) or "", (warning,))
+    before, tail = text_of(found[: own[0]]), text_of(found[data[-1] + 1 :])
+    generation_prompt = prompt.removeprefix(before) if prompt.startswith(before) else ""
+    end, warnings = _end_of_turn(tail, tokenizer, template.path)
+    if "endgeneration" in template.source and not any(fragment.is_marked for fragment in found):
+        warnings = (*warnings, f"{template.path}: its {{% generation %}} marks hold no text, so nothing gets loss")
+    return Probe(generation_prompt, end, warnings)
+
+
+def tokens_of(tokenizer: Tokenizer) -> dict[str, str]:
+    """Return the variables `bos_token`, `eos_token` and `pad_token` of a template."""
+    ids = {
+        "bos_token": tokenizer.bos_token_id,
+        "eos_token": tokenizer.eos_token_id,
+        "pad_token": tokenizer.pad_token_id,
+    }
+    names = {key: None if token_id is None else tokenizer.id_to_token(token_id) for key, token_id in ids.items()}
+    return {key: name for key, name in names.items() if name is not None}
+
+
+def _end_of_turn(tail: str, tokenizer: Tokenizer, path: str) -> tuple[str, tuple[str, ...]]:
+    eos = tokenizer.id_to_token(tokenizer.eos_token_id) or ""
+    known = [*tokenizer.special_tokens, *tokenizer.control_tokens, eos]
+    found = [(tail.find(token), -len(token), token) for token in known if token and token in tail]
+    if found:
+        return min(found)[2], ()
+    ends = f"ends with {tail!r}" if tail else "ends with its own text"
+    return eos, (
+        f"{path}: no control token ends a reply (it {ends}), so a model trained on it does not learn to stop;"
+        f" add one to the template, for example {{{{ eos_token }}}}",
+    )

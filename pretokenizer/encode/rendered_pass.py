@@ -1,0 +1,192 @@
+"""The fast pass for any chat format: a batch through the fast engine as one text, roles found by counting bytes.
+
+Marks (engine.py) stand for the control tokens of the format's own text and for the start of each document. A token's
+first byte, and with it the token's role, follows from the bytes of the tokens before it. Between two marks the bytes of
+the tokens must add up to the text; a document where they do not goes to the reference.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretokenizer.chat.conversation import Conversation, pair
+from pretokenizer.chat.formats import ChatFormat, ChatFormatError
+from pretokenizer.chat.rendered import Rendered
+from pretokenizer.chat.roles import Role
+from pretokenizer.encode.batch import PROOF_INTERVAL, EncodedBatch, EngineMismatchError, notes_of
+from pretokenizer.encode.engine import FastEngine
+from pretokenizer.encode.hard_texts import BATTERY
+from pretokenizer.encode.reference import ReferencePass
+from pretokenizer.encode.token_bytes import token_bytes
+from pretokenizer.encode.token_roles import Numbers, runs_of, token_roles
+from pretokenizer.tokenizer.base import Tokenizer
+
+_START = ""
+"""The engine's name for the mark that begins a document."""
+_MAX_KNOWN = 10_000
+"""Texts of the format whose marked form is kept."""
+_MAX_SPELLED = 64
+"""Control tokens that are spelled in hard texts; some vocabularies reserve thousands."""
+
+
+class RenderedPass:
+    """Proved by the reference: on hard texts when it is made, on a sample of the documents while it works."""
+
+    def __init__(self, tokenizer: Tokenizer, chat_format: ChatFormat, reference: ReferencePass) -> None:
+        """Raises ImportError without gigatoken, EngineError, or EngineMismatchError if the engine fails on a hard text.
+
+        Raises what gigatoken raises for a vocabulary that it does not know.
+        """
+        self._reference, self._format, self._pattern = reference, chat_format, tokenizer.typed_pattern
+        self._control_tokens = tokenizer.control_tokens
+        names = [*self._control_tokens, _START]
+        self.engine = FastEngine(tokenizer, names, reference.encode_special_in_text)
+        self.name = self.engine.name
+        first = self.engine.first_mark
+        marks = {mark: first + number for number, mark in enumerate(self.engine.marks.values())}
+        self._start_id = first + len(names) - 1
+        self._lengths = token_bytes(tokenizer, marks)
+        self._mark_ids = np.array([*self._control_tokens.values(), 0], dtype=np.uint32)
+        self._marked: dict[str, str] = {}
+        self._prove_on_hard_texts()
+
+    def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
+        """Return the documents, in order.
+
+        Raises ChatFormatError for a conversation that the format cannot express, and EngineMismatchError if a sample
+        proves the engine wrong.
+        """
+        documents = [self._reference.render(conversation) for conversation in conversations]
+        batch = self._encode(documents)
+        ends = np.cumsum(batch.document_sizes)
+        roles = np.repeat(batch.turn_roles, batch.turn_sizes)
+        for number in range(0, len(documents), PROOF_INTERVAL):
+            begin, end = ends[number] - batch.document_sizes[number], ends[number]
+            self._compare(documents[number], batch.tokens[begin:end], roles[begin:end])
+        return batch
+
+    def _encode(self, documents: Sequence[Rendered]) -> EncodedBatch:
+        start, marked = self.engine.marks[_START], self._with_marks
+        flat: list[str] = []
+        piece_roles: list[int] = []
+        for document in documents:
+            flat.append(start)
+            piece_roles.append(Role.SYSTEM)
+            for text, role, is_data in document.pieces:
+                flat.append(text if is_data else marked(text))
+                piece_roles.append(role)
+        text = "".join(flat)
+        data = text.encode("utf-8")
+        sizes = map(len, flat) if len(data) == len(text) else (len(piece.encode("utf-8")) for piece in flat)
+        piece_ends = np.cumsum(np.fromiter(sizes, dtype=np.int64, count=len(flat)))
+        tokens = self.engine.encode_bytes(data)
+        begins, ends, wrong = self._places(tokens, data)
+        touching = self._format.loss == "marks"
+        roles = token_roles(begins, ends, piece_ends, np.array(piece_roles, dtype=np.uint8), touching)
+        controls, crossing = self._count_typed(text, flat, documents)
+
+        is_start = tokens == self._start_id
+        starts = np.flatnonzero(is_start)
+        is_mark = tokens >= self.engine.first_mark
+        tokens[is_mark] = self._mark_ids[tokens[is_mark] - self.engine.first_mark]
+        sizes_of = np.diff(starts, append=tokens.size) - 1
+        found = _Documents(tokens[~is_start], roles[~is_start], sizes_of, controls)
+        if others := sorted({*wrong, *crossing}):
+            found = found.replaced(others, self._reference.encode_rendered([documents[number] for number in others]))
+        return EncodedBatch(
+            found.tokens, found.sizes, *runs_of(found.roles, found.sizes), found.controls, notes=notes_of(documents)
+        )
+
+    def _with_marks(self, text: str) -> str:
+        """Return the format's own text with marks for its control tokens."""
+        found = self._marked.get(text)
+        if found is None:
+            found = self._pattern.sub(lambda match: self.engine.marks[match.group()], text)
+            if len(self._marked) < _MAX_KNOWN:
+                self._marked[text] = found
+        return found
+
+    def _places(self, tokens: NDArray[np.uint32], data: bytes) -> tuple[Numbers, Numbers, list[int]]:
+        """Return (first byte, byte after the last) of each token, and documents whose tokens do not add up.
+
+        Raises EngineMismatchError if the engine lost a mark.
+        """
+        bounds = np.array([match.span() for match in self.engine.mark_pattern.finditer(data)], dtype=np.int64)
+        at = np.flatnonzero(tokens >= self.engine.first_mark)
+        if at.size != len(bounds):
+            raise EngineMismatchError(data[:80].decode("utf-8", "replace"))
+        lengths = self._lengths[tokens]
+        before = np.append(0, np.cumsum(lengths))
+        spoken = before[np.append(at[1:], tokens.size)] - before[at + 1]
+        excess = spoken - (np.append(bounds[1:, 0], len(data)) - bounds[:, 1])
+        has_prefix = excess == 1  # a vocabulary's `▁` before a text that begins without a space
+        lengths[at[has_prefix] + 1] -= 1
+        is_wrong = (excess != 0) & ~has_prefix
+        lengths[at[is_wrong]] -= excess[is_wrong]
+        ends = np.cumsum(lengths)
+        documents = np.cumsum(tokens[at] == self._start_id) - 1
+        return ends - lengths, ends, np.unique(documents[is_wrong]).tolist()
+
+    def _count_typed(self, text: str, flat: list[str], documents: Sequence[Rendered]) -> tuple[Numbers, set[int]]:
+        """Return (control tokens spelled in each document's messages, documents in which one crosses a border)."""
+        controls = np.zeros(len(documents), dtype=np.int64)
+        crossing: set[int] = set()
+        matches = [match.span() for match in self._pattern.finditer(text)]
+        if not matches:
+            return controls, crossing
+        is_data = [False]
+        numbers = []
+        for number, document in enumerate(documents):
+            numbers += [number] * (1 + len(document.pieces))
+            is_data += [*(piece.is_data for piece in document.pieces), False]
+        ends = np.cumsum(np.fromiter(map(len, flat), dtype=np.int64, count=len(flat)))
+        for begin, end in matches:
+            piece = int(np.searchsorted(ends, begin, side="right"))
+            if is_data[piece] and end <= ends[piece]:
+                controls[numbers[piece]] += 1
+            elif not self._reference.encode_special_in_text:
+                crossing.add(numbers[piece])
+        return controls, crossing
+
+    def _prove_on_hard_texts(self) -> None:
+        """Hard texts, and each control token spelled, as questions and answers."""
+        texts = [*BATTERY, *(f"a{token} {token}b" for token in list(self._control_tokens)[:_MAX_SPELLED])]
+        documents = []
+        for question, answer in zip(texts, [*texts[7:], *texts[:7]], strict=True):
+            with contextlib.suppress(ChatFormatError):  # templates may refuse an empty message, for example
+                documents.append(self._format.render(Conversation(pair(question, answer))))
+        for document in documents:
+            found = self._encode([document])
+            self._compare(document, found.tokens, np.repeat(found.turn_roles, found.turn_sizes))
+
+    def _compare(self, document: Rendered, tokens: NDArray[np.integer], roles: NDArray[np.uint8]) -> None:
+        expected = self._reference.encode_rendered([document])
+        expected_roles = np.repeat(expected.turn_roles, expected.turn_sizes)
+        if not np.array_equal(tokens, expected.tokens) or not np.array_equal(roles, expected_roles):
+            raise EngineMismatchError(next((piece.text for piece in document.pieces if piece.is_data), document.text))
+
+
+class _Documents(NamedTuple):
+    """Encoded documents, joined."""
+
+    tokens: NDArray[np.integer]
+    roles: NDArray[np.uint8]
+    sizes: Numbers
+    controls: Numbers
+
+    def replaced(self, numbers: Sequence[int], others: EncodedBatch) -> "_Documents":
+        """Return the documents with those of `numbers` replaced."""
+        tokens = np.split(self.tokens, np.cumsum(self.sizes)[:-1])
+        roles = np.split(self.roles, np.cumsum(self.sizes)[:-1])
+        bounds = np.cumsum(others.document_sizes)[:-1]
+        other_tokens = np.split(others.tokens, bounds)
+        other_roles = np.split(np.repeat(others.turn_roles, others.turn_sizes), bounds)
+        controls = self.controls.copy()
+        for place, number in enumerate(numbers):
+            tokens[number], roles[number] = other_tokens[place], other_roles[place]
+            controls[number] = others.control_counts[place]
+        sizes = np.array([len(own) for own in tokens], dtype=np.int64)
+        return _Documents(np.concatenate(tokens), np.concatenate(roles), sizes, controls)

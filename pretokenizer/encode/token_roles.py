@@ -1,0 +1,58 @@
+"""The role of every token of a document, from the characters (or bytes) that it covers.
+
+A token has the role of its first character. Only a token whose characters all have loss gets loss: the model never
+writes one that begins in the prompt. With marks the rule is that of transformers' `assistant_masks`: a token that
+touches a mark gets loss.
+
+    pieces   |assistant\\n, no loss|Hi, loss|      a token `\\nHi` would get no loss, and with marks loss
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretokenizer.chat.roles import Role
+
+Numbers = NDArray[np.int64]
+
+
+def token_roles(
+    begins: Numbers, ends: Numbers, piece_ends: Numbers, piece_roles: NDArray[np.uint8], touching: bool
+) -> NDArray[np.uint8]:
+    """Return the (N,) roles of tokens from `begins` (N,) to `ends` (N,), given pieces that end at `piece_ends` (P,).
+
+    >>> token_roles(np.array([0, 3]), np.array([3, 5]), np.array([4, 5]), np.array([1, 2], dtype=np.uint8), False)
+    array([1, 1], dtype=uint8)
+    """
+    if not piece_ends.size:
+        return np.zeros(begins.size, dtype=np.uint8)
+    at = np.minimum(np.searchsorted(piece_ends, begins, side="right"), piece_ends.size - 1)
+    roles = piece_roles[at]
+    crossing = np.flatnonzero(ends > piece_ends[at])
+    if crossing.size:
+        lengths = np.diff(piece_ends, prepend=0) * (piece_roles == Role.ASSISTANT)
+        bounds, loss = np.append(0, piece_ends), np.append(0, np.cumsum(lengths))
+        covered = np.interp(ends[crossing], bounds, loss) - np.interp(begins[crossing], bounds, loss)
+        has_loss = covered > 0 if touching else covered == ends[crossing] - begins[crossing]
+        quiet = np.where(roles[crossing] == Role.ASSISTANT, np.uint8(Role.ASSISTANT_NO_LOSS), roles[crossing])
+        roles[crossing] = np.where(has_loss, np.uint8(Role.ASSISTANT), quiet)
+    return roles
+
+
+def runs_of(roles: NDArray[np.uint8], document_sizes: Numbers) -> tuple[Numbers, Numbers, NDArray[np.uint8]]:
+    """Return (number of runs of each document, tokens of each run, role of each run).
+
+    An empty document has one run without tokens.
+    """
+    ends = np.cumsum(document_sizes)
+    changes = np.flatnonzero(np.diff(roles)) + 1
+    starts = np.union1d(changes, ends - document_sizes)
+    starts = starts[starts < roles.size] if roles.size else starts[:0]
+    sizes = np.diff(starts, append=roles.size)
+    documents = np.searchsorted(ends, starts, side="right")
+    counts = np.bincount(documents, minlength=document_sizes.size).astype(np.int64)
+    run_roles = roles[starts]
+    if empty := np.flatnonzero(document_sizes == 0).tolist():
+        at = (np.cumsum(counts) - counts)[empty]
+        sizes, run_roles = np.insert(sizes, at, 0), np.insert(run_roles, at, np.uint8(Role.SYSTEM))
+        counts[empty] = 1
+    return counts, sizes, run_roles

@@ -1,0 +1,79 @@
+"""Questions that a chat template asks about message texts, and values that it derives from them.
+
+A recording keeps both while a template renders one conversation. A later conversation for which every question has the
+same answer gets the same text with other contents, so the recording renders it without running the template.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+Messages = Sequence[Mapping[str, Any]]
+"""Messages as a template sees them, for example `{"role": "user", "content": "Hi"}`."""
+
+
+class Expression:
+    """A text that follows from one message: a field of it, or the result of string methods applied to the field."""
+
+    __slots__ = ("compute", "key")
+
+    def __init__(self, key: Hashable, compute: Callable[[Messages], Any]) -> None:
+        self.key = key
+        """Equal keys mean equal expressions."""
+        self.compute = compute
+
+    def apply(self, method: str, arguments: tuple[Any, ...], index: int | None = None) -> "Expression":
+        """Return the expression for a string method's result, or for one item of its result."""
+        parent, function = self.compute, STRING_METHODS[method]
+        if index is None:
+            return Expression((self.key, method, arguments), lambda messages: function(parent(messages), *arguments))
+        return Expression(
+            (self.key, method, arguments, index), lambda messages: function(parent(messages), *arguments)[index]
+        )
+
+
+def field_of(number: int, name: str) -> Expression:
+    """Return the expression for the field `name` of message `number`."""
+    return Expression((number, name), lambda messages: messages[number][name])
+
+
+def _cut(text: str, begin: int | None, end: int | None) -> str:
+    return text[begin:end]
+
+
+def _within(text: str, other: str) -> bool:
+    return text in other
+
+
+STRING_METHODS: dict[str, Callable[..., Any]] = {
+    **{name: getattr(str, name) for name in dir(str) if callable(getattr(str, name))},
+    "bool": bool,
+    "cut": _cut,
+    "split_count": lambda text, method, *arguments: len(getattr(text, method)(*arguments)),
+    "within": _within,
+}
+"""Functions of a text by name. A recording calls them with plain strings."""
+
+
+class Question(NamedTuple):
+    """A question about an expression's value, and the answer in the recorded rendering."""
+
+    expression: Expression
+    ask: Callable[[Messages], Hashable]
+    answer: Hashable
+
+
+class Recording:
+    """The questions of one rendering, in the order in which the template asked them first."""
+
+    def __init__(self) -> None:
+        self.questions: list[Question] = []
+        self.is_exact = True
+        """False once the template looked at a text in a way that no question describes."""
+        self._known: set[Hashable] = set()
+
+    def note(self, expression: Expression, method: str, arguments: tuple[Any, ...], answer: Hashable) -> None:
+        """Add a question unless it was asked before."""
+        asked = expression.apply(method, arguments)
+        if asked.key not in self._known:
+            self._known.add(asked.key)
+            self.questions.append(Question(expression, asked.compute, answer))

@@ -1,0 +1,69 @@
+"""Renderings that are repeated without running the template.
+
+Conversations of one shape (the same roles and fields) differ in their texts only. A template that asks the same
+questions about those texts and gets the same answers prints the same fragments, filled with other contents. So the
+store is a tree of questions for each shape; its leaves are finished renderings.
+
+    for a template with `{% if '</think>' in m.content %}`:   shape (user, assistant)
+                                                              └ is '</think>' in message 1?  no -> A    yes -> B
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from pretokenizer.template.expression import Messages, Recording
+
+T = TypeVar("T")
+MAX_NODES = 50_000
+"""Upper bound on the tree, about 50 MB."""
+_TRIAL = 2_000
+"""Renderings after which a tree that is rarely of use grows no more."""
+
+
+class _Node(Generic[T]):
+    """A question, or a finished rendering."""
+
+    __slots__ = ("answers", "ask", "found")
+
+    def __init__(self) -> None:
+        self.ask: Callable[[Messages], Hashable] | None = None
+        self.answers: dict[Hashable, _Node[T]] = {}
+        self.found: T | None = None
+
+
+class RecordedRenderings(Generic[T]):
+    """The trees of one template."""
+
+    def __init__(self) -> None:
+        self._roots: dict[Hashable, _Node[T]] = {}
+        self._num_nodes = self._hits = self._misses = 0
+
+    def find(self, shape: Hashable, messages: Messages) -> T | None:
+        """Return the rendering recorded for a shape and these messages' answers, or None."""
+        node = self._roots.get(shape)
+        while node is not None and node.ask is not None:
+            node = node.answers.get(node.ask(messages))
+        if node is None or node.found is None:
+            self._misses += 1
+            return None
+        self._hits += 1
+        return node.found
+
+    @property
+    def is_growing(self) -> bool:
+        """Return whether another recording is worth its time and memory."""
+        return self._num_nodes < MAX_NODES and (self._misses < _TRIAL or self._hits > self._misses)
+
+    def add(self, shape: Hashable, recording: Recording, rendering: T) -> None:
+        """Add a rendering below the answers of its recording."""
+        node = self._node(self._roots, shape)
+        for question in recording.questions:
+            node.ask = question.ask
+            node = self._node(node.answers, question.answer)
+        node.found = rendering
+
+    def _node(self, nodes: dict[Hashable, _Node[T]], key: Hashable) -> _Node[T]:
+        if key not in nodes:
+            nodes[key] = _Node()
+            self._num_nodes += 1
+        return nodes[key]

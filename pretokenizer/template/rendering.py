@@ -1,0 +1,105 @@
+"""Run a chat template once and learn for every character which message it belongs to.
+
+    template = CompiledTemplate(source, "my_template.jinja", {"bos_token": "<s>", "eos_token": "</s>"}, "2025-01-01")
+    template.text([{"role": "user", "content": "Hi"}])             # what transformers' apply_chat_template gives
+    template.fragments([{"role": "user", "content": "Hi"}])        # the same text in fragments
+
+Data belongs to the message it comes from. The template's own text belongs to the message of the loop that prints it;
+outside of such a loop it belongs to the message of the text before it. Text before the first message and the tools
+belong to no message.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jinja2
+
+from pretokenizer.files.limits import BoundsError, bounded
+from pretokenizer.template.environment import ChatEnvironment
+from pretokenizer.template.expression import Messages, Recording, field_of
+from pretokenizer.template.fragment import NO_MESSAGE, Fragment
+from pretokenizer.template.traced_text import Part, TracedText, traced_value
+from pretokenizer.template.tracer import TracedMessage, Tracer
+from pretokenizer.template.tracing_environment import TracingEnvironment
+
+T = TypeVar("T")
+_FAILURES = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
+
+
+class TemplateFailureError(ValueError):
+    """A template has wrong syntax, refuses a conversation or does not finish; the message names its file."""
+
+
+class CompiledTemplate:
+    """A chat template, compiled with and without origins."""
+
+    def __init__(self, source: str, path: str, tokens: Mapping[str, str], date: str) -> None:
+        """`tokens` are the tokenizer's, such as `bos_token`. Raises TemplateFailureError for wrong syntax."""
+        self.path, self.source, self._tokens = path, source, tokens
+        self._tracing = TracingEnvironment(date)
+        try:
+            self._plain = ChatEnvironment(date).from_string(source)
+            self._traced = self._tracing.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateFailureError(f"{path}:{error.lineno}: not a Jinja template: {error.message}") from None
+
+    def text(self, messages: Messages, tools: Any = None, add_generation_prompt: bool = False) -> str:
+        """Return the text as plain Jinja renders it. Raises TemplateFailureError with the template's own message."""
+        variables = self._variables(messages, tools, add_generation_prompt)
+        return self._run(lambda: self._plain.render(variables))
+
+    def fragments(
+        self,
+        messages: Messages,
+        tools: Any = None,
+        add_generation_prompt: bool = False,
+        recording: Recording | None = None,
+    ) -> list[Fragment]:
+        """Return the same text in fragments. Raises TemplateFailureError with the template's own message."""
+        tracer = self._tracing.tracer = Tracer(recording)
+        traced_messages = [_traced_message(message, i, tracer) for i, message in enumerate(messages)]
+        traced_tools = traced_value(tools, NO_MESSAGE, tracer)
+        variables = self._variables(traced_messages, traced_tools, add_generation_prompt)
+        return self._run(lambda: _fragments(self._traced.root_render_func(self._traced.new_context(variables)), tracer))
+
+    def _variables(self, messages: Sequence[Any], tools: Any, add_generation_prompt: bool) -> dict[str, Any]:
+        own = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt}
+        return {**self._tokens, **own}
+
+    def _run(self, render: Callable[[], T]) -> T:
+        try:
+            with bounded(self.path):
+                return render()
+        except BoundsError as error:
+            raise TemplateFailureError(str(error)) from None
+        except _FAILURES as error:
+            raise TemplateFailureError(f"{self.path}: the template fails: {error}") from None
+
+
+def _traced_message(message: Mapping[str, Any], number: int, tracer: Tracer) -> TracedMessage:
+    """Return a message whose strings are data. Its role is the template's own text: it may be a part of a token."""
+    items = {}
+    for key, value in message.items():
+        if key == "role":
+            items[key] = value
+        elif isinstance(value, str):
+            expression = field_of(number, key) if tracer.recording is not None else None
+            items[key] = TracedText(value, (Part(value, number, expression),), tracer)
+        else:
+            items[key] = traced_value(value, number, tracer)
+    return TracedMessage(items, number)
+
+
+def _fragments(printed: Iterable[str], tracer: Tracer) -> list[Fragment]:
+    """Return what the template prints, with the owner of each part."""
+    found: list[Fragment] = []
+    owner = NO_MESSAGE
+    for text in printed:
+        parts = text._parts if isinstance(text, TracedText) else (Part(text, None),)
+        for part in parts:
+            if part.message is not None:
+                owner = part.message
+            elif tracer.message is not None:
+                owner = tracer.message
+            found.append(Fragment(part.text, owner, part.message is not None, part.is_marked, part.expression))
+    return found

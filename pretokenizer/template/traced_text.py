@@ -1,0 +1,369 @@
+"""Strings that know where their characters come from while a chat template works on them.
+
+    text = traced_field("Hi ", message=1, ...)
+    ("<|user|>" + text.strip())._parts      # "<|user|>" from the template, "Hi" from message 1
+
+A `TracedText` is a str with parts; a part's characters share one origin. Every method that returns text keeps the
+origins. Every method that reveals something about the text tells the recording (expression.py).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import wraps
+from typing import Any, NamedTuple, SupportsIndex
+
+from pretokenizer.template.expression import Expression
+from pretokenizer.template.tracer import TracedMessage, Tracer
+
+
+class Part(NamedTuple):
+    """Characters of one origin."""
+
+    text: str
+    message: int | None
+    """Number of the message whose data this is, -1 for the tools; None for the template's own text."""
+    expression: Expression | None = None
+    """How the text follows from the message; None where no recording can tell."""
+    is_marked: bool = False
+    """Whether the text stands inside `{% generation %}`."""
+
+
+class TracedText(str):
+    """A string with origins. Attributes begin with an underscore because the sandbox hides those from templates."""
+
+    __slots__ = ("_parts", "_tracer")
+    _parts: tuple[Part, ...]
+    _tracer: Tracer
+
+    def __new__(cls, text: str, parts: tuple[Part, ...], tracer: Tracer) -> "TracedText":
+        self = super().__new__(cls, text)
+        self._parts = parts
+        self._tracer = tracer
+        return self
+
+    @property
+    def _has_data(self) -> bool:
+        return any(part.message is not None for part in self._parts)
+
+    @property
+    def _expression(self) -> Expression | None:
+        return self._parts[0].expression if len(self._parts) == 1 else None
+
+    def _note(self, method: str, arguments: tuple[Any, ...], answer: Any) -> Any:
+        """Record what `method` revealed about this text. Return the answer."""
+        recording = self._tracer.recording
+        if recording is None or not recording.is_exact or not self._has_data:
+            return answer
+        if self._expression is None or any(isinstance(value, TracedText) for value in arguments):
+            recording.is_exact = False
+        else:
+            recording.note(self._expression, method, arguments, answer)
+        return answer
+
+    def _argument(self, value: Any) -> Any:
+        """Return an argument as a plain value. A recording cannot describe an argument that is data."""
+        if isinstance(value, TracedText):
+            if value._has_data:
+                self._tracer.give_up_recording()
+            return plain(value)
+        return value
+
+    def _cut(self, begin: int, end: int) -> "TracedText":
+        """Return the characters from `begin` to `end` with their origins; no recording can tell them."""
+        parts, at = [], 0
+        for part in self._parts:
+            piece = part.text[max(0, begin - at) : max(0, end - at)]
+            at += len(part.text)
+            if piece:
+                parts.append(Part(piece, part.message, None, part.is_marked))
+        if self._has_data:
+            self._tracer.give_up_recording()
+        return TracedText(plain(self)[begin:end], tuple(parts), self._tracer)
+
+    def _derive(self, begin: int, end: int, method: str, arguments: tuple[Any, ...], item: int | None = None) -> Any:
+        """Return the characters from `begin` to `end`, which are the (item of the) result of a string method."""
+        if self._expression is None:
+            return self._cut(begin, end)
+        text, part = plain(self)[begin:end], self._parts[0]
+        derived = part._replace(text=text, expression=self._expression.apply(method, arguments, item))
+        return TracedText(text, (derived,), self._tracer)
+
+    def _change(self, text: str, method: str) -> "TracedText":
+        """Return the result of a method that replaces characters, such as `upper`."""
+        part = self._parts[0] if self._parts else Part("", None)
+        if self._expression is not None:
+            part = part._replace(text=text, expression=self._expression.apply(method, ()))
+            return TracedText(text, (part,), self._tracer)
+        if len(text) == str.__len__(self):
+            parts, at = [], 0
+            for part in self._parts:
+                parts.append(part._replace(text=text[at : at + len(part.text)], expression=None))
+                at += len(part.text)
+            return TracedText(text, tuple(parts), self._tracer)
+        return opaque(text, self, tracer=self._tracer)
+
+    # Joining
+
+    def __add__(self, other: str) -> "TracedText":
+        return joined((self, other), self._tracer) if isinstance(other, str) else NotImplemented
+
+    def __radd__(self, other: str) -> "TracedText":
+        return joined((other, self), self._tracer) if isinstance(other, str) else NotImplemented
+
+    def __mul__(self, count: SupportsIndex) -> "TracedText":
+        return joined([self] * count.__index__(), self._tracer)
+
+    __rmul__ = __mul__
+
+    def join(self, items: Iterable[str]) -> "TracedText":
+        pieces: list[str] = []
+        for number, item in enumerate(items):
+            if not isinstance(item, str):
+                raise TypeError(f"sequence item {number}: expected str instance, {type(item).__name__} found")
+            pieces += [self, item] if number else [item]
+        return joined(pieces, self._tracer)
+
+    def __mod__(self, values: Any) -> "TracedText":
+        self._tracer.give_up_recording()
+        return opaque(plain(self) % untraced(values), self, values, tracer=self._tracer)
+
+    def __rmod__(self, pattern: str) -> "TracedText":
+        self._tracer.give_up_recording()
+        return opaque(pattern % plain(self), self, tracer=self._tracer)
+
+    # Cutting
+
+    def strip(self, characters: str | None = None) -> "TracedText":
+        begin = str.__len__(self) - len(plain(self).lstrip(characters))
+        return self._derive(begin, begin + len(plain(self).strip(characters)), "strip", (self._argument(characters),))
+
+    def lstrip(self, characters: str | None = None) -> "TracedText":
+        length = str.__len__(self)
+        return self._derive(
+            length - len(plain(self).lstrip(characters)), length, "lstrip", (self._argument(characters),)
+        )
+
+    def rstrip(self, characters: str | None = None) -> "TracedText":
+        return self._derive(0, len(plain(self).rstrip(characters)), "rstrip", (self._argument(characters),))
+
+    def removeprefix(self, prefix: str) -> "TracedText":
+        length = str.__len__(self)
+        begin = length - len(plain(self).removeprefix(prefix))
+        return self._derive(begin, length, "removeprefix", (self._argument(prefix),))
+
+    def removesuffix(self, suffix: str) -> "TracedText":
+        return self._derive(0, len(plain(self).removesuffix(suffix)), "removesuffix", (self._argument(suffix),))
+
+    def __getitem__(self, key: Any) -> "TracedText":
+        try:
+            text = plain(self)[key]
+        except IndexError:
+            self._tracer.give_up_recording()  # the sandbox makes an undefined value of it
+            raise
+        if isinstance(key, slice):
+            begin, end, step = key.indices(str.__len__(self))
+            if step == 1:
+                return self._derive(begin, max(begin, end), "cut", (key.start, key.stop))
+            self._tracer.give_up_recording()
+            return opaque(text, self, tracer=self._tracer)
+        begin = key.__index__()
+        begin += str.__len__(self) if begin < 0 else 0
+        self._note("__getitem__", (key.__index__(),), text)
+        return self._derive(begin, begin + 1, "__getitem__", (key.__index__(),))
+
+    def __iter__(self) -> Iterator["TracedText"]:
+        if self._has_data:
+            self._tracer.give_up_recording()
+        return (self._cut(i, i + 1) for i in range(str.__len__(self)))
+
+    def _pieces(self, method: str, arguments: tuple[Any, ...], pieces: Sequence[str]) -> list["TracedText"]:
+        """Return the pieces into which a method divides this text."""
+        self._note("split_count", (method, *arguments), len(pieces))
+        found, at = [], 0
+        for number, piece in enumerate(pieces):
+            begin = str.index(self, piece, at)
+            found.append(self._derive(begin, begin + len(piece), method, arguments, number))
+            at = begin + len(piece)
+        return found
+
+    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list["TracedText"]:  # type: ignore[override]
+        return self._divide("split", self._argument(sep), maxsplit.__index__())
+
+    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list["TracedText"]:  # type: ignore[override]
+        return self._divide("rsplit", self._argument(sep), maxsplit.__index__())
+
+    def _divide(self, method: str, separator: str | None, limit: int) -> list["TracedText"]:
+        pieces = getattr(plain(self), method)(separator, limit)
+        if separator is None:
+            return self._pieces(method, (None, limit), pieces)
+        self._note("split_count", (method, separator, limit), len(pieces))
+        found, at = [], 0
+        for number, piece in enumerate(pieces):
+            found.append(self._derive(at, at + len(piece), method, (separator, limit), number))
+            at += len(piece) + len(separator)
+        return found
+
+    def splitlines(self, keepends: bool = False) -> list["TracedText"]:  # type: ignore[override]
+        whole = plain(self).splitlines(True)
+        self._note("split_count", ("splitlines", keepends), len(whole))
+        found, at = [], 0
+        for number, (line, kept) in enumerate(zip(whole, plain(self).splitlines(keepends), strict=True)):
+            found.append(self._derive(at, at + len(kept), "splitlines", (keepends,), number))
+            at += len(line)
+        return found
+
+    def partition(self, sep: str) -> tuple["TracedText", "TracedText", "TracedText"]:
+        return self._part_in_three("partition", sep)
+
+    def rpartition(self, sep: str) -> tuple["TracedText", "TracedText", "TracedText"]:
+        return self._part_in_three("rpartition", sep)
+
+    def _part_in_three(self, method: str, separator: str) -> Any:
+        lengths = [len(piece) for piece in getattr(plain(self), method)(separator)]
+        begins = (0, lengths[0], lengths[0] + lengths[1])
+        return tuple(
+            self._derive(begins[i], begins[i] + lengths[i], method, (self._argument(separator),), i) for i in range(3)
+        )
+
+    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> "TracedText":
+        limit = count.__index__()
+        if not old:
+            self._tracer.give_up_recording()
+            return opaque(plain(self).replace(old, plain(new), limit), self, tracer=self._tracer)
+        return traced(new, self._tracer).join(self.split(old, limit))
+
+    # Reading
+
+    def __str__(self) -> "TracedText":
+        return self
+
+    def __format__(self, specification: str) -> str:
+        self._tracer.give_up_recording()
+        return plain(self).__format__(specification)
+
+    def __repr__(self) -> str:
+        self._tracer.give_up_recording()
+        return repr(plain(self))
+
+    def __hash__(self) -> int:
+        if self._has_data:
+            self._tracer.give_up_recording()
+        return str.__hash__(self)
+
+    def __bool__(self) -> bool:
+        return bool(self._note("bool", (), str.__len__(self) > 0))
+
+
+def _reading(name: str) -> Callable[..., Any]:
+    """Return a method that answers as str's own and records the answer."""
+    method = getattr(str, name)
+
+    @wraps(method)
+    def run(self: TracedText, *arguments: Any) -> Any:
+        answer = method(self, *arguments)
+        if answer is NotImplemented:
+            return answer
+        return self._note(name, arguments, answer)
+
+    return run
+
+
+def _changing(name: str) -> Callable[..., Any]:
+    method = getattr(str, name)
+
+    @wraps(method)
+    def run(self: TracedText) -> Any:
+        return self._change(method(self), name)
+
+    return run
+
+
+def _other(name: str) -> Callable[..., Any]:
+    method = getattr(str, name)
+
+    @wraps(method)
+    def run(self: TracedText, *arguments: Any, **keywords: Any) -> Any:
+        self._tracer.give_up_recording()
+        result = method(plain(self), *untraced(arguments), **untraced(keywords))
+        return opaque(result, self, tracer=self._tracer) if isinstance(result, str) else result
+
+    return run
+
+
+for _name in ("lower", "upper", "title", "capitalize", "casefold", "swapcase"):
+    setattr(TracedText, _name, _changing(_name))
+for _name in ("center", "encode", "expandtabs", "ljust", "rjust", "translate", "zfill"):
+    setattr(TracedText, _name, _other(_name))
+for _name in (
+    *("__contains__", "__eq__", "__ge__", "__gt__", "__le__", "__len__", "__lt__", "__ne__"),
+    *("count", "endswith", "find", "index", "rfind", "rindex", "startswith"),
+    *(name for name in dir(str) if name.startswith("is")),
+):
+    setattr(TracedText, _name, _reading(_name))
+
+
+def plain(text: str) -> str:
+    """Return a string without origins."""
+    return str.__str__(text)
+
+
+def untraced(value: Any) -> Any:
+    """Return a JSON-like value whose strings have no origins."""
+    if isinstance(value, TracedText):
+        return plain(value)
+    if isinstance(value, dict):
+        return {untraced(key): untraced(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(untraced(item) for item in value)
+    return value
+
+
+def traced_value(value: Any, message: int, tracer: Tracer) -> Any:
+    """Return a JSON-like value whose strings are data of a message."""
+    if isinstance(value, str):
+        return TracedText(value, (Part(value, message),), tracer)
+    if isinstance(value, Mapping):
+        return {traced_value(key, message, tracer): traced_value(item, message, tracer) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [traced_value(item, message, tracer) for item in value]
+    return value
+
+
+def traced(value: Any, tracer: Tracer) -> TracedText:
+    """Return what the template prints for a value. A plain string is the template's own text."""
+    if isinstance(value, TracedText):
+        return value
+    if type(value) is str:
+        return TracedText(value, (Part(value, None),), tracer)
+    return opaque(str(untraced(value)), value, tracer=tracer)
+
+
+def opaque(text: str, *sources: Any, tracer: Tracer) -> TracedText:
+    """Return a text that was made from `sources` in an unknown way. All of it is data if any of them holds data."""
+    origin = next((found for source in sources if (found := _origin(source)) is not None), None)
+    if origin is not None or not isinstance(text, str) or type(text) is not str:
+        tracer.give_up_recording()
+    text = plain(text)
+    return TracedText(text, (Part(text, origin),), tracer)
+
+
+def _origin(value: Any) -> int | None:
+    """Return the message of the first data in a value."""
+    if isinstance(value, TracedText):
+        return next((part.message for part in value._parts if part.message is not None), None)
+    if isinstance(value, TracedMessage):
+        return value._number
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple)):
+        return next((found for item in value if (found := _origin(item)) is not None), None)
+    return None
+
+
+def joined(texts: Iterable[str], tracer: Tracer) -> TracedText:
+    parts: list[Part] = []
+    for text in texts:
+        if isinstance(text, TracedText):
+            parts += text._parts
+        else:
+            parts.append(Part(plain(text), None))
+    return TracedText("".join([part.text for part in parts]), tuple(parts), tracer)
