@@ -14,18 +14,15 @@ import torch
 
 from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.families.family import HfConfig
-from checkpoint_convert.huggingface.generation import SpecialIds, generation_settings, write_generation_config
+from checkpoint_convert.huggingface.generation import config_ids, generation_settings, write_generation_config
 from checkpoint_convert.huggingface.model_card import model_card
-from checkpoint_convert.huggingface.tokenizer import recorded_chat_format, special_ids, write_tokenizer_files
+from checkpoint_convert.huggingface.tokenizer_files import TokenizerExport, checkpoint_tokenizer, write_tokenizer_files
 from checkpoint_convert.mapping.checks import rows_to_write
 from checkpoint_convert.mapping.rules import Table
 from checkpoint_convert.output.report import warn
 from checkpoint_convert.tensors.tensor import dtype_name
 from megatron_train.checkpoint.folder import MODEL_CONFIG, TOKENIZER_DIR
 from megatron_train.config.model_config import ModelConfig
-from pretokenizer.chat.formats import ChatFormat
-from pretokenizer.tokenizer.base import Tokenizer
-from pretokenizer.tokenizer.load import load_tokenizer_folder
 
 
 @dataclass(frozen=True)
@@ -37,9 +34,7 @@ class Export:
     config: HfConfig
     """config.json without token ids, dtype and vocab_size."""
     table: Table
-    tokenizer: Tokenizer | None
-    chat_format: ChatFormat | None
-    ids: SpecialIds | None
+    tokenizer: TokenizerExport | None
     rows: int
     """Vocabulary rows to write."""
 
@@ -53,40 +48,31 @@ def plan_export(checkpoint: Path, vocab_size: str) -> Export:
     model = ModelConfig.load(checkpoint / MODEL_CONFIG)
     family = FAMILIES[model.family]
     config, table = family.hf_config(model), family.table(model)
-    tokenizer, chat_format = checkpoint_tokenizer(checkpoint)
-    ids = special_ids(tokenizer, chat_format) if tokenizer else None
-    rows = rows_to_write(model, tokenizer, vocab_size)
-    return Export(checkpoint, model, config, table, tokenizer, chat_format, ids, rows)
-
-
-def checkpoint_tokenizer(checkpoint: Path) -> tuple[Tokenizer | None, ChatFormat | None]:
-    """Return the tokenizer in the checkpoint folder and the chat format recorded with it."""
     folder = checkpoint / TOKENIZER_DIR
-    if not folder.is_dir():
+    tokenizer = checkpoint_tokenizer(folder) if folder.is_dir() else None
+    if tokenizer is None:
         warn(f"{checkpoint} has no {TOKENIZER_DIR}/ folder: the export gets weights and config, but no tokenizer")
-        return None, None
-    tokenizer = load_tokenizer_folder(folder)
-    return tokenizer, recorded_chat_format(folder, tokenizer)
+    else:
+        tokenizer.special_ids()  # raises before anything is written
+    rows = rows_to_write(model, tokenizer.tokenizer if tokenizer else None, vocab_size)
+    return Export(checkpoint, model, config, table, tokenizer, rows)
 
 
 def write_companions(export: Export, dtype: torch.dtype, name: str, folder: Path) -> None:
     """Write every file of the export except the weights. `name` is the model's name in its card."""
-    generation = generation_settings(export.checkpoint, {})
-    write_config(export, token_ids(export.ids, generation), dtype, folder)
-    write_generation_config(export.ids, generation, folder)
-    tokenizer, chat_format = export.tokenizer, export.chat_format
-    if tokenizer is not None:
-        write_tokenizer_files(tokenizer, chat_format, folder, export.model.max_position_embeddings)
-    card = model_card(name, export.model, export.checkpoint, tokenizer, chat_format)
+    generation, own = generation_settings(export.checkpoint, {}), export.tokenizer
+    if own is None:
+        write_config(export, config_ids(None, generation), dtype, folder)
+        write_generation_config(None, generation, folder)
+        card = model_card(name, export.model, export.checkpoint, None, None)
+    else:
+        ids, keep = own.special_ids(), own.is_source
+        stated = own.source.config_ids if own.source and keep else generation
+        write_config(export, config_ids(ids, stated, keep), dtype, folder)
+        write_generation_config(ids, generation, folder, keep)
+        write_tokenizer_files(own, folder, export.model.max_position_embeddings)
+        card = model_card(name, export.model, export.checkpoint, own.tokenizer, own.chat_format)
     (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def token_ids(ids: SpecialIds | None, generation: HfConfig) -> HfConfig:
-    """Return the token ids for config.json: the tokenizer's, else the source's, else none."""
-    if ids is not None:
-        return {"bos_token_id": ids.bos, "eos_token_id": ids.end_of_turn, "pad_token_id": ids.pad}
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {name: generation[name] for name in names if name in generation}
 
 
 def write_config(export: Export, tokens: HfConfig, dtype: torch.dtype, folder: Path) -> None:

@@ -24,7 +24,7 @@ class SpecialIds:
 
     bos: int | None
     eos: int
-    pad: int
+    pad: int | None
     end_of_turn: int
 
     @property
@@ -57,12 +57,25 @@ def stops_of(settings: Mapping[str, Any]) -> list[int]:
     return found if isinstance(found, list) else [] if found is None else [found]
 
 
-def write_generation_config(ids: SpecialIds | None, settings: Mapping[str, Any], folder: Path) -> None:
-    """Write the source's `settings`. A reply stops at the end of text, the end of turn, and the source's stops."""
-    own: dict[str, Any] = {}
-    if ids is not None:
-        bos = {} if ids.bos is None else {"bos_token_id": ids.bos}
-        own = {**bos, "eos_token_id": list(dict.fromkeys([*ids.stops, *stops_of(settings)])), "pad_token_id": ids.pad}
-    if own or settings:
-        text = json.dumps({**settings, **own}, indent=2, ensure_ascii=False)
+def config_ids(ids: SpecialIds | None, settings: Mapping[str, Any], keep: bool = False) -> dict[str, Any]:
+    """Return bos_token_id, eos_token_id and pad_token_id for config.json and generation_config.json, where known.
+
+    A reply stops at the end of text, the end of a turn, and the stops in the source's `settings`. With `keep`, BOS and
+    pad of `settings` take precedence over `ids`.
+    """
+    own = {name: settings[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in settings}
+    if ids is None:
+        return {name: value for name, value in own.items() if value is not None}
+    stops = list(dict.fromkeys([*stops_of(own), *ids.stops] if keep else [*ids.stops, *stops_of(own)]))
+    found = {"bos_token_id": ids.bos, "pad_token_id": ids.pad, **(own if keep else {})}
+    found["eos_token_id"] = stops[0] if len(stops) == 1 else stops
+    return {name: found[name] for name in sorted(found) if found[name] is not None}
+
+
+def write_generation_config(
+    ids: SpecialIds | None, settings: Mapping[str, Any], folder: Path, keep: bool = False
+) -> None:
+    """Write the source's `settings` with the ids of `config_ids`."""
+    if found := {**settings, **config_ids(ids, settings, keep)}:
+        text = json.dumps(found, indent=2, ensure_ascii=False)
         (folder / GENERATION_CONFIG).write_text(text + "\n", encoding="utf-8")

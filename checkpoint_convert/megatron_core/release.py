@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from checkpoint_convert.huggingface.chat_template import chat_format_of, save_with_template
 from checkpoint_convert.huggingface.generation import write_generation_config
 from checkpoint_convert.huggingface.lineage import record_source
-from checkpoint_convert.huggingface.tokenizer import chat_format_of, save_with_template
+from checkpoint_convert.huggingface.source_files import keep_source
+from checkpoint_convert.huggingface.tokenizer import added_tokens
 from checkpoint_convert.huggingface.weights import check_weight_sums
 from checkpoint_convert.mapping.checks import check_names, check_shapes, tied_copy_to_drop
 from checkpoint_convert.mapping.options import ImportOptions
@@ -111,6 +113,8 @@ def write_companions(weights: WeightsToImport, options: ImportOptions, folder: P
     if weights.tokenizer is not None:
         chat_format = chat_format_of(weights.tokenizer, weights.origin)
         save_with_template(weights.tokenizer, chat_format, folder / TOKENIZER_DIR)
+        added = added_tokens(weights.tokenizer, weights.origin, options.extra_special_tokens)
+        keep_source(weights.origin, added, folder / TOKENIZER_DIR)
 
 
 def in_background(check: Callable[[Path], None], folder: Path) -> Future[None]:

@@ -5,17 +5,21 @@ outcome = check_chat(Path("HF_DIR"), Path("CKPT_DIR/iter_0000500"))      # None 
 
 from __future__ import annotations
 
+import filecmp
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_convert.huggingface.generation import generation_settings, stops_of
-from checkpoint_convert.huggingface.tokenizer import chat_template_of, recorded_chat_format, special_ids
+from checkpoint_convert.huggingface.source_files import SourceFiles, copy_source, templates_in
+from checkpoint_convert.huggingface.tokenizer_files import TokenizerExport, checkpoint_tokenizer
+from checkpoint_convert.output.report import named
 from checkpoint_convert.verify.logits import quiet_transformers
 from megatron_train.checkpoint.folder import TOKENIZER_DIR
 from pretokenizer.chat.conversation import Conversation, Message
+from pretokenizer.chat.formats import ChatFormat
 from pretokenizer.chat.roles import Role
 from pretokenizer.files.limits import bounded
-from pretokenizer.tokenizer.load import load_tokenizer_folder
 
 CONVERSATION = Conversation(
     (
@@ -30,36 +34,64 @@ CONVERSATION = Conversation(
 
 @dataclass(frozen=True)
 class ChatOutcome:
-    """Number of tokens compared, and the difference, if any."""
+    """What was compared, and the difference, if any."""
 
-    num_tokens: int
+    compared: str
     problem: str = ""
 
     def describe(self) -> str:
-        if self.problem:
-            return f"chat DIFFERS: {self.problem}"
-        return f"chat template gives the pretokenizer's {self.num_tokens} ids, generation stops at the end of a turn"
+        """Return the outcome as a line for people."""
+        return f"chat DIFFERS: {self.problem}" if self.problem else self.compared
 
 
 def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
-    """Compare a conversation's ids. Return None without a chat template or without a recorded chat format."""
+    """Compare the tokenizer files of an export with the checkpoint's.
+
+    An export with the source's files is compared with them byte by byte. Otherwise a conversation must get the same ids
+    on three paths: the pretokenizer's, apply_chat_template, and the tokenizer on the rendered text. Returns None for a
+    checkpoint without a tokenizer or without a chat format.
+    """
     folder = checkpoint / TOKENIZER_DIR
-    template = chat_template_of(hf_dir)
-    if not folder.is_dir() or template is None:
+    if not folder.is_dir():
         return None
-    tokenizer = load_tokenizer_folder(folder)
-    chat_format = recorded_chat_format(folder, tokenizer)
-    if chat_format is None:
+    export = checkpoint_tokenizer(folder)
+    if export.is_source and export.source is not None:
+        different = changed_files(export.source, hf_dir)
+        return ChatOutcome("the tokenizer files are the source's", f"{named(different)} changed" if different else "")
+    if export.chat_format is None or "default" not in templates_in(hf_dir):
         return None
-    ours = tokenizer.encode(chat_format.render(CONVERSATION).text)
+    return compare_paths(hf_dir, export, export.chat_format)
+
+
+def compare_paths(hf_dir: Path, export: TokenizerExport, chat_format: ChatFormat) -> ChatOutcome:
+    """Compare a conversation's ids on the three paths, and check that generation stops at the end of a turn."""
+    ours = export.tokenizer.encode(chat_format.render(CONVERSATION).text)
+    compared = f"chat template gives the pretokenizer's {len(ours)} ids, generation stops at the end of a turn"
     messages = [{"role": m.role.template_name, "content": m.text} for m in CONVERSATION.messages]
     with quiet_transformers() as transformers:
         loaded = transformers.AutoTokenizer.from_pretrained(hf_dir, local_files_only=True, trust_remote_code=False)
-        with bounded(str(template[1])):
-            theirs = loaded.apply_chat_template(messages, tokenize=True, return_dict=True)
-    if list(theirs["input_ids"]) != ours:
-        return ChatOutcome(len(ours), "apply_chat_template and the pretokenizer give different ids")
-    end, stops = special_ids(tokenizer, chat_format).end_of_turn, stops_of(generation_settings(hf_dir, {}))
+        with bounded(str(hf_dir)):
+            applied = loaded.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+            rendered = loaded.apply_chat_template(messages, tokenize=False)
+    # Before training on shards, the source's BOS in front of a text stays.
+    tokenized = loaded(rendered, add_special_tokens=export.adds_bos is not None)["input_ids"]
+    if list(applied) != ours:
+        return ChatOutcome(compared, "apply_chat_template and the pretokenizer give different ids")
+    if list(tokenized) != ours:
+        return ChatOutcome(compared, "tokenizing the rendered text and the pretokenizer give different ids")
+    end, stops = export.special_ids().end_of_turn, stops_of(generation_settings(hf_dir, {}))
     if end not in stops:
-        return ChatOutcome(len(ours), f"generation_config.json stops at {stops}, but a turn ends with {end}")
-    return ChatOutcome(len(ours))
+        return ChatOutcome(compared, f"generation_config.json stops at {stops}, but a turn ends with {end}")
+    return ChatOutcome(compared)
+
+
+def changed_files(source: SourceFiles, hf_dir: Path) -> list[str]:
+    """Return the names of tokenizer files that differ from the source's, apart from an added chat template."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy_source(source, Path(folder))
+        expected = [path.relative_to(folder) for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+        return [str(path) for path in expected if not _same(Path(folder) / path, hf_dir / path)]
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and filecmp.cmp(one, other, shallow=False)

@@ -20,7 +20,7 @@ PACKAGES = ("oasst-megatron", "numpy", "sentencepiece", "tokenizers", "gigatoken
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer, chat_format: ChatFormat) -> None:
     """Write the tokenizer and its chat template into `folder`."""
-    tokenizer.save(folder, chat_format.name)
+    tokenizer.save(folder, chat_format.name, adds_bos=False)
     write_text_atomic(folder / TEMPLATE_NAME, chat_format.hf_chat_template, sync=False)
 
 

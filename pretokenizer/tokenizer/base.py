@@ -127,8 +127,12 @@ class Tokenizer(ABC):
         """Apply `encode` to each text."""
         return [self.encode(text) for text in texts]
 
-    def save(self, folder: str | Path, chat_format: str | None = None) -> None:
-        """Write the vocabulary file and `tokenizer_spec.json`; `load_tokenizer_folder` reads them."""
+    def save(self, folder: str | Path, chat_format: str | None = None, adds_bos: bool | None = None) -> None:
+        """Write the vocabulary file and `tokenizer_spec.json`; `load_tokenizer_folder` reads them.
+
+        `adds_bos` says whether documents in shards have a BOS that the chat format does not write; None means that the
+        tokenizer belongs to no shards.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / self.file_name
@@ -139,6 +143,7 @@ class Tokenizer(ABC):
             "extra_special_tokens": list(self.extra_special_tokens),
             "new_tokens": self.new_tokens,
             "chat_format": chat_format,
+            "adds_bos": adds_bos,
             "eos_token_id": self.eos_token_id,
             "bos_token_id": self.bos_token_id,
             "pad_token_id": self.pad_token_id,

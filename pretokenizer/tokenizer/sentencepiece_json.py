@@ -29,8 +29,8 @@ class UnsupportedModelError(TokenizerError):
     """A SentencePiece model has a feature that the target format cannot express."""
 
 
-def tokenizer_json(tokenizer: SentencePieceTokenizer, add_bos: bool = True) -> dict[str, Any]:
-    """Return the complete `tokenizer.json` object: `describe`, the added tokens, and BOS in front with `add_bos`.
+def tokenizer_json(tokenizer: SentencePieceTokenizer, add_bos: bool = True, add_eos: bool = False) -> dict[str, Any]:
+    """Return the complete `tokenizer.json` object: `describe`, the added tokens, and BOS and EOS around every text.
 
     User-defined pieces become added tokens, because SentencePiece finds them before it merges anything. `<unk>` is no
     special token: spelled in a text, it stays text. Raises UnsupportedModelError like `describe`.
@@ -41,9 +41,11 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer, add_bos: bool = True) -> d
     }
     tokens = sorted({**defined, **tokenizer.special_tokens}.items(), key=lambda item: item[1])
     contents["added_tokens"] = [added_token(token, i, special=token in tokenizer.special_tokens) for token, i in tokens]
-    bos = tokenizer.bos_token_id
-    if add_bos and bos is not None and (token := tokenizer.id_to_token(bos)) in tokenizer.special_tokens:
-        contents["post_processor"] = bos_processor(token, bos)
+    special = {i: token for token, i in tokenizer.special_tokens.items()}
+    bos = special.get(-1 if tokenizer.bos_token_id is None else tokenizer.bos_token_id) if add_bos else None
+    eos = special.get(tokenizer.eos_token_id) if add_eos else None
+    if bos or eos:
+        contents["post_processor"] = template_processor(tokenizer, bos, eos)
     return contents
 
 
@@ -100,18 +102,21 @@ def added_token(content: str, token_id: int, special: bool = True) -> dict[str, 
     return {"id": token_id, "content": content, **flags}
 
 
-def bos_processor(bos: str, bos_id: int) -> dict[str, Any]:
-    """Return the `post_processor` that puts BOS in front of every text."""
+def template_processor(tokenizer: SentencePieceTokenizer, bos: str | None, eos: str | None) -> dict[str, Any]:
+    """Return the `post_processor` that puts `bos` in front of every text and `eos` after it."""
 
-    def part(sequence: str, type_id: int) -> list[dict[str, Any]]:
-        special = {"SpecialToken": {"id": bos, "type_id": type_id}}
-        return [special, {"Sequence": {"id": sequence, "type_id": type_id}}]
+    def around(sequence: str, type_id: int) -> list[dict[str, Any]]:
+        first, last = ([{"SpecialToken": {"id": token, "type_id": type_id}}] if token else [] for token in (bos, eos))
+        return [*first, {"Sequence": {"id": sequence, "type_id": type_id}}, *last]
 
+    tokens = [token for token in (bos, eos) if token]
     return {
         "type": "TemplateProcessing",
-        "single": part("A", 0),
-        "pair": [*part("A", 0), *part("B", 1)],
-        "special_tokens": {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}},
+        "single": around("A", 0),
+        "pair": [*around("A", 0), *around("B", 1)],
+        "special_tokens": {
+            token: {"id": token, "ids": [tokenizer.special_tokens[token]], "tokens": [token]} for token in tokens
+        },
     }
 
 

@@ -71,11 +71,11 @@ def test_llama_cpp_finds_every_token(exported: Path, spm_model: Path) -> None:
 
 
 def test_vllm_needs_no_flag(exported: Path) -> None:
-    end_of_turn = json.loads((exported / "config.json").read_text())["eos_token_id"]
+    stops = json.loads((exported / "config.json").read_text())["eos_token_id"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
 
-    assert transformers.GenerationConfig.from_pretrained(exported).eos_token_id == [2, end_of_turn]
-    assert tokenizer.convert_ids_to_tokens(end_of_turn) == "<|im_end|>"
+    assert transformers.GenerationConfig.from_pretrained(exported).eos_token_id == stops
+    assert tokenizer.convert_ids_to_tokens(stops) == ["</s>", "<|im_end|>"]
     assert tokenizer.get_chat_template() == (exported / "chat_template.jinja").read_text()
     assert "{% generation %}" in tokenizer.get_chat_template()
     assert not list(exported.glob("*.py"))  # nothing to be trusted

@@ -1,0 +1,68 @@
+"""The chat format of a folder: found from its template when weights are imported, recorded in the checkpoint.
+
+chat_format = chat_format_of(tokenizer, Path("HF_DIR"))
+save_with_template(tokenizer, chat_format, Path("CKPT_DIR/release/tokenizer"))
+chat_format = recorded_chat_format(Path("CKPT_DIR/iter_0000500/tokenizer"), tokenizer)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from checkpoint_convert.huggingface.source_files import TOKENIZER_CONFIG, templates_in
+from checkpoint_convert.output.report import warn
+from checkpoint_convert.tensors.tensor import ConvertError
+from pretokenizer.chat.formats import CHAT_FORMATS, TEMPLATE_NAME, ChatFormat, ChatFormatError
+from pretokenizer.chat.jinja_format import TemplateFormat, read_template
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.load import read_tokenizer_spec
+
+
+def chat_template_of(folder: Path) -> tuple[str, Path] | None:
+    """Return a folder's default chat template and the file that holds it, or None.
+
+    Raises ConvertError for a file that cannot be read.
+    """
+    template = templates_in(folder).get("default")
+    if template is None:
+        return None
+    file = folder / TEMPLATE_NAME
+    return template, file if file.is_file() else folder / TOKENIZER_CONFIG
+
+
+def chat_format_of(tokenizer: Tokenizer, folder: Path) -> ChatFormat | None:
+    """Return the chat format of a folder's template, else the format whose control tokens were added, else None.
+
+    A template that matches none of our formats becomes a TemplateFormat if it can render a prompt and a reply.
+    """
+    try:
+        template = chat_template_of(folder)
+        if template is not None:
+            text, path = template
+            named = next((f for f in CHAT_FORMATS.values() if f.hf_chat_template == text), None)
+            return named or TemplateFormat(text, str(path), tokenizer)
+    except (ChatFormatError, ConvertError) as error:
+        warn(f"the chat template is left out: {error}")
+        return None
+    added, known = set(tokenizer.extra_special_tokens), {*tokenizer.special_tokens, "<|endoftext|>"}
+    formats = (f for f in CHAT_FORMATS.values() if known.issuperset(f.special_tokens) and added & {*f.special_tokens})
+    return next(formats, None)
+
+
+def save_with_template(tokenizer: Tokenizer, chat_format: ChatFormat | None, folder: Path) -> None:
+    """Write `tokenizer/` of a checkpoint: the tokenizer, the name of its chat format, and the template."""
+    tokenizer.save(folder, chat_format.name if chat_format else None)
+    if chat_format is not None:
+        (folder / TEMPLATE_NAME).write_text(chat_format.hf_chat_template, encoding="utf-8")
+
+
+def recorded_chat_format(folder: Path, tokenizer: Tokenizer) -> ChatFormat | None:
+    """Return the chat format recorded in a checkpoint's `tokenizer/`, which also holds a template of the user's own."""
+    name = read_tokenizer_spec(folder).get("chat_format")
+    if name is None or name in CHAT_FORMATS:
+        return CHAT_FORMATS.get(name or "")
+    try:
+        return read_template(folder / TEMPLATE_NAME, tokenizer)
+    except ChatFormatError as error:
+        warn(f"chat format {name!r} has no usable template, so no template is written: {error}")
+        return None

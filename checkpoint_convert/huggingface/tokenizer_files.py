@@ -1,0 +1,267 @@
+"""Write the tokenizer files of an exported folder.
+
+    write_tokenizer_files(TokenizerExport(tokenizer, chat_format, source, adds_bos=False), Path("OUT"), max_length=4096)
+
+Without new tokens and without training, an export gets the source's files. Every other export gets tokenizer.json,
+tokenizer.model for SentencePiece, tokenizer_config.json, special_tokens_map.json and the chat templates. They have the
+source's settings and flags, and the new tokens. `tokenizer_class` is PreTrainedTokenizerFast, with which every version
+of transformers uses tokenizer.json unchanged, so that a text gets the ids of the shards.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from checkpoint_convert.huggingface.chat_template import recorded_chat_format
+from checkpoint_convert.huggingface.generation import SpecialIds
+from checkpoint_convert.huggingface.source_files import (
+    FLAGS,
+    TEMPLATES_DIR,
+    TOKENIZER_CONFIG,
+    SourceFiles,
+    as_setting,
+    copy_source,
+    read_source,
+    templates_in,
+    write_json,
+)
+from checkpoint_convert.output.report import named, warn
+from checkpoint_convert.tensors.tensor import ConvertError
+from pretokenizer.chat.formats import TEMPLATE_NAME, ChatFormat
+from pretokenizer.tokenizer import sentencepiece_json
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.json_tokenizer import JsonTokenizer
+from pretokenizer.tokenizer.load import load_tokenizer_folder, read_tokenizer_spec
+from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
+
+PROBES = ("The  quick brown\tfox.\n\n    x = 10", " 1,000 ½ ﬁ Ａ é e\u0301 日本 🎉 ", "x<unk>y <0x0A> <s>", "")
+"""Texts with runs of spaces, characters that normalisation changes, and pieces that stay text when spelled."""
+CLASS_SETTINGS = {
+    "tokenizer_class",
+    "auto_map",
+    "backend",
+    "legacy",
+    "add_prefix_space",
+    "sp_model_kwargs",
+    "from_slow",
+    "tokenizer_file",
+    "name_or_path",
+    "is_local",
+    "local_files_only",
+    "processor_class",
+    "extra_special_tokens",
+    "added_tokens_decoder",
+    "chat_template",
+}
+"""Keys of tokenizer_config.json that belong to the source's class, or that an export writes itself."""
+
+SAFE_NAME = re.compile(r"\w[\w.-]*")
+
+
+@dataclass(frozen=True)
+class TokenizerExport:
+    """Everything that decides an export's tokenizer files."""
+
+    tokenizer: Tokenizer
+    chat_format: ChatFormat | None
+    source: SourceFiles | None = None
+    """Files of the imported folder, if the checkpoint has them."""
+    adds_bos: bool | None = None
+    """Whether shards have a BOS that the chat template does not write; None before training on shards."""
+
+    @property
+    def is_source(self) -> bool:
+        """Whether the export gets the source's files: no token was added, and no shards were trained on."""
+        return self.source is not None and not self.source.added and self.adds_bos is None
+
+    def special_ids(self) -> SpecialIds:
+        """Return the ids for config.json and generation_config.json.
+
+        Raises ConvertError when the vocabulary lacks the chat format's end-of-turn token.
+        """
+        tokenizer, chat_format = self.tokenizer, self.chat_format
+        eos = self._id("eos_token", tokenizer.eos_token_id)
+        end_of_turn = eos
+        if chat_format is not None:
+            found = tokenizer.token_to_id(chat_format.end_of_turn)
+            if found is None:
+                raise ConvertError(
+                    f"{tokenizer.path}: lacks {chat_format.end_of_turn}, which ends a turn of {chat_format.name}"
+                )
+            end_of_turn = found
+        pad = self._id("pad_token", None if self.is_source else tokenizer.pad_token_id)
+        assert eos is not None and end_of_turn is not None
+        return SpecialIds(self._id("bos_token", tokenizer.bos_token_id), eos, pad, end_of_turn)
+
+    def _id(self, name: str, otherwise: int | None) -> int | None:
+        """Return the id of the source's special token `name`, else its id in config.json, else `otherwise`."""
+        if self.source is None:
+            return otherwise
+        token = self.source.token(name)
+        found = None if token is None else self.tokenizer.token_to_id(token)
+        if found is None:
+            found = self.source.config_id(f"{name}_id")
+        return otherwise if found is None else found
+
+
+def checkpoint_tokenizer(folder: Path) -> TokenizerExport:
+    """Return the tokenizer of a checkpoint's `tokenizer/` with everything recorded beside it."""
+    tokenizer = load_tokenizer_folder(folder)
+    adds_bos = read_tokenizer_spec(folder).get("adds_bos")
+    return TokenizerExport(tokenizer, recorded_chat_format(folder, tokenizer), read_source(folder), adds_bos)
+
+
+def write_tokenizer_files(export: TokenizerExport, folder: Path, max_length: int) -> None:
+    """Write the tokenizer files of an exported folder, as transformers, vLLM and llama.cpp read them."""
+    if export.is_source and export.source is not None:
+        copy_source(export.source, folder)
+        return
+    tokenizer = export.tokenizer
+    contents = tokenizer_contents(export)
+    backend = tokenizers.Tokenizer.from_str(json.dumps(contents))
+    (folder / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        shutil.copyfile(tokenizer.path, folder / "tokenizer.model")
+        if texts := differing_texts(tokenizer, backend):
+            shown = named([repr(text) for text in texts])
+            warn(
+                f"tokenizer.json and tokenizer.model, with which the model was trained, give different ids for {shown}"
+            )
+    own = special_tokens(export)
+    templates = chat_templates(export)
+    settings = {
+        **source_settings(export.source, max_length),
+        **own,
+        **bos_settings(export, contents),
+        "added_tokens_decoder": {
+            str(token["id"]): {"content": token["content"], **{flag: token[flag] for flag in FLAGS}}
+            for token in contents["added_tokens"]
+        },
+        **({"chat_template": as_setting(templates)} if templates else {}),
+    }
+    write_json(folder / TOKENIZER_CONFIG, settings)
+    write_json(folder / "special_tokens_map.json", own)
+    write_templates(templates, folder)
+
+
+def tokenizer_contents(export: TokenizerExport) -> dict[str, Any]:
+    """Return tokenizer.json: the vocabulary with the flags of the source's added tokens."""
+    tokenizer, source = export.tokenizer, export.source
+    if isinstance(tokenizer, JsonTokenizer):
+        contents: dict[str, Any] = json.loads(tokenizer.backend.to_str())
+        if export.adds_bos is False:
+            contents["post_processor"] = without_added(contents["post_processor"])
+        return contents
+    assert isinstance(tokenizer, SentencePieceTokenizer)
+    if source is None:
+        return sentencepiece_json.tokenizer_json(tokenizer, add_bos=export.adds_bos is not False)
+    if export.adds_bos is None:
+        contents = sentencepiece_json.tokenizer_json(tokenizer, source.adds("bos_token"), source.adds("eos_token"))
+    else:
+        contents = sentencepiece_json.tokenizer_json(tokenizer, export.adds_bos)
+    warn_of_leading_spaces(source)
+    unknown = source.token("unk_token")
+    if unknown is not None and (unknown_id := tokenizer.token_to_id(unknown)) is not None:
+        contents["added_tokens"].append(sentencepiece_json.added_token(unknown, unknown_id))
+        contents["added_tokens"].sort(key=lambda token: token["id"])
+    flags = source.flags()
+    for token in contents["added_tokens"]:
+        # `normalized` stays off: SentencePiece reads the text around a token on its own.
+        token |= {**flags.get(token["content"], {}), "normalized": False}
+    return contents
+
+
+def warn_of_leading_spaces(source: SourceFiles) -> None:
+    """Report a SentencePiece source to which transformers gives other ids than the shards have.
+
+    Without `legacy: true`, transformers puts no space in front of the text after a control token. SentencePiece does.
+    """
+    if source.config.get("add_prefix_space") is False or source.config.get("legacy") is not True:
+        settings = {name: source.config[name] for name in ("legacy", "add_prefix_space") if name in source.config}
+        warn(
+            f"text after a control token begins with a space piece, as in shards; the source's settings "
+            f"({json.dumps(settings)}) leave it out"
+        )
+
+
+def without_added(processor: Any) -> Any:
+    """Return a post-processor of tokenizer.json that adds no special tokens, such as BOS, to a text."""
+    if not isinstance(processor, dict):
+        return processor
+    if processor.get("type") == "Sequence":
+        return {**processor, "processors": [without_added(part) for part in processor["processors"]]}
+    if processor.get("type") != "TemplateProcessing":
+        return processor
+    kept = {name: [part for part in processor[name] if "SpecialToken" not in part] for name in ("single", "pair")}
+    return {**processor, **kept, "special_tokens": {}}
+
+
+def differing_texts(tokenizer: SentencePieceTokenizer, backend: Any) -> list[str]:
+    """Return the probe texts, with the user-defined pieces, that `backend` encodes differently from SentencePiece."""
+    added = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    defined = [token for token in added if not added[token].special and token in tokenizer.pieces]
+    unread = added.keys() - tokenizer.special_tokens.keys() - {*defined}  # the unk_token, which is text in shards
+    texts = [text for text in PROBES if not any(token in text for token in unread)]
+    texts += [f"{before}{piece}{after}" for piece in defined for before, after in (("", ""), ("a ", " b"))]
+    return [text for text in texts if backend.encode(text, add_special_tokens=False).ids != tokenizer.encode(text)]
+
+
+def special_tokens(export: TokenizerExport) -> dict[str, str]:
+    """Return bos_token, eos_token, pad_token and unk_token. EOS is the end of a turn, where a reply stops."""
+    ids = export.special_ids()
+    found = {"bos_token": ids.bos, "eos_token": ids.end_of_turn, "pad_token": ids.pad}
+    tokens = {name: export.tokenizer.id_to_token(i) for name, i in found.items() if i is not None}
+    unknown = export.source.token("unk_token") if export.source else None
+    own = export.source.token("eos_token") if export.source else None
+    if own is not None and own != tokens["eos_token"]:
+        warn(f"eos_token is {tokens['eos_token']}, where a turn ends; it was {own}, and generation stops at both")
+    return {**{name: token for name, token in tokens.items() if token}, **({"unk_token": unknown} if unknown else {})}
+
+
+def source_settings(source: SourceFiles | None, max_length: int) -> dict[str, Any]:
+    """Return the settings of tokenizer_config.json that no token decides, the source's where it has them."""
+    settings = {
+        "model_max_length": max_length,
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "left",
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    own = source.config if source else {}
+    kept = {name: value for name, value in own.items() if name not in CLASS_SETTINGS}
+    return {**settings, **kept, "tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+def bos_settings(export: TokenizerExport, contents: dict[str, Any]) -> dict[str, bool]:
+    """Return add_bos_token and add_eos_token, which llama.cpp reads, as tokenizer.json's post-processor has them."""
+    if isinstance(export.tokenizer, SentencePieceTokenizer):
+        inserted = (contents["post_processor"] or {"special_tokens": {}})["special_tokens"]
+        own = export.tokenizer
+        tokens = {"add_bos_token": own.bos_token_id, "add_eos_token": own.eos_token_id}
+        return {name: i is not None and own.id_to_token(i) in inserted for name, i in tokens.items()}
+    return {} if export.adds_bos is None else {"add_bos_token": export.adds_bos, "add_eos_token": False}
+
+
+def chat_templates(export: TokenizerExport) -> dict[str, str]:
+    """Return {name: template}: the recorded chat format's as default, with the source's named templates."""
+    templates = templates_in(export.source.folder) if export.source else {}
+    if export.chat_format is not None:
+        templates = {**templates, "default": export.chat_format.hf_chat_template}
+    return {name: templates[name] for name in sorted(templates, key=lambda name: name != "default")}
+
+
+def write_templates(templates: dict[str, str], folder: Path) -> None:
+    """Write chat_template.jinja and additional_chat_templates/NAME.jinja, which newer versions of transformers read."""
+    for name, template in templates.items():
+        if not SAFE_NAME.fullmatch(name):
+            warn(f"chat template {name!r} stands only in {TOKENIZER_CONFIG}: its name is no file name")
+            continue
+        path = folder / TEMPLATE_NAME if name == "default" else folder / TEMPLATES_DIR / f"{name}.jinja"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(template, encoding="utf-8")
