@@ -50,7 +50,7 @@ from pretokenizer.records.json_text import RecordError
 from pretokenizer.records.reader import read_records
 from pretokenizer.sources import SOURCES, make_source
 from pretokenizer.sources.source import InputRecord
-from pretokenizer.tasks import plan
+from pretokenizer.tasks import context, plan
 from pretokenizer.tasks import runner as tasks
 from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.load import load_tokenizer
@@ -59,15 +59,14 @@ from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenize
 CHATML = CHAT_FORMATS["chatml"]
 DUTIES = {
     "hash the inputs": (plan, "sha256_file"),
-    "load the tokenizer": (build, "load_plan_tokenizer"),
+    "load the tokenizer": (context, "load_plan_tokenizer"),
     "load the engine and prove it": (tasks, "make_encoder"),
     "leak check": (assemble, "handle_duplicates"),
     "length figures": (assemble, "length_report"),
     "write shards and origins": (assemble, "write_shards"),
-    "stats.md": (assemble, "markdown_report"),
-    "length plots": (assemble, "plot_histograms"),
-    "manifest, hashes of the output": (assemble, "_manifest"),
-    "flush to disk, publish": (build, "publish"),
+    "reports": (assemble, "write_reports"),
+    "manifest, hashes of the output": (assemble, "make_manifest"),
+    "flush to disk, publish": (build, "publish_folder"),
 }
 
 

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 
-from megatron_train.config.flags import build_parser, parse
+from megatron_train.config.flags import CommandLine, build_parser, parse
 from megatron_train.report.console import record_failure, tell_failure
 from pretokenizer.config.yaml_config import ConfigError
 from pretokenizer.files.publish import forbid_world_writable
 
-LOST_PEER = ("closed by peer", "reset by peer", "Connection was likely closed", "Broken pipe")
-"""What gloo says when another rank has gone: it failed, or was killed."""
+LOST_PEER = (
+    *("closed by peer", "reset by peer", "Connection was likely closed", "Broken pipe"),  # gloo
+    *("remote process exited", "ncclRemoteError", "unhandled system error", "communicator was aborted"),  # NCCL
+)
+"""Parts of the messages of gloo and NCCL about a rank that has failed or was killed."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code; one line per problem on stderr, from rank 0 only, and no traceback for what a user can
-    mend.
+    """Run the command and return its exit code.
+
+    For problems that a user can fix, rank 0 prints one line on stderr and no traceback. A rank that fails among others
+    ends its process here: other ranks may wait for it, so it takes no further part in any collective.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     forbid_world_writable()
@@ -34,10 +40,21 @@ def main(arguments: list[str] | None = None) -> int:
 
             return plan(arguments[1:])
         return _train(parse(arguments))
-    except (ValueError, OSError) as error:
-        if os.environ.get("OASST_MEGATRON_TRACEBACK"):
+    except BaseException as error:
+        code = _report(error)
+        if _has_peers():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code or 1)
+        if code is None:
             raise
-        rank = os.environ.get("RANK", "0")
+        return code
+
+
+def _report(error: BaseException) -> int | None:
+    """Say why the run failed. Returns the exit code, or None for an error in the program, which shows its traceback."""
+    rank = os.environ.get("RANK", "0")
+    if isinstance(error, (ValueError, OSError)) and not os.environ.get("OASST_MEGATRON_TRACEBACK"):
         if rank == "0":
             tell_failure(str(error))
         elif "TORCHELASTIC_ERROR_FILE" in os.environ:
@@ -45,29 +62,34 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             print(f"error: rank {rank}: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, ConfigError) else 1
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in LOST_PEER):
-            raise
-        message = f"rank {os.environ.get('RANK', '0')} lost its connection to another rank, whose own message says why"
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER):
+        message = f"rank {rank} lost its connection to another rank, whose own message says why"
         print(f"warning: {message}", file=sys.stderr, flush=True)
         record_failure(message)
         return 1
+    if _has_peers() and not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+        record_failure(f"rank {rank}: {type(error).__name__}: {error}")
+    return None
 
 
-def _train(command: object) -> int:
+def _has_peers() -> bool:
+    """Return whether this process is connected to other ranks."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _train(command: CommandLine) -> int:
     from megatron_train.parallel.device import install, quiet_known_warnings
 
     quiet_known_warnings()
-    install()
-    from megatron_train.config.flags import CommandLine
+    install(command.config.parallel.device)
     from megatron_train.parallel.distributed import shutdown
     from megatron_train.train import train
 
-    assert isinstance(command, CommandLine)
-    try:
-        return train(command)
-    finally:
-        shutdown()
+    code = train(command)
+    shutdown()  # after success only: on NCCL this waits for ranks that may be waiting for this one
+    return code
 
 
 if __name__ == "__main__":

@@ -7,11 +7,17 @@ from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
 from megatron_train.data.sft_dataset import Samples
+from megatron_train.model.attention import planned_kernel
+from megatron_train.optim.optimizer import adam_name
+from megatron_train.parallel.rank_devices import describe_devices
 from megatron_train.report.console import say, warn
 
 
 def announce(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -> None:
-    """Print the settings, the flags without effect, and the model with its layout."""
+    """Print the settings, the flags without effect, the model with its layout, the devices and the kernels.
+
+    All ranks call this function.
+    """
     say(config_table(command.config))
     if command.ignored:
         say("without effect here: " + "; ".join(f"--{name} ({reason})" for name, reason in command.ignored.items()))
@@ -23,6 +29,7 @@ def announce(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -
         f"{model.vocab_size:,} padded to {model.padded_vocab:,}) on {layout.world_size} processes: TP {layout.tp} x "
         f"PP {layout.pp} x DP {layout.dp}"
     )
+    say(f"on {describe_devices()}; attention kernel {planned_kernel(model, command.config)}; Adam {adam_name()}")
 
 
 def differences_from_megatron_llm(config: TrainConfig) -> list[str]:

@@ -133,4 +133,4 @@ def _sums(batch: DeviceBatch, logits: Tensor) -> tuple[Tensor, Tensor, dict[str,
     loss_sum = torch.where(mask > 0, losses.transpose(0, 1).double() * mask, 0.0).sum()
     correct = ((label_logit >= best).double() * mask).sum()
     sums = torch.stack([loss_sum, mask.sum(), correct])
-    return loss_sum, torch.tensor(1, dtype=torch.int, device=logits.device), {"sums": sums}
+    return loss_sum, torch.ones((), dtype=torch.int, device=logits.device), {"sums": sums}

@@ -88,7 +88,7 @@ def _forward_step(data_iterator: Iterator[DeviceBatch], model: Any) -> tuple[Ten
 def _scaled_loss(batch: DeviceBatch, losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Turn `losses` [b, s] into the scalar to differentiate, the count that megatron-core expects, and the report."""
     loss = masked_loss_sum(losses, batch.loss_mask) * batch.loss_factor
-    return loss, torch.tensor(1, dtype=torch.int, device=losses.device), {"loss": loss.detach().double().clone()}
+    return loss, torch.ones((), dtype=torch.int, device=losses.device), {"loss": loss.detach().double().clone()}
 
 
 def global_sums(outputs: list[dict[str, Tensor]], batches: Sequence[DeviceBatch]) -> BatchSums:

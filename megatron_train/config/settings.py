@@ -36,6 +36,8 @@ class Parallel:
     """Reduce gradients while the backward pass still runs."""
     overlap_param_gather: bool = False
     """Gather updated weights while the forward pass already runs (needs overlap_grad_reduce)."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Device to compute on; auto = CUDA if there is a device for each rank here; default OASST_DEVICE, else auto."""
     distributed_timeout_minutes: float = 10.0
     """Minutes after which a rank that waits for another gives up."""
 

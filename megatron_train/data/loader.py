@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from megatron_train.config.settings import Data
 from megatron_train.data.batch import Batch, Document, LossRule, packed_batch, padded_batch, padded_width
+from megatron_train.data.packed_row import PackedRow
 from megatron_train.data.sft_dataset import Samples
 from megatron_train.parallel.distributed import device
 from pretokenizer.files.shard import ShardError
@@ -27,7 +27,7 @@ class DeviceBatch:
     labels: Tensor
     loss_mask: Tensor
     position_ids: Tensor
-    packed: PackedSeqParams | None
+    packed: PackedRow | None
     loss_weight: float
     num_tokens: int
     squared_lengths: int
@@ -70,18 +70,14 @@ def to_device(batch: Batch) -> DeviceBatch:
     def move(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(target, non_blocking=True)
 
-    packed = None
+    packed, position_ids = None, move(batch.position_ids)
     if batch.cu_seqlens is not None:
-        bounds = move(batch.cu_seqlens)
-        longest = int(np.diff(batch.cu_seqlens).max())
-        packed = PackedSeqParams(
-            qkv_format="thd", cu_seqlens_q=bounds, cu_seqlens_kv=bounds, max_seqlen_q=longest, max_seqlen_kv=longest
-        )
+        packed = PackedRow.of(move(batch.cu_seqlens), position_ids, tuple(batch.cu_seqlens.tolist()))
     return DeviceBatch(
         tokens=move(batch.tokens),
         labels=move(batch.labels),
         loss_mask=move(batch.loss_mask),
-        position_ids=move(batch.position_ids),
+        position_ids=position_ids,
         packed=packed,
         loss_weight=batch.loss_weight,
         num_tokens=batch.num_tokens,

@@ -1,31 +1,76 @@
-"""Core attention on torch alone: causal, grouped queries, sliding window, and packed documents kept apart.
+"""Core attention on torch alone: causal, with grouped queries, sliding windows and packed documents.
 
-Shapes, in megatron-core's order (s = sequence, b = batch, h = query heads, g = key/value heads, d = head size,
-t = packed tokens):
-    padded rows   query [s, b, h, d], key and value [s, b, g, d] -> [s, b, h * d]; padding is on the right,
-                  where causal attention needs no mask for it
-    packed rows   query [t, h, d], key and value [t, g, d], cu_seqlens [documents + 1] -> [t, h * d]
+Shapes, in megatron-core's order: s = positions, b = rows, h = query heads, g = key/value heads, d = head size.
+    query [s, b, h, d], key and value [s, b, g, d] -> [s, b, h * d]
+Padding is on the right, where causal attention needs no mask for it. A packed row has b = 1, and a PackedRow tells the
+boundaries of its documents.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from megatron.core import tensor_parallel
-from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.settings import TrainConfig
+from megatron_train.data.packed_row import PackedRow
+from megatron_train.parallel.device import compute_capability
+
+Kernel = Literal["varlen", "documents", "blocks", "rows"]
+"""`varlen`: flash attention over all documents at once. `documents`: one call per document. `blocks`: one call per
+block of queries, so that a window needs no mask of the whole row. `rows`: one call."""
+QUERIES_PER_BLOCK = 1024
+
+
+def choose_kernel(
+    dtype: torch.dtype, head_size: int, capability: tuple[int, int] | None, dropout: float, packed: bool, window: bool
+) -> Kernel:
+    """Return the kernel for a row. `capability` is that of the CUDA device, None on the CPU.
+
+    torch's varlen kernel takes 16-bit numbers, heads of up to 256 in multiples of 8, no dropout, and Ampere or later.
+    `window` means a window shorter than the row.
+
+    >>> choose_kernel(torch.bfloat16, 128, (9, 0), 0.0, packed=True, window=False)
+    'varlen'
+    >>> choose_kernel(torch.float32, 128, (9, 0), 0.0, packed=True, window=False)
+    'documents'
+    """
+    has_varlen = (
+        capability is not None
+        and capability >= (8, 0)
+        and dtype in (torch.bfloat16, torch.float16)
+        and head_size % 8 == 0
+        and head_size <= 256
+        and dropout == 0
+    )
+    if has_varlen and (packed or window):
+        return "varlen"
+    if packed:
+        return "documents"
+    return "blocks" if window else "rows"
+
+
+def planned_kernel(model: ModelConfig, config: TrainConfig) -> str:
+    """Return the kernel that rows of the longest length take in training, or the engine's own."""
+    settings = config.model
+    if settings.transformer_impl == "transformer_engine":
+        return settings.transformer_impl
+    dtype = torch.bfloat16 if settings.bf16 else torch.float16 if settings.fp16 else torch.float32
+    window = model.sliding_window is not None and model.sliding_window < config.data.seq_length
+    dropout, packing = settings.attention_dropout, config.data.packing
+    return choose_kernel(dtype, model.head_dim, compute_capability(), dropout, packing, window)
+
 
 class TorchAttention(MegatronModule):
-    """scaled_dot_product_attention for rows; for packed rows varlen attention on CUDA, one call per document on the
-    CPU.
-    """
+    """Core attention for a SelfAttention spec, on the kernel that `choose_kernel` returns."""
 
     def __init__(
         self,
@@ -41,7 +86,9 @@ class TorchAttention(MegatronModule):
         super().__init__(config=config)
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         self.scale = softmax_scale
-        self.window = config.window_size[0] + 1 if config.window_size else None  # tokens seen, the query's own included
+        self.window = config.window_size[0] + 1 if config.window_size else None
+        """Positions that a query sees, with its own."""
+        self.capability = compute_capability()
 
     def forward(
         self,
@@ -51,13 +98,25 @@ class TorchAttention(MegatronModule):
         attention_mask: Tensor | None,
         attn_mask_type: Any = None,
         attention_bias: Tensor | None = None,
-        packed_seq_params: PackedSeqParams | None = None,
+        packed_seq_params: PackedRow | None = None,
     ) -> Tensor:
+        """Return [s, b, h * d]. The masks are ignored: attention is causal, within the window and the documents."""
+        length = query.shape[0] if packed_seq_params is None else packed_seq_params.max_seqlen_q
+        window = self.window if self.window and self.window < length else None
+        dropout = self.dropout if self.training else 0.0
+        packed = packed_seq_params is not None
+        kernel = choose_kernel(query.dtype, query.shape[-1], self.capability, dropout, packed, window is not None)
+        if kernel == "varlen":
+            return self._varlen(query, key, value, packed_seq_params, window)
         with self._dropout_stream():
-            if packed_seq_params is not None:
-                return self._packed(query, key, value, packed_seq_params)
             q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-            return self._attend(q, k, v).permute(2, 0, 1, 3).reshape(query.shape[0], query.shape[1], -1)
+            if packed_seq_params is not None:
+                spans = [slice(start, end) for start, end in itertools.pairwise(packed_seq_params.bounds)]
+                parts = [self._attend(q[:, :, span], k[:, :, span], v[:, :, span], window) for span in spans]
+                out = torch.cat(parts, dim=2)
+            else:
+                out = self._attend(q, k, v, window)
+            return out.permute(2, 0, 1, 3).reshape(query.shape[0], query.shape[1], -1)
 
     def _dropout_stream(self) -> contextlib.AbstractContextManager[None]:
         # Under sequence parallelism the block has already forked the tracker; forking again would break recomputation.
@@ -65,10 +124,20 @@ class TorchAttention(MegatronModule):
             return tensor_parallel.get_cuda_rng_tracker().fork()
         return contextlib.nullcontext()
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
         """[b, h, s, d] x [b, g, s, d] -> [b, h, s, d]."""
         length = q.shape[2]
-        mask = _window_mask(length, self.window, q.device) if self.window and self.window < length else None
+        if window is None or window >= length:
+            return self._sdpa(q, k, v, None)
+        blocks = []
+        size = max(window, QUERIES_PER_BLOCK)
+        for start in range(0, length, size):
+            end, first = min(start + size, length), max(0, start - window + 1)
+            mask = window_mask(range(start, end), range(first, end), window, q.device)
+            blocks.append(self._sdpa(q[:, :, start:end], k[:, :, first:end], v[:, :, first:end], mask))
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
+
+    def _sdpa(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return F.scaled_dot_product_attention(
             q,
             k,
@@ -80,39 +149,40 @@ class TorchAttention(MegatronModule):
             enable_gqa=q.shape[1] != k.shape[1],
         )
 
-    def _packed(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSeqParams) -> Tensor:
-        if query.is_cuda and not (self.training and self.dropout):
-            return self._packed_varlen(query, key, value, packed)
-        out = []
-        bounds = packed.cu_seqlens_q.tolist()
-        for start, end in itertools.pairwise(bounds):
-            q, k, v = (x[start:end].transpose(0, 1).unsqueeze(0) for x in (query, key, value))
-            out.append(self._attend(q, k, v)[0].transpose(0, 1))
-        return torch.cat(out).reshape(query.shape[0], -1)
-
-    def _packed_varlen(self, query: Tensor, key: Tensor, value: Tensor, packed: PackedSeqParams) -> Tensor:
+    def _varlen(
+        self, query: Tensor, key: Tensor, value: Tensor, packed: PackedRow | None, window: int | None
+    ) -> Tensor:
+        """Run flash attention over documents, or over padded rows laid end to end."""
         from torch.nn.attention.varlen import varlen_attn
 
+        length, rows = query.shape[:2]
+        q, k, v = (x.transpose(0, 1).flatten(0, 1) for x in (query, key, value))  # [b * s, h, d]
+        if packed is None:
+            bounds, longest = torch.arange(0, (rows + 1) * length, length, dtype=torch.int32, device=q.device), length
+        else:
+            bounds, longest = packed.cu_seqlens_q, packed.max_seqlen_q
         out: Any = varlen_attn(
-            query,
-            key,
-            value,
-            packed.cu_seqlens_q,
-            packed.cu_seqlens_kv,
-            packed.max_seqlen_q,
-            packed.max_seqlen_kv,
+            q,
+            k,
+            v,
+            bounds,
+            bounds,
+            longest,
+            longest,
             scale=self.scale,
-            window_size=(self.window - 1, 0) if self.window else (-1, 0),
-            enable_gqa=query.shape[1] != key.shape[1],
+            window_size=(window - 1, 0) if window else (-1, 0),
+            enable_gqa=q.shape[1] != k.shape[1],
         )
-        return out.reshape(query.shape[0], -1)
+        return out.view(rows, length, -1).transpose(0, 1).contiguous()
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> dict[str, Any]:
-        return {}  # no parameters
+        """Return nothing: this module has no parameters."""
+        return {}
 
 
-def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
-    """Boolean [length, length], True where attention is allowed: the last `window` positions up to the query's own."""
-    position = torch.arange(length, device=device)
-    distance = position[:, None] - position[None, :]
+def window_mask(queries: range, keys: range, window: int, device: torch.device) -> Tensor:
+    """Return [queries, keys], True where a query at its position sees a key: its own and the `window` - 1 before it."""
+    query = torch.arange(queries.start, queries.stop, device=device)
+    key = torch.arange(keys.start, keys.stop, device=device)
+    distance = query[:, None] - key[None, :]
     return (distance >= 0) & (distance < window)

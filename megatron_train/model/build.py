@@ -28,6 +28,7 @@ from megatron_train.model.lima_dropout import set_residual_dropout
 from megatron_train.model.neftune import NeftuneNoise
 from megatron_train.model.norm import Norm
 from megatron_train.model.parallel_layer import ParallelResidualLayer
+from megatron_train.model.rotary import RotaryByPosition
 from megatron_train.model.swiglu import GatedSilu
 from megatron_train.model.transformer_engine import transformer_engine_layer
 from megatron_train.parallel.device import uses_cuda
@@ -108,6 +109,7 @@ def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerCo
         # With interleaving, batched p2p without overlap gives silently wrong gradients in megatron-core 0.16.1.
         overlap_p2p_comm=bool(vpp),
         batch_p2p_comm=not vpp,
+        batch_p2p_sync=False,  # NCCL orders the exchange on the stream; synchronising would stall the CPU after each
         # Losses are scaled by our own factors (optim/loss.py): no division by micro-batches or ranks inside
         # megatron-core.
         calculate_per_token_loss=True,
@@ -187,6 +189,7 @@ def _build_chunk(
         seq_len_interpolation_factor=model.rope_scaling_factor if model.rope_scaling_type == "linear" else None,
         vp_stage=vp_stage,
     )
+    chunk.rotary_pos_emb = RotaryByPosition(chunk.rotary_pos_emb)
     if chunk.post_process and model.padded_vocab > model.vocab_size:
         chunk.output_layer.register_forward_hook(_PaddingMask(model))
     settings = config.model

@@ -10,9 +10,12 @@ need CUDA and the package `transformer_engine`. No machine that tested this rele
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
+import torch
 from megatron.core.models.gpt import gpt_layer_specs
 from megatron.core.transformer import ModuleSpec
+from torch import Tensor
 
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.settings import TrainConfig
@@ -36,11 +39,27 @@ def check_transformer_engine(config: TrainConfig) -> None:
         return
     if importlib.util.find_spec("transformer_engine") is None:
         raise ConfigError(
-            f"transformer_impl transformer_engine: the package is not installed ({INSTALL}); "
+            f"transformer_impl transformer_engine: the package is missing or broken ({INSTALL}); "
             "--transformer_impl local needs nothing more"
         )
     if not uses_cuda():
         raise ConfigError("transformer_impl transformer_engine needs a CUDA device; --transformer_impl local runs here")
+
+
+def packed_as_thd(core_attention: Any) -> Any:
+    """Return a subclass of the engine's core attention that takes a PackedRow and its tensors [t, 1, heads, d]."""
+
+    class ThdAttention(core_attention):
+        def forward(
+            self, query: Tensor, key: Tensor, value: Tensor, *arguments: Any, packed_seq_params: Any = None, **rest: Any
+        ) -> Tensor:
+            if packed_seq_params is None:
+                return torch.as_tensor(super().forward(query, key, value, *arguments, **rest))
+            row = [x.squeeze(1) for x in (query, key, value)]
+            out = super().forward(*row, *arguments, packed_seq_params=packed_seq_params.in_thd_format(), **rest)
+            return torch.as_tensor(out.reshape(out.shape[0], 1, -1))
+
+    return ThdAttention
 
 
 def transformer_engine_layer(model: ModelConfig) -> ModuleSpec:
@@ -49,6 +68,8 @@ def transformer_engine_layer(model: ModelConfig) -> ModuleSpec:
     layer = spec.submodules
     if model.gated_linear_unit and model.activation == "silu":
         layer.mlp.submodules.activation_func = GatedSilu
+    attention = layer.self_attention.submodules
+    attention.core_attention = packed_as_thd(attention.core_attention)
     if model.parallel_residual:
         spec.module = ParallelResidualLayer
     if model.shared_norm:  # a norm that attention and MLP share cannot be fused into two linear layers

@@ -78,6 +78,14 @@ def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer
     return optimizer
 
 
+def adam_name() -> str:
+    """Return the module and class of the Adam that build_optimizer uses: our own, Transformer Engine's or Apex's."""
+    import megatron.core.optimizer as optimizer
+
+    adam = FusedLayoutAdam if optimizer.USING_PYTORCH_OPTIMIZER else optimizer.Adam
+    return f"{adam.__module__}.{adam.__name__}"
+
+
 def _finalize(chunks: list[Any], num_tokens: Any = None, **groups: Any) -> None:
     """Reduce gradients without megatron-core's division by `num_tokens`: losses are already scaled (optim/loss.py)."""
     finalize_model_grads(chunks, None, **groups)

@@ -1,26 +1,30 @@
-"""megatron-core 0.16.1 on CPU + gloo, and its Adam without Transformer Engine or Apex. The only file that patches
-anything.
+"""Choose the device, and adapt megatron-core 0.16.1 to it. No other file patches anything.
 
     from megatron_train.parallel.device import install
     install()          # before any model, optimizer or process group is built
 
-On CUDA only the Adam class is replaced, and only when neither Transformer Engine nor Apex is there. On the CPU,
-megatron-core's literal `device="cuda"`, `torch.cuda.*` getters and RNG tracker are pointed at the CPU. Nothing of
-megatron-core is copied.
+On CUDA, only the Adam class is replaced, and only when neither Transformer Engine nor Apex is installed. On the CPU,
+megatron-core's literal `device="cuda"`, `torch.cuda.*` getters and RNG tracker are redirected to the CPU.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
+import importlib.util
 import os
 import queue
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+from megatron_train.report.console import warn
+from pretokenizer.config.yaml_config import ConfigError
 
 MEGATRON_CORE_VERSION = "0.16.1"
 DEVICE_VARIABLE = "OASST_DEVICE"
@@ -51,8 +55,9 @@ _NOISE = (
 
 
 class CudaAsCpu(TorchFunctionMode):
-    """Rewrites device="cuda" to the CPU, Tensor.cuda() to the tensor itself, Tensor.type() to the name megatron-core
-    compares with.
+    """Turns device="cuda" into the CPU, Tensor.cuda() into the tensor itself, and Tensor.type() into a CUDA name.
+
+    megatron-core compares the result of Tensor.type() with the names of CUDA types.
     """
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -71,22 +76,57 @@ class CudaAsCpu(TorchFunctionMode):
 def uses_cuda() -> bool:
     """Return whether this process computes on CUDA. This is the only place where the device is chosen.
 
-    `OASST_DEVICE` is `auto` by default: CUDA where the machine has a device for each of its ranks, else the CPU.
-    Raises ValueError for another value, and for `cuda` without enough devices.
+    `OASST_DEVICE` is `auto` by default: CUDA if the machine has a device for each of its ranks, else the CPU.
+    Raises ConfigError for another value, and for `cuda` without enough devices.
     """
     wanted = os.environ.get(DEVICE_VARIABLE, "auto")
     if wanted not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"{DEVICE_VARIABLE}={wanted}: choose auto, cpu or cuda")
+        raise ConfigError(f"{DEVICE_VARIABLE}={wanted}: choose auto, cpu or cuda")
     if wanted == "cpu":
         return False
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    devices, ranks = num_cuda_devices(), ranks_on_these_devices()
     if wanted == "cuda" and devices < ranks:
-        raise ValueError(
-            f"{DEVICE_VARIABLE}=cuda: this machine has {devices} usable CUDA devices for {ranks} ranks; start at most "
-            f"{devices} ranks here, or set {DEVICE_VARIABLE}=cpu"
+        raise ConfigError(
+            f"--device cuda: this machine has {devices} usable CUDA devices for {ranks} ranks; start at most {devices} "
+            "ranks here, check the driver and CUDA_VISIBLE_DEVICES, or give --device cpu"
         )
-    return devices >= ranks > 0
+    return devices >= ranks
+
+
+def num_cuda_devices() -> int:
+    """Return how many CUDA devices this process can use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def ranks_on_these_devices() -> int:
+    """Return how many ranks share the devices that this process sees.
+
+    With --gpus-per-task 1, Slurm shows each rank its own device only.
+    """
+    bound = os.environ.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2] == "1"
+    return 1 if bound else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def device_index() -> int:
+    """Return the index of this rank's CUDA device: 0 if it sees one device only, else its local rank.
+
+    Raises ConfigError when the machine has no device with that index.
+    """
+    local_rank, devices = int(os.environ.get("LOCAL_RANK", "0")), num_cuda_devices()
+    if devices == 1:
+        return 0
+    if local_rank >= devices:
+        raise ConfigError(
+            f"LOCAL_RANK {local_rank}, but this machine has {devices} CUDA devices; start at most {devices} ranks here"
+        )
+    return local_rank
+
+
+def warn_of_unused_devices() -> None:
+    """Warn when `auto` leaves the CUDA devices of this machine unused because there are too few."""
+    devices, ranks = num_cuda_devices(), ranks_on_these_devices()
+    if os.environ.get(DEVICE_VARIABLE, "auto") == "auto" and 0 < devices < ranks:
+        warn(f"this machine has {devices} CUDA devices for {ranks} ranks, so the run uses the CPU")
 
 
 def device_name() -> str | None:
@@ -94,30 +134,55 @@ def device_name() -> str | None:
     return torch.cuda.get_device_name() if uses_cuda() else None
 
 
-def install() -> None:
-    """Make megatron-core usable on the chosen device; safe to call again.
+def compute_capability() -> tuple[int, int] | None:
+    """Return the CUDA device's compute capability, (9, 0) for an H100, or None on the CPU."""
+    return torch.cuda.get_device_capability() if uses_cuda() else None
 
-    Raises RuntimeError on another version of megatron-core, and ValueError for a device that cannot be used.
+
+def install(device: str | None = None) -> None:
+    """Make megatron-core usable on `device`, or by default on the device of OASST_DEVICE; safe to call again.
+
+    Raises RuntimeError for another version of megatron-core, and ConfigError for a device that cannot be used.
     """
     global _mode
+    if device is not None:
+        os.environ[DEVICE_VARIABLE] = device
     found = importlib.metadata.version("megatron-core")
     if found != MEGATRON_CORE_VERSION:
         raise RuntimeError(
             f"megatron-core {found} is installed; this module adapts {MEGATRON_CORE_VERSION}: pip install "
             f"megatron-core=={MEGATRON_CORE_VERSION}"
         )
-    importlib.metadata.version("psutil")  # without it megatron-core's checkpoint writer hangs for ever
+    hide_broken_transformer_engine()
+    importlib.metadata.version("psutil")  # without it megatron-core's checkpoint writer hangs forever
     quiet_known_warnings()
     if _mode is None and not uses_cuda():
+        warn_of_unused_devices()
         _point_torch_cuda_at_cpu()
         _use_cpu_rng()
         _mode = CudaAsCpu()
-        _mode.__enter__()  # stays on for the life of the process
+        _mode.__enter__()  # stays active for the life of the process
     _write_checkpoints_without_manager()
 
 
+def hide_broken_transformer_engine() -> None:
+    """Make a Transformer Engine that cannot be imported look absent, and warn about it.
+
+    megatron-core expects ModuleNotFoundError only. A package built for another torch raises other errors.
+    """
+    if importlib.util.find_spec("transformer_engine") is None:
+        return
+    try:
+        importlib.import_module("transformer_engine.pytorch")
+    except Exception as error:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "transformer_engine"]:
+            del sys.modules[name]
+        sys.modules["transformer_engine"] = None  # type: ignore[assignment]
+        warn(f"transformer_engine is installed but cannot be imported ({error}): pip uninstall it, or reinstall it")
+
+
 def quiet_known_warnings() -> None:
-    """Silences warnings of megatron-core and torch that no user of ours can act on."""
+    """Silence warnings of megatron-core and torch that users of this package cannot act on."""
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
@@ -130,7 +195,7 @@ def _point_torch_cuda_at_cpu() -> None:
         return None
 
     cuda: Any = torch.cuda
-    cuda.is_available = lambda: False  # megatron-core asks at run time; a device that is not used must not be seen
+    cuda.is_available = lambda: False  # megatron-core must not see an unused device
     cuda.current_device = lambda: CPU  # megatron-core uses it as device=... only
     cuda.synchronize = cuda.empty_cache = nothing
     cuda.get_rng_state = lambda device="cuda": torch.get_rng_state()
@@ -145,7 +210,7 @@ def _use_cpu_rng() -> None:
     random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
 
     class CpuRngStatesTracker(random.CudaRNGStatesTracker):
-        """The stock tracker over the CPU generator, without its warning that the CPU state changed."""
+        """megatron-core's tracker over the CPU generator, without its warning that the CPU state changed."""
 
         _current_state_name: str
 
@@ -183,9 +248,7 @@ def replace_torch_adam(own_adam: type[torch.optim.Optimizer]) -> None:
 
 
 def _write_checkpoints_without_manager() -> None:
-    """A synchronous save passes its results within the process; the stock multiprocessing manager costs 3 to 8 s at the
-    first save.
-    """
+    """Pass the results of a save within the process: a multiprocessing manager takes 3 to 8 s in the first save."""
     from megatron.core.dist_checkpointing.strategies import filesystem_async
 
     filesystem_async._results_queue = queue.Queue()

@@ -1,7 +1,4 @@
-"""Process groups, devices, seeds and who prints. One process without torchrun works too: world size 1.
-
-NCCL on CUDA, gloo on the CPU; everything else is the same code.
-"""
+"""Start and end the process groups of a rank, and seed it. A process without a launcher is a world of one rank."""
 
 from __future__ import annotations
 
@@ -17,44 +14,55 @@ import torch.distributed as dist
 
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import Parallel
-from megatron_train.parallel.device import uses_cuda
+from megatron_train.parallel.device import device_index, uses_cuda
 from megatron_train.parallel.launch_store import fresh_store
+from megatron_train.parallel.rank_devices import compare_devices, own_device
 
 
 def world_size() -> int:
-    """Processes of this launch, as torchrun says."""
+    """Return the number of ranks of this launch, from torchrun's or Slurm's variable."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def init_distributed(parallel: Parallel, seed: int) -> ParallelLayout:
-    """Starts the process groups of this rank and seeds it. Call parallel.device.install() first."""
+    """Start the process groups of this rank and seed it. Call parallel.device.install() first.
+
+    Raises ConfigError when some ranks use CUDA and others the CPU.
+    """
     from megatron.core import parallel_state
 
     layout = ParallelLayout.planned(parallel, world_size())
     if not dist.is_initialized():
-        timeout = datetime.timedelta(minutes=parallel.distributed_timeout_minutes)
-        if uses_cuda():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        backend = "nccl" if uses_cuda() else "gloo"
-        if "RANK" in os.environ:
-            rank, world = int(os.environ["RANK"]), world_size()
-            dist.init_process_group(backend, store=fresh_store(timeout), rank=rank, world_size=world, timeout=timeout)
-        else:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        _join_world(datetime.timedelta(minutes=parallel.distributed_timeout_minutes))
     leave_groups()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
         virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
-        distributed_timeout_minutes=parallel.distributed_timeout_minutes,  # else half an hour, in making groups too
-        create_gloo_process_groups=False,  # second copies of the data-parallel groups, which nothing here uses
+        distributed_timeout_minutes=parallel.distributed_timeout_minutes,  # the default is half an hour
+        create_gloo_process_groups=False,  # copies of the data-parallel groups that nothing uses
     )
     seed_rank(seed)
     return layout
 
 
+def _join_world(timeout: datetime.timedelta) -> None:
+    """Make the group of all ranks: NCCL on CUDA, gloo on the CPU. Raises ConfigError when ranks differ in device."""
+    in_launch = "RANK" in os.environ
+    rank, world = (int(os.environ["RANK"]), world_size()) if in_launch else (0, 1)
+    store = fresh_store(timeout) if in_launch else dist.HashStore()
+    own = own_device(rank)
+    compare_devices(store, own, world, timeout)
+    target = None
+    if uses_cuda():
+        target = torch.device("cuda", device_index())
+        torch.cuda.set_device(target)
+    # With device_id, NCCL connects here instead of in the first collective, where an error is hard to place.
+    dist.init_process_group(own.backend, store=store, rank=rank, world_size=world, timeout=timeout, device_id=target)
+
+
 def seed_rank(seed: int) -> None:
-    """Different streams per pipeline stage and data-parallel rank; the tracker adds the tensor-parallel rank itself."""
+    """Seed this rank by its pipeline stage and data-parallel rank; the tracker adds the tensor-parallel rank."""
     from megatron.core import parallel_state, tensor_parallel
 
     stage, replicas = parallel_state.get_pipeline_model_parallel_rank(), parallel_state.get_data_parallel_world_size()
@@ -66,28 +74,29 @@ def seed_rank(seed: int) -> None:
 
 
 def leave_groups() -> None:
-    """Ends every group but the world's: megatron-core only forgets them, and a gloo group's threads keep polling."""
+    """End every group but the world's. megatron-core only forgets them, and a gloo group's threads keep polling."""
     from megatron.core import parallel_state
 
     parallel_state.destroy_model_parallel()
-    gc.collect()  # models of the layout before hold its groups
+    gc.collect()  # models of the previous layout hold its groups
     for group in list(dist.distributed_c10d._world.pg_map):
         if group is not dist.group.WORLD:
             dist.destroy_process_group(group)
 
 
 def shutdown() -> None:
-    """Ends the process groups; safe when there are none."""
+    """End the process groups, if there are any. On NCCL this is a collective: call it after success only."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def device() -> torch.device:
+    """Return the device that this rank computes on."""
     return torch.device("cuda", torch.cuda.current_device()) if uses_cuda() else torch.device("cpu")
 
 
 def sum_over_ranks(values: list[float], group: Any = None) -> list[float]:
-    """Elementwise fp64 sum over all ranks (or those of `group`)."""
+    """Return the elementwise fp64 sum over all ranks, or over the ranks of `group`."""
     tensor = torch.tensor(values, dtype=torch.float64, device=device())
     if dist.get_world_size(group) > 1:
         dist.all_reduce(tensor, group=group)

@@ -5,9 +5,10 @@
 
 A thread of each rank publishes a heartbeat: the iteration and phase that the rank is in. A rank whose process is
 stopped, swapped out or gone publishes nothing. At 80 % of the timeout, before the collectives of the waiting ranks time
-out, every live rank prints the stacks of its threads, one of them names the silent rank, and all end with exit code 1.
+out, every live rank prints the stacks of its threads, one names the silent rank, and all end with exit code 1.
 A rank that is alive but makes no progress gets a warning with its stacks; the collective that it waits in then ends the
-job. Heartbeats go through the store of the process group. They use no collective, so they cannot hang on NCCL or gloo.
+job. When a rank fails with an error, or is silent after SIGTERM, the others end within seconds. Heartbeats go
+through the store of the process group. They use no collective, so they cannot hang.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from typing import Any
 
 import torch.distributed as dist
 
+from megatron_train.parallel.stop_request import signal_received
 from megatron_train.report.console import tell_failure
 from megatron_train.report.phases import PhaseTimer
 
 SHARE_OF_TIMEOUT = 0.8
+TICKS_AFTER_SIGNAL = 3
+"""Missing heartbeats that end the job after SIGTERM: a launcher that lost a rank sends it to the ranks that wait."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,11 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Stall:
-    """The silent rank, and the message about it."""
+    """The rank that is silent or has failed, and the message about it."""
 
     rank: int
     message: str
+    has_failed: bool = False
 
 
 class HangWatch:
@@ -70,20 +75,23 @@ class HangWatch:
         """Rank -> its last heartbeat, and when it changed."""
         self._warned_at_change, self._store_answered = -1, 0.0
         self._store: Any = None
+        self._error: BaseException | None = None
 
     def __enter__(self) -> HangWatch:
         if self.world > 1:
             # The training thread may block on the store's own connection, so this thread gets another one.
             store: Any = dist.distributed_c10d._get_default_store()
-            self._store = dist.PrefixStore("hang_watch", store.clone())
+            number = (store.add("hang_watches", 1) - 1) // self.world  # watches of one launch do not share keys
+            self._store = dist.PrefixStore(f"hang_watch/{number}", store.clone())
             self._store_answered = time.monotonic()
             self._thread = threading.Thread(target=self._run, name="hang watch", daemon=True)
             self._thread.start()
             threading.Thread(target=self._guard_store, name="hang watch of the store", daemon=True).start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if self._thread is not None:
+            self._error = error
             self._stop.set()
             self._thread.join(timeout=2 * self.tick + 1)
 
@@ -99,7 +107,11 @@ class HangWatch:
                     self._leave(Stall(**json.loads(self._store.get("stalled"))))
                     return
                 self._store_answered = time.monotonic()
-            self._publish(Heartbeat(count, has_left=True))
+            if self._error is None:
+                self._publish(Heartbeat(count, has_left=True))
+            else:
+                message = f"rank {self.rank} failed: {type(self._error).__name__}: {self._error}"
+                self._store.compare_set("stalled", "", json.dumps(asdict(Stall(self.rank, message, has_failed=True))))
         except dist.DistError:
             return  # the store ended with the process that held it; the launcher ends the other ranks
 
@@ -119,7 +131,9 @@ class HangWatch:
             before, since = self._heard.get(rank, (None, started))
             self._heard[rank] = (heartbeat, since if heartbeat == before else now)
             silent = now - self._heard[rank][1]
-            if not heartbeat.has_left and silent > self.limit:
+            if not heartbeat.has_left and silent > (
+                TICKS_AFTER_SIGNAL * self.tick if signal_received() else self.limit
+            ):
                 stall = Stall(
                     rank,
                     f"rank {rank} has given no sign of life for {silent:.0f} s, last in {heartbeat}: its process is "
@@ -155,10 +169,15 @@ class HangWatch:
         _print(f"warning: {text}{others if self.rank == 0 else ''}\n{stacks(self.rank)}")
 
     def _leave(self, stall: Stall) -> None:
-        """Print the stacks; the lowest rank that is alive also prints the message. Then end."""
-        _print(stacks(self.rank))
-        time.sleep(2 * self.tick)  # lets the other ranks print their stacks first
-        if self.rank == min(set(range(self.world)) - {stall.rank}):
+        """End this rank. If a rank is silent, print the stacks; the lowest live rank also prints the message.
+
+        A rank that leaves by itself in the meantime is not ended: it may have failed for the same reason.
+        """
+        if not stall.has_failed:
+            _print(stacks(self.rank))
+        if self._stop.wait(2 * self.tick):  # lets the other ranks print their stacks first
+            return
+        if not stall.has_failed and self.rank == min(set(range(self.world)) - {stall.rank}):
             tell_failure(stall.message)
         self.end(stall.message)
 

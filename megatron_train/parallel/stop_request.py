@@ -1,4 +1,4 @@
-"""Reasons to save and stop before the last iteration: SIGTERM, SIGUSR1, --exit_duration_in_mins, --exit_interval.
+"""Reasons to save and stop before the last iteration: a signal, --exit_duration_in_mins, --exit_interval.
 
 stop = StopRequest(config.logging, config.batch.train_iters)
 ...
@@ -7,6 +7,7 @@ if stop.due(iteration): save and stop         # every rank gets the same answer
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from types import FrameType
@@ -16,9 +17,23 @@ import psutil
 from megatron_train.config.settings import Logging
 from megatron_train.parallel.distributed import sum_over_ranks
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+REPEAT_SECONDS = 5.0
+"""A signal within this time of the first is its echo: torchrun forwards a Ctrl-C that the terminal has sent to all."""
+_received_at: list[float] = []
+"""When this process received its first signal, by time.monotonic()."""
+
+
+def signal_received() -> bool:
+    """Return whether a signal has asked this process to stop."""
+    return bool(_received_at)
+
 
 class StopRequest:
-    """Remembers the first signal of this rank. `due` asks all ranks, so that no rank stops alone."""
+    """Remembers the first signal of this rank. `due` asks all ranks, so that no rank stops alone.
+
+    A second signal, 5 s or more after the first, ends the process at once.
+    """
 
     def __init__(self, logging: Logging, train_iters: int) -> None:
         self._logging, self._train_iters = logging, train_iters
@@ -26,10 +41,16 @@ class StopRequest:
         self._signal: int | None = None
         self.signalled = False
         """Whether the reason to stop was a signal on any rank."""
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        _received_at.clear()
+        for number in SIGNALS:
             signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
+        if _received_at and time.monotonic() - _received_at[0] > REPEAT_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        if not _received_at:
+            _received_at.append(time.monotonic())
         self._signal = number
 
     def due(self, iteration: int) -> str | None:

@@ -1,6 +1,5 @@
 """Turn finished parts into the contents of the output folder: select, write, report, describe."""
 
-from collections import Counter
 from pathlib import Path
 
 from pretokenizer.files.checksums import FinishedFiles
@@ -9,14 +8,21 @@ from pretokenizer.files.publish import write_text_atomic
 from pretokenizer.files.shard import optimal_dtype
 from pretokenizer.output.describe import make_manifest, save_tokenizer, special_tokens_json
 from pretokenizer.output.write_shards import write_shards
-from pretokenizer.reports.build_reports import BuildReports, Tables, bad_records, contaminated, part_headers
-from pretokenizer.reports.chat_notes import chat_warnings
+from pretokenizer.reports.build_reports import (
+    BuildReports,
+    bad_records,
+    contaminated,
+    engines_of,
+    part_headers,
+    warnings_of,
+)
 from pretokenizer.reports.examples import sample_documents
 from pretokenizer.reports.lengths import length_report
+from pretokenizer.reports.plots import PLOT_NAME, drawing
 from pretokenizer.reports.stats import DatasetStats, dataset_stats, total_stats
 from pretokenizer.reports.write_reports import write_reports
 from pretokenizer.selection.document_table import read_tables
-from pretokenizer.selection.duplicates import DuplicateReport, handle_duplicates
+from pretokenizer.selection.duplicates import handle_duplicates
 from pretokenizer.selection.select_documents import Selected, select
 from pretokenizer.selection.token_store import TokenStore
 from pretokenizer.tasks.bad_records import refuse_too_many
@@ -41,10 +47,23 @@ def assemble(context: BuildContext, part_folders: list[Path], output: Path) -> D
     chosen, duplicates = handle_duplicates(chosen, store, context.config.dedup == "exact")
     warnings += [*map(str, filter(None, map(found_mismatch, part_folders))), *_empty_sets(chosen["train"])]
     with FinishedFiles(context.options.workers) as finished:
-        stats = _write_splits(context, chosen, store, output, finished)
+        stats = _count(chosen)
+        lengths = {split: length_report(total_stats(parts).lengths) for split, parts in stats.items()}
+        histograms = {split: (report.bounds, report.counts) for split, report in lengths.items()}
+        with drawing(histograms, output / PLOT_NAME):
+            _write_splits(context, chosen, store, output, finished)
         write_text_atomic(output / "special_tokens.json", special_tokens_json(context.tokenizer), sync=False)
         save_tokenizer(output / "tokenizer", context.tokenizer, context.chat_format)
-        reports = _collect_reports(context, tables, stats, warnings, duplicates)
+        reports = BuildReports(
+            stats=stats,
+            lengths=lengths,
+            engines=engines_of(tables),
+            warnings=list(dict.fromkeys([*warnings, *warnings_of(tables)])),
+            bad_records=bad_records(context, tables),
+            duplicates=duplicates,
+            contaminated=contaminated(context, tables),
+            files=[[str(path) for path in (*files.train, *files.val)] for files in context.plan.datasets],
+        )
         write_reports(context, reports, sample_documents(chosen["train"], store, NUM_EXAMPLES), output)
         manifest = make_manifest(context, reports, output, finished)
     manifest.save(output)
@@ -62,39 +81,21 @@ def _empty_sets(train: list[Selected]) -> list[str]:
     ]
 
 
+def _count(chosen: dict[str, list[Selected]]) -> dict[str, list[DatasetStats]]:
+    """Return the figures of each split; of val only where it has samples."""
+    return {
+        split: [dataset_stats(selected, split == "train") for selected in selection]
+        for split, selection in chosen.items()
+        if split == "train" or any(selected.processed.size for selected in selection)
+    }
+
+
 def _write_splits(
     context: BuildContext, chosen: dict[str, list[Selected]], store: TokenStore, output: Path, finished: FinishedFiles
-) -> dict[str, list[DatasetStats]]:
-    """Write the shards of each split that has documents, and return the figures of each split that has samples."""
-    stats = {}
+) -> None:
+    """Write the shards of each split that has documents."""
     for split, selection in chosen.items():
-        if split == "val" and not any(selected.processed.size for selected in selection):
-            continue
         if any(selected.documents.size for selected in selection):
             prefix = output / f"{context.config.filename_prefix}-{split}"
             for path in write_shards(prefix, selection, store, context.config.write_json):
                 finished.add(path)
-        stats[split] = [dataset_stats(selected, split == "train") for selected in selection]
-    return stats
-
-
-def _collect_reports(
-    context: BuildContext,
-    tables: Tables,
-    stats: dict[str, list[DatasetStats]],
-    warnings: list[str],
-    duplicates: DuplicateReport,
-) -> BuildReports:
-    headers = [header for parts in part_headers(tables) for header in parts]
-    notes = sum((header.notes for header in headers), Counter())
-    found = [*warnings, *(warning for header in headers for warning in header.warnings), *chat_warnings(notes)]
-    return BuildReports(
-        stats=stats,
-        lengths={split: length_report(total_stats(parts).lengths) for split, parts in stats.items()},
-        engines=sorted({header.engine for header in headers if header.engine}),
-        warnings=list(dict.fromkeys(found)),
-        bad_records=bad_records(context, tables),
-        duplicates=duplicates,
-        contaminated=contaminated(context, tables),
-        files=[[str(path) for path in (*files.train, *files.val)] for files in context.plan.datasets],
-    )

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from pretokenizer.reports.chat_notes import chat_warnings
 from pretokenizer.reports.lengths import LengthReport
 from pretokenizer.reports.stats import DatasetStats, total_stats
 from pretokenizer.selection.document_table import DocumentTable
@@ -101,3 +102,15 @@ def contaminated(context: BuildContext, tables: Tables) -> dict[int, tuple[str, 
         return {}
     entries = zip(context.config.entries, tables, strict=True)
     return {number: (entry.name, int(table.contaminated.sum())) for number, (entry, (table, _)) in enumerate(entries)}
+
+
+def engines_of(tables: Tables) -> list[str]:
+    """Return the encoders of all parts and their proofs, sorted."""
+    return sorted({header.engine for headers in part_headers(tables) for header in headers if header.engine})
+
+
+def warnings_of(tables: Tables) -> list[str]:
+    """Return the warnings of all parts, and those about what the chat format did to the conversations."""
+    headers = [header for own in part_headers(tables) for header in own]
+    notes: Counter[str] = sum((header.notes for header in headers), Counter())
+    return [*(warning for header in headers for warning in header.warnings), *chat_warnings(notes)]

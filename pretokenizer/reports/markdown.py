@@ -6,15 +6,15 @@ from pathlib import Path
 from pretokenizer.reports.build_reports import BuildReports
 from pretokenizer.reports.examples import Example
 from pretokenizer.reports.lengths import GLOBAL_BATCHES, PACKED_LENGTHS, LengthReport, text_histogram
-from pretokenizer.reports.plots import PLOT_NAME, has_plots
+from pretokenizer.reports.plots import PLOT_NAME
 from pretokenizer.reports.render import render_document
 from pretokenizer.reports.stats import DatasetStats, total_stats
 from pretokenizer.tasks.context import BuildContext
 from pretokenizer.tokenizer.base import Tokenizer
 
 
-def markdown_report(context: BuildContext, reports: BuildReports, examples: list[Example]) -> str:
-    """Return the whole report as Markdown."""
+def markdown_report(context: BuildContext, reports: BuildReports, examples: list[Example], has_plot: bool) -> str:
+    """Return the whole report as Markdown. `has_plot` tells whether the plot of lengths is beside it."""
     tokenizer = context.tokenizer
     lines = [
         f"# {context.final.name}",
@@ -26,7 +26,9 @@ def markdown_report(context: BuildContext, reports: BuildReports, examples: list
     for split, parts in reports.stats.items():
         total, lengths = total_stats(parts), reports.lengths[split]
         lines += [f"## {split}", "", *_overview(parts, total), "", *_roles(parts, total), ""]
-        lines += [*_left_out(parts), *_languages(total), *_lengths(split, lengths)]
+        lines += [*_left_out(parts), *_languages(total), *_lengths(lengths)]
+        if has_plot and split == "train":
+            lines += [f"![lengths]({PLOT_NAME})", ""]
         lines += _seq_lengths(total, lengths)
         if split == "train":
             lines += _epochs(total, lengths)
@@ -79,11 +81,10 @@ def _languages(total: DatasetStats) -> list[str]:
     return [f"Documents by language: {listed}.", ""]
 
 
-def _lengths(split: str, lengths: LengthReport) -> list[str]:
+def _lengths(lengths: LengthReport) -> list[str]:
     if not lengths.counts:
         return []
-    lines = ["Tokens per document:", "", "```", *text_histogram(lengths.bounds, lengths.counts), "```", ""]
-    return [*lines, f"![lengths]({PLOT_NAME})", ""] if has_plots() and split == "train" else lines
+    return ["Tokens per document:", "", "```", *text_histogram(lengths.bounds, lengths.counts), "```", ""]
 
 
 def _seq_lengths(total: DatasetStats, lengths: LengthReport) -> list[str]:

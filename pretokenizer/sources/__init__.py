@@ -3,16 +3,15 @@
 from typing import Any
 
 from pretokenizer.config.yaml_config import ConfigError, suggest
+from pretokenizer.sources.conversations import OrcaChat, Vicuna
 from pretokenizer.sources.dolly import Dolly15k, Dolly15kMultilingual
 from pretokenizer.sources.instruction import Alpaca, CodeAlpaca, GradeSchoolMath, Megacode2, Megacode3, OaLeet10k
 from pretokenizer.sources.messages import Ikala, Messages, PromptResponse, ShareGPT
 from pretokenizer.sources.oasst import OasstExport
-from pretokenizer.sources.orca_chat import OrcaChat
-from pretokenizer.sources.qa import Gsm8k, Joke
+from pretokenizer.sources.qa import Gsm8k, Joke, WebGPT
 from pretokenizer.sources.source import Source
 from pretokenizer.sources.translation import TedEnJa, TedZhJa, Wmt2019ZhEn
-from pretokenizer.sources.vicuna import Vicuna
-from pretokenizer.sources.webgpt import WebGPT
+from pretokenizer.sources.turns import ConsecutiveRoles
 
 SOURCES: dict[str, type[Source]] = {
     "alpaca": Alpaca,
@@ -39,10 +38,12 @@ SOURCES: dict[str, type[Source]] = {
 }
 
 
-def make_source(name: str, options: dict[str, Any], val_split: float = 0.2) -> Source:
+def make_source(
+    name: str, options: dict[str, Any], val_split: float = 0.2, consecutive_roles: ConsecutiveRoles = "allow"
+) -> Source:
     """Return the source called `name`. Raises ConfigError, which lists all names, for an unknown one."""
     if name not in SOURCES:
         raise ConfigError(
             f"datasets: no data set {name!r}{suggest(name, SOURCES)}; choose one of {', '.join(sorted(SOURCES))}"
         )
-    return SOURCES[name](name, options, val_split)
+    return SOURCES[name](name, options, val_split, consecutive_roles)

@@ -28,7 +28,9 @@ class Dolly15k(Source):
     hub = HubFiles("OllieStanley/oa_dolly_15k", "main", ("*.jsonl", "**/*.parquet"))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Convert one record. Its context is in METADATA."""
+        """Convert one record. Its context is in METADATA; in Databricks' own files it has a key of its own."""
+        if "INSTRUCTION" not in record and "instruction" in record:
+            return dolly_conversation(record["instruction"], record["context"], record["response"], None)
         metadata = record.get("METADATA") or {}
         return dolly_conversation(record["INSTRUCTION"], metadata.get("CONTEXT"), record["RESPONSE"], None)
 

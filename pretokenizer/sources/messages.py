@@ -1,116 +1,101 @@
-"""Conversations in the usual open forms, for any data of one's own: `messages`, `sharegpt`, `prompt_response`, `ikala`.
+"""Conversations in the usual open forms, for data of your own: `messages`, `sharegpt`, `prompt_response`, `ikala`.
 
-`{"messages": [{"role": "user", "content": "..."}]}`, `{"conversations": [{"from": "human", "value": "..."}]}` or
-`{"prompt": "...", "response": "..."}` (for `prompt` also `instruction` and `input`, for `response` also `completion`
-and `output`; `system` may stand beside them); each reader takes all three. An assistant message with `"train": false`
-or `"weight": 0` is kept, and gets no loss.
+Each of these names reads every form in forms.py: OpenAI's messages with tools, ShareGPT, Alpaca, Dolly, prompts with
+completions, preference pairs, plain text. A message of any role may be marked with `train`, `weight`, `loss` or
+`loss_mask`. A key that changes what should be learned is used, or the record is refused by name.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Literal
 
-from pretokenizer.chat.conversation import ROLE_OF_NAME, Conversation, Message
+from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.roles import Role
 from pretokenizer.records.json_text import Record
+from pretokenizer.sources.forms import is_plain_text, open_record
 from pretokenizer.sources.source import BadRecord, Converted, Source
-
-_ANSWERS = ("response", "completion", "output")
+from pretokenizer.sources.turns import ROLES, Turn, UnusableError, in_order, message_of, refuse_unused, role_of
 
 
 @dataclass(frozen=True)
 class MessagesOptions:
-    """What a section may set."""
+    """Options in a section."""
 
     input_file_path: str | None = None
     lang: str | None = None
+    """Language of records that name none."""
+    loss: Literal["roles", "all"] = "roles"
+    """Messages that get loss: those of the assistant, or `all`. Records of plain text need `all`."""
+    preference: Literal["chosen"] | None = None
+    """Read the preferred reply of preference pairs, and leave out the other."""
+    ignore: list[str] = field(default_factory=list)
+    """Keys whose values are not used although they change what should be learned."""
 
 
 class Messages(Source):
-    """A generic conversation reader."""
+    """Reads conversations in any usual form."""
 
     class_name = "ConversationDataset"
     shows_name = True
     Options = MessagesOptions
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Conversations without an assistant's reply are left out. Wrong are: unknown roles, messages without text,
-        a speaker twice in a row, a system message after the start, a weight other than 0 and 1.
-        """
-        turns, role_key, text_key = _turns_of(record)
-        messages: list[Message] = []
-        has_reply = False
-        speaker = None
-        for turn in turns:
-            train: bool | None = None
-            role, text = ROLE_OF_NAME.get(turn[role_key]), turn.get(text_key)
-            if role is None:
-                return BadRecord("unknown role", repr(turn[role_key])[:80])
-            if text.__class__ is not str and (text := _joined_parts(text)) is None:
-                return BadRecord("message without text")
-            if not text:
-                return BadRecord("empty message")
-            if role is speaker:
-                return BadRecord("roles do not alternate", f"two messages of the {role.template_name} in a row")
-            if role is not Role.CONTEXT:
-                speaker = role
-            if role is Role.ASSISTANT:
-                has_reply = True
-                if ("train" in turn or "weight" in turn) and not _has_loss(turn):
-                    train = False
-            elif role is Role.SYSTEM and messages:
-                return BadRecord("system message after the start")
-            messages.append(Message(role, text, train))
-        if not has_reply:
+        """Convert one record. A conversation without a message to learn from is left out."""
+        if self.options.ignore:
+            record = {key: value for key, value in record.items() if key not in self.options.ignore}
+        try:
+            return self._convert(record)
+        except UnusableError as error:
+            return BadRecord(error.reason, error.found)
+
+    def _convert(self, record: Record) -> Converted:
+        if self.options.loss == "all" and is_plain_text(record):
+            return self._plain_text(record)
+        turns, tools, used = open_record(record, self.options.preference)
+        notes: set[str] = set()
+        messages = in_order(self._messages(turns, notes), self.consecutive_roles, notes)
+        if not any(message.role is Role.ASSISTANT or message.train for message in messages):
             return "no assistant message"
+        if len(record) > 1:
+            self._note_unused(record, used)
+        self.notes.update(notes)
+        return [Conversation(messages, self._lang(record), tools)]
+
+    def _messages(self, turns: list[Turn], notes: set[str]) -> list[Message]:
+        messages: list[Message] = []
+        for turn in turns:
+            role, text = ROLES.get(turn["role"]), turn.get("content")
+            if role is not None and text.__class__ is str and text and len(turn) == 2 and turn["role"] in _PLAIN:
+                messages.append(Message(role, text))
+                continue
+            if role is None:
+                role = role_of(turn["role"])
+            if role in (Role.SYSTEM, Role.CONTEXT) and not text:
+                notes.add(f"an empty {role.template_name} message is dropped")
+                continue
+            messages.append(message_of(role, turn, self.options.ignore, self.unused))
+        if self.options.loss == "all":
+            messages = [message if message.train is False else message._replace(train=True) for message in messages]
+        return messages
+
+    def _plain_text(self, record: Record) -> Converted:
+        self._note_unused(record, {"text"})
+        if not record["text"]:
+            return "blank"
+        return [Conversation((Message(Role.ASSISTANT, record["text"], True),), self._lang(record), is_plain=True)]
+
+    def _note_unused(self, record: Record, used: set[str]) -> None:
+        """Note the keys that are not used. Raises UnusableError for one that changes what should be learned."""
+        for key in record.keys() - used:
+            if key not in ("lang", "language"):
+                refuse_unused(key, record[key])
+                self.unused.add(key)
+
+    def _lang(self, record: Record) -> str | None:
         lang = record.get("lang") or record.get("language") or self.options.lang
-        return [Conversation(tuple(messages), lang if isinstance(lang, str) else None)]
+        return lang if isinstance(lang, str) else None
 
 
-def _has_loss(turn: dict[str, Any]) -> bool:
-    """Of `train` and `weight`; null is as good as absent (parquet has it where other messages have the key).
-
-    Raises ValueError for other labels than there are.
-    """
-    train, weight = turn.get("train"), turn.get("weight")
-    if train not in (None, True, False):
-        raise ValueError("`train` is neither true nor false")
-    if weight not in (None, 0, 1):
-        raise ValueError("`weight` is neither 0 nor 1")
-    return train is not False and weight != 0
-
-
-def _turns_of(record: Record) -> tuple[list[dict[str, Any]], str, str]:
-    """(turns, key of the role, key of the text) of a record in any of the forms."""
-    if "messages" in record:
-        turns, role_key, text_key = record["messages"], "role", "content"
-    elif "conversations" in record:
-        turns = record["conversations"]
-        role_key, text_key = ("from", "value") if turns and "from" in turns[0] else ("role", "content")
-    elif "prompt" in record or "instruction" in record:
-        question = record["prompt"] if "prompt" in record else _request(record)
-        answer = next((record[key] for key in _ANSWERS if key in record), None)
-        marks = {key: record[key] for key in ("train", "weight") if key in record}
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer, **marks}]
-        role_key, text_key = "role", "content"
-    else:
-        raise KeyError("messages")
-    if not isinstance(turns, list):
-        raise TypeError("the messages are no list")
-    if record.get("system"):
-        turns = [{role_key: "system", text_key: record["system"]}, *turns]
-    return turns, role_key, text_key
-
-
-def _request(record: Record) -> Any:
-    """Instruction and input, joined by a line feed when there is an input."""
-    return f"{record['instruction']}\n{record['input']}" if record.get("input") else record["instruction"]
-
-
-def _joined_parts(content: Any) -> str | None:
-    """The text of a list of text parts."""
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        return "".join(part["text"] for part in content)
-    return None
+_PLAIN = frozenset(name for name in ROLES if name not in ("function_call", "tool_call"))
 
 
 class ShareGPT(Messages):
@@ -122,4 +107,4 @@ class PromptResponse(Messages):
 
 
 class Ikala(Messages):
-    """The redpajama card's internal set: give conversations of your own."""
+    """The same reader for the redpajama card's internal data set, which is not public: bring conversations."""

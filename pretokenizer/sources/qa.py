@@ -1,9 +1,13 @@
-"""gsm8k and joke: records with one question and one answer."""
+"""gsm8k, joke and webgpt: questions with answers."""
+
+import random
+from collections.abc import Iterable, Iterator
 
 from pretokenizer.chat.conversation import Conversation, pair
 from pretokenizer.records.json_text import Record
 from pretokenizer.records.locate import HubFiles
-from pretokenizer.sources.source import Converted, FileOption, Source
+from pretokenizer.sources.source import WRONG_FORM, Converted, FileOption, InputRecord, Source, bad_record
+from pretokenizer.sources.text_filters import remove_number_citations
 
 
 class Gsm8k(Source):
@@ -31,3 +35,39 @@ class Joke(Source):
     def convert(self, record: Record, file_stem: str) -> Converted:
         """Convert one record. The data set spells the key `explaination`."""
         return [Conversation(pair(record["joke"], record["explaination"]))]
+
+
+class WebGPT(Source):
+    """Records with a question, two answers and their scores. A record with an empty answer or two equal answers is
+    left out.
+    """
+
+    class_name = "WebGPT"
+    shows_name = True
+    independent = False
+    Options = FileOption
+    hub = HubFiles("openai/webgpt_comparisons", "main", ("*.jsonl", "**/*.parquet"))
+
+    def convert_all(
+        self, records: Iterable[InputRecord], rng: random.Random
+    ) -> Iterator[tuple[InputRecord, Converted]]:
+        """Return one conversation for each question, at the position of its first record.
+
+        Of answers with equal scores the first one is taken. A later score of the same answer replaces the earlier one.
+        """
+        scores: dict[str, tuple[InputRecord, dict[str, float]]] = {}
+        for item in records:
+            row = item.record
+            try:
+                question = row["question"]["full_text"]
+                answers = [remove_number_citations(row[key]) for key in ("answer_0", "answer_1")]
+                if "" in answers or answers[0] == answers[1]:
+                    yield item, "no comparison"
+                    continue
+                pair_scores = row["score_0"] + 0.0, row["score_1"] + 0.0
+                _, known = scores.setdefault(question, (item, {}))
+                known[answers[0]], known[answers[1]] = pair_scores
+            except WRONG_FORM as error:
+                yield item, bad_record(item.record, error)
+        for question, (item, known) in scores.items():
+            yield item, [Conversation(pair(question, max(known, key=known.__getitem__)), "en")]

@@ -6,6 +6,7 @@ records at once sets `independent = False` and overrides `convert_all`. A source
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -15,6 +16,7 @@ from pretokenizer.config.settings import check_known_options
 from pretokenizer.config.yaml_config import from_mapping
 from pretokenizer.records.json_text import Record
 from pretokenizer.records.locate import FileLayout, HubFiles
+from pretokenizer.sources.turns import ConsecutiveRoles
 
 
 class BadRecord(NamedTuple):
@@ -79,9 +81,19 @@ class Source:
     Options: ClassVar[type[Any]] = NoOptions
     """Dataclass of the source's own options."""
 
-    def __init__(self, name: str, options: dict[str, Any], val_split: float = 0.2) -> None:
+    used_keys: ClassVar[frozenset[str]] = frozenset()
+    """Keys of a record that `convert` reads. The report lists the others."""
+
+    def __init__(
+        self, name: str, options: dict[str, Any], val_split: float = 0.2, consecutive_roles: ConsecutiveRoles = "allow"
+    ) -> None:
         self.name = name
         self.val_split = val_split
+        self.consecutive_roles = consecutive_roles
+        self.unused: set[str] = set()
+        """Keys that converted records have and the source does not use."""
+        self.notes: Counter[str] = Counter()
+        """Irregularities of converted records that are allowed, with the number of conversations."""
         check_known_options(options, [f.name for f in fields(self.Options)], name)
         self.options: Any = from_mapping(self.Options, options, f"datasets: {name}")
 

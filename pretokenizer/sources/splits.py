@@ -1,7 +1,7 @@
-"""Train and val parts of a data set, index for index as the original draws them.
+"""Split the records of a data set into train and val, index for index as the original does.
 
-Both rules are restated here without their libraries: scikit-learn's `train_test_split` and torch's `random_split`. The
-seeds are those of LAION-AI/Open-Assistant f1e6ed9.
+The two rules are scikit-learn's `train_test_split` and torch's `random_split`, without these libraries. The seeds are
+those of LAION-AI/Open-Assistant f1e6ed9.
 """
 
 import math
@@ -17,24 +17,26 @@ Indices = NDArray[np.int64]
 
 
 def split_sklearn(count: int, val_split: float) -> tuple[Indices, Indices | None]:
-    """(train, val) of `count` records as train_test_split(random_state=666) gives them; val_split 0 = no val,
-    unshuffled.
+    """Return the indices (train, val) that train_test_split(random_state=666) gives for `count` records.
 
-    Raises ConfigError when nothing would be left to train on.
+    With val_split 0, train has all records in order and val is None. Raises ConfigError when train would be empty.
     """
     if val_split == 0:
         return np.arange(count), None
     num_val = math.ceil(val_split * count) if val_split < 1 else int(val_split)
     if count and num_val >= count:
-        raise ConfigError(f"val_split {val_split:g} of {count} records leaves none for train; lower it")
+        raise ConfigError(f"val_split {val_split:g} of {count} records leaves none for train; give a smaller one")
     permutation = np.random.RandomState(SKLEARN_SEED).permutation(count)
     return permutation[num_val:], permutation[:num_val]
 
 
 def split_torch(count: int, val_split: float, seed: int = TORCH_SEED) -> tuple[Indices, Indices]:
-    """(train, val) of `count` records as torch's random_split([1 - val_split, val_split]) gives them."""
+    """Return the indices (train, val) that torch's random_split([1 - val_split, val_split]) gives for `count` records.
+
+    Raises ConfigError for a val_split of 1 or more.
+    """
     if val_split >= 1:
-        raise ConfigError(f"val_split {val_split:g}: this data set takes a share below 1")
+        raise ConfigError(f"val_split {val_split:g}: this data set needs a share below 1")
     lengths = [math.floor(count * share) for share in (1 - val_split, val_split)]
     for i in range(count - sum(lengths)):
         lengths[i % 2] += 1
@@ -43,7 +45,7 @@ def split_torch(count: int, val_split: float, seed: int = TORCH_SEED) -> tuple[I
 
 
 def torch_permutation(count: int, seed: int) -> Indices:
-    """torch.randperm(count) of a CPU generator with that seed: the 32-bit Mersenne twister, swap by swap."""
+    """Return torch.randperm(count) of a CPU generator with this seed, a 32-bit Mersenne twister."""
     order = list(range(count))
     if count > 1:
         draws = np.random.RandomState(seed & 0xFFFFFFFF).randint(0, 2**32, size=count - 1, dtype=np.uint32)

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
-from megatron_train.announce import describe_batch
-from megatron_train.config.flags import config_from_settings
+import pytest
+
+from megatron_train.announce import announce, describe_batch
+from megatron_train.config.flags import CommandLine, config_from_settings
 from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.settings import Parallel
+from megatron_train.parallel.distributed import init_distributed
+from tests.megatron_train.models import LLAMA
 
 
 def test_describe_batch_is_a_sentence() -> None:
@@ -14,3 +19,11 @@ def test_describe_batch_is_a_sentence() -> None:
         "64 samples = 2 per micro-batch x 16 micro-batches x 2 data-parallel ranks; "
         "12,000 iterations = 0.999 epochs of 768,968 documents"
     )
+
+
+def test_devices_and_kernels_are_announced(single_process: None, capsys: pytest.CaptureFixture[str]) -> None:
+    layout = init_distributed(Parallel(), seed=0)
+    config = config_from_settings({"train_iters": 1, "packing": True, "train_data_path": ["p"]}, "t")
+    announce(CommandLine(config, {}, {}), LLAMA, layout)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "on 1 x CPU (gloo); attention kernel documents; Adam megatron_train.optim.adam.FusedLayoutAdam"

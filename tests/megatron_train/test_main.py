@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from megatron_train.__main__ import main
+from megatron_train.parallel.stop_request import SIGNALS
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import LLAMA
 from tests.megatron_train.report.test_metrics import scalars_in
@@ -21,7 +22,7 @@ from tests.megatron_train.report.test_metrics import scalars_in
 @pytest.fixture
 def run(tmp_path: Path, single_process: None) -> Iterator[Any]:
     """`run(*flags)` -> exit code of six iterations on toy data, saved in tmp_path/save."""
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    before = [(number, signal.getsignal(number)) for number in SIGNALS]
     train = write_shard(tmp_path / "toy-train", toy_documents(12))
     valid = write_shard(tmp_path / "toy-val", toy_documents(5, seed=1))
     LLAMA.save(tmp_path / "model.yaml")

@@ -24,13 +24,13 @@ needs_shared = pytest.mark.skipif(not (SHARED / "goldens.json").is_file(), reaso
 
 @pytest.fixture(scope="session")
 def sample_tokenizer() -> Tokenizer:
-    """The shipped SentencePiece model with chatml's tokens."""
+    """The shipped SentencePiece model with the tokens of chatml."""
     return load_tokenizer(SAMPLE_MODEL, CHATML_TOKENS)
 
 
 @pytest.fixture(scope="session")
 def byte_level_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level `tokenizer.json` of GPT-NeoX's kind, trained here on two sentences."""
+    """A byte-level `tokenizer.json` like GPT-NeoX's, trained on two sentences."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -48,7 +48,7 @@ def byte_level_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sentencepiece_tokenizer(sample_tokenizer: Tokenizer) -> SentencePieceTokenizer:
-    """The sample tokenizer, for what only SentencePiece has."""
+    """The sample tokenizer, as the type that only SentencePiece models have."""
     assert isinstance(sample_tokenizer, SentencePieceTokenizer)
     return sample_tokenizer
 
@@ -57,19 +57,18 @@ def sentencepiece_tokenizer(sample_tokenizer: Tokenizer) -> SentencePieceTokeniz
 def quick_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what makes a small build slow: flushing to disk, and the plot of lengths."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    monkeypatch.setattr("pretokenizer.reports.write_reports.has_plots", lambda: False)
-    monkeypatch.setattr("pretokenizer.reports.markdown.has_plots", lambda: False)
+    monkeypatch.setattr("pretokenizer.reports.plots.has_plots", lambda: False)
 
 
 def write_jsonl(path: Path, records: list[Any]) -> Path:
-    """Records as JSON lines."""
+    """Write records as JSON lines, and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
     return path
 
 
 def make_toy_config(tmp_path: Path, datasets: list[Any], **keys: Any) -> PretokenizeConfig:
-    """A configuration with the sample tokenizer, data in tmp_path/data, output in tmp_path/out."""
+    """Return a configuration with the sample tokenizer, data in tmp_path/data and output in tmp_path/out."""
     merged = {
         "datasets": datasets,
         "vocab_file": str(SAMPLE_MODEL),
@@ -86,7 +85,7 @@ BuildToy = Callable[..., tuple[DataManifest, Path]]
 
 @pytest.fixture
 def build_toy(tmp_path: Path) -> BuildToy:
-    """Build with make_toy_config; (manifest, folder)."""
+    """A function that builds a configuration of make_toy_config and returns (manifest, folder)."""
 
     def run(datasets: list[Any], options: RunOptions | None = None, **keys: Any) -> tuple[DataManifest, Path]:
         config = make_toy_config(tmp_path, datasets, **keys)
@@ -96,5 +95,5 @@ def build_toy(tmp_path: Path) -> BuildToy:
 
 
 def question_records(count: int) -> list[dict[str, str]]:
-    """gsm8k records, all different."""
+    """Return `count` different gsm8k records."""
     return [{"question": f"What is {i} plus {i}?", "answer": f"It is {2 * i}.\n#### {2 * i}"} for i in range(count)]

@@ -1,4 +1,4 @@
-"""build.py: the same bytes for any way of running, restarting, refusing."""
+"""build.py: a build gives the same bytes however it runs and resumes, and refuses what it must not replace."""
 
 import json
 import os
@@ -42,7 +42,7 @@ DATASETS: list[Any] = ["gsm8k", {"messages": {"val_split": 0.3}}, {"oa_leet10k":
 
 
 def toy_data(folder: Path) -> None:
-    """Three data sets of a few dozen records."""
+    """Write three data sets of a few dozen records."""
     write_jsonl(folder / "gsm8k" / "train.jsonl", question_records(40))
     write_jsonl(folder / "gsm8k" / "test.jsonl", question_records(5))
     write_jsonl(
@@ -57,7 +57,7 @@ def toy_data(folder: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files whose bytes may not depend on how a build is run."""
+    """Read the files whose bytes do not depend on how a build runs."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name.endswith(SAME)}
 
 
@@ -71,7 +71,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def reference_bytes(build_toy: BuildToy, tmp_path: Path) -> dict[str, bytes]:
-    """What one process and one piece a file give."""
+    """The files of a build with one process and one piece for each file."""
     toy_data(tmp_path / "data")
     _, folder = build_toy(DATASETS, output_dir=str(tmp_path / "reference"), write_json=True)
     shutil.move(folder, tmp_path / "moved")
@@ -80,11 +80,11 @@ def reference_bytes(build_toy: BuildToy, tmp_path: Path) -> dict[str, bytes]:
 
 
 def without_titles(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Stats reports without their title, which names the folder."""
+    """Remove the title of the published reports, which names the folder."""
     return {n: b"\n".join(data.split(b"\n")[2:]) if n.endswith("_stats.txt") else data for n, data in files.items()}
 
 
-def test_what_a_build_leaves(build_toy: BuildToy, tmp_path: Path, sample_tokenizer: Tokenizer) -> None:
+def test_files_and_ids_of_a_build(build_toy: BuildToy, tmp_path: Path, sample_tokenizer: Tokenizer) -> None:
     write_jsonl(tmp_path / "data/gsm8k/train.jsonl", question_records(3))
     write_jsonl(tmp_path / "data/gsm8k/test.jsonl", question_records(4)[3:])
     manifest, folder = build_toy(["gsm8k"])
@@ -131,7 +131,7 @@ def test_same_bytes_without_the_fast_engine(
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("killed_after", [0, 1, 5, 11])
-def test_a_killed_build_goes_on_where_it_was(
+def test_a_killed_build_resumes_after_its_last_part(
     reference_bytes: dict[str, bytes],
     build_toy: BuildToy,
     monkeypatch: pytest.MonkeyPatch,
@@ -184,7 +184,7 @@ def test_an_unfinished_build_is_not_mixed_with_another(build_toy: BuildToy, tmp_
     assert manifest.splits["train"].documents > 0
 
 
-def test_a_build_that_failed_at_once_can_be_mended(build_toy: BuildToy, tmp_path: Path) -> None:
+def test_a_build_without_finished_parts_accepts_corrected_data(build_toy: BuildToy, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "data/gsm8k/train.jsonl", [*question_records(1), {"question": "q", "answer": None}])
     with pytest.raises(RecordError, match=r"train\.jsonl:2: a message is not text; the assistant .* NoneType"):
         build_toy(["gsm8k"], RunOptions(strict=True))
@@ -211,7 +211,7 @@ def test_finished_output_is_kept(build_toy: BuildToy, tmp_path: Path) -> None:
     assert folder.is_dir()
 
 
-def test_two_builds_of_one_output_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_build_of_the_same_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pretokenizer.tasks.work_folder.LOCK_PATIENCE_SECONDS", 0.1)
     toy_data(tmp_path / "data")
     config = make_toy_config(tmp_path, DATASETS)
@@ -224,10 +224,10 @@ def test_two_builds_of_one_output_do_not_meet(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_nothing_of_an_engine_found_wrong_is_kept(
+def test_no_ids_of_a_wrong_encoder_are_kept(
     reference_bytes: dict[str, bytes], build_toy: BuildToy, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    """It is right for the first records, so that some parts pass before one does not."""
+    """The encoder is right for the first records, so some parts are finished before one fails."""
     pytest.importorskip("gigatoken")
     from pretokenizer.encode.engine import FastEngine
 
@@ -267,7 +267,7 @@ def test_a_build_killed_after_publishing_is_tidied_up(
     assert (tmp_path / "out.tar.gz").is_file() and not (tmp_path / "out.building").exists()
 
 
-def test_nothing_left_for_train_is_said(build_toy: BuildToy, tmp_path: Path) -> None:
+def test_an_empty_train_split_is_a_warning(build_toy: BuildToy, tmp_path: Path) -> None:
     toy_data(tmp_path / "data")
     manifest, folder = build_toy(["gsm8k"], min_assistant_tokens=10_000)
     warning = "train has no document at all: nothing can be trained on this (the reasons are in stats.md)"
@@ -286,9 +286,7 @@ def test_broken_unicode_is_left_out_and_counted(build_toy: BuildToy, tmp_path: P
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_worker_that_dies_is_no_traceback(
-    build_toy: BuildToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_dies_is_one_error(build_toy: BuildToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy_data(tmp_path / "data")
     run = tasks.TaskRunner.run
 
@@ -304,8 +302,8 @@ def test_a_worker_that_dies_is_no_traceback(
     assert manifest.splits["train"].documents > 0
 
 
-def test_after_a_kill_the_workers_leave_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    """With real processes: SIGKILL in the middle, at once the same command again."""
+def test_a_build_killed_with_its_workers_resumes_at_once(tmp_path: Path) -> None:
+    """Send SIGKILL to a build with two workers and start the same command again at once."""
     write_jsonl(tmp_path / "data/gsm8k/train.jsonl", question_records(300))
     script = (
         "import sys, time\n"

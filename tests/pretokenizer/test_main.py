@@ -96,7 +96,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert status.value.code == 0 and "min_assistant_tokens" in capsys.readouterr().out
 
 
-def test_a_process_of_its_own_exits_with_the_status(here: Path) -> None:
+def test_the_exit_status_of_a_process(here: Path) -> None:
     command = [sys.executable, "-m", "pretokenizer", *BUILD, "--data_dir", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 1 and done.stdout == ""

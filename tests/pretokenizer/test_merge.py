@@ -47,7 +47,7 @@ def test_a_part_killed_before_it_is_published_keeps_its_work(tmp_path: Path, mon
         patch.setattr("pretokenizer.merge.write_sha256sums", lambda folder: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build_part(config, options)
-    monkeypatch.setattr("pretokenizer.tasks.runner.TaskRunner._run", lambda *arguments: 1 / 0)  # nothing is left to do
+    monkeypatch.setattr("pretokenizer.tasks.runner.TaskRunner._run", lambda *arguments: 1 / 0)  # no piece may run again
     assert (build_part(config, options) / "SHA256SUMS").is_file()
 
 
@@ -60,7 +60,7 @@ def test_a_merged_output_is_compressed_as_asked(tmp_path: Path) -> None:
     assert (tmp_path / "j.tar.gz").is_file()
 
 
-def test_what_cannot_be_joined(parts: list[Path], tmp_path: Path) -> None:
+def test_parts_that_do_not_fit_are_refused(parts: list[Path], tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"none of the folders has tasks \[\d+.*\] of \d+"):
         merge(parts[:2], tmp_path / "joined")
     (tmp_path / "joined").mkdir()
@@ -91,7 +91,7 @@ def test_a_damaged_part_is_named(parts: list[Path], tmp_path: Path) -> None:
         merge(parts, tmp_path / "joined")
 
 
-def test_a_plan_survives_its_file(parts: list[Path], tmp_path: Path) -> None:
+def test_a_plan_is_read_as_it_was_written(parts: list[Path], tmp_path: Path) -> None:
     plan = read_plan(parts[0])
     assert plan_to_json(plan) == json.loads((parts[0] / "plan.json").read_text())
     assert len(plan.tasks) > 3 and plan.config.write_json

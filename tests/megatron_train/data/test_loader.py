@@ -30,7 +30,9 @@ def test_packed_rows_carry_their_boundaries(tmp_path: Path) -> None:
     batch = BatchMaker(data, 0)(samples_of(tmp_path, data), range(0, 2), end=1)
     assert batch.packed is not None
     assert batch.packed.cu_seqlens_q.tolist() == [0, 2, 3, 4, 8]
-    assert (batch.packed.max_seqlen_q, batch.packed.qkv_format) == (4, "thd")
+    assert batch.packed.bounds == (0, 2, 3, 4, 8)
+    assert batch.packed.position_ids is batch.position_ids
+    assert (batch.packed.max_seqlen_q, batch.packed.qkv_format) == (4, "sbhd")
     assert tuple(batch.tokens.shape) == (1, 8)
 
 

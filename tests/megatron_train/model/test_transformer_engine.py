@@ -17,6 +17,7 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 from megatron_train.checkpoint.save_load import load_weights
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.settings import TrainConfig
+from megatron_train.data.packed_row import PackedRow
 from megatron_train.model import build
 from megatron_train.model.attention import TorchAttention
 from megatron_train.model.norm import Norm
@@ -24,7 +25,7 @@ from megatron_train.model.transformer_engine import check_transformer_engine
 from pretokenizer.config.yaml_config import ConfigError
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import MODELS
-from tests.megatron_train.runs import start
+from tests.megatron_train.runs import save, start
 
 
 def config_of(**settings: Any) -> TrainConfig:
@@ -34,7 +35,9 @@ def config_of(**settings: Any) -> TrainConfig:
 def test_without_the_package_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     check_transformer_engine(config_of())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"not installed \(pip install --no-build-isolation 'transformer_engine\[py"):
+    with pytest.raises(
+        ConfigError, match=r"missing or broken \(pip install --no-build-isolation 'transformer_engine\[py"
+    ):
         check_transformer_engine(config_of(transformer_impl="transformer_engine"))
 
 
@@ -73,6 +76,20 @@ class NormedLinear(ColumnParallelLinear):
         return super().forward(normed, *arguments, **options)
 
 
+class ThdTorchAttention(TorchAttention):
+    """Takes packed rows as Transformer Engine does: [t, heads, d], with the boundaries in the format thd."""
+
+    def forward(self, query: Any, key: Any, value: Any, mask: Any, packed_seq_params: Any = None, **rest: Any) -> Any:
+        if packed_seq_params is None:
+            return super().forward(query, key, value, mask, **rest)
+        assert packed_seq_params.qkv_format == "thd"
+        assert query.dim() == 3
+        bounds = packed_seq_params.cu_seqlens_q
+        row = PackedRow.of(bounds, bounds, tuple(bounds.tolist()))
+        wide = [x.unsqueeze(1) for x in (query, key, value)]
+        return super().forward(*wide, mask, packed_seq_params=row, **rest).squeeze(1)
+
+
 class StandIn(gpt_layer_specs.BackendSpecProvider):  # type: ignore[misc]
     """Offers what megatron-core's TESpecProvider does, of the same shapes."""
 
@@ -95,7 +112,7 @@ class StandIn(gpt_layer_specs.BackendSpecProvider):  # type: ignore[misc]
         return Norm
 
     def core_attention(self) -> type:
-        return TorchAttention
+        return ThdTorchAttention
 
     def grouped_mlp_modules(self, *_: Any) -> Any:
         raise AssertionError("no layer of ours has one")
@@ -114,7 +131,7 @@ def test_a_checkpoint_goes_from_local_layers_to_the_engines_and_back(
     settings = {"train_data_path": [write_shard(tmp_path / "toy", toy_documents(8))], "packing": True}
     engine_settings = settings | {"transformer_impl": "transformer_engine"}
     local = start(model, settings | {"hidden_dropout": 0.25, "lima_dropout": True})
-    folder = local.save(tmp_path / "local")
+    folder = save(local, tmp_path / "local")
     engine = start(model, engine_settings | {"hidden_dropout": 0.25, "lima_dropout": True, "seed": 7})
     assert any(isinstance(module, NormedLinear) for module in engine.chunks[0].modules()) == (not model.shared_norm)
     rates = [[layer.hidden_dropout for layer in run.chunks[0].module.decoder.layers] for run in (local, engine)]
@@ -129,6 +146,6 @@ def test_a_checkpoint_goes_from_local_layers_to_the_engines_and_back(
     torch.testing.assert_close(logits[1], logits[0], rtol=1e-5, atol=1e-5)
     assert torch.isinf(logits[1][..., model.vocab_size :]).all()
     again = start(model, settings | {"seed": 8})
-    load_weights(engine.save(tmp_path / "engine"), again.chunks)
+    load_weights(save(engine, tmp_path / "engine"), again.chunks)
     expected = dict(local.chunks[0].named_parameters())
     assert all(torch.equal(value, expected[name]) for name, value in again.chunks[0].named_parameters())

@@ -4,11 +4,13 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from megatron_train.parallel import device
+from pretokenizer.config.yaml_config import ConfigError
 from tests.paths import ROOT
 
 
@@ -36,11 +38,55 @@ def test_a_device_that_cannot_be_used_is_an_error(monkeypatch: pytest.MonkeyPatc
     claim_cuda_devices(monkeypatch, 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("OASST_DEVICE", "cuda")
-    with pytest.raises(ValueError, match=r"OASST_DEVICE=cuda: .* 1 usable CUDA devices for 2 ranks"):
+    with pytest.raises(ValueError, match=r"--device cuda: .* 1 usable CUDA devices for 2 ranks"):
         device.uses_cuda()
     monkeypatch.setenv("OASST_DEVICE", "gpu")
     with pytest.raises(ValueError, match="OASST_DEVICE=gpu: choose auto, cpu or cuda"):
         device.uses_cuda()
+
+
+def test_the_flag_takes_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OASST_DEVICE", "cuda")
+    device.install("cpu")
+    assert os.environ["OASST_DEVICE"] == "cpu"
+    device.install()
+    assert os.environ["OASST_DEVICE"] == "cpu"
+
+
+def test_too_few_devices_for_auto_are_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim_cuda_devices(monkeypatch, 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for wanted in ("cpu", "auto"):
+        monkeypatch.setenv("OASST_DEVICE", wanted)
+        device.warn_of_unused_devices()
+    assert capsys.readouterr().err == "warning: this machine has 1 CUDA devices for 2 ranks, so the run uses the CPU\n"
+
+
+@pytest.mark.parametrize(
+    ("devices", "local_rank", "gpus_per_task", "expected"),
+    [(8, 3, None, 3), (1, 3, "1", 0), (1, 3, "a100:1", 0), (1, 0, None, 0)],
+)
+def test_a_rank_takes_its_own_device(
+    monkeypatch: pytest.MonkeyPatch, devices: int, local_rank: int, gpus_per_task: str | None, expected: int
+) -> None:
+    """Slurm may show each rank one device only, whatever its local rank."""
+    claim_cuda_devices(monkeypatch, devices)
+    monkeypatch.setenv("OASST_DEVICE", "auto")
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8" if gpus_per_task else str(devices))
+    if gpus_per_task:
+        monkeypatch.setenv("SLURM_GPUS_PER_TASK", gpus_per_task)
+    assert device.uses_cuda()
+    assert device.device_index() == expected
+
+
+def test_a_local_rank_without_a_device_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim_cuda_devices(monkeypatch, 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="LOCAL_RANK 2, but this machine has 2 CUDA devices"):
+        device.device_index()
 
 
 def test_on_the_cpu_a_cuda_device_of_the_machine_is_never_touched() -> None:
@@ -62,6 +108,24 @@ def test_on_the_cpu_a_cuda_device_of_the_machine_is_never_touched() -> None:
     environment = {**os.environ, "OASST_DEVICE": "cpu"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("error", ["ImportError('undefined symbol')", "OSError('libcudart.so.12')"])
+def test_a_broken_transformer_engine_does_not_end_a_run_without_it(tmp_path: Path, error: str) -> None:
+    (tmp_path / "transformer_engine").mkdir()
+    (tmp_path / "transformer_engine/__init__.py").write_text(f"raise {error}")
+    program = (
+        "from megatron_train.parallel.device import install\n"
+        "install()\n"
+        "import megatron.core.transformer.transformer_block, megatron.core.tensor_parallel.random\n"
+        "from megatron_train.config.flags import config_from_settings\n"
+        "from megatron_train.model.transformer_engine import check_transformer_engine\n"
+        "check_transformer_engine(config_from_settings({'transformer_impl': 'transformer_engine'}, 'test'))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert "warning: transformer_engine is installed but cannot be imported (" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("pretokenizer.config.yaml_config.ConfigError: transformer_impl")
 
 
 def claim_cuda_devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:

@@ -14,7 +14,9 @@ import pytest
 import torch.distributed as dist
 import yaml
 
+from megatron_train.config.settings import Logging
 from megatron_train.parallel.hang_watch import HangWatch, stacks
+from megatron_train.parallel.stop_request import StopRequest
 from megatron_train.report.phases import PhaseTimer
 from tests.conftest import toy_documents, write_shard
 from tests.distributed import run_distributed
@@ -54,13 +56,52 @@ def stopped_rank() -> list[str]:
     return ended
 
 
-def slow_then_stopped() -> tuple[list[str], list[str]]:
-    return slow_rank(), stopped_rank()
+def failed_rank() -> list[str]:
+    """Rank 1 fails. What each rank's watch ended with, long before the timeout."""
+    ended: list[str] = []
+    try:
+        with HangWatch(PhaseTimer(), timeout_minutes=10 / 60, end=ended.append) as watch:
+            if dist.get_rank() == 1:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            deadline = time.monotonic() + 0.6 * watch.limit
+            while not ended and time.monotonic() < deadline:
+                time.sleep(watch.tick)
+    except RuntimeError:
+        pass
+    dist.barrier()
+    return ended
 
 
-def test_a_slow_rank_is_told_of_and_a_stopped_one_ends_the_run(capfd: pytest.CaptureFixture[str]) -> None:
-    (slow, stopped), (slow_there, _) = run_distributed(slow_then_stopped, 2, fresh=True)
+def signalled_rank() -> list[str]:
+    """Rank 1 stops itself, and rank 0 gets SIGTERM. What each rank's watch ended with, long before the timeout."""
+    ended: list[str] = []
+    everyone: list[Any] = [None, None]
+    dist.all_gather_object(everyone, os.getpid())
+    StopRequest(Logging(), train_iters=1000)
+    with HangWatch(PhaseTimer(), timeout_minutes=10 / 60, end=ended.append) as watch:
+        time.sleep(4 * watch.tick)
+        if dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+            deadline = time.monotonic() + 0.9 * watch.limit
+            while not ended and time.monotonic() < deadline:
+                time.sleep(watch.tick)
+            os.kill(everyone[1], signal.SIGCONT)
+        dist.barrier()
+    return ended
+
+
+def four_cases() -> tuple[list[str], ...]:
+    return slow_rank(), failed_rank(), signalled_rank(), stopped_rank()
+
+
+def test_a_slow_rank_is_a_warning_and_one_that_fails_or_stops_ends_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+    (slow, failed, signalled, stopped), (slow_there, failed_there, *_) = run_distributed(four_cases, 2, fresh=True)
     assert (slow, slow_there) == ([], [])
+    assert failed == ["rank 1 failed: RuntimeError: CUDA error: an illegal memory access was encountered"]
+    assert failed_there == []
+    assert signalled[0].startswith("rank 1 has given no sign of life for ")
     error = capfd.readouterr().err
     assert "warning: rank 1 has been in iteration 3 (read) for 1 s" in error
     assert "  rank 1 is in iteration 3 (read)" in error

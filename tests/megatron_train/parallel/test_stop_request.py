@@ -8,26 +8,42 @@ from collections.abc import Iterator
 import pytest
 
 from megatron_train.config.settings import Logging, TrainConfig
+from megatron_train.parallel import stop_request
 from megatron_train.parallel.distributed import init_distributed
-from megatron_train.parallel.stop_request import StopRequest
+from megatron_train.parallel.stop_request import SIGNALS, StopRequest, signal_received
 
 
 @pytest.fixture
 def handlers(single_process: None) -> Iterator[None]:
     """One process group, and the signal handlers as they were afterwards."""
     init_distributed(TrainConfig().parallel, 0)
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    before = [(number, signal.getsignal(number)) for number in SIGNALS]
     yield
     for number, handler in before:
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_asks_to_stop_after_the_iteration(number: signal.Signals, handlers: None) -> None:
     stop = StopRequest(Logging(), train_iters=1000)
     assert stop.due(1) is None
+    assert not signal_received()
     os.kill(os.getpid(), number)
+    os.kill(os.getpid(), number)  # torchrun repeats a Ctrl-C
     assert stop.due(2) == "signal received"
+    assert signal_received()
+
+
+def test_a_second_signal_ends_the_process(handlers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    StopRequest(Logging(), train_iters=1000)
+    os.kill(os.getpid(), signal.SIGINT)
+    monkeypatch.setattr(stop_request, "REPEAT_SECONDS", 0.0)
+    kill = os.kill
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _, number: sent.append(number))
+    kill(os.getpid(), signal.SIGINT)
+    assert sent == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
 
 
 def test_exit_interval_stops_at_every_multiple_but_the_end(handlers: None) -> None:

@@ -1,4 +1,4 @@
-"""sections.py, and the sections that are shipped."""
+"""sections.py and the shipped sections."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def test_every_card_goes_with_the_sample_tokenizer(card: str) -> None:
 
 
 @needs_shared
-def test_ids_of_llama_2() -> None:
+def test_added_tokens_have_the_cards_ids() -> None:
     vocab_file = str(SHARED / "tokenizers/llama2/tokenizer.model")
     merged = merge_sections(load_sections(), ["oasst_top1", "llama2"])
     tokenizer, _ = load_plan_tokenizer(make_config({**merged, "vocab_file": vocab_file}, "s")[0])
@@ -66,7 +66,7 @@ def test_ids_of_llama_2() -> None:
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_trainer_sections_may_stand_beside_the_data(trainer: str) -> None:
+def test_sections_of_the_trainer_are_ignored(trainer: str) -> None:
     config, warnings = make_config(merge_sections(load_sections(), [trainer, "oasst-top1", "falcon_oasst"]), "s")
     assert "learning_rate" in warnings[0] or "model_name" in warnings[0]
     assert config.filename_prefix == "oasst-top1"

@@ -16,7 +16,7 @@ def test_values_and_derived_folder() -> None:
     assert str(config.output_folder) == "out/x_llama2" and warnings == []
 
 
-def test_trainer_keys_are_ignored_in_one_line_and_others_are_errors() -> None:
+def test_trainer_keys_are_one_warning_and_unknown_keys_are_errors() -> None:
     _, warnings = make_config({**BASE, "sort_by_length": False, "save_strategy": "epoch"}, "s")
     assert warnings == ["these keys belong to the trainer and are ignored: save_strategy, sort_by_length"]
     with pytest.raises(

@@ -51,7 +51,7 @@ def test_all_problems_are_named_at_once() -> None:
 
 
 @pytest.mark.parametrize("value", [True, "nan", "inf", "1.5", [1], None])
-def test_what_is_no_whole_number(value: Any) -> None:
+def test_values_that_are_no_whole_number(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"steps: expected a whole number"):
         from_mapping(Inner, {"steps": value}, "f")
 
@@ -83,7 +83,7 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
     assert load_yaml(tmp_path / "empty.yaml") == {}
 
 
-def test_problems_of_a_class_of_its_own_are_collected() -> None:
+def test_problems_that_a_dataclass_raises_are_collected() -> None:
     @dataclass(frozen=True)
     class Checked:
         size: int

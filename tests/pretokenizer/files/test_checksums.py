@@ -10,7 +10,7 @@ from pretokenizer.files.checksums import FinishedFiles, sha256_file, verify_sha2
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_records_of_files_added_and_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_files_are_hashed_and_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[Path] = []
     monkeypatch.setattr("pretokenizer.files.checksums.fsync_path", flushed.append)
     paths = [tmp_path / "a", tmp_path / "b"]
@@ -24,7 +24,7 @@ def test_records_of_files_added_and_not(tmp_path: Path, monkeypatch: pytest.Monk
     assert flushed == paths
 
 
-def test_a_file_that_is_gone(tmp_path: Path) -> None:
+def test_a_missing_file_raises(tmp_path: Path) -> None:
     with FinishedFiles(threads=2) as finished:
         finished.add(tmp_path / "gone")
         with pytest.raises(FileNotFoundError, match="gone"):

@@ -1,4 +1,4 @@
-"""bounded.py: what takes too long or too much ends with an error that names it; the limits are lifted afterwards."""
+"""limits.py: a block that exceeds a limit ends with an error that names it, and the limits end with the block."""
 
 import pickle
 import resource
@@ -14,7 +14,7 @@ from pretokenizer.files.limits import BoundsError, bounded, limited_memory
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits are set on Linux alone")
 
 
-def test_an_endless_loop_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_loop_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded_module, "SECONDS", 0.05)
     with pytest.raises(BoundsError, match=r"x\.jinja: does not finish within 0\.05 s"), bounded("x.jinja"):
         while True:
@@ -23,7 +23,7 @@ def test_an_endless_loop_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_endless_memory_and_recursion_are_ended() -> None:
+def test_endless_memory_and_recursion_are_stopped() -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
     with (
         pytest.raises(BoundsError, match="x: takes more than 1024 MB"),
@@ -39,11 +39,11 @@ def test_endless_memory_and_recursion_are_ended() -> None:
     assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
-def test_a_pickle_that_asks_for_32_gb_gets_none() -> None:
+def test_a_pickle_that_asks_for_32_gb_is_refused() -> None:
     with pytest.raises(MemoryError), limited_memory():
         pickle.loads(b"\x80\x02Nr\xff\xff\xff\x7f.")  # noqa: S301 - None, put into place 2^31 of the memo
 
 
-def test_what_is_known_to_be_needed_is_given() -> None:
+def test_memory_known_to_be_needed_is_allowed() -> None:
     with limited_memory(2 << 30):
         assert len(bytes(2 << 30)) == 2 << 30

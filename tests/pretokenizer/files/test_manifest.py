@@ -22,13 +22,13 @@ MANIFEST = DataManifest(
 )
 
 
-def test_manifest_survives_the_file(tmp_path: Path) -> None:
+def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     MANIFEST.save(tmp_path)
     assert DataManifest.load(tmp_path) == MANIFEST
     assert json.loads((tmp_path / "manifest.json").read_text())["eos_token_id"] == 32006
 
 
-def test_the_sum_of_the_manifest(tmp_path: Path) -> None:
+def test_the_checksum_of_the_manifest(tmp_path: Path) -> None:
     MANIFEST.save(tmp_path)
     assert check_digest(tmp_path) == []
     path = tmp_path / "manifest.json"

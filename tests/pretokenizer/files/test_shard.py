@@ -1,4 +1,4 @@
-"""shard.py, against literal bytes and megatron-core's reader."""
+"""shard.py, compared with literal bytes and with megatron-core's reader and writer."""
 
 import pickle
 import struct
@@ -35,7 +35,7 @@ def test_bytes_of_a_small_shard(tmp_path: Path) -> None:
     assert (tmp_path / "a.idx").read_bytes() == INDEX_OF_TWO
 
 
-def test_reader_gives_items_and_ranges(tmp_path: Path) -> None:
+def test_reader_returns_items_and_ranges(tmp_path: Path) -> None:
     reader = ShardReader(write(tmp_path / "a", [[1, 258, 32006], [7], []]))
     assert [item.tolist() for item in reader] == [[1, 258, 32006], [7], []]
     assert len(reader) == 3 and reader.sizes.tolist() == [3, 1, 0] and reader.dtype == np.uint16
@@ -147,7 +147,7 @@ def test_truncated_and_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def test_pointers_beyond_32_bits(tmp_path: Path) -> None:
-    """More than 2^31 tokens, in a sparse file that takes no room."""
+    """A sparse file holds more than 2^31 tokens and takes no disk space."""
     sizes = np.array([2**31 - 1, 2**31 - 1, 3], dtype=np.int32)
     write_index(tmp_path / "a.idx", sizes, np.uint16)
     last = 2 * (2**31 - 1) * 2
@@ -162,7 +162,7 @@ def test_pointers_beyond_32_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])
-def test_megatron_core_reads_what_is_written(tmp_path: Path, dtype: Any) -> None:
+def test_megatron_core_reads_our_shards(tmp_path: Path, dtype: Any) -> None:
     indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     write(tmp_path / "a", [[1, 258, 32006], [7]], dtype)
     dataset = indexed_dataset.IndexedDataset(str(tmp_path / "a"))
@@ -170,7 +170,7 @@ def test_megatron_core_reads_what_is_written(tmp_path: Path, dtype: Any) -> None
     assert dataset.document_indices.tolist() == [0, 1, 2]
 
 
-def test_what_megatron_core_writes_is_read(tmp_path: Path) -> None:
+def test_shards_of_megatron_core_are_read(tmp_path: Path) -> None:
     indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     torch = pytest.importorskip("torch")
     builder = indexed_dataset.IndexedDatasetBuilder(str(tmp_path / "a.bin"), dtype=np.uint16)

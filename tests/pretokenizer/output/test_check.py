@@ -1,4 +1,4 @@
-"""check_shard.py: every kind of damage is found and named."""
+"""check.py: every kind of damage is found and named."""
 
 import hashlib
 import json
@@ -78,7 +78,7 @@ def test_counts_of_the_manifest_are_checked(folder: Path) -> None:
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object], is_signed: bool = True) -> None:
-    """Change manifest.json; `is_signed`: with a sum that fits, so that only the other comparisons can find it."""
+    """Change manifest.json. With `is_signed` its checksum is right, so only other comparisons find the change."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
@@ -89,7 +89,7 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object], is_s
     path.write_text(json.dumps(manifest))
 
 
-def test_a_manifest_of_other_layout_is_the_same_one(folder: Path) -> None:
+def test_the_layout_of_a_manifest_does_not_matter(folder: Path) -> None:
     edit_manifest(folder, lambda manifest: None)
     assert check_path(folder)[0] == []
 
@@ -109,7 +109,7 @@ def test_a_change_of_the_manifest_is_found(kind: str, folder: Path) -> None:
     assert check_path(folder)[0][0] == message
 
 
-def test_a_manifest_without_its_sum_is_named(folder: Path) -> None:
+def test_a_manifest_without_its_checksum_is_named(folder: Path) -> None:
     edit_manifest(folder, lambda manifest: manifest.pop("manifest_sha256"), is_signed=False)
     assert check_path(folder)[0] == [
         f"{folder}/manifest.json: has no manifest_sha256, so it cannot be verified; build the data again"
@@ -166,7 +166,7 @@ def test_documents_moved_between_data_sets(build_toy: BuildToy, tmp_path: Path) 
     assert ", messages 2 documents with " in problem and ", the manifest says gsm8k 4 documents with " in problem
 
 
-def test_inputs_are_compared_where_they_are_here(folder: Path, tmp_path: Path) -> None:
+def test_inputs_are_compared_where_they_exist(folder: Path, tmp_path: Path) -> None:
     train, val = tmp_path / "data/gsm8k/train.jsonl", tmp_path / "data/gsm8k/test.jsonl"
     val.unlink()
     problems, line = check_path(folder)
@@ -175,6 +175,6 @@ def test_inputs_are_compared_where_they_are_here(folder: Path, tmp_path: Path) -
     assert check_path(folder)[0] == [f"{train}: contents differ from the manifest's sha256"]
 
 
-def test_what_is_no_output(tmp_path: Path) -> None:
+def test_paths_that_are_no_output(tmp_path: Path) -> None:
     assert "manifest.json: missing" in check_path(tmp_path)[0][0]
     assert "x-text.idx: cannot open" in check_path(tmp_path / "x")[0][0]

@@ -57,7 +57,7 @@ def test_pack(lengths: list[int], row: int, expected: tuple[int, float]) -> None
 
 
 def best_fit(lengths: list[int], row: int) -> int:
-    """The plain way: one document after another, longest first, into the fullest row that has room."""
+    """Count the rows when each document, longest first, goes into the fullest row with enough space."""
     rooms: list[int] = []
     for length in sorted((min(n, row) for n in lengths), reverse=True):
         fitting = [room for room in rooms if room >= length]

@@ -3,31 +3,45 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from pretokenizer.reports.plots import plot_lengths
+from pretokenizer.reports import plots
+from pretokenizer.reports.plots import Histogram, draw, drawing
+from tests.pretokenizer.conftest import BuildToy, question_records, write_jsonl
 
 pytest.importorskip("matplotlib")
-LENGTHS = {"train": np.array([1, 5, 100, 1000, 1000]), "val": np.array([7])}
+HISTOGRAMS: dict[str, Histogram] = {
+    "train": ([0, 16, 32, 64, 128, 256, 512, 1024, 2048], [2, 0, 0, 1, 0, 0, 2, 0]),
+    "val": ([0, 16], [1]),
+}
 
 
 def test_the_same_lengths_give_the_same_picture(tmp_path: Path) -> None:
-    plot_lengths(LENGTHS, tmp_path / "a.png")
-    plot_lengths(LENGTHS, tmp_path / "b.png")
+    draw(HISTOGRAMS, tmp_path / "a.png")
+    draw(HISTOGRAMS, tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_the_labels_are_the_bounds_and_counts(tmp_path: Path) -> None:
-    plot_lengths(LENGTHS, tmp_path / "a.svg")
+    draw({**HISTOGRAMS, "val": ([0, 16], [0])}, tmp_path / "a.svg")
     labels = re.findall(r"<!-- (.*?) -->", (tmp_path / "a.svg").read_text())
     assert labels == [
         *("0", "16", "32", "64", "128", "256", "512", "1,024", "documents", "2", "1", "2", "train: 5 documents"),
-        *("0", "16", "tokens per document", "documents", "1", "val: 1 document"),
+        *("0", "tokens per document", "documents", "val: 0 documents"),
     ]
 
 
-def test_a_split_without_documents_is_drawn_empty(tmp_path: Path) -> None:
-    plot_lengths({"train": np.array([3]), "val": np.empty(0, np.int64)}, tmp_path / "a.png")
-    assert (tmp_path / "a.png").stat().st_size > 1000
+def test_a_build_draws_its_lengths(build_toy: BuildToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "has_plots", lambda: True)
+    write_jsonl(tmp_path / "data/gsm8k/train.jsonl", question_records(4))
+    _, folder = build_toy(["gsm8k"])
+    assert (folder / "lengths.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "![lengths](lengths.png)" in (folder / "stats.md").read_text()
+
+
+def test_without_documents_nothing_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "has_plots", lambda: True)
+    with drawing({"train": ([], [])}, tmp_path / "a.png"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""stats.py and report.py"""
+"""stats.py and published.py"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""duplicates.py, through whole builds."""
+"""duplicates.py, in whole builds."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.pretokenizer.conftest import BuildToy, question_records, write_jsonl
 
 
 def doubled_data(folder: Path) -> None:
-    """Train 0 1 2 1 0 1; val 7 1 7."""
+    """Write questions 0 1 2 1 0 1 to train and 7 1 7 to val."""
     records = question_records(8)
     write_jsonl(folder / "gsm8k/train.jsonl", [records[i] for i in (0, 1, 2, 1, 0, 1)])
     write_jsonl(folder / "gsm8k/test.jsonl", [records[i] for i in (7, 1, 7)])

@@ -1,4 +1,4 @@
-"""selection.py: order, names and counts that the reports and shards show."""
+"""select_documents.py: the order, names and counts in reports and shards."""
 
 from pathlib import Path
 from typing import Any

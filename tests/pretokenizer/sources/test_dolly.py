@@ -44,3 +44,11 @@ def test_what_is_left_out(convert: Convert) -> None:
 def test_multilingual(convert: Convert) -> None:
     found = convert("dolly15k_multilingual", [{"instruction": "f", "context": "k", "response": "a"}], stem="de")
     assert found == [[[("user", "f"), ("context", "k"), ("assistant", "a")]]]
+
+
+def test_databricks_own_files(convert: Convert) -> None:
+    records = [{"instruction": "q", "context": text, "response": "a", "category": "closed_qa"} for text in ("c[1]", "")]
+    assert convert("dolly15k", records) == [
+        [[("user", "q"), ("context", "c"), ("assistant", "a")]],
+        [[("user", "q"), ("assistant", "a")]],
+    ]

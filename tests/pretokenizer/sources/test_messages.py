@@ -1,55 +1,37 @@
-"""sources/messages.py"""
+"""The reader for data of your own: options, notes, and records that are left out or refused."""
 
 from typing import Any
 
 import pytest
 
+from pretokenizer.chat.conversation import Conversation, Message
+from pretokenizer.chat.roles import Role
+from pretokenizer.sources import make_source
 from tests.pretokenizer.sources.conftest import Convert
 
-PAIR = [[("user", "q"), ("assistant", "a")]]
+
+def messages(*talk: tuple[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": text} for role, text in talk]}
 
 
-@pytest.mark.parametrize(
-    "record",
-    [
-        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
-        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
-        {"conversations": [{"role": "prompter", "content": "q"}, {"role": "assistant", "content": "a"}]},
-        {"prompt": "q", "response": "a"},
-        {"prompt": "q", "completion": "a"},
-        {"instruction": "q", "input": "", "output": "a"},
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {"role": "model", "content": "a"}]},
-    ],
-)
-def test_forms(record: dict[str, Any], convert: Convert) -> None:
-    for name in ("messages", "sharegpt", "prompt_response", "ikala"):
-        assert convert(name, [record]) == [PAIR]
-
-
-def test_system_beside_the_messages(convert: Convert) -> None:
-    expected = [[[("system", "s"), *PAIR[0]]]]
-    assert convert("messages", [{"system": "s", "prompt": "q", "response": "a"}]) == expected
-    talk = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
-    assert convert("sharegpt", [{"system": "s", "conversations": talk}]) == expected
-
-
-def test_replies_without_loss(convert: Convert) -> None:
+def test_marks_of_messages(convert: Convert) -> None:
     talk = [
-        {"role": "user", "content": "q"},
+        {"role": "user", "content": "q", "train": True},
         {"role": "assistant", "content": "a", "train": False},
         {"role": "user", "content": "r", "weight": 0},
-        {"role": "assistant", "content": "b", "weight": 0},
+        {"role": "assistant", "content": "b", "loss": False},
         {"role": "user", "content": "s"},
         {"role": "assistant", "content": "c", "weight": 1, "train": True},
         {"role": "user", "content": "t"},
-        {"role": "assistant", "content": "d", "weight": None, "train": None},  # as parquet fills it
+        {"role": "assistant", "content": "d", "weight": None, "train": None},  # parquet fills in nulls
     ]
     found = convert("messages", [{"messages": talk}])[0][0]
+    silent = "assistant_no_loss"
     assert [role for role, _ in found] == [
-        "user",
-        "assistant_no_loss",
-        "user",
-        "assistant_no_loss",
+        "assistant",
+        silent,
+        silent,
+        silent,
         "user",
         "assistant",
         "user",
@@ -57,56 +39,63 @@ def test_replies_without_loss(convert: Convert) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("talk", "reason"),
-    [
-        ([], "no assistant message"),
-        ([("user", "q")], "no assistant message"),
-        ([("user", ""), ("assistant", "a")], "bad: empty message"),
-        ([("user", None), ("assistant", "a")], "bad: message without text"),
-        ([("user", "q"), ("moderator", "x"), ("assistant", "a")], "bad: unknown role; 'moderator'"),
-        ([("user", "q"), ("system", "s"), ("assistant", "a")], "bad: system message after the start"),
-        ([("user", [{"type": "image"}]), ("assistant", "a")], "bad: message without text"),
-        (
-            [("user", "q"), ("human", "r"), ("gpt", "a")],
-            "bad: roles do not alternate; two messages of the user in a row",
-        ),
-        (
-            [("user", "q"), ("gpt", "a"), ("model", "b")],
-            "bad: roles do not alternate; two messages of the assistant in a row",
-        ),
-    ],
-)
-def test_what_is_left_out(talk: list[tuple[str, Any]], reason: str, convert: Convert) -> None:
-    record = {"messages": [{"role": role, "content": text} for role, text in talk]}
-    assert convert("messages", [record]) == [reason]
+def test_loss_on_everything_and_plain_text(convert: Convert) -> None:
+    talk = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "train": False}]}
+    assert convert("messages", [talk], loss="all") == [[[("assistant", "q"), ("assistant_no_loss", "a")]]]
+    plain = Conversation((Message(Role.ASSISTANT, "A fox.", True),), "en", None, is_plain=True)
+    assert make_source("messages", {"loss": "all"}).convert({"text": "A fox.", "lang": "en"}, "train") == [plain]
+    assert convert("messages", [{"text": "A fox."}, {"Text": "x"}]) == [
+        "bad: plain text needs the option `loss: all`",
+        "bad: lacks the key 'messages'; its keys: Text",
+    ]
+
+
+def test_an_empty_system_message_is_dropped(convert: Convert) -> None:
+    source = make_source("messages", {})
+    record = messages(("system", ""), ("user", "q"), ("context", None), ("assistant", "a"))
+    assert source.convert(record, "train") == [Conversation((Message(Role.USER, "q"), Message(Role.ASSISTANT, "a")))]
+    assert source.notes == {"an empty system message is dropped": 1, "an empty context message is dropped": 1}
+
+
+def test_notes_and_unused_keys_are_collected() -> None:
+    source = make_source("messages", {"ignore": ["context"]})
+    record = {"id": 7, "context": "c", "lang": "en", "messages": [{"role": "user", "content": "q", "id": 1}]}
+    assert source.convert(record, "train") == "no assistant message"
+    record["messages"].append({"role": "assistant", "content": "a"})
+    record["messages"].append({"role": "user", "content": "r"})
+    source.convert(record, "train")
+    assert source.unused == {"id", "messages[].id"} and source.notes == {"ends without a reply": 1}
+
+
+def test_consecutive_roles() -> None:
+    record = messages(("user", "q"), ("human", "r"), ("gpt", "a"))
+    for rule, texts in (("allow", ["q", "r", "a"]), ("merge", ["q\n\nr", "a"])):
+        (conversation,) = make_source("messages", {}, 0.2, rule).convert(record, "train")  # type: ignore[arg-type, misc]
+        assert [message.text for message in conversation.messages] == texts  # type: ignore[union-attr]
+    (reason, found) = make_source("messages", {}, 0.2, "refuse").convert(record, "train")
+    assert (reason, found) == ("roles do not alternate", "two messages of the user in a row")
 
 
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"messages": "q"}, "bad: has an unexpected form (the messages are no list); its keys: messages"),
-        ({"messages": [7]}, "bad: has an unexpected form ('int' object is not subscriptable); its keys: messages"),
+        (messages(), "no assistant message"),
+        (messages(("user", "q")), "no assistant message"),
+        (messages(("user", ""), ("assistant", "a")), "bad: empty message"),
+        (messages(("user", None), ("assistant", "a")), "bad: message without text"),
+        (messages(("user", "q"), ("moderator", "x"), ("assistant", "a")), "bad: unknown role; 'moderator'"),
+        ({"messages": "q"}, "bad: has an unexpected form (the messages are not a list); its keys: messages"),
         ({"messages": [{"content": "q"}]}, "bad: lacks the key 'role'; its keys: messages"),
         (
-            {"messages": [{"role": ["user"], "content": "q"}]},
-            "bad: has an unexpected form (unhashable type: 'list'); its keys: messages",
-        ),
-        (
             {"prompt": "q", "response": "a", "weight": 2},
-            "bad: has an unexpected form (`weight` is neither 0 nor 1); its keys: prompt, response, weight",
-        ),
-        (
-            {"prompt": "q", "response": "a", "train": "no"},
-            "bad: has an unexpected form (`train` is neither true nor false); its keys: prompt, response, train",
+            "bad: has an unexpected form (`weight` is not 0, 1, true or false); its keys: prompt, response, weight",
         ),
     ],
 )
-def test_records_of_another_form(record: dict[str, Any], reason: str, convert: Convert) -> None:
+def test_records_that_are_left_out_or_refused(record: dict[str, Any], reason: str, convert: Convert) -> None:
     assert convert("messages", [record]) == [reason]
 
 
 def test_contexts_stand_between_speakers(convert: Convert) -> None:
     talk = [("user", "q"), ("context", "c"), ("context", "d"), ("assistant", "a")]
-    record = {"messages": [{"role": role, "content": text} for role, text in talk], "lang": 5}
-    assert convert("messages", [record]) == [[talk]]
+    assert convert("messages", [{**messages(*talk), "lang": 5}]) == [[talk]]

@@ -1,4 +1,4 @@
-"""bad_records.py: what is wrong is counted and named, too much of it stops the build, the rest is as without it."""
+"""bad_records.py: bad records are counted, named and left out; too many stop the build."""
 
 import gzip
 import json
@@ -23,11 +23,11 @@ LINES = {
     '{"question": "\\ud83d", "answer": "a"}': "broken Unicode",
     '{"question": "q", "answer": "' + "x" * (1 << 20) + '"}': "a line of more than 1 MiB (--max_line_mb)",
 }
-"""A bad line -> what is said of it."""
+"""Bad line -> its reason in the reports."""
 
 
 def data_with_bad_lines(tmp_path: Path) -> Path:
-    """94 good records with each of LINES after 10 of them, blank lines between; the file."""
+    """Write 94 good records with one of LINES after every tenth, and blank lines between them."""
     path = tmp_path / "data/gsm8k/train.jsonl"
     lines = [json.dumps(record) for record in question_records(94)]
     for number, line in enumerate(LINES):
@@ -83,7 +83,7 @@ def test_strict_stops_at_each_kind(number: int, build_toy: BuildToy, tmp_path: P
     assert str(error.value).startswith(f"{path}:4: {reason}")
 
 
-def test_too_many_stop_and_the_same_command_goes_on(build_toy: BuildToy, tmp_path: Path) -> None:
+def test_too_many_stop_the_build_until_more_are_allowed(build_toy: BuildToy, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "data/gsm8k/train.jsonl", [*question_records(18), {"x": 1}, {"question": "q"}])
     write_jsonl(tmp_path / "data/joke/a.jsonl", [{"joke": str(i), "explaination": "x"} for i in range(1000)])
     with pytest.raises(BadRecordsError) as error:
@@ -99,7 +99,7 @@ def test_too_many_stop_and_the_same_command_goes_on(build_toy: BuildToy, tmp_pat
     assert [d.documents for d in manifest.splits["train"].datasets] == [18, 800]
 
 
-def test_parts_and_their_merge_count_too(tmp_path: Path) -> None:
+def test_parts_and_their_merge_count_bad_records(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "data/gsm8k/train.jsonl", [*question_records(9), {"x": 1}])
     write_jsonl(tmp_path / "data/joke/a.jsonl", [{"joke": "a", "explaination": "b"}] * 5)
     config = make_toy_config(tmp_path, ["gsm8k", "joke"])
@@ -111,7 +111,7 @@ def test_parts_and_their_merge_count_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["train.json", "train.jsonl.gz"])
-def test_the_place_in_other_kinds_of_files(name: str, build_toy: BuildToy, tmp_path: Path) -> None:
+def test_the_place_in_other_file_formats(name: str, build_toy: BuildToy, tmp_path: Path) -> None:
     records: list[Any] = [*question_records(2), 7, {"x": 1}]
     path = tmp_path / "data/gsm8k" / name
     path.parent.mkdir(parents=True)
@@ -179,7 +179,7 @@ def test_wrong_texts_are_bad_in_every_format(
         assert "train.jsonl:21: the chat format cannot express it" in example and "not that" in example
 
 
-def test_strict_sees_what_an_earlier_run_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strict_stops_at_a_bad_record_of_an_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_jsonl(tmp_path / "data/gsm8k/train.jsonl", [*question_records(30), {"x": 1}])
     config = make_toy_config(tmp_path, ["gsm8k"])
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""parts.py, document_table.py and token_store.py: what is written comes back, whatever the order."""
+"""part_files.py, document_table.py and token_store.py: documents are read as they were written, in any order."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from pretokenizer.tasks.part_files import PartError, PartWriter, is_complete, re
 
 
 def batch(documents: list[list[list[int]]], roles: list[list[int]]) -> EncodedBatch:
-    """Documents as turns of ids."""
+    """Return a batch of documents, each a list of turns of ids."""
     turns = [turn for document in documents for turn in document]
     return EncodedBatch(
         tokens=np.array([i for turn in turns for i in turn], dtype=np.uint32),
@@ -28,7 +28,7 @@ def batch(documents: list[list[list[int]]], roles: list[list[int]]) -> EncodedBa
 
 @pytest.fixture
 def table(tmp_path: Path) -> DocumentTable:
-    """Two parts: records 0 (two documents), 2; then 3."""
+    """The table of two parts: record 0 with two documents and record 2; then record 3."""
     with PartWriter(tmp_path / "p0", np.uint16, keep_texts=True) as part:
         part.add_units([0, 0], [0, 2], [2, 1])
         documents = [[[1, 2], [3]], [[4]], [[5, 6], [7, 8]]]

@@ -1,4 +1,4 @@
-"""plan.py: the same tasks and fingerprint everywhere, another one for other bytes."""
+"""plan.py and context.py: a plan has the same tasks and fingerprint everywhere."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.pretokenizer.conftest import make_toy_config, question_records, write
 
 @pytest.fixture
 def config(tmp_path: Path) -> PretokenizeConfig:
-    """Two data sets that draw from the shared generator, one that is read whole, one that can be cut."""
+    """Two data sets that share random numbers, one that is read as a whole, and one that is cut into spans."""
     talk = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
     row = {"question": {"full_text": "q"}, "answer_0": "a", "answer_1": "b", "score_0": 1, "score_1": 0}
     pairs = [{"translation": {"en": "a", "ja": "b"}}] * 3

@@ -1,8 +1,8 @@
-"""vicuna: ShareGPT conversations, cleaned as in the original.
+"""vicuna and orca-chat: conversations in the forms of these data sets.
 
-A conversation is left out if it does not begin with `human` or has an empty `gpt` message. A random filler replaces an
-empty `human` message. Escapes and citations are removed, messages are stripped, and consecutive messages of one speaker
-are joined.
+vicuna is cleaned as in the original. A conversation is left out if it does not begin with `human` or has an empty `gpt`
+message. A random filler replaces an empty `human` message. Escapes and citations are removed, messages are stripped,
+and consecutive messages of one speaker are joined.
 """
 
 import random
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from pretokenizer.chat.conversation import Conversation, pair
+from pretokenizer.chat.conversation import Conversation, Message, pair
+from pretokenizer.chat.roles import Role
+from pretokenizer.records.json_text import Record
 from pretokenizer.records.locate import HubFiles
 from pretokenizer.sources.source import WRONG_FORM, Converted, InputRecord, Source, bad_record
 
@@ -77,3 +79,29 @@ class Vicuna(Source):
 def clean(text: str) -> str:
     """Remove the backslash of `\\_` and `\\*`, remove citations like `[3]`, and strip the text."""
     return _CITATION.sub("", text.replace(r"\_", "_").replace(r"\*", "*")).strip()
+
+
+@dataclass(frozen=True)
+class OrcaOptions:
+    """Options in a section."""
+
+    input_file_path: str | None = None
+    data_files: str | None = None
+    """File on the hub. The default is the file of the card."""
+
+
+class OrcaChat(Source):
+    """Records with `instruction`, the system message, and `conversation`, a list of {input, output}."""
+
+    class_name = "OrcaChat"
+    shows_name = True
+    Options = OrcaOptions
+    hub = HubFiles("shahules786/orca-chat", "main", ("orca-chat-gpt4.json",))
+
+    def convert(self, record: Record, file_stem: str) -> Converted:
+        """Convert one record. Nothing is filtered. An empty instruction gives no system message."""
+        messages = [Message(Role.SYSTEM, record["instruction"])] if record["instruction"] else []
+        for turn in record["conversation"]:
+            messages.append(Message(Role.USER, turn["input"]))
+            messages.append(Message(Role.ASSISTANT, turn["output"]))
+        return [Conversation(tuple(messages))] if messages else "blank"

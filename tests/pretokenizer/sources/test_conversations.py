@@ -1,9 +1,9 @@
-"""vicuna: cleaning, fillers and joined messages."""
+"""vicuna: cleaning, fillers and joined messages. orca-chat: the instruction is the system message."""
 
 import random
 from typing import Any
 
-from pretokenizer.sources.vicuna import clean
+from pretokenizer.sources.conversations import clean
 from tests.pretokenizer.sources.conftest import Convert
 
 
@@ -53,3 +53,12 @@ def test_empty_questions_are_filled_from_the_shared_generator(convert: Convert) 
 def test_joined_messages_are_cut(convert: Convert) -> None:
     found = convert("vicuna", [talk(("human", "abc"), ("human", "def"), ("gpt", "x" * 9))], input_max_length=5)
     assert found == [[[("user", "abc\nd"), ("assistant", "xxxxx")]]]
+
+
+def test_orca_chat(convert: Convert) -> None:
+    turns = [{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]
+    records = [{"instruction": "s", "conversation": turns}, {"instruction": "", "conversation": turns[:1]}]
+    assert convert("orca-chat", records) == [
+        [[("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]],
+        [[("user", "a"), ("assistant", "b")]],
+    ]

@@ -1,0 +1,39 @@
+"""The boundaries of packed documents, for the model's rotary angles and attention."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from megatron.core.packed_seq_params import PackedSeqParams
+from torch import Tensor
+
+
+@dataclass
+class PackedRow(PackedSeqParams):
+    """Documents laid end to end in one row [1, t].
+
+    megatron-core takes the row for an ordinary one (`sbhd`). Its own format for packed rows (`thd`) reads the
+    boundaries on the CPU in every layer, which makes the CPU wait for a GPU. Here the CPU keeps its own copy.
+    """
+
+    position_ids: Tensor | None = None
+    """[1, t] position of each token within its document."""
+    bounds: tuple[int, ...] = ()
+    """First position of each document and the end of the last one, as in cu_seqlens."""
+
+    @classmethod
+    def of(cls, cu_seqlens: Tensor, position_ids: Tensor, bounds: tuple[int, ...]) -> PackedRow:
+        """Make the row from `cu_seqlens` [documents + 1] on the model's device and the same numbers as `bounds`."""
+        longest = max(end - start for start, end in itertools.pairwise(bounds))
+        return cls("sbhd", cu_seqlens, cu_seqlens, None, None, longest, longest, None, None, position_ids, bounds)
+
+    def in_thd_format(self) -> PackedSeqParams:
+        """Return the same boundaries in megatron-core's format for packed rows."""
+        return PackedSeqParams(
+            qkv_format="thd",
+            cu_seqlens_q=self.cu_seqlens_q,
+            cu_seqlens_kv=self.cu_seqlens_kv,
+            max_seqlen_q=self.max_seqlen_q,
+            max_seqlen_kv=self.max_seqlen_kv,
+        )

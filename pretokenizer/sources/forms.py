@@ -1,0 +1,203 @@
+"""Recognise the form of a record and bring it into one: a list of turns with `role` and `content`, and the tools.
+
+| form | keys |
+|---|---|
+| conversation | `messages`, `conversations` ...: {role, content}, {from, value}, {input, output}; also as JSON text |
+| request and reply | `instruction`, `prompt`, `question` ... with `output`, `completion`, `response`, `answer` ... |
+| preference | `chosen` and perhaps `prompt`, with the option `preference: chosen` |
+
+Beside them may stand `system`, `tools`, `history`, `context`, and marks such as `weight` for the reply.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from pretokenizer.records.json_text import Record
+from pretokenizer.sources.turns import (
+    MARKS,
+    REASONING,
+    Turn,
+    UnusableError,
+    refuse_unused,
+    role_of,
+    tools_of,
+    unused_key,
+)
+
+_CONVERSATION = ("messages", "conversations", "conversation", "dialogue", "dialog")
+_REQUEST = ("prompt", "instruction", "question", "query", "input", "inputs", "problem", "human", "user")
+_REPLY = ("completion", "response", "output", "answer", "target", "targets", "solution", "assistant", "gpt")
+_SYSTEM = ("system", "system_prompt")
+_ROLE, _CONTENT = ("role", "from", "speaker"), ("content", "value", "text")
+_TOOLS = ("tools", "functions")
+_ANTHROPIC = re.compile(r"\n\n(Human|Assistant): ?")
+"""Separates the turns in Anthropic's preference data."""
+
+
+class Opened(NamedTuple):
+    """A record in the one form."""
+
+    turns: list[Turn]
+    tools: list[dict[str, Any]] | None
+    used: set[str]
+    """Keys of the record that the turns and tools come from."""
+
+
+def open_record(record: Record, preference: str | None) -> Opened:
+    """Return the turns and tools of a record. Keys count in any case (`INSTRUCTION`, `Question`).
+
+    Raises UnusableError or KeyError for a record of an unknown form.
+    """
+    if preference and record.get(preference) is not None:
+        opened = _from_preference(record, preference)
+    elif key := _first(record, _CONVERSATION):
+        opened = _from_conversation(record, key)
+    elif "chosen" in record and "rejected" in record:
+        raise UnusableError("a preference pair needs the option `preference: chosen`")
+    elif (request := _first(record, _REQUEST)) and (reply := _first(record, _REPLY)):
+        opened = _from_pair(record, request, reply)
+    elif is_plain_text(record):
+        raise UnusableError("plain text needs the option `loss: all`")
+    elif any(key != key.lower() for key in record) and "Text" not in record:
+        lower = open_record({key.lower(): value for key, value in record.items()}, preference)
+        return lower._replace(used={key for key in record if key.lower() in lower.used})
+    else:
+        raise KeyError("messages")
+    tools_key = _first(record, _TOOLS)
+    opened.used.update(_TOOLS)
+    return opened._replace(tools=tools_of(record[tools_key]) if tools_key else None)
+
+
+def is_plain_text(record: Record) -> bool:
+    """Return whether a record has the key `text` and no other form."""
+    keys = {key.lower() for key in record}
+    is_pair = not keys.isdisjoint(_REQUEST) and not keys.isdisjoint(_REPLY)
+    return isinstance(record.get("text"), str) and keys.isdisjoint((*_CONVERSATION, "chosen")) and not is_pair
+
+
+def _first(record: Record, keys: Sequence[str]) -> str | None:
+    """Return the first of `keys` whose value is not null."""
+    return next((key for key in keys if record.get(key) is not None), None)
+
+
+def _from_conversation(record: Record, key: str) -> Opened:
+    turns = turns_of(record[key])
+    used = {key, *_SYSTEM}
+    for other in (*_REQUEST, *_REPLY):  # some data sets repeat the first message beside the messages
+        if record.get(other) and all(turn.get("content") != record[other] for turn in turns):
+            raise unused_key(other)
+    for mark in (*MARKS, "masks"):
+        values = record.get(mark)
+        if values is None:
+            continue
+        used.add(mark)
+        if isinstance(values, list):
+            if len(values) != len(turns):
+                raise UnusableError(
+                    f"`{mark}` has not one value for each message", f"{len(values)} values, {len(turns)} messages"
+                )
+            turns = [{"train": value, **turn} for turn, value in zip(turns, values, strict=True)]
+        else:
+            name = mark if mark in MARKS else "train"
+            turns = [{name: values, **turn} if turn["role"] == "assistant" else turn for turn in turns]
+    return Opened(_with_system(record, turns), None, used)
+
+
+def _from_pair(record: Record, request: str, reply: str) -> Opened:
+    """Read a request and a reply, with earlier turns (`history`) and a text to answer from (`context`)."""
+    used = {request, reply, "history", "context", *_SYSTEM, *MARKS, *REASONING}
+    used |= {"input"} if request == "instruction" else set()
+    for other in (*_REQUEST, *_REPLY):
+        if other not in used and record.get(other) not in (None, "", record[request], record[reply]):
+            raise unused_key(other)
+    asked = record[request]
+    if request == "instruction" and record.get("input"):
+        asked = f"{asked}\n{record['input']}"
+    history = record.get("history") or []
+    turns = _with_system(record, turns_of(history) if history else [])
+    turns += [{"train": False, **turn} if turn["role"] == "assistant" else turn for turn in _as_turns(asked, "user")]
+    if record.get("context"):
+        turns.append({"role": "context", "content": record["context"]})
+    answered = _as_turns(record[reply], "assistant")
+    further = {key: record[key] for key in (*MARKS, *REASONING) if record.get(key) is not None}
+    return Opened(
+        [*turns, *({**turn, **further} if turn["role"] == "assistant" else turn for turn in answered)], None, used
+    )
+
+
+def _from_preference(record: Record, preference: str) -> Opened:
+    """Read the preferred reply; its conversation may be part of it, or stand in `prompt`."""
+    used = {preference, "prompt", "chosen", "rejected", "messages", "question", "instruction", *_SYSTEM}
+    chosen = record[preference]
+    if isinstance(chosen, str) and _ANTHROPIC.match(chosen):
+        return Opened(list(_anthropic_turns(chosen)), None, used)
+    turns = _as_turns(chosen, "assistant")
+    if all(turn["role"] == "assistant" for turn in turns):
+        asked = _first(record, ("prompt", "question", "instruction"))
+        if asked is None:
+            raise UnusableError(f"`{preference}` has no prompt")
+        turns = [*_as_turns(record[asked], "user"), *turns]
+    return Opened(_with_system(record, turns), None, used)
+
+
+def _anthropic_turns(text: str) -> Iterator[Turn]:
+    parts = _ANTHROPIC.split(text)
+    for name, content in zip(parts[1::2], parts[2::2], strict=True):
+        yield {"role": {"Human": "user", "Assistant": "assistant"}[name], "content": content}
+
+
+def _as_turns(value: Any, role: str) -> list[Turn]:
+    """Return the turns of a list of messages, or one turn with the text `value`."""
+    return turns_of(value) if isinstance(value, list) else [{"role": role, "content": value}]
+
+
+def turns_of(value: Any) -> list[Turn]:
+    """Return the turns of a list in any of the usual forms, or of its JSON text.
+
+    Raises TypeError for anything else, and KeyError for a turn without a role.
+    """
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        value = json.loads(value)
+    if not isinstance(value, list):
+        raise TypeError("the messages are not a list")
+    if all(map(_is_usual, value)):
+        return value
+    turns: list[Turn] = []
+    for item in value:
+        turns += _turns_in(item)
+    return turns
+
+
+def _is_usual(turn: Any) -> bool:
+    return turn.__class__ is dict and "content" in turn and turn.get("role") in ("user", "assistant", "system")
+
+
+def _turns_in(item: Any) -> list[Turn]:
+    """Return the turn of {role, content} or {from, value}, or the two turns of {input, output} or [input, output]."""
+    if isinstance(item, list) and len(item) == 2:
+        return [{"role": "user", "content": item[0]}, {"role": "assistant", "content": item[1]}]
+    role = next((key for key in _ROLE if key in item), None)
+    if role is None:
+        request, reply = _first(item, _REQUEST), _first(item, _REPLY)
+        if request is None or reply is None:
+            raise KeyError("role")
+        pair = _from_pair(item, request, reply)
+        for key in item.keys() - pair.used:
+            refuse_unused(key, item[key])
+        return pair.turns
+    content = next((key for key in _CONTENT if key in item), "content")
+    role_name = item[role]
+    if isinstance(role_name, str) and role_name.strip().lower() not in ("function_call", "tool_call"):
+        role_name = role_of(role_name).template_name
+    further = {key: value for key, value in item.items() if key not in (role, content)}
+    return [{"role": role_name, "content": item.get(content), **further}]
+
+
+def _with_system(record: Record, turns: list[Turn]) -> list[Turn]:
+    """Put the system message that stands beside the turns in front, unless they begin with the same one."""
+    key = next((key for key in _SYSTEM if record.get(key)), None)
+    if key is None or (turns and turns[0].get("content") == record[key] and turns[0]["role"] == "system"):
+        return turns
+    return [{"role": "system", "content": record[key]}, *turns]

@@ -1,0 +1,192 @@
+"""Turn the messages of a record into messages of a conversation: role names, text, tool calls, loss marks, order.
+
+A turn is a dictionary with `role` and `content`, as in OpenAI's format. Each of its keys is used, or raises
+UnusableError, or is noted as not used.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from pretokenizer.chat.conversation import Message
+from pretokenizer.chat.roles import Role
+
+Turn = dict[str, Any]
+ConsecutiveRoles = Literal["allow", "merge", "refuse"]
+ROLES = {
+    **dict.fromkeys(("system", "developer"), Role.SYSTEM),
+    **dict.fromkeys(("user", "human", "prompter"), Role.USER),
+    **dict.fromkeys(("assistant", "gpt", "model", "chatgpt", "bot", "ai", "bing", "bard"), Role.ASSISTANT),
+    **dict.fromkeys(("function_call", "tool_call"), Role.ASSISTANT),
+    "context": Role.CONTEXT,
+    **dict.fromkeys(("tool", "function", "observation", "ipython"), Role.TOOL),
+    **dict.fromkeys(("tool_response", "tool_result", "function_response", "function_result"), Role.TOOL),
+}
+"""Role names in records, in lower case."""
+MARKS = ("train", "weight", "loss", "loss_mask")
+"""Keys that say whether a message gets loss: true or 1, false or 0, or null."""
+REASONING = ("reasoning_content", "thinking", "reasoning")
+_PASSED = ("tool_calls", *REASONING, "name", "tool_call_id")
+"""Keys that a chat template may read."""
+_MEDIA = ("images", "image", "audio", "video", "videos", "documents")
+_LEARNED = ("system", "history", "context", "input", "chosen", "rejected", "refusal", "mask", "masks")
+UNSUPPORTED = frozenset((*MARKS, *REASONING, "tool_calls", "function_call", "tools", "functions", *_LEARNED, *_MEDIA))
+"""Keys that change what should be learned, wherever a reader does not use them."""
+_MERGED_BY = "\n\n"
+
+
+class UnusableError(ValueError):
+    """A record that cannot be used, with a reason for counting and what is found in this record."""
+
+    def __init__(self, reason: str, found: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.found = reason, found[:200]
+
+
+def role_of(name: Any) -> Role:
+    """Return the role of a name in any case. Raises UnusableError for an unknown name."""
+    role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
+    if role is None:
+        raise UnusableError("unknown role", repr(name)[:80])
+    return role
+
+
+def message_of(role: Role, turn: Turn, ignored: Iterable[str], unused: set[str]) -> Message:
+    """Return the message of a turn. Keys without a meaning are added to `unused`.
+
+    Raises UnusableError for content that is not text and for a key in UNSUPPORTED, and ValueError for a mark that is
+    neither true nor false.
+    """
+    content = turn.get("content")
+    fields = {key: turn[key] for key in _PASSED if turn.get(key) not in (None, "", [])}
+    if isinstance(turn["role"], str) and turn["role"].strip().lower() in ("function_call", "tool_call"):
+        fields["tool_calls"], content = calls_of(content), ""
+    elif turn.get("function_call"):
+        fields["tool_calls"] = calls_of(turn["function_call"])
+    elif "tool_calls" in fields:
+        fields["tool_calls"] = calls_of(fields["tool_calls"])
+    if len(turn) > 2:
+        for key in turn.keys() - {"role", "content", "function_call", *_PASSED, *MARKS, *ignored}:
+            refuse_unused(key, turn[key])
+            unused.add(f"messages[].{key}")
+    text = _text_of(content, role, bool(fields))
+    return Message(role, text, mark_of(turn), fields or None)
+
+
+def refuse_unused(key: str, value: Any) -> None:
+    """Raise UnusableError if `key` changes what should be learned and has a value."""
+    if key in UNSUPPORTED and value not in (None, "", [], {}):
+        raise unused_key(key)
+
+
+def unused_key(key: str) -> UnusableError:
+    """Return the error for a key that has a meaning and is not used."""
+    return UnusableError(f"the key `{key}` is not used", f"remove it, or set `ignore: [{key}]` for the data set")
+
+
+def _text_of(content: Any, role: Role, has_fields: bool) -> str:
+    """Return the text of a string, of a list of text parts, or of a tool's JSON value."""
+    if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
+        content = "".join(part if isinstance(part, str) else part["text"] for part in content)
+    elif role is Role.TOOL and content is not None and not isinstance(content, str):
+        content = json.dumps(content, ensure_ascii=False)
+    if content is None and (has_fields and role is Role.ASSISTANT):
+        return ""
+    if not isinstance(content, str):
+        kinds = {part.get("type", "?") for part in content if isinstance(part, dict)} if content else ()
+        raise UnusableError(
+            "message without text", f"content of type {', '.join(sorted(map(str, kinds)))}" if kinds else ""
+        )
+    if not content and role is not Role.TOOL and not has_fields:
+        raise UnusableError("empty message")
+    return content
+
+
+def _is_text_part(part: Any) -> bool:
+    if isinstance(part, str):
+        return True
+    is_text = isinstance(part, dict) and part.get("type", "text") in ("text", "input_text", "output_text")
+    return is_text and isinstance(part.get("text"), str)
+
+
+def mark_of(turn: Turn) -> bool | None:
+    """Return what the keys in MARKS say: True, False, or None if all are absent or null.
+
+    Raises ValueError for other values, and if two keys disagree.
+    """
+    marks = {key: turn[key] for key in MARKS if turn.get(key) is not None}
+    for key, value in marks.items():
+        if value not in (0, 1):
+            raise ValueError(f"`{key}` is not 0, 1, true or false")
+    if len({bool(value) for value in marks.values()}) > 1:
+        raise ValueError(f"{' and '.join(f'`{key}`' for key in marks)} disagree")
+    return bool(next(iter(marks.values()))) if marks else None
+
+
+def calls_of(value: Any) -> list[dict[str, Any]]:
+    """Return tool calls in OpenAI's form, with arguments as an object, because chat templates expect one.
+
+    Raises UnusableError for text that is not JSON and for calls without a name.
+    """
+    calls = []
+    for item in _listed(value, "tool call"):
+        function = item.get("function", item)
+        if not isinstance(function, dict) or not function.get("name"):
+            raise UnusableError("a tool call without a name")
+        arguments = function.get("arguments", function.get("parameters", {}))
+        if isinstance(arguments, str):
+            try:
+                parsed = json.loads(arguments or "{}")
+                arguments = parsed if isinstance(parsed, dict) else arguments
+            except ValueError:
+                pass  # the model wrote broken JSON, and this is what the template gets
+        known = {"id": item["id"]} if item.get("id") else {}
+        calls.append({**known, "type": "function", "function": {"name": function["name"], "arguments": arguments}})
+    return calls
+
+
+def tools_of(value: Any) -> list[dict[str, Any]] | None:
+    """Return tool schemas in OpenAI's form, or None. Raises UnusableError for text that is not JSON."""
+    tools = [item if "function" in item else {"type": "function", "function": item} for item in _listed(value, "tool")]
+    return tools or None
+
+
+def _listed(value: Any, what: str) -> list[dict[str, Any]]:
+    """Return the objects of a list, of one object, or of JSON text of either."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else []
+        except ValueError:
+            raise UnusableError(f"a {what} that is not JSON", repr(value)[:80]) from None
+    items = [value] if isinstance(value, dict) else value or []
+    items = [json.loads(item) if isinstance(item, str) else item for item in items]
+    if not all(isinstance(item, dict) for item in items):
+        raise UnusableError(f"a {what} that is not an object")
+    return items
+
+
+def in_order(messages: Sequence[Message], rule: ConsecutiveRoles, notes: set[str]) -> tuple[Message, ...]:
+    """Apply the rule for consecutive messages of one role, and note each irregularity of the conversation.
+
+    Tool results and contexts may follow each other. Raises UnusableError under the rule `refuse`.
+    """
+    kept: list[Message] = []
+    for message in messages:
+        role = message.role
+        if kept and role is kept[-1].role and role not in (Role.TOOL, Role.CONTEXT):
+            if rule == "refuse":
+                raise UnusableError("roles do not alternate", f"two messages of the {role.template_name} in a row")
+            notes.add("two messages of one role in a row")
+            last = kept[-1]
+            if rule == "merge" and last.train == message.train and not last.fields and not message.fields:
+                kept[-1] = last._replace(text=last.text + _MERGED_BY + message.text)
+                continue
+        elif role is Role.SYSTEM and kept:
+            notes.add("a system message after the start")
+        kept.append(message)
+    first = next((message for message in kept if message.role is not Role.SYSTEM), None)
+    if first and first.role is Role.ASSISTANT:
+        notes.add("starts with the assistant")
+    if kept and kept[-1].role is not Role.ASSISTANT:
+        notes.add("ends without a reply")
+    return tuple(kept)
