@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from megatron_train.checkpoint.folder import TOKENIZER_DIR, CheckpointError
+from megatron_train.checkpoint.folder import SOURCE_TOKENIZER_DIR, TOKENIZER_DIR, CheckpointError
 from megatron_train.checkpoint.train_state import TrainState
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.settings import Data, TrainConfig
@@ -87,10 +87,16 @@ def check_vocabulary(manifest: DataManifest | None, model: ModelConfig, checkpoi
         raise CheckpointError(f"the data was tokenized with another tokenizer than {spec.parent}: {remedy}")
 
 
-def find_tokenizer(data_folder: Path | None, checkpoint: Path | None) -> Path | None:
-    """The tokenizer that goes into checkpoints: the data's, else the loaded checkpoint's."""
+def find_tokenizer(data_folder: Path | None, checkpoint: Path | None) -> dict[str, Path]:
+    """Return {subfolder of a checkpoint: folder to copy there}: the tokenizer of the data, else of the checkpoint.
+
+    The files of the model's source always come from the checkpoint: the data does not have them.
+    """
     candidates = [folder / TOKENIZER_DIR for folder in (data_folder, checkpoint) if folder]
-    return next((folder for folder in candidates if folder.is_dir()), None)
+    found = {TOKENIZER_DIR: next((folder for folder in candidates if folder.is_dir()), None)}
+    if checkpoint:
+        found[SOURCE_TOKENIZER_DIR] = checkpoint / SOURCE_TOKENIZER_DIR
+    return {name: folder for name, folder in found.items() if folder and folder.is_dir()}
 
 
 def check_same_data(state: TrainState, samples: Samples) -> TrainState:

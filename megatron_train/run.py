@@ -51,7 +51,7 @@ class Run:
     profiler: Profiler
     state: TrainState = field(default_factory=TrainState)
     timer: PhaseTimer = field(default_factory=PhaseTimer)
-    tokenizer_dir: Path | None = None
+    tokenizer_dirs: dict[str, Path] = field(default_factory=dict)
     """The tokenizer folder that checkpoints carry."""
     validation: tuple[int, float] = (0, math.nan)
     """Iteration and mean loss of the last evaluation."""
@@ -169,5 +169,5 @@ class Run:
             self.chunks,
             self.optimizer,
             self.layout,
-            self.tokenizer_dir,
+            self.tokenizer_dirs,
         )

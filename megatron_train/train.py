@@ -115,7 +115,7 @@ def prepare(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> 
 
     run = Run.build(config, layout, model_config, samples, manifest.pad_token_id if manifest else 0)
     run.timer = timer
-    run.tokenizer_dir = find_tokenizer(data_folder, folder)
+    run.tokenizer_dirs = find_tokenizer(data_folder, folder)
     state = load_checkpoint(start, config, run.chunks, run.optimizer, layout)
     run.state = check_same_data(state, samples)
     return run, sets

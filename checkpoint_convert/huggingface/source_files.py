@@ -19,10 +19,11 @@ from typing import Any
 
 from checkpoint_convert.output.report import warn
 from checkpoint_convert.tensors.tensor import ConvertError
+from megatron_train.checkpoint.folder import SOURCE_TOKENIZER_DIR
 from pretokenizer.chat.formats import TEMPLATE_NAME
 from pretokenizer.files.publish import read_json
 
-SOURCE_DIR = "source"
+SOURCE_DIR = Path(SOURCE_TOKENIZER_DIR).name
 """Subfolder of a checkpoint's `tokenizer/`."""
 RECORD = "import.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"

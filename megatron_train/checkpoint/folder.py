@@ -7,6 +7,7 @@
         model_config.yaml                          the architecture (model_config.py)
         train_config.yaml  train_state.json        only in checkpoints of training runs
         tokenizer/                                 a copy of the pretokenizer's folder
+        tokenizer/source/                          tokenizer files of the imported Hugging Face folder
         SHA256SUMS                                 of every file above, written last
     CKPT_DIR/release/                              the same without training state: converted weights
         generation_config.json                     a copy from the Hugging Face folder
@@ -32,6 +33,8 @@ MODEL_CONFIG = "model_config.yaml"
 TRAIN_CONFIG = "train_config.yaml"
 TRAIN_STATE = "train_state.json"
 TOKENIZER_DIR = "tokenizer"
+SOURCE_TOKENIZER_DIR = "tokenizer/source"
+"""The tokenizer files of the imported Hugging Face folder, which an export writes back."""
 
 
 class CheckpointError(ValueError):

@@ -6,7 +6,9 @@ A checkpoint does not depend on the layout that wrote it: every TP, PP, VPP and 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +22,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 from megatron_train.checkpoint.config_diff import differences, table
 from megatron_train.checkpoint.folder import (
     MODEL_CONFIG,
-    TOKENIZER_DIR,
     TRAIN_CONFIG,
     TRAIN_STATE,
     CheckpointError,
@@ -103,7 +104,8 @@ class Contents(NamedTuple):
     chunks: list[Any]
     optimizer: Any
     layout: ParallelLayout
-    tokenizer_dir: Path | None = None
+    tokenizer_dirs: Mapping[str, Path] = MappingProxyType({})
+    """Subfolder of the checkpoint -> folder to copy there."""
 
     @property
     def root(self) -> Path:
@@ -130,7 +132,7 @@ def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
 
     With `keep_copies`, training may continue before the plan is carried out. All ranks call this function.
     """
-    config, model_config, state, chunks, optimizer, layout, tokenizer_dir = contents
+    config, model_config, state, chunks, optimizer, layout, tokenizer_dirs = contents
     root, staging = contents.root, staging_folder(contents.root, state.iteration)
     try:
         if dist.get_rank() == 0:
@@ -145,8 +147,8 @@ def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
             model_config.save(staging / MODEL_CONFIG)
             (staging / TRAIN_CONFIG).write_text(config_to_yaml(config))
             state.save(staging)
-            if tokenizer_dir is not None:
-                shutil.copytree(tokenizer_dir, staging / TOKENIZER_DIR)
+            for name, folder in tokenizer_dirs.items():
+                shutil.copytree(folder, staging / name, dirs_exist_ok=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         if dist.get_rank() == 0:
             shutil.rmtree(staging, ignore_errors=True)

@@ -111,11 +111,17 @@ def test_the_checkpoints_tokenizer_must_be_the_datas(tmp_path: Path) -> None:
 
 
 def test_the_datas_tokenizer_goes_into_checkpoints_before_the_loaded_one(tmp_path: Path) -> None:
-    assert find_tokenizer(tmp_path / "data", tmp_path / "load") is None
-    (tmp_path / "load" / "tokenizer").mkdir(parents=True)
-    assert find_tokenizer(tmp_path / "data", tmp_path / "load") == tmp_path / "load" / "tokenizer"
-    (tmp_path / "data" / "tokenizer").mkdir(parents=True)
-    assert find_tokenizer(tmp_path / "data", tmp_path / "load") == tmp_path / "data" / "tokenizer"
+    data, load = tmp_path / "data", tmp_path / "load"
+    assert find_tokenizer(data, load) == {}
+    (load / "tokenizer").mkdir(parents=True)
+    assert find_tokenizer(data, load) == {"tokenizer": load / "tokenizer"}
+    (data / "tokenizer").mkdir(parents=True)
+    (load / "tokenizer" / "source").mkdir()
+    assert find_tokenizer(data, load) == {
+        "tokenizer": data / "tokenizer",
+        "tokenizer/source": load / "tokenizer" / "source",
+    }
+    assert find_tokenizer(data, None) == {"tokenizer": data / "tokenizer"}
 
 
 def test_a_resumed_run_is_warned_of_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,9 +99,12 @@ def test_an_old_checkpoint_that_cannot_be_removed_is_a_warning(
 def test_the_tokenizer_travels_along(run: Run, tmp_path: Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
-    run.tokenizer_dir = tmp_path / "tokenizer"
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "tokenizer_config.json").write_text("[]")
+    run.tokenizer_dirs = {"tokenizer": tmp_path / "tokenizer", "tokenizer/source": tmp_path / "source"}
     folder = save(run, tmp_path / "save")
     assert (folder / "tokenizer" / "tokenizer.json").read_text() == "{}"
+    assert (folder / "tokenizer" / "source" / "tokenizer_config.json").read_text() == "[]"
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -16,7 +16,7 @@ def test_added_tokens_and_ids_of_a_byte_level_vocabulary(byte_level_path: Path) 
     tokenizer = load_tokenizer(byte_level_path, CHATML_TOKENS)
     size = tokenizers.Tokenizer.from_file(str(byte_level_path)).get_vocab_size()
     assert tokenizer.vocab_size == size + 2
-    assert tokenizer.special_tokens == {"<|padding|>": 1, "<|im_start|>": size, "<|im_end|>": size + 1}
+    assert tokenizer.special_tokens == {"<|im_start|>": size, "<|im_end|>": size + 1}
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1)
     text = "<|im_start|>the cat<|im_end|>\n é<|endoftext|>"
     reference = tokenizers.Tokenizer.from_file(str(byte_level_path))
