@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml
 
 install: $(STAMP) ## create .venv and install everything, development tools included
 
-demo: $(STAMP) ## conversations -> shards -> stage 1 -> stage 2 -> Hugging Face folder -> an answer, on the CPU
-	$(BIN)/python examples/demo.py --output_dir $(or $(OUTPUT_DIR),output/demo)
+demo: $(STAMP) ## [DATA=my.jsonl] [OUTPUT_DIR=...]: conversations -> shards -> two stages -> Hugging Face folder -> answers, on the CPU
+	$(BIN)/python -W ignore -m examples.demo --output_dir $(or $(OUTPUT_DIR),output/demo) $(if $(DATA),--data $(DATA))
 
 test: $(STAMP) ## the test suite
 	$(BIN)/python -m pytest

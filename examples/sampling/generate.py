@@ -1,0 +1,161 @@
+"""Generate continuations of prompts with an exported folder, as a server renders them: with the folder's chat template.
+
+report = sample(Path("my-model"), ["Why is the sky blue?"], CONFIGURATIONS, Options(seed=42))
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from examples.sampling.report_file import Report, new_report
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to sample."""
+
+    name: str
+    generate_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of transformers' `generate`."""
+
+
+_COMMON = {"max_new_tokens": 400, "min_new_tokens": 1, "repetition_penalty": 1.2}
+CONFIGURATIONS = (
+    Configuration("greedy", {**_COMMON, "do_sample": False, "num_beams": 1}),
+    Configuration("nucleus9", {**_COMMON, "do_sample": True, "temperature": 0.8, "top_p": 0.9}),
+    Configuration("k50", {**_COMMON, "do_sample": True, "temperature": 1.0, "top_k": 50, "top_p": 0.95}),
+)
+"""The configurations of the published reports (`noprefix2`)."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run; `seed`, `num_samples` and `batch_size` decide the texts."""
+
+    seed: int = 42
+    num_samples: int = 2
+    """Continuations per prompt of a configuration that samples; greedy gives one."""
+    batch_size: int = 8
+    """Prompts that are generated together."""
+    progress_path: Path | None = None
+    """File of the finished batches; an interrupted run resumes from it."""
+
+
+def sample(folder: Path, prompts: Sequence[str], configurations: Sequence[Configuration], options: Options) -> Report:
+    """Return the report of all prompts. Raises ValueError for an empty list and for a folder without chat template."""
+    if not prompts:
+        raise ValueError("the list of prompts is empty; give at least one")
+    model, tokenizer = load(folder)
+    batches = [
+        (configuration, start)
+        for configuration in configurations
+        for start in range(0, len(prompts), options.batch_size)
+    ]
+    key = json.dumps([str(folder.resolve()), list(prompts), [asdict(c) for c in configurations], options.seed])
+    outputs = _finished(options.progress_path, key)
+    for number, (configuration, start) in enumerate(tqdm(batches, desc="sampling", unit="batch", disable=None)):
+        if number in outputs:
+            continue
+        texts = generate(model, tokenizer, prompts[start : start + options.batch_size], configuration, options, number)
+        outputs[number] = texts
+        _record(options.progress_path, key, number, texts)
+    results: list[list[dict[str, Any]]] = [[] for _ in prompts]
+    for number, (configuration, start) in enumerate(batches):
+        for offset, texts in enumerate(outputs[number]):
+            results[start + offset].append(
+                {
+                    "sampling_config": configuration.name,
+                    "sampling_params": configuration.generate_args,
+                    "outputs": texts,
+                }
+            )
+    arguments = {
+        "model_name": str(folder),
+        "mode": "chat_template",
+        "seed": options.seed,
+        "n": len(prompts),
+        "num_samples": options.num_samples,
+        "dtype": "float32",
+        "skip_special_tokens": False,
+    }
+    entries = [{"prompt": prompt, "results": found} for prompt, found in zip(prompts, results, strict=True)]
+    return new_report(folder.name, arguments, entries)
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """Load model and tokenizer of a folder. Raises ValueError when it has no chat template."""
+    import torch
+    import transformers
+
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder}: is no Hugging Face folder; export one with python -m checkpoint_convert to-hf")
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.chat_template:
+        raise ValueError(f"{folder}: the tokenizer has no chat template, so prompts cannot be rendered")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, tokenizer
+
+
+def generate(
+    model: Any, tokenizer: Any, prompts: Sequence[str], configuration: Configuration, options: Options, number: int
+) -> list[list[str]]:
+    """Return the continuations of a batch, each up to and including its end token. The seed is that of the batch."""
+    import torch
+
+    rendered = [
+        tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False)
+        for prompt in prompts
+    ]
+    inputs = tokenizer(rendered, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+    inputs.pop("token_type_ids", None)
+    count = options.num_samples if configuration.generate_args.get("do_sample") else 1
+    torch.manual_seed(options.seed + number)
+    with torch.no_grad():
+        ids = model.generate(
+            **inputs, **configuration.generate_args, num_return_sequences=count, pad_token_id=tokenizer.pad_token_id
+        )
+    ends = end_ids(model, tokenizer)
+    texts = [tokenizer.decode(up_to_end(row, ends)) for row in ids[:, inputs["input_ids"].shape[1] :].tolist()]
+    return [texts[index * count : (index + 1) * count] for index in range(len(prompts))]
+
+
+def end_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Return the ids at which generation stops."""
+    ids = model.generation_config.eos_token_id
+    ids = tokenizer.eos_token_id if ids is None else ids
+    return set(ids) if isinstance(ids, list) else {ids}
+
+
+def up_to_end(ids: Sequence[int], ends: set[int]) -> list[int]:
+    """Return the ids up to and including the first end id: what follows is padding.
+
+    >>> up_to_end([5, 6, 2, 0, 0], {2})
+    [5, 6, 2]
+    """
+    for place, token_id in enumerate(ids):
+        if token_id in ends:
+            return list(ids[: place + 1])
+    return list(ids)
+
+
+def _finished(path: Path | None, key: str) -> dict[int, list[list[str]]]:
+    """Return the outputs of the batches that an interrupted run of the same settings finished."""
+    if path is None or not path.is_file():
+        return {}
+    lines: Iterator[dict[str, Any]] = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {line["batch"]: line["outputs"] for line in lines if line["key"] == key}
+
+
+def _record(path: Path | None, key: str, number: int, outputs: list[list[str]]) -> None:
+    if path is not None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, "batch": number, "outputs": outputs}) + "\n")
