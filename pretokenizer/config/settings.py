@@ -37,7 +37,7 @@ class DatasetEntry:
     max_train_set: int | None = None
     """Largest number of training samples, drawn as for `fraction`. 0 means no limit."""
     fraction: float | None = None
-    """Share of the training samples to draw; a share above 1 counts as 1. It takes precedence over `size`."""
+    """Share of the training samples: 0.5 draws half of them, 2.5 writes all twice and half again. It beats `size`."""
     size: int | None = None
     """Number of training samples to draw."""
     data_path: str | None = None
@@ -233,6 +233,12 @@ def parse_entry(item: Any) -> tuple[DatasetEntry, list[str]]:
     options = {} if options is None else options
     if not isinstance(options, dict):
         raise ConfigError(f"datasets: {name}: expected options, found {options!r}")
+    if "weight" in options:
+        weight = options["weight"]
+        raise ConfigError(
+            f"datasets: {name}: weight {weight}: there is no such option; write `fraction: {weight}`, which repeats or"
+            " draws documents (2 writes all twice, 0.5 a random half)"
+        )
     known = {key: value for key, value in options.items() if key in _COMMON_KEYS and value is not None}
     own = {key: value for key, value in options.items() if key not in _COMMON_KEYS}
     return from_mapping(DatasetEntry, {"name": name, "options": own, **known}, f"datasets: {name}"), warnings

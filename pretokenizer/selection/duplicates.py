@@ -76,26 +76,46 @@ def handle_duplicates(
         for i in np.flatnonzero(is_leak)[:MAX_EXAMPLES].tolist()
     ]
     if remove:
-        hits = [np.zeros(selected.processed.size, dtype=bool) for selected in everything]
-        for number, hit in enumerate(hits):
-            hit[copies.positions[copies.selected == number]] = True
-        everything = [selected.leave_out(hit, "duplicate") for selected, hit in zip(everything, hits, strict=True)]
+        everything = [
+            selected.leave_out(_hits(selected, copies.positions[copies.selected == number]), "duplicate")
+            for number, selected in enumerate(everything)
+        ]
     train, val, leaked = (int(which.sum()) for which in (~is_val, is_val & ~is_leak, is_leak))
     report = DuplicateReport(train, val, leaked, copies.selected.size if remove else 0, examples)
     return {"train": everything[:num_train], "val": everything[num_train:]}, report
 
 
+def _hits(selected: Selected, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return the mask over `processed` of the documents at `positions`, and of their repetitions."""
+    if selected.fraction > 1:
+        return np.isin(selected.processed, selected.processed[positions])
+    hit = np.zeros(selected.processed.size, dtype=bool)
+    hit[positions] = True
+    return hit
+
+
+def _first_positions(selected: Selected) -> NDArray[np.int64]:
+    """Return the positions in `processed` of accepted documents. A repeated document counts once."""
+    positions = np.flatnonzero(selected.accepted)
+    if selected.fraction > 1:
+        _, first = np.unique(selected.processed[positions], return_index=True)
+        positions = positions[np.sort(first)]
+    return positions
+
+
 def _copies(everything: list[Selected], store: TokenStore) -> tuple[Places, Places]:
     """Return (first occurrences, later copies) of equal accepted documents, in the order of the copies."""
-    keys = np.concatenate([*(s.table.keys[s.documents] for s in everything), np.empty(0, dtype=np.uint64)])
+    own_positions = [_first_positions(s) for s in everything]
+    own_keys = (s.table.keys[s.processed[own]] for s, own in zip(everything, own_positions, strict=True))
+    keys = np.concatenate([*own_keys, np.empty(0, dtype=np.uint64)])
     order = np.argsort(keys, kind="stable")
     same = np.flatnonzero(np.diff(keys[order]) == 0)
     shared = np.union1d(order[same], order[same + 1])
     del keys, order  # with tens of millions of documents, every column takes much memory
-    ends = np.cumsum([s.documents.size for s in everything], dtype=np.int64)
+    ends = np.cumsum([own.size for own in own_positions], dtype=np.int64)
     owners = np.searchsorted(ends, shared, side="right")
-    within = [shared[owners == i] - (ends[i] - s.documents.size) for i, s in enumerate(everything)]
-    positions = [np.flatnonzero(s.accepted)[own] for s, own in zip(everything, within, strict=True)]
+    within = [shared[owners == i] - (ends[i] - own.size) for i, own in enumerate(own_positions)]
+    positions = [own[chosen] for own, chosen in zip(own_positions, within, strict=True)]
     candidates = Places(owners, np.concatenate([*positions, np.empty(0, dtype=np.int64)]))
     digests = b"".join(
         digest

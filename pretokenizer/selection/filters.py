@@ -5,7 +5,7 @@ under the first filter that matches. To add a filter, write a function, a line i
 PretokenizeConfig; add it to TRAIN_ONLY if val keeps such documents.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,17 +38,10 @@ TRAIN_ONLY = ("test question",)
 """Filters that do not apply to val."""
 
 
-def apply_filters(
+def matching(
     table: DocumentTable, documents: NDArray[np.int64], config: PretokenizeConfig, split: str
-) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Return (mask of the documents to write, number of documents left out by reason)."""
-    accepted = np.ones(documents.size, dtype=bool)
-    skipped = {}
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yield the reason of each filter of a split, and the mask of the documents that it matches."""
     for reason, is_out in FILTERS.items():
-        if split != "train" and reason in TRAIN_ONLY:
-            continue
-        hit = is_out(table, documents, config) & accepted
-        if hit.any():
-            skipped[reason] = int(hit.sum())
-            accepted &= ~hit
-    return accepted, skipped
+        if split == "train" or reason not in TRAIN_ONLY:
+            yield reason, is_out(table, documents, config)

@@ -19,11 +19,14 @@ class TrainSampler:
         self._random = np.random.RandomState(seed)
 
     def sample(self, documents: Indices, entry: DatasetEntry) -> tuple[Indices, float]:
-        """Return (documents to write, fraction that the report shows). Raises ConfigError when `size` is too large."""
+        """Return (documents to write, fraction that the report shows). Raises ConfigError when `size` is too large.
+
+        A fraction above 1 repeats all documents, and draws the rest: 2.5 gives all, all again, and a random half.
+        """
         count = documents.size
         fraction = 1.0
         if entry.fraction is not None:
-            fraction = min(1.0, entry.fraction)
+            fraction = entry.fraction
         elif entry.size is not None:
             if entry.size > count:
                 raise ConfigError(f"datasets: {entry.name}: size {entry.size} is more than its {count} train samples")
@@ -32,9 +35,11 @@ class TrainSampler:
         if entry.max_train_set and entry.max_train_set < target:
             target = entry.max_train_set
             fraction = target / count
-        if target >= count:
+        if target == count:
             return documents, fraction
-        return documents[self._random.permutation(count)[:target]], fraction
+        num_repeats, num_drawn = divmod(target, count)
+        drawn = [documents[self._random.permutation(count)[:num_drawn]]] if num_drawn or not num_repeats else []
+        return np.concatenate([*[documents] * num_repeats, *drawn]), fraction
 
 
 class ValCutter:

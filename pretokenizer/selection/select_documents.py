@@ -4,7 +4,7 @@ Random numbers are drawn in the order of the original: first the validation sets
 then the training sets are sampled, in the same order.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pretokenizer.config.settings import DatasetEntry, PretokenizeConfig
 from pretokenizer.config.yaml_config import ConfigError
 from pretokenizer.selection.document_table import DocumentTable
-from pretokenizer.selection.filters import apply_filters
+from pretokenizer.selection.filters import matching
 from pretokenizer.selection.sampling import TrainSampler, ValCutter
 from pretokenizer.sources.messages import Messages
 from pretokenizer.sources.source import Source
@@ -31,27 +31,39 @@ class Selected:
     report_name: str
     """Name of the data set in the published report."""
     table: DocumentTable
+    candidates: NDArray[np.int64]
+    """Documents of the split, before drawing."""
     processed: NDArray[np.int64]
-    """Documents that were drawn, in the order in which they are written."""
+    """Documents that were drawn, in the order in which they are written. A fraction above 1 repeats documents."""
     fraction: float
     """Share of the samples, as the report shows it."""
-    accepted: NDArray[np.bool_]
-    """Mask of the documents in `processed` that are written."""
-    skipped: dict[str, int] = field(default_factory=dict)
-    """Number of documents left out, by reason."""
+    outcomes: NDArray[np.uint8]
+    """(processed,) 0 for a document that is written, i + 1 for one that is left out for reasons[i]."""
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> NDArray[np.bool_]:
+        """Mask of the documents in `processed` that are written."""
+        return self.outcomes == 0
 
     @property
     def documents(self) -> NDArray[np.int64]:
         """The documents to write, in order."""
         return self.processed[self.accepted]
 
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Number of documents left out, by reason."""
+        counts = np.bincount(self.outcomes, minlength=len(self.reasons) + 1)[1:].tolist()
+        return {reason: count for reason, count in zip(self.reasons, counts, strict=True) if count}
+
     def leave_out(self, hit: NDArray[np.bool_], reason: str) -> "Selected":
-        """Return a copy without the documents in `hit`, a mask over `processed`, and count the reason."""
+        """Return a copy that leaves out the documents in `hit`, a mask over `processed`, for a new reason."""
         hit = hit & self.accepted
         if not hit.any():
             return self
-        skipped = {**self.skipped, reason: self.skipped.get(reason, 0) + int(hit.sum())}
-        return replace(self, accepted=self.accepted & ~hit, skipped=skipped)
+        reasons = (*self.reasons, reason)
+        return replace(self, outcomes=np.where(hit, np.uint8(len(reasons)), self.outcomes), reasons=reasons)
 
 
 def select(plan: Plan, tables: list[tuple[DocumentTable, DocumentTable | None]]) -> dict[str, list[Selected]]:
@@ -67,16 +79,18 @@ def select(plan: Plan, tables: list[tuple[DocumentTable, DocumentTable | None]])
     for number, (entry, source, (table, native_val)) in enumerate(zip(config.entries, sources, tables, strict=True)):
         train_documents, val_documents, is_subset = _split(entry, source, table, native_val)
         name = f"Subset of {source.report_name}" if is_subset else source.report_name
-        train.append(_selected(number, entry, name, table, train_documents))
+        nothing = np.empty(0, dtype=np.int64)  # training documents are drawn after all validation sets are cut
+        train.append(Selected(number, entry.name, name, table, train_documents, nothing, 1.0, _all_written(nothing)))
         if val_documents is not None:
             cut, is_cut = cutter.cut(val_documents, entry.max_val_set)
             val_name = f"Subset of {source.report_name}" if is_subset or is_cut else source.report_name
             # The original stores validation sets by name: a later entry of the same name replaces the earlier one.
             key: object = number if isinstance(source, Messages) else entry.name
-            val[key] = _selected(number, entry, val_name, native_val or table, cut)
+            own_table = native_val or table
+            val[key] = Selected(number, entry.name, val_name, own_table, val_documents, cut, 1.0, _all_written(cut))
     for i, entry in enumerate(config.entries):
-        documents, fraction = sampler.sample(train[i].processed, entry)
-        train[i] = replace(_selected(i, entry, train[i].report_name, train[i].table, documents), fraction=fraction)
+        documents, fraction = sampler.sample(train[i].candidates, entry)
+        train[i] = replace(train[i], processed=documents, fraction=fraction, outcomes=_all_written(documents))
     splits = {"train": train, "val": list(val.values())}
     return {
         split: _limit([_filter(s, config, split) for s in chosen], config.max_count) for split, chosen in splits.items()
@@ -109,16 +123,14 @@ def _split(
     return table.documents_of_units(units[train_units]), val_documents, maybe_val is not None
 
 
-def _selected(
-    number: int, entry: DatasetEntry, report_name: str, table: DocumentTable, documents: NDArray[np.int64]
-) -> Selected:
-    accepted = np.ones(documents.size, dtype=bool)
-    return Selected(number, entry.name, report_name, table, documents, 1.0, accepted)
+def _all_written(documents: NDArray[np.int64]) -> NDArray[np.uint8]:
+    return np.zeros(documents.size, dtype=np.uint8)
 
 
 def _filter(selected: Selected, config: PretokenizeConfig, split: str) -> Selected:
-    accepted, skipped = apply_filters(selected.table, selected.processed, config, split)
-    return replace(selected, accepted=accepted, skipped=skipped)
+    for reason, hit in matching(selected.table, selected.processed, config, split):
+        selected = selected.leave_out(hit, reason)
+    return selected
 
 
 def _limit(chosen: list[Selected], max_count: int | None) -> list[Selected]:
@@ -128,17 +140,10 @@ def _limit(chosen: list[Selected], max_count: int | None) -> list[Selected]:
     limited = []
     left = max_count
     for selected in chosen:
-        within = np.cumsum(selected.accepted) <= left
-        if selected.accepted.sum() > left:
-            last = int(np.flatnonzero(selected.accepted)[left - 1]) + 1 if left else 0
-            processed, accepted = selected.processed[:last], (selected.accepted & within)[:last]
-            selected = replace(selected, processed=processed, accepted=accepted)
-            selected = replace(selected, skipped=_filter_counts(selected))
+        written = np.flatnonzero(selected.accepted)
+        if written.size > left:
+            end = int(written[left - 1]) + 1 if left else 0
+            selected = replace(selected, processed=selected.processed[:end], outcomes=selected.outcomes[:end])
         left -= int(selected.accepted.sum())
         limited.append(selected)
     return limited
-
-
-def _filter_counts(selected: Selected) -> dict[str, int]:
-    num_skipped = int((~selected.accepted).sum())
-    return {"filtered (max_count reached)": num_skipped} if num_skipped else {}

@@ -70,6 +70,7 @@ def test_the_misindented_entry_of_a_card_is_understood() -> None:
         ({"a": {"val_split": 1.5}}, r"a: val_split 1\.5: give a share below 1, or a whole number"),
         ({"a": {"fraction": 0}}, r"a: fraction 0\.0: must be above 0"),
         ({"a": {"max_val_set": -1}}, "a: max_val_set -1: must not be negative"),
+        ({"a": {"weight": 2}}, r"a: weight 2: .* write `fraction: 2`"),
         ({"a": {"val_split": "much"}}, "a: val_split: expected a number, found 'much'"),
     ],
 )

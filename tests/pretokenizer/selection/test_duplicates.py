@@ -1,9 +1,12 @@
 """duplicates.py, in whole builds."""
 
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pretokenizer.config.settings import RunOptions
 from tests.pretokenizer.conftest import BuildToy, question_records, write_jsonl
 
 
@@ -49,3 +52,21 @@ def test_equal_keys_are_not_enough(
     write_jsonl(tmp_path / "data/gsm8k/train.jsonl", records)
     manifest, _ = build_toy(["gsm8k"], dedup="exact")
     assert manifest.splits["train"].documents == 2
+
+
+def test_repeated_documents_are_no_duplicates_and_never_reach_val(build_toy: BuildToy, tmp_path: Path) -> None:
+    questions = question_records(10)
+    records = [{"prompt": r["question"], "response": r["answer"]} for r in [*questions, questions[3]]]
+    write_jsonl(tmp_path / "data/prompt_response/a.jsonl", records)
+    entry = {"prompt_response": {"fraction": 2.5, "val_split": 0.2}}
+    manifest, folder = build_toy([entry])
+    train, val = (np.load(folder / f"toy-{split}_origin.npy")[:, 2].tolist() for split in ("train", "val"))
+    assert (len(train), len(val)) == (20, 3)
+    assert sorted(Counter(train).values()) == [2, 2, 2, 2, 3, 3, 3, 3]
+    assert not set(train) & set(val)
+    duplicates = manifest.reports["duplicates"]
+    assert (duplicates["train"] + duplicates["leaked"], duplicates["removed"]) == (1, 0)
+    manifest, folder = build_toy([entry], RunOptions(overwrite=True), dedup="exact")
+    train, val = (np.load(folder / f"toy-{split}_origin.npy")[:, 2].tolist() for split in ("train", "val"))
+    assert len({3, 10} & {*train, *val}) == 1
+    assert min(Counter(train).values()) == 2

@@ -26,12 +26,22 @@ def test_train_sampler_is_one_generator_over_the_data_sets() -> None:
 
 def test_train_sampler_limits() -> None:
     documents = np.arange(10)
-    assert TrainSampler(1).sample(documents, entry(fraction=2.5))[0].size == 10
     assert TrainSampler(1).sample(documents, entry(max_train_set=3))[0].size == 3
     assert TrainSampler(1).sample(documents, entry(max_train_set=0))[0].size == 10
     assert TrainSampler(1).sample(documents, entry(fraction=0.2, size=9))[0].size == 2
     with pytest.raises(ConfigError, match="x: size 11 is more than its 10 train samples"):
         TrainSampler(1).sample(documents, entry(size=11))
+
+
+def test_a_fraction_above_1_repeats_documents() -> None:
+    documents = np.arange(10)
+    twice, fraction = TrainSampler(1).sample(documents, entry(fraction=2))
+    assert (twice.tolist(), fraction) == ([*range(10), *range(10)], 2.0)
+    half = np.random.RandomState(1).permutation(10)[:5].tolist()
+    assert TrainSampler(1).sample(documents, entry(fraction=2.5))[0].tolist() == [*range(10), *range(10), *half]
+    cut, fraction = TrainSampler(1).sample(documents, entry(fraction=3, max_train_set=15))
+    assert (cut.tolist(), fraction) == ([*range(10), *half], 1.5)
+    assert TrainSampler(1).sample(documents[:0], entry(fraction=2))[0].tolist() == []
 
 
 def test_val_cutter() -> None:
