@@ -22,6 +22,7 @@ FOLDERS = {
     "pretokenizer/config": "YAML sections and flags -> the configuration of a build",
     "pretokenizer/files": "shards, manifest, and publishing without half-written files",
     "pretokenizer/records": "files or the hub -> records",
+    "pretokenizer/template": "running any Jinja chat template, and the owner of every character it renders",
     "pretokenizer/tokenizer": "SentencePiece models and tokenizer.json files",
     "pretokenizer/chat": "conversations, roles and chat formats",
     "pretokenizer/sources": "records -> conversations, one file per family of data sets",
@@ -50,6 +51,7 @@ FOLDERS = {
     "checkpoint_convert/other_formats": "checkpoints of Meta and Megatron-LLM",
     "examples": "sample records, the demo, launch scripts",
     "examples/cards": "the published models: `make stage1`, `cards`, `simulate`, `report`",
+    "examples/sampling": "`make sample`: continuations of prompts, as reports",
     "benchmarks": "speed and memory, printed as ratios",
 }
 """What a folder holds, in the order of the tree. A folder that is missing here stops the command."""
