@@ -23,7 +23,7 @@ from typing import ClassVar, NamedTuple
 
 from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.history import History
-from pretokenizer.chat.rendered import Piece, Rendered, TemplateLoss
+from pretokenizer.chat.rendered import Kind, Rendered, TemplateLoss
 from pretokenizer.chat.roles import MESSAGE_ROLES, Role
 from pretokenizer.chat.tool_text import CHATML_TEMPLATE, with_tool_text
 from pretokenizer.config.yaml_config import suggest
@@ -96,13 +96,15 @@ class TurnFormat(ChatFormat):
 
     def render(self, conversation: Conversation) -> Rendered:
         """Return a conversation's text with roles. Raises ChatFormatError if the format cannot express it."""
-        pieces = []
+        texts: list[str] = []
+        kinds: list[Kind] = []
         for prefix, text, suffix, role in self.turns(self.messages(conversation)):
             header_role = role
             if self.loss == "reply" and role is Role.ASSISTANT and prefix == self.generation_prompt:
                 header_role = Role.ASSISTANT_NO_LOSS
-            pieces += [Piece(prefix, header_role, False), Piece(text, role, True), Piece(suffix, role, False)]
-        return Rendered(tuple(pieces))
+            texts += (prefix, text, suffix)
+            kinds += (Kind(header_role, False), Kind(role, True), Kind(role, False))
+        return Rendered(texts, kinds)
 
 
 class FramedFormat(TurnFormat):

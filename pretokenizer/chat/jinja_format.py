@@ -16,19 +16,21 @@ from pretokenizer.chat.formats import ChatFormat, ChatFormatError
 from pretokenizer.chat.history import History
 from pretokenizer.chat.loss import Placed, place
 from pretokenizer.chat.probe import probe, tokens_of
-from pretokenizer.chat.rendered import Piece, Rendered, TemplateLoss
+from pretokenizer.chat.rendered import Kind, Rendered, TemplateLoss
 from pretokenizer.chat.roles import Role
 from pretokenizer.chat.shown import shape_of, shown
 from pretokenizer.chat.template_source import template_source
 from pretokenizer.template.expression import Expression, Messages, Recording
-from pretokenizer.template.fragment import NO_MESSAGE, Fragment, are_alike, fill, text_of
+from pretokenizer.template.fragment import NO_MESSAGE, Fragment, Outline, data_of, differing, fill, text_of
 from pretokenizer.template.recorded import RecordedRenderings
 from pretokenizer.template.rendering import CompiledTemplate, TemplateFailureError
 from pretokenizer.tokenizer.base import Tokenizer
 
 DEFAULT_DATE = "2025-01-01"
 MAX_COMPARED = 16
-"""Prompts of one conversation that are compared with the served ones, so that long traces take linear time."""
+"""Replies of one conversation that are compared with what is served, so that long traces take linear time."""
+MAX_COMPARED_UNRECORDED = 4
+"""The same for conversations that no recording repeats, such as those with tool calls."""
 _PROOF_INTERVAL = 64
 """One of so many renderings is compared with plain Jinja's."""
 
@@ -44,21 +46,17 @@ class TemplateOptions:
     """What `strftime_now` formats, as YYYY-MM-DD."""
 
 
-class _Part(NamedTuple):
-    """A piece of a finished rendering. Other messages replace the text of an expression."""
-
-    text: str
-    role: Role
-    is_data: bool
-    expression: Expression | None
+_Pairs = list[tuple[Outline, Outline]]
 
 
 class _Rendering(NamedTuple):
     """A finished rendering that other messages may fill."""
 
-    parts: list[_Part]
-    prompts: list[tuple[list[Fragment], list[Fragment] | None]]
-    """(what precedes a reply, the served prompt or None where the template refuses it), where the two may differ."""
+    outline: Outline
+    kinds: tuple[Kind, ...]
+    """The kind of each item of the outline."""
+    differences: list[_Pairs]
+    """For each reply that may differ from the served one: texts here and there that must be equal."""
     replies_compared: int
     messages_dropped: int
 
@@ -110,24 +108,40 @@ class TemplateFormat(ChatFormat):
             prompt = self._template.fragments(messages[:-1], tools, True, recording)
             asked = self._without_loss(place(prompt, own, self.loss, self.generation_prompt))
             reply = placed[starts.get(len(own) - 1, len(placed)) :]
-            return _Rendering(_parts([*asked, *reply]), [], 0, dropped)
-        chosen = list(starts.items())[:: max(1, -(-len(starts) // MAX_COMPARED))]
-        before = [item.fragment for item in placed]
-        pairs = [(before[:start], self._prompt(messages[:number], tools, recording)) for number, start in chosen]
-        is_recorded = recording is not None and recording.is_exact
-        changed = [(a, b) for a, b in pairs if b is None or not (is_recorded and are_alike(a, b))]
-        return _Rendering(_parts(placed), changed, len(chosen), dropped)
+            return _Rendering(*_outline([*asked, *reply]), [], 0, dropped)
+        limit = MAX_COMPARED if recording is not None and recording.is_exact else MAX_COMPARED_UNRECORDED
+        chosen = list(starts.items())[:: max(1, -(-len(starts) // limit))]
+        here = [item.fragment for item in placed]
+        pairs = [self._compare(number, here, start, (messages, tools), recording) for number, start in chosen]
+        return _Rendering(*_outline(placed), [own for own in pairs if own], len(chosen), dropped)
 
-    def _prompt(self, messages: Messages, tools: Any, recording: Recording | None) -> list[Fragment] | None:
-        """Return the prompt that is served after these messages, or None if the template refuses them."""
+    def _compare(
+        self,
+        number: int,
+        here: list[Fragment],
+        start: int,
+        conversation: tuple[Messages, Any],
+        recording: Recording | None,
+    ) -> _Pairs:
+        """Return what precedes reply `number` beside its served prompt, and its data beside that of the served reply.
+
+        The reply begins at `here[start]`. What is equal for all messages is left out.
+        """
+        messages, tools = conversation
         try:
             if recording is not None and recording.is_exact:
-                return self._template.fragments(messages, tools, True, recording)
-            return [Fragment(self._template.text(messages, tools, True), NO_MESSAGE, False)]
+                prompt = self._template.fragments(messages[:number], tools, True, recording)
+            else:
+                prompt = [Fragment(self._template.text(messages[:number], tools, True), NO_MESSAGE, False)]
+            last = here
+            if number + 1 < len(messages):
+                last = self._template.fragments(messages[: number + 1], tools, False, recording)
         except TemplateFailureError:
             if recording is not None:
                 recording.is_exact = False
-            return None
+            return [(["refused"], [])]
+        pairs = [differing(here[:start], prompt), differing(data_of(here, number), data_of(last, number))]
+        return [(a, b) for a, b in pairs if a or b]
 
     def _without_loss(self, placed: list[Placed]) -> list[Placed]:
         """Return a served prompt whose roles have no loss; the generation prompt at its end is the assistant's."""
@@ -163,26 +177,28 @@ def reply_starts(placed: Sequence[Placed], messages: Sequence[Message]) -> dict[
     return starts
 
 
-def _parts(placed: Sequence[Placed]) -> list[_Part]:
-    """Return the pieces of a rendering, joined where neither role nor origin changes."""
-    parts: list[_Part] = []
+def _outline(placed: Sequence[Placed]) -> tuple[Outline, tuple[Kind, ...]]:
+    """Return the texts of a rendering, joined where neither role nor origin changes, and the kind of each."""
+    items: list[str | Expression] = []
+    kinds: list[Kind] = []
     for fragment, role, _ in placed:
-        last = parts[-1] if parts else None
-        if last and last[1:] == (role, fragment.is_data, None) and fragment.expression is None:
-            parts[-1] = last._replace(text=last.text + fragment.text)
+        kind = Kind(role, fragment.is_data)
+        last = items[-1] if items and kinds[-1] == kind else None
+        if isinstance(last, str) and fragment.expression is None:
+            items[-1] = last + fragment.text
         else:
-            parts.append(_Part(fragment.text, role, fragment.is_data, fragment.expression))
-    return parts
+            items.append(fragment.expression or fragment.text)
+            kinds.append(kind)
+    return items, tuple(kinds)
 
 
 def _filled(rendering: _Rendering, messages: Messages) -> Rendered:
     """Return a rendering with the data of these messages."""
-    pieces = [
-        Piece(text if expression is None else expression.compute(messages), role, is_data)
-        for text, role, is_data, expression in rendering.parts
-    ]
-    changed = sum(b is None or fill(a, messages) != fill(b, messages) for a, b in rendering.prompts)
-    return Rendered(tuple(pieces), rendering.replies_compared, changed, rendering.messages_dropped)
+    texts = [item if isinstance(item, str) else item.compute(messages) for item in rendering.outline]
+    changed = 0
+    for pairs in rendering.differences:
+        changed += any(fill(a, messages) != fill(b, messages) for a, b in pairs)
+    return Rendered(texts, rendering.kinds, rendering.replies_compared, changed, rendering.messages_dropped)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What a chat format makes of a conversation: text in pieces, each of one role and one kind of origin."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from pretokenizer.chat.roles import Role
@@ -8,12 +9,11 @@ TemplateLoss = Literal["turn", "reply", "marks"]
 """Which text of the assistant gets loss; see loss.py."""
 
 
-class Piece(NamedTuple):
-    """Characters that belong to one role."""
+class Kind(NamedTuple):
+    """What is true of every character of a piece."""
 
-    text: str
     role: Role
-    """As stored on disk."""
+    """The role that its tokens are stored with."""
     is_data: bool
     """Whether the text is a message's (or a tool's) rather than the format's. A control token in it stays text."""
 
@@ -21,15 +21,17 @@ class Piece(NamedTuple):
 class Rendered(NamedTuple):
     """One document before encoding."""
 
-    pieces: tuple[Piece, ...]
+    texts: Sequence[str]
+    kinds: Sequence[Kind]
+    """The kind of each text. Renderings of conversations of one shape share it."""
     replies_compared: int = 0
-    """Replies with loss whose prompt was compared with the prompt that is served at that moment."""
-    prompts_changed: int = 0
-    """Those whose prompt in this document is another than the served one."""
+    """Replies with loss that were compared with the moment at which they are served."""
+    replies_changed: int = 0
+    """Those that follow another prompt in this document, or of which the template shows other parts."""
     messages_dropped: int = 0
     """Messages with text that the template does not show."""
 
     @property
     def text(self) -> str:
         """Return the text that the model sees."""
-        return "".join([piece.text for piece in self.pieces])
+        return "".join(self.texts)

@@ -11,7 +11,7 @@ from pretokenizer.chat.rendered import Rendered
 
 PROOF_INTERVAL = 512
 """One document in so many is also encoded by the reference."""
-NOTES = ("replies_compared", "prompts_changed", "messages_dropped")
+NOTES = ("replies_compared", "replies_changed", "messages_dropped")
 """Counts of `Rendered` that a batch adds up."""
 
 

@@ -6,7 +6,6 @@ demand).
 """
 
 import json
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -40,8 +39,7 @@ class FastEngine:
         self.name = f"gigatoken {version('gigatoken')}"
         _refuse_stripping(tokenizer)
         nonce = secrets.token_hex(4)
-        self.mark_pattern = re.compile(rf"\x01{nonce}\d+\x02".encode())
-        """Finds marks in the bytes of a text."""
+        self._mark_start = f"\x01{nonce}".encode("ascii")
         self.marks = {token: f"\x01{nonce}{number}\x02" for number, token in enumerate(framing)}
         self.first_mark = tokenizer.vocab_size
         special = {mark: self.first_mark + number for number, mark in enumerate(self.marks.values())}
@@ -60,6 +58,15 @@ class FastEngine:
         """Return the ids of a text in UTF-8."""
         ids: NDArray[np.uint32] = self._backend.encode(data)
         return ids
+
+    def find_marks(self, data: bytes) -> NDArray[np.int64]:
+        """Return the position of every mark in a text in UTF-8."""
+        found = np.frombuffer(data, dtype=np.uint8)
+        at = np.flatnonzero(found == self._mark_start[0])
+        for offset, byte in enumerate(self._mark_start):
+            at = at[at + offset < found.size]
+            at = at[found[at + offset] == byte]
+        return at
 
 
 def _refuse_stripping(tokenizer: Tokenizer) -> None:

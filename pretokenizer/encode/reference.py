@@ -9,7 +9,7 @@ import numpy as np
 
 from pretokenizer.chat.conversation import Conversation
 from pretokenizer.chat.formats import ChatFormat
-from pretokenizer.chat.rendered import Piece, Rendered
+from pretokenizer.chat.rendered import Kind, Rendered
 from pretokenizer.encode.batch import EncodedBatch, notes_of
 from pretokenizer.encode.token_roles import runs_of, token_roles
 from pretokenizer.tokenizer.base import Tokenizer
@@ -33,26 +33,26 @@ class ReferencePass:
             return self.chat_format.render(conversation)
         eos = self.tokenizer.id_to_token(self.tokenizer.eos_token_id) or ""
         message = conversation.messages[0]
-        return Rendered((Piece(message.text, message.stored_role, True), Piece(eos, message.stored_role, False)))
+        return Rendered((message.text, eos), (Kind(message.stored_role, True), Kind(message.stored_role, False)))
 
     def encode_rendered(self, documents: Sequence[Rendered]) -> EncodedBatch:
         """Return the ids and roles of documents whose text is known."""
-        found = [self._encode(document.pieces) for document in documents]
+        found = [self._encode(document) for document in documents]
         ids = np.concatenate([np.array(ids, dtype=np.uint32) for ids, _, _ in found])
         roles = np.concatenate([roles for _, roles, _ in found])
         sizes = np.array([len(ids) for ids, _, _ in found], dtype=np.int64)
         controls = np.array([count for _, _, count in found], dtype=np.int64)
         return EncodedBatch(ids, sizes, *runs_of(roles, sizes), controls, notes=notes_of(documents))
 
-    def _encode(self, pieces: Sequence[Piece]) -> tuple[list[int], np.ndarray, int]:
+    def _encode(self, document: Rendered) -> tuple[list[int], np.ndarray, int]:
         """Return (ids, roles, number of control tokens spelled in messages) of a document."""
-        text = "".join([piece.text for piece in pieces])
-        lengths = np.array([len(piece.text) for piece in pieces], dtype=np.int64)
+        text = document.text
+        lengths = np.array([len(piece) for piece in document.texts], dtype=np.int64)
         ends = np.cumsum(lengths)
-        bounds = zip((ends - lengths).tolist(), ends.tolist(), pieces, strict=True)
-        data = [(begin, end) for begin, end, piece in bounds if piece.is_data and end > begin]
+        bounds = zip((ends - lengths).tolist(), ends.tolist(), document.kinds, strict=True)
+        data = [(begin, end) for begin, end, kind in bounds if kind.is_data and end > begin]
         found = self.tokenizer.align(text, [] if self.encode_special_in_text else data)
-        piece_roles = np.array([piece.role for piece in pieces], dtype=np.uint8)
+        piece_roles = np.array([kind.role for kind in document.kinds], dtype=np.uint8)
         begins, token_ends = np.array(found.begins, dtype=np.int64), np.array(found.ends, dtype=np.int64)
         roles = token_roles(begins, token_ends, ends, piece_roles, self.chat_format.loss == "marks")
         controls = sum(len(self.tokenizer.typed_pattern.findall(text, begin, end)) for begin, end in data)

@@ -75,12 +75,12 @@ class RenderedPass:
         for document in documents:
             flat.append(start)
             piece_roles.append(Role.SYSTEM)
-            for text, role, is_data in document.pieces:
+            for text, (role, is_data) in zip(document.texts, document.kinds, strict=True):
                 flat.append(text if is_data else marked(text))
                 piece_roles.append(role)
         text = "".join(flat)
         data = text.encode("utf-8")
-        sizes = map(len, flat) if len(data) == len(text) else (len(piece.encode("utf-8")) for piece in flat)
+        sizes = map(len, flat) if len(data) == len(text) else map(_num_bytes, flat)
         piece_ends = np.cumsum(np.fromiter(sizes, dtype=np.int64, count=len(flat)))
         tokens = self.engine.encode_bytes(data)
         begins, ends, wrong = self._places(tokens, data)
@@ -114,11 +114,12 @@ class RenderedPass:
 
         Raises EngineMismatchError if the engine lost a mark.
         """
-        bounds = np.array([match.span() for match in self.engine.mark_pattern.finditer(data)], dtype=np.int64)
+        begins_of_marks = self.engine.find_marks(data)
         at = np.flatnonzero(tokens >= self.engine.first_mark)
-        if at.size != len(bounds):
+        if at.size != begins_of_marks.size:
             raise EngineMismatchError(data[:80].decode("utf-8", "replace"))
         lengths = self._lengths[tokens]
+        bounds = np.column_stack([begins_of_marks, begins_of_marks + lengths[at]])
         before = np.append(0, np.cumsum(lengths))
         spoken = before[np.append(at[1:], tokens.size)] - before[at + 1]
         excess = spoken - (np.append(bounds[1:, 0], len(data)) - bounds[:, 1])
@@ -140,8 +141,8 @@ class RenderedPass:
         is_data = [False]
         numbers = []
         for number, document in enumerate(documents):
-            numbers += [number] * (1 + len(document.pieces))
-            is_data += [*(piece.is_data for piece in document.pieces), False]
+            numbers += [number] * (1 + len(document.kinds))
+            is_data += [*(kind.is_data for kind in document.kinds), False]
         ends = np.cumsum(np.fromiter(map(len, flat), dtype=np.int64, count=len(flat)))
         for begin, end in matches:
             piece = int(np.searchsorted(ends, begin, side="right"))
@@ -166,7 +167,12 @@ class RenderedPass:
         expected = self._reference.encode_rendered([document])
         expected_roles = np.repeat(expected.turn_roles, expected.turn_sizes)
         if not np.array_equal(tokens, expected.tokens) or not np.array_equal(roles, expected_roles):
-            raise EngineMismatchError(next((piece.text for piece in document.pieces if piece.is_data), document.text))
+            data = (text for text, kind in zip(document.texts, document.kinds, strict=True) if kind.is_data)
+            raise EngineMismatchError(next(data, document.text))
+
+
+def _num_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
 class _Documents(NamedTuple):

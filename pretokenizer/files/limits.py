@@ -5,8 +5,8 @@
     with limited_memory():                  # a pickle, of which five bytes can ask for 32 GB
         value = unpickler.load()
 
-The memory limit works on Linux, and the time limit in the main thread of a process on Linux. Elsewhere only the sandbox
-protects.
+Time is CPU time: the result must not depend on how busy the machine is. The memory limit works on Linux, and the
+time limit in the main thread of a process on Linux. Elsewhere only the sandbox protects.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 SECONDS = 5.0
-"""Time limit of a block."""
+"""Limit on the CPU time of a block."""
 MEGABYTES = 1024
 """Memory that a block may take in addition to what the process has."""
 _STATUS = Path("/proc/self/statm")
@@ -35,23 +35,23 @@ def bounded(name: str) -> Iterator[None]:
     """Limit the block to SECONDS and MEGABYTES. Raises BoundsError naming `name`, also for endless recursion."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise BoundsError(f"{name}: does not finish within {SECONDS:g} s; look for an endless loop in it")
+        raise BoundsError(f"{name}: does not finish within {SECONDS:g} s of CPU time; look for an endless loop in it")
 
     if threading.current_thread() is not threading.main_thread() or sys.platform != "linux":
         yield
         return
-    before = signal.signal(signal.SIGALRM, stop)
+    before = signal.signal(signal.SIGPROF, stop)
     try:
         with limited_memory():
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             yield
     except MemoryError:
         raise BoundsError(f"{name}: takes more than {MEGABYTES} MB of memory") from None
     except RecursionError:
         raise BoundsError(f"{name}: calls itself without end") from None
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ def chat_warnings(notes: Counter[str]) -> list[str]:
     ['the chat template does not show 3 messages that have text, so they are in no document']
     """
     warnings = []
-    if changed := notes["prompts_changed"]:
+    if changed := notes["replies_changed"]:
         warnings.append(
-            f"{changed:,} of {notes['replies_compared']:,} compared replies follow a prompt that differs from the one"
-            " served at that moment, because the chat template rewrites earlier messages; `--history unroll`"
+            f"{changed:,} of {notes['replies_compared']:,} compared replies are not trained on as they are served,"
+            " because the chat template rewrites earlier messages (it drops thoughts, for example); `--history unroll`"
             " writes each reply after the prompt that is served"
         )
     if dropped := notes["messages_dropped"]:

@@ -1,6 +1,6 @@
 """A run of rendered text with one owner and one origin."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pretokenizer.template.expression import Expression, Messages
@@ -28,22 +28,36 @@ def text_of(fragments: Iterable[Fragment]) -> str:
     return "".join([fragment.text for fragment in fragments])
 
 
-def fill(fragments: Iterable[Fragment], messages: Messages) -> str:
-    """Return the text of recorded fragments with other messages' data."""
-    return "".join([f.expression.compute(messages) if f.expression is not None else f.text for f in fragments])
+def data_of(fragments: Iterable[Fragment], message: int) -> list[Fragment]:
+    """Return the data of one message."""
+    return [fragment for fragment in fragments if fragment.is_data and fragment.message == message]
 
 
-def are_alike(some: Iterable[Fragment], others: Iterable[Fragment]) -> bool:
-    """Return whether two recorded texts are equal whatever the messages' data is."""
-    return _outline(some) == _outline(others)
+Outline = Sequence[str | Expression]
+"""Text with expressions in the places of data that other messages replace."""
 
 
-def _outline(fragments: Iterable[Fragment]) -> list[object]:
-    """Return template text, joined, and the keys of expressions."""
-    outline: list[object] = [""]
+def fill(outline: Outline, messages: Messages) -> str:
+    """Return the text of an outline for these messages."""
+    return "".join([item if isinstance(item, str) else item.compute(messages) for item in outline])
+
+
+def differing(some: Iterable[Fragment], others: Iterable[Fragment]) -> tuple[Outline, Outline]:
+    """Return two recorded texts without what they share at their begins and ends; both empty if they always agree."""
+    a, b = _outline(some), _outline(others)
+    keys_a, keys_b = ([item if isinstance(item, str) else item.key for item in own] for own in (a, b))
+    shortest = min(len(a), len(b))
+    begin = next((i for i in range(shortest) if keys_a[i] != keys_b[i]), shortest)
+    end = next((i for i in range(shortest - begin) if keys_a[-1 - i] != keys_b[-1 - i]), shortest - begin)
+    return a[begin : len(a) - end], b[begin : len(b) - end]
+
+
+def _outline(fragments: Iterable[Fragment]) -> list[str | Expression]:
+    """Return fixed text, joined, and expressions by turns."""
+    outline: list[str | Expression] = [""]
     for fragment in fragments:
         if fragment.expression is not None:
-            outline += [fragment.expression.key, ""]
+            outline += [fragment.expression, ""]
         else:
             outline[-1] = f"{outline[-1]}{fragment.text}"
     return outline

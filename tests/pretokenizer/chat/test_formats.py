@@ -57,10 +57,10 @@ LLAMA2 = [
 @pytest.mark.parametrize(("name", "expected"), [("chatml", CHATML), ("oasst", OASST), ("llama2", LLAMA2)])
 def test_render_literally(name: str, expected: list[tuple[str, Role]]) -> None:
     rendered = get_chat_format(name).render(CONVERSATION)
-    turns = [rendered.pieces[i : i + 3] for i in range(0, len(rendered.pieces), 3)]
-    assert [("".join(piece.text for piece in turn), turn[1].role) for turn in turns] == expected
-    assert all(len({piece.role for piece in turn}) == 1 for turn in turns)
-    assert [[piece.is_data for piece in turn] for turn in turns] == [[False, True, False]] * len(expected)
+    starts = range(0, len(rendered.texts), 3)
+    assert [("".join(rendered.texts[i : i + 3]), rendered.kinds[i + 1].role) for i in starts] == expected
+    assert all(len({kind.role for kind in rendered.kinds[i : i + 3]}) == 1 for i in starts)
+    assert [kind.is_data for kind in rendered.kinds] == [False, True, False] * len(expected)
 
 
 def as_hf_messages(conversation: Conversation) -> list[dict[str, Any]]:
@@ -99,7 +99,8 @@ def test_jinja_template_gives_the_same_text_and_marks_what_gets_loss(name: str) 
     encoded = hf.apply_chat_template(
         messages, chat_template=chat_format.hf_chat_template, return_dict=True, return_assistant_tokens_mask=True
     )
-    loss = [int(role.gets_loss) for text, role, _ in rendered.pieces for _ in text.encode()]
+    pieces = zip(rendered.texts, rendered.kinds, strict=True)
+    loss = [int(kind.role.gets_loss) for text, kind in pieces for _ in text.encode()]
     assert encoded["assistant_masks"] == loss
 
 
@@ -139,7 +140,7 @@ def test_chatml_writes_thoughts_and_tool_calls_literally() -> None:
         f"<|im_start|>assistant\n{call}<|im_end|>\n"
         "<|im_start|>assistant\nCold.<|im_end|>\n"
     )
-    roles = [piece.role for piece in rendered.pieces[1::3]]
+    roles = [kind.role for kind in rendered.kinds[1::3]]
     assert roles == [Role.USER, Role.ASSISTANT, Role.TOOL, Role.ASSISTANT, Role.ASSISTANT]
 
 
@@ -169,8 +170,8 @@ def test_formats_without_a_form_for_tools_name_the_field(name: str) -> None:
 
 def test_loss_on_the_reply_alone_and_unrolled() -> None:
     chat_format = get_chat_format("chatml").with_options("reply", "full")
-    pieces = chat_format.render(Conversation(CONVERSATION.messages[:4])).pieces[9:]
-    assert [(piece.text, int(piece.role)) for piece in pieces] == [
+    rendered = chat_format.render(Conversation(CONVERSATION.messages[:4]))
+    assert [(text, int(kind.role)) for text, kind in zip(rendered.texts, rendered.kinds, strict=True)][9:] == [
         ("<|im_start|>assistant\n", 4),
         ("Because {{ x }}.", 2),
         ("<|im_end|>\n", 2),

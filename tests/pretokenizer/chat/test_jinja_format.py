@@ -101,7 +101,7 @@ def template(source: str, tokenizer: Tokenizer, **options: Any) -> TemplateForma
 def told(rendered: Rendered) -> list[tuple[str, int]]:
     """(text, role) of each run of one role."""
     runs: list[tuple[str, int]] = []
-    for text, role, _ in rendered.pieces:
+    for text, (role, _) in zip(rendered.texts, rendered.kinds, strict=True):
         if runs and runs[-1][1] == role:
             runs[-1] = (runs[-1][0] + text, int(role))
         elif text:
@@ -128,7 +128,7 @@ def test_the_text_is_that_of_transformers(name: str, talk: Conversation, sample_
     for _ in range(2):  # the second one repeats the recording, where there is one
         rendered = found.render(talk)
         assert rendered.text == by_transformers(source, talk)
-    assert {piece.role for piece in rendered.pieces if piece.is_data} <= {m.stored_role for m in talk.messages} | {0, 4}
+    assert {kind.role for kind in rendered.kinds if kind.is_data} <= {m.stored_role for m in talk.messages} | {0, 4}
 
 
 def test_roles_of_a_plain_template_literally(sample_tokenizer: Tokenizer) -> None:
@@ -156,7 +156,7 @@ def test_a_final_eos_belongs_to_the_last_reply(sample_tokenizer: Tokenizer) -> N
     found = template(TEMPLATES["eos at the end"], sample_tokenizer)
     rendered = found.render(Conversation(TALK[3:]))
     assert told(rendered)[-1] == ("<|im_start|>assistant\nHello<|im_end|>\n</s>", 2)
-    assert (rendered.replies_compared, rendered.prompts_changed) == (1, 0)
+    assert (rendered.replies_compared, rendered.replies_changed) == (1, 0)
     assert found.generation_prompt == "<|im_start|>assistant\n"
 
 
@@ -190,9 +190,9 @@ def test_prompts_that_are_not_served_are_counted_and_unrolled(sample_tokenizer: 
     found = template(source, sample_tokenizer)
     for _ in range(2):
         rendered = found.render(Conversation(TALK[1:]))
-        assert (rendered.replies_compared, rendered.prompts_changed) == (2, 0)
+        assert (rendered.replies_compared, rendered.replies_changed) == (2, 1)  # the first loses its thought
     dates = template("{{ messages | length }}" + PLAIN, sample_tokenizer)
-    assert dates.render(Conversation(TALK[1:])).prompts_changed == 2
+    assert dates.render(Conversation(TALK[1:])).replies_changed == 2
     unrolled = template(source, sample_tokenizer, history="unroll")
     documents = [unrolled.render(talk) for talk in unroll(Conversation(TALK[1:]))]
     assert [told(document) for document in documents] == [
@@ -213,7 +213,8 @@ def test_prompts_that_are_not_served_are_counted_and_unrolled(sample_tokenizer: 
 
 def test_tools_and_arguments_are_data(sample_tokenizer: Tokenizer) -> None:
     rendered = template(TEMPLATES["tools through macros"], sample_tokenizer).render(TOOL_TALK)
-    data = [(piece.text, int(piece.role)) for piece in rendered.pieces if piece.is_data and piece.text]
+    pieces = zip(rendered.texts, rendered.kinds, strict=True)
+    data = [(text, int(kind.role)) for text, kind in pieces if kind.is_data and text]
     assert data == [
         ('{"type": "function", "function": {"name": "w", "parameters": {"type": "object"}}}', 0),
         ("Weather?", 1),
