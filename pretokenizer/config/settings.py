@@ -114,6 +114,8 @@ class PretokenizeConfig:
     """The day (YYYY-MM-DD) that a chat template sees as today."""
     special_tokens_in_text: Literal["text", "encode"] = "text"
     """What a control token spelled in a message becomes: text, or (encode, as in the original) the control token."""
+    consecutive_roles: Literal["allow", "merge", "refuse"] = "allow"
+    """What happens to two messages of one role in a row: allow, merge (with a blank line between), or refuse."""
     dedup: Literal["none", "exact"] = "none"
     """exact: keep only the first of several documents with the same tokens; train comes before val."""
     decontaminate: list[str] = field(default_factory=list)

@@ -17,6 +17,7 @@ from pretokenizer.reports.build_reports import (
     warnings_of,
 )
 from pretokenizer.reports.examples import sample_documents
+from pretokenizer.reports.inputs import file_warnings, input_reports
 from pretokenizer.reports.lengths import length_report
 from pretokenizer.reports.plots import PLOT_NAME, drawing
 from pretokenizer.reports.stats import DatasetStats, dataset_stats, total_stats
@@ -54,14 +55,16 @@ def assemble(context: BuildContext, part_folders: list[Path], output: Path) -> D
             _write_splits(context, chosen, store, output, finished)
         write_text_atomic(output / "special_tokens.json", special_tokens_json(context.tokenizer), sync=False)
         save_tokenizer(output / "tokenizer", context.tokenizer, context.chat_format)
+        inputs = input_reports(context, part_headers(tables))
         reports = BuildReports(
             stats=stats,
             lengths=lengths,
             engines=engines_of(tables),
-            warnings=list(dict.fromkeys([*warnings, *warnings_of(tables)])),
+            warnings=list(dict.fromkeys([*warnings, *file_warnings(inputs), *warnings_of(tables)])),
             bad_records=bad_records(context, tables),
             duplicates=duplicates,
             contaminated=contaminated(context, tables),
+            inputs=inputs,
             files=[[str(path) for path in (*files.train, *files.val)] for files in context.plan.datasets],
         )
         write_reports(context, reports, sample_documents(chosen["train"], store, NUM_EXAMPLES), output)

@@ -20,6 +20,7 @@ from pretokenizer.records.file_names import (
 
 _METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
 """Metadata files of a hub repository or of `datasets.save_to_disk`. They hold no records."""
+NO_SPLIT = "its name tells no split"
 HOW_TO_CHOOSE = "set `split:` to one of them, or `input_file_path:` to a file or a glob pattern"
 
 
@@ -126,7 +127,7 @@ def choose_by_split(files: FolderFiles, wanted: str | None, name: str) -> Datase
             raise DataMissingError(f"{name}: {problem} in {files.folder}; {_listed(files, splits)}; {HOW_TO_CHOOSE}")
     _refuse_copies(files, chosen, name)
     left_out = {
-        str(path): f"split {splits[path].full_label}" if splits[path].kind else "its name tells no split"
+        str(path): f"split {splits[path].full_label}" if splits[path].kind else NO_SPLIT
         for path in files.records
         if path not in set(chosen)
     }

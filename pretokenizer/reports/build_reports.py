@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pretokenizer.reports.chat_notes import chat_warnings
+from pretokenizer.reports.inputs import InputReport
 from pretokenizer.reports.lengths import LengthReport
 from pretokenizer.reports.stats import DatasetStats, total_stats
 from pretokenizer.selection.document_table import DocumentTable
@@ -46,6 +47,8 @@ class BuildReports:
     duplicates: DuplicateReport
     contaminated: dict[int, tuple[str, int]]
     """(name, number of documents that contain a test question) of each data set; empty without --decontaminate."""
+    inputs: list[InputReport]
+    """What was read of each data set."""
     files: list[list[str]]
     """Input files of each data set, in the order that document origins refer to."""
 
@@ -65,6 +68,7 @@ class BuildReports:
             "duplicates": dataclasses.asdict(self.duplicates),
             "contaminated": {f"{number}:{name}": count for number, (name, count) in self.contaminated.items()},
             "files": self.files,
+            "inputs": [report.to_json() for report in self.inputs],
         }
 
     def to_json(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pretokenizer.reports.build_reports import BuildReports
 from pretokenizer.reports.examples import Example
+from pretokenizer.reports.inputs import input_lines
 from pretokenizer.reports.lengths import GLOBAL_BATCHES, PACKED_LENGTHS, LengthReport, text_histogram
 from pretokenizer.reports.plots import PLOT_NAME
 from pretokenizer.reports.render import render_document
@@ -32,6 +33,7 @@ def markdown_report(context: BuildContext, reports: BuildReports, examples: list
         lines += _seq_lengths(total, lengths)
         if split == "train":
             lines += _epochs(total, lengths)
+    lines += ["## Files", "", *(line for report in reports.inputs for line in input_lines(report))]
     lines += _checks(context, reports)
     lines += _examples(examples, tokenizer)
     return "\n".join(lines).rstrip() + "\n"

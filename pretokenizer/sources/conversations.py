@@ -39,6 +39,7 @@ class Vicuna(Source):
     independent = False
     uses_random = True
     Options = VicunaOptions
+    used_keys = frozenset(("conversations",))
     hub = HubFiles(
         "Aeala/ShareGPT_Vicuna_unfiltered",
         "8b0048ad6ae8c22f46a78c15559dec98feef5539",
@@ -96,6 +97,7 @@ class OrcaChat(Source):
     class_name = "OrcaChat"
     shows_name = True
     Options = OrcaOptions
+    used_keys = frozenset(("instruction", "conversation"))
     hub = HubFiles("shahules786/orca-chat", "main", ("orca-chat-gpt4.json",))
 
     def convert(self, record: Record, file_stem: str) -> Converted:

@@ -25,6 +25,7 @@ class Dolly15k(Source):
 
     class_name = "DatabricksDolly15k"
     Options = FileOption
+    used_keys = frozenset(("INSTRUCTION", "RESPONSE", "METADATA", "instruction", "context", "response"))
     hub = HubFiles("OllieStanley/oa_dolly_15k", "main", ("*.jsonl", "**/*.parquet"))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
@@ -40,6 +41,7 @@ class Dolly15kMultilingual(Source):
 
     class_name = "Dolly15kMultilingual"
     stems = ("en", "de", "es", "fr")
+    used_keys = frozenset(("instruction", "context", "response"))
     hub = HubFiles("argilla/databricks-dolly-15k-curated-multilingual", "main", ("**/*.parquet", "*.jsonl"))
 
     def convert(self, record: Record, file_stem: str) -> Converted:

@@ -45,10 +45,24 @@ class Instruction(Source):
         """Whether records are converted one by one. Joined records need their neighbours."""
         return self.options.fill_min_length is None
 
+    @property
+    def used_keys(self) -> frozenset[str]:  # type: ignore[override]
+        """The keys of the request and the response."""
+        return frozenset((self.request_column, self.response_column))
+
+    @property
+    def request_column(self) -> str:
+        """Key of the request."""
+        return self.options.instruction_column or self.columns[0]
+
+    @property
+    def response_column(self) -> str:
+        """Key of the response."""
+        return self.options.response_column or self.columns[1]
+
     def convert(self, record: Record, file_stem: str) -> Converted:
         """Convert one record to a question and its answer, or return the reason to leave it out."""
-        question = record[self.options.instruction_column or self.columns[0]]
-        answer = record[self.options.response_column or self.columns[1]]
+        question, answer = record[self.request_column], record[self.response_column]
         if question is None or answer is None or not question.strip() or not answer.strip():
             return "blank"
         if has_filtered_phrase(question) or has_filtered_phrase(answer):
@@ -126,6 +140,7 @@ class Alpaca(Source):
     class_name = "AlpacaBaseDataset"
     split = "torch"
     Options = FileOption
+    used_keys = frozenset(("instruction", "input", "output"))
     hub = HubFiles("yahma/alpaca-cleaned", "12567cabf869d7c92e573c7c783905fc160e9639", ("alpaca_data_cleaned.json",))
 
     def convert(self, record: Record, file_stem: str) -> Converted:

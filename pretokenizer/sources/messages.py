@@ -38,6 +38,9 @@ class Messages(Source):
     shows_name = True
     Options = MessagesOptions
 
+    def note_fields(self, record: Record) -> None:
+        """Do nothing, because `convert` notes the keys: they depend on the form of each record."""
+
     def convert(self, record: Record, file_stem: str) -> Converted:
         """Convert one record. A conversation without a message to learn from is left out."""
         if self.options.ignore:
@@ -57,7 +60,7 @@ class Messages(Source):
             return "no assistant message"
         if len(record) > 1:
             self._note_unused(record, used)
-        self.notes.update(notes)
+        self.irregular.update(notes)
         return [Conversation(messages, self._lang(record), tools)]
 
     def _messages(self, turns: list[Turn], notes: set[str]) -> list[Message]:

@@ -17,6 +17,8 @@ from pretokenizer.records.locate import FileLayout, HubFiles
 from pretokenizer.sources.source import WRONG_FORM, BadRecord, Converted, InputRecord, Source, bad_record
 
 _ROLES = {"prompter": Role.USER, "assistant": Role.ASSISTANT}
+_TREE_KEYS = ("message_tree_id", "tree_state", "prompt")
+_MESSAGE_KEYS = ("message_id", "parent_id", "text", "role", "lang", "rank", "review_result", "deleted", "synthetic")
 _REVISIONS = {
     "OpenAssistant/oasst1": "fdf72ae0827c1cda404aff25b6603abec9e3399b",
     "OpenAssistant/oasst2": "179dd21fc55192153d94adb0e0ce8f69e222bf75",
@@ -46,6 +48,7 @@ class OasstExport(Source):
     independent = False
     stems = ("train", "validation")
     Options = OasstOptions
+    used_keys = frozenset((*_TREE_KEYS, *_MESSAGE_KEYS))
 
     @property
     def layout(self) -> FileLayout:

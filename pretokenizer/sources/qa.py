@@ -17,6 +17,7 @@ class Gsm8k(Source):
     split = "native"
     stems = ("train",)
     val_stems = ("test", "validation")
+    used_keys = frozenset(("question", "answer"))
     hub = HubFiles("openai/gsm8k", "cc7b047b6e5bb11b4f1af84efc572db110a51b3c", ("main/*.parquet",))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
@@ -30,6 +31,7 @@ class Joke(Source):
     class_name = "JokeExplaination"
     shows_name = True
     Options = FileOption
+    used_keys = frozenset(("joke", "explaination"))
     hub = HubFiles("theblackcat102/joke_explaination", "main", ("*.jsonl", "**/*.parquet"))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
@@ -46,6 +48,7 @@ class WebGPT(Source):
     shows_name = True
     independent = False
     Options = FileOption
+    used_keys = frozenset(("question", "answer_0", "answer_1", "score_0", "score_1"))
     hub = HubFiles("openai/webgpt_comparisons", "main", ("*.jsonl", "**/*.parquet"))
 
     def convert_all(

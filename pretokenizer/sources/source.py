@@ -92,7 +92,7 @@ class Source:
         self.consecutive_roles = consecutive_roles
         self.unused: set[str] = set()
         """Keys that converted records have and the source does not use."""
-        self.notes: Counter[str] = Counter()
+        self.irregular: Counter[str] = Counter()
         """Irregularities of converted records that are allowed, with the number of conversations."""
         check_known_options(options, [f.name for f in fields(self.Options)], name)
         self.options: Any = from_mapping(self.Options, options, f"datasets: {name}")
@@ -107,6 +107,10 @@ class Source:
         """Which files the source reads."""
         path = getattr(self.options, "input_file_path", None)
         return FileLayout(path, self.stems, self.val_stems, self.split == "native", self.hub)
+
+    def note_fields(self, record: Record) -> None:
+        """Note the keys of a record that are not in `used_keys`."""
+        self.unused.update(record.keys() - self.used_keys)
 
     def convert(self, record: Record, file_stem: str) -> Converted:
         """Convert one record. The caller turns any exception in WRONG_FORM into a BadRecord."""

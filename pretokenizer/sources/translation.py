@@ -58,6 +58,7 @@ class Translation(Source):
     independent = False
     uses_random = True
     Options = FileOption
+    used_keys = frozenset(("translation",))
     languages: ClassVar[tuple[str, str]]
 
     def convert_all(

@@ -76,6 +76,12 @@ class PartHeader:
     """Number of bad records, by reason."""
     bad_examples: list[str] = field(default_factory=list)
     """The first bad records, each as `file:line: reason`."""
+    file_records: Counter[str] = field(default_factory=Counter)
+    """Number of records read by the index of their file, as text because JSON keys are text."""
+    unused: list[str] = field(default_factory=list)
+    """Fields that records have and the source does not use."""
+    irregular: Counter[str] = field(default_factory=Counter)
+    """Number of conversations by irregularity that is allowed."""
     langs: list[str] = field(default_factory=lambda: ["unknown"])
     """Names of the languages that `document_langs` indexes."""
     encoder: str = ""
@@ -89,6 +95,9 @@ class PartHeader:
     """What the chat format did to the conversations: counts by the names in encode/batch.py."""
     seconds: dict[str, float] = field(default_factory=dict)
     """CPU seconds by step."""
+
+
+_COUNTERS = ("dropped", "bad", "file_records", "irregular", "notes")
 
 
 class PartWriter:
@@ -199,9 +208,7 @@ def read_header(stem: Path) -> PartHeader:
     path = stem.with_suffix(".json")
     try:
         raw = read_json(path)
-        return PartHeader(
-            **{**raw, "dropped": Counter(raw["dropped"]), "bad": Counter(raw["bad"]), "notes": Counter(raw["notes"])}
-        )
+        return PartHeader(**raw | {name: Counter(raw[name]) for name in _COUNTERS})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, f"cannot read it ({error!r})") from None
 

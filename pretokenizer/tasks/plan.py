@@ -83,7 +83,7 @@ class Plan:
     @property
     def sources(self) -> list[Source]:
         """The source of each entry of the configuration."""
-        return [make_source(entry.name, entry.options, entry.val_split) for entry in self.config.entries]
+        return make_sources(self.config)
 
     def fingerprint(self) -> str:
         """Return a SHA-256 of everything that decides the bytes. Parts of plans with one fingerprint fit together."""
@@ -95,10 +95,15 @@ class Plan:
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
+def make_sources(config: PretokenizeConfig) -> list[Source]:
+    """Return the source of each entry of the configuration. Raises ConfigError for an unknown name or option."""
+    return [make_source(e.name, e.options, e.val_split, config.consecutive_roles) for e in config.entries]
+
+
 def make_plan(config: PretokenizeConfig, chunk_bytes: int = CHUNK_BYTES) -> Plan:
     """Find every input file and cut the work into tasks. Raises ConfigError, DataMissingError or TokenizerError."""
     entries = config.entries
-    sources = [make_source(entry.name, entry.options, entry.val_split) for entry in entries]
+    sources = make_sources(config)
     tokenizer_path = tokenizer_file(config)
     data_dir = find_file(config.data_dir)
     located = [locate_files(e, s.layout, data_dir, config.cache_dir) for e, s in zip(entries, sources, strict=True)]

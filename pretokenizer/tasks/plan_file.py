@@ -24,7 +24,10 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     return {
         "fingerprint": plan.fingerprint(),
         "config": dataclasses.asdict(plan.config),
-        "datasets": [{"train": [str(p) for p in d.train], "val": [str(p) for p in d.val]} for d in plan.datasets],
+        "datasets": [
+            {"train": [str(p) for p in d.train], "val": [str(p) for p in d.val], "left_out": d.left_out}
+            for d in plan.datasets
+        ],
         "tasks": [[[p.dataset, p.is_val, [[n, *span] for n, span in p.files]] for p in t.pieces] for t in plan.tasks],
         "inputs": plan.inputs,
     }
@@ -37,7 +40,7 @@ def read_plan(folder: Path) -> Plan:
         raw = read_json(path)
         plan = Plan(
             from_mapping(PretokenizeConfig, raw["config"], str(path)),
-            tuple(DatasetFiles(tuple(map(Path, d["train"])), tuple(map(Path, d["val"]))) for d in raw["datasets"]),
+            tuple(_files(dataset) for dataset in raw["datasets"]),
             tuple(Task(index, tuple(map(_piece, pieces))) for index, pieces in enumerate(raw["tasks"])),
             tuple(map(Path, raw["inputs"])),
             raw["inputs"],
@@ -49,6 +52,10 @@ def read_plan(folder: Path) -> Plan:
     if plan.fingerprint() != raw["fingerprint"]:
         raise BuildError(f"{path}: damaged, or written by another version of this program; build the part again")
     return plan
+
+
+def _files(raw: dict[str, Any]) -> DatasetFiles:
+    return DatasetFiles(tuple(map(Path, raw["train"])), tuple(map(Path, raw["val"])), raw["left_out"])
 
 
 def fingerprint_in(path: Path) -> str | None:

@@ -14,7 +14,7 @@ from pretokenizer.encode.encoder import Encoder, make_encoder
 from pretokenizer.encode.reference import ReferencePass
 from pretokenizer.files.shard import optimal_dtype
 from pretokenizer.records.file_names import stem_of
-from pretokenizer.records.json_text import RecordError
+from pretokenizer.records.json_text import Record, RecordError
 from pretokenizer.records.reader import FileSpan, read_records
 from pretokenizer.sources.source import (
     WRONG_FORM,
@@ -40,6 +40,10 @@ from pretokenizer.tasks.plan import Piece, Task
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 4 << 20
+MAX_UNUSED = 100
+"""Number of unused fields that a part names."""
+MAX_SHAPES = 1000
+"""Number of different lists of keys whose unused fields are noted."""
 Batch = list[tuple[int, int, list[Conversation]]]
 """(index of the file, row, conversations) of records that give samples."""
 
@@ -89,6 +93,9 @@ class TaskRunner:
         rng = random.Random(self.config.rng_seed)
         for piece, stem in zip(task.pieces, stems, strict=True):
             started = time.process_time()
+            source = self.sources[piece.dataset]
+            source.unused.clear()
+            source.irregular.clear()
             with PartWriter(stem, self.dtype, self.config.write_json) as part:
                 part.header.is_exact = encoder is self.reference
                 part.header.encoder = encoder.way.name
@@ -97,6 +104,8 @@ class TaskRunner:
                 log = BadRecordLog(part.header, dict(piece.files), self.is_strict)
                 for batch in self._batches(piece, part, log, rng):
                     self._write_batch(part, batch, encoder, log)
+                part.header.unused = sorted(source.unused)[:MAX_UNUSED]
+                part.header.irregular = source.irregular
                 part.header.seconds["total"] = time.process_time() - started
 
     def _batches(self, piece: Piece, part: PartWriter, log: BadRecordLog, rng: random.Random) -> Iterator[Batch]:
@@ -136,7 +145,7 @@ class TaskRunner:
             for number, span in piece.files:
                 yield from self._convert_alone(source, number, span, part, log)
             return
-        for item, converted in source.convert_all(self._records(piece, part, log), rng):
+        for item, converted in source.convert_all(self._records(source, piece, part, log), rng):
             yield item.file_index, item.row, converted
 
     def _convert_alone(
@@ -144,25 +153,33 @@ class TaskRunner:
     ) -> Iterator[tuple[int, int, Converted]]:
         """Convert the records of a source that needs no other record for it."""
         stem, convert = stem_of(Path(span.path)), source.convert
+        shapes: set[tuple[str, ...]] = set()
         row = log.last_unreadable = -1
         for row, record in read_records(span, log.add_unreadable, self.max_line_bytes):
+            _note_fields(source, record, shapes)
             try:
                 converted = convert(record, stem)
             except WRONG_FORM as error:
                 converted = bad_record(record, error)
             yield number, row, converted
-        part.header.num_records += max(row, log.last_unreadable) + 1
+        num_records = max(row, log.last_unreadable) + 1
+        part.header.num_records += num_records
+        part.header.file_records[str(number)] += num_records
 
-    def _records(self, piece: Piece, part: PartWriter, log: BadRecordLog) -> Iterator[InputRecord]:
+    def _records(self, source: Source, piece: Piece, part: PartWriter, log: BadRecordLog) -> Iterator[InputRecord]:
         """Yield the records of all files, for a source that needs the whole data set and may stop early."""
         before = 0
+        shapes: set[tuple[str, ...]] = set()
         for number, span in piece.files:
             stem = stem_of(Path(span.path))
             row = log.last_unreadable = -1
             for row, record in read_records(span, log.add_unreadable, self.max_line_bytes):
                 part.header.num_records = before + row + 1
+                part.header.file_records[str(number)] = row + 1
+                _note_fields(source, record, shapes)
                 yield InputRecord(number, row, stem, record)
-            before = part.header.num_records = before + max(row, log.last_unreadable) + 1
+            part.header.file_records[str(number)] = max(row, log.last_unreadable) + 1
+            before = part.header.num_records = before + part.header.file_records[str(number)]
 
     def _sound(self, batch: Batch, log: BadRecordLog) -> Batch:
         """Return the records of a batch that can be encoded, and log the others."""
@@ -198,6 +215,14 @@ class TaskRunner:
         part.add_units([file for file, _, _ in batch], [row for _, row, _ in batch], [len(c) for _, _, c in batch])
         contaminated = [self.questions.has_run_of(c) for c in conversations] if self.questions else None
         part.add_documents(encoded, [c.lang for c in conversations], contaminated)
+
+
+def _note_fields(source: Source, record: Record, shapes: set[tuple[str, ...]]) -> None:
+    """Note the unused fields of a record, once for each list of keys that records have."""
+    shape = tuple(record)
+    if shape not in shapes and len(shapes) < MAX_SHAPES:
+        shapes.add(shape)
+        source.note_fields(record)
 
 
 def _refuse_bad(stems: list[Path]) -> None:

@@ -54,7 +54,7 @@ def test_an_empty_system_message_is_dropped(convert: Convert) -> None:
     source = make_source("messages", {})
     record = messages(("system", ""), ("user", "q"), ("context", None), ("assistant", "a"))
     assert source.convert(record, "train") == [Conversation((Message(Role.USER, "q"), Message(Role.ASSISTANT, "a")))]
-    assert source.notes == {"an empty system message is dropped": 1, "an empty context message is dropped": 1}
+    assert source.irregular == {"an empty system message is dropped": 1, "an empty context message is dropped": 1}
 
 
 def test_notes_and_unused_keys_are_collected() -> None:
@@ -64,7 +64,7 @@ def test_notes_and_unused_keys_are_collected() -> None:
     record["messages"].append({"role": "assistant", "content": "a"})
     record["messages"].append({"role": "user", "content": "r"})
     source.convert(record, "train")
-    assert source.unused == {"id", "messages[].id"} and source.notes == {"ends without a reply": 1}
+    assert source.unused == {"id", "messages[].id"} and source.irregular == {"ends without a reply": 1}
 
 
 def test_consecutive_roles() -> None:

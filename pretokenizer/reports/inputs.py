@@ -1,0 +1,99 @@
+"""What was read: the files of each data set with their records, and the files and fields that are not used."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretokenizer.records.choose_files import NO_SPLIT, DatasetFiles
+from pretokenizer.records.file_names import split_name
+from pretokenizer.tasks.context import BuildContext
+from pretokenizer.tasks.part_files import PartHeader
+
+_MAX_LISTED = 50
+"""Number of files left out that stats.md lists for each data set."""
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file that was read."""
+
+    path: str
+    split: str
+    """The split that its name tells, such as `train_sft`; "" if it tells none."""
+    num_records: int
+
+
+@dataclass(frozen=True)
+class InputReport:
+    """What was read of one data set."""
+
+    name: str
+    files: list[InputFile]
+    left_out: dict[str, str]
+    """Path -> reason, for every other file that was found."""
+    unused: list[str]
+    """Fields that records have and the source does not use."""
+    irregular: dict[str, int]
+    """Irregularities that are allowed, with the number of conversations."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return {
+            "name": self.name,
+            "files": [{"path": f.path, "split": f.split, "records": f.num_records} for f in self.files],
+            "files_left_out": self.left_out,
+            "fields_not_used": self.unused,
+            "irregular": self.irregular,
+        }
+
+
+def input_reports(context: BuildContext, headers: Sequence[Sequence[PartHeader]]) -> list[InputReport]:
+    """Return what was read of each data set; `headers` holds the part headers of each."""
+    by_dataset = zip(context.config.entries, context.plan.datasets, headers, strict=True)
+    return [_input_report(entry.name, files, own) for entry, files, own in by_dataset]
+
+
+def file_warnings(reports: Sequence[InputReport]) -> list[str]:
+    """Return a warning for each data set with files that may hold training records and are left out."""
+    warnings = []
+    for report in reports:
+        count = sum(reason == NO_SPLIT for reason in report.left_out.values())
+        if count:
+            warnings.append(f"{report.name}: files with records left out ({NO_SPLIT}): {count}; stats.md lists them")
+    return warnings
+
+
+def _input_report(name: str, files: DatasetFiles, headers: Sequence[PartHeader]) -> InputReport:
+    """Collect what the parts of a data set have read."""
+    records: Counter[str] = sum((header.file_records for header in headers), Counter())
+    read = [
+        InputFile(str(path), split_name(Path(path.parent.name, path.name)).label, records[str(number)])
+        for number, path in enumerate((*files.train, *files.val))
+    ]
+    unused = sorted({field for header in headers for field in header.unused})
+    irregular: Counter[str] = sum((header.irregular for header in headers), Counter())
+    return InputReport(name, read, files.left_out, unused, dict(sorted(irregular.items())))
+
+
+def input_lines(report: InputReport) -> list[str]:
+    """Return the part of stats.md for one data set."""
+    lines = [f"{report.name}:", "", "| file | split | records |", "|---|---|---:|"]
+    lines += [f"| {_cell(f.path)} | {f.split or '-'} | {f.num_records:,} |" for f in report.files]
+    lines += [
+        f"| {_cell(path)} | not used: {reason} | |" for path, reason in list(report.left_out.items())[:_MAX_LISTED]
+    ]
+    if len(report.left_out) > _MAX_LISTED:
+        lines.append(f"| {len(report.left_out) - _MAX_LISTED:,} more files | not used; stats.json lists them | |")
+    lines.append("")
+    if report.unused:
+        lines += [f"Fields not used: {', '.join(f'`{_cell(name)}`' for name in report.unused)}.", ""]
+    if report.irregular:
+        lines += [*(f"- {count:,} conversations: {note}" for note, count in report.irregular.items()), ""]
+    return lines
+
+
+def _cell(text: str) -> str:
+    """Escape a text for a cell of a Markdown table. Paths and field names may contain anything."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text).replace("|", "\\|").replace("`", "'")
