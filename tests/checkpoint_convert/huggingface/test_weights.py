@@ -73,10 +73,10 @@ def test_writer_refuses_what_was_not_announced(tmp_path: Path) -> None:
         "a": TensorInfo((2, 3), torch.float16),
     }  # unknown, too early, other dtype
     for name, info in wrong.items():
-        with pytest.raises(ConvertError, match=rf"{name}: .* was not expected"):
+        with pytest.raises(ConvertError, match=rf"{name}: .*is not the next tensor"):
             writer.write(name, info, [])
     writer.write("a", INFOS["a"], [TENSORS["a"]])
-    with pytest.raises(ConvertError, match=r"a: .* was not expected"):
+    with pytest.raises(ConvertError, match=r"a: .*is not the next tensor"):
         writer.write("a", INFOS["a"], [TENSORS["a"]])
     with pytest.raises(ConvertError, match="never written: b, c"):
         writer.close()
