@@ -46,6 +46,8 @@ SHARED = {
     },
     "megatron_train": {
         "checkpoint.folder",
+        "config.megatron_args",
+        "config.norm_names",
         "checkpoint.safe_pickle",
         "config.model_config",
         "config.parallel_layout",

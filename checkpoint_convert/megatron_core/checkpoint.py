@@ -5,8 +5,8 @@
 
 torch.distributed.checkpoint defines the format, megatron-core 0.16.1 the names. `.metadata` maps each key to its shape,
 dtype and chunks (metadata.py), and each chunk to (file, offset, length). A chunk is a torch.save archive. On disk, the
-layers are stacked on axis 0 under `decoder.layers.`. Here, every layer is a tensor of its own, `decoder.layers.<i>.`.
-Training state is ignored.
+layers are stacked on axis 0 under `decoder.layers.`, and norms have the names of norm_names.py. Here, every layer is a
+tensor of its own under its module name, `decoder.layers.<i>.input_layernorm.weight`. Training state is ignored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from checkpoint_convert.tensors.mapped_file import MappedFile
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo, raw_bytes
 from checkpoint_convert.tensors.torch_archive import read_archive
 from megatron_train.checkpoint.safe_pickle import UnsafePickleError, scan_pickles
+from megatron_train.config.norm_names import module_name, stock_name
 
 STACKED = "decoder.layers."
 WEIGHTS = ("embedding.", "decoder.", "output_layer.")
@@ -34,6 +35,7 @@ FILE_BYTES = 1 << 30
 """The writer starts a new file after this many bytes."""
 ALIGNMENT = 64
 """Bytes. Each blob starts at a multiple of it, so that tensors can be mapped in place."""
+LINEAR_LAYERS = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
 BACKEND = {
     "sharded_backend": "torch_dist",
     "sharded_backend_version": 1,
@@ -65,15 +67,18 @@ class CheckpointReader:
         self.infos: dict[str, TensorInfo] = {}
         self._stored = {key: value for key, value in read_metadata(folder).items() if key.startswith(WEIGHTS)}
         self._files: dict[str, MappedFile] = {}
+        self._keys: dict[str, tuple[str, int | None]] = {}
+        """Name -> (key on disk, layer)."""
         for key, stored in self._stored.items():
-            self.infos.update(_names_of(key, stored))
+            for name, layer, info in _names_of(key, stored):
+                self.infos[name], self._keys[name] = info, (key, layer)
         if not self.infos:
             raise ConvertError(f"{folder}: has no weights (no key starts with {', '.join(WEIGHTS)})")
 
     def read(self, name: str) -> Tensor:
         """Return one tensor. It is mapped from its file when a single chunk holds it."""
         info = self.infos[name]
-        key, layer = _stacked_key(name) or (name, None)
+        key, layer = self._keys[name]
         pieces = list(self._pieces(key, layer, info))
         if sum(piece.numel() for _, piece in pieces) != torch.Size(info.shape).numel():
             raise ConvertError(f"{self.folder}: the chunks of {name} do not cover it; the checkpoint is damaged")
@@ -106,19 +111,24 @@ class CheckpointReader:
         return data
 
 
-def _names_of(key: str, stored: StoredTensor) -> Iterator[tuple[str, TensorInfo]]:
+def _names_of(key: str, stored: StoredTensor) -> Iterator[tuple[str, int | None, TensorInfo]]:
+    """Yield (name, layer, shape and dtype) of the tensors that one key holds."""
+    name = module_name(key)
     if not key.startswith(STACKED):
-        yield key, TensorInfo(stored.shape, stored.dtype)
+        yield name, None, TensorInfo(stored.shape, stored.dtype)
         return
     for layer in range(stored.shape[0]):
-        yield f"{STACKED}{layer}.{key.removeprefix(STACKED)}", TensorInfo(stored.shape[1:], stored.dtype)
+        yield f"{STACKED}{layer}.{name.removeprefix(STACKED)}", layer, TensorInfo(stored.shape[1:], stored.dtype)
 
 
 class CheckpointWriter:
-    """Write tensors into a folder as a checkpoint that megatron-core loads in any layout. `close` completes it."""
+    """Write tensors into a folder as a checkpoint that megatron-core loads in any layout. `close` completes it.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Norms get megatron-core's names on disk, except in a model with `shared_norm`.
+    """
+
+    def __init__(self, folder: Path, shared_norm: bool = False) -> None:
+        self.folder, self.shared_norm = folder, shared_norm
         self.digests: dict[Path, str] = {}
         """SHA-256 of each complete file of tensors."""
         self._stored: dict[str, StoredTensor] = {}
@@ -127,6 +137,7 @@ class CheckpointWriter:
     def write(self, name: str, info: TensorInfo, blocks: Iterable[Tensor]) -> None:
         """Append one tensor. A layer's tensor becomes a chunk of the stacked key."""
         key, layer = _stacked_key(name) or (name, None)
+        key = key if self.shared_norm else stock_name(key)
         sizes = info.shape if layer is None else (1, *info.shape)
         if self._file.tell() >= FILE_BYTES:
             self._finish_file()
@@ -143,9 +154,13 @@ class CheckpointWriter:
         stored.chunks.append(Chunk(offsets, sizes, self._file.path.name, start, self._file.tell() - start))
 
     def close(self, common: dict[str, object]) -> None:
-        """Write `.metadata`, `metadata.json` and `common.pt` (plain containers, e.g. {"iteration": 0})."""
+        """Write `.metadata`, `metadata.json`, and `common.pt` with the entries of `common`."""
+        tensors = {key: _stack(key, stored) for key, stored in self._stored.items()}
+        start = self._file.tell()
+        torch.save([None], _Body(self._file, [], 0))  # type: ignore[arg-type]  # the state of one tensor-parallel rank
+        empty = self._file.path.name, start, self._file.tell() - start
         self._finish_file()
-        write_metadata(self.folder, {key: _stack(key, stored) for key, stored in self._stored.items()})
+        write_metadata(self.folder, tensors, dict.fromkeys(_extra_states(tensors), empty))
         (self.folder / "metadata.json").write_text(json.dumps(BACKEND))
         torch.save(common, self.folder / "common.pt")
 
@@ -155,6 +170,13 @@ class CheckpointWriter:
     def abandon(self) -> None:
         """Close the current file. The folder stays incomplete and must be removed."""
         self._file.abandon()
+
+
+def _extra_states(tensors: Mapping[str, StoredTensor]) -> Iterator[str]:
+    """Yield the keys under which megatron-core stores the extra state of each linear layer, which is empty."""
+    for linear in LINEAR_LAYERS:
+        layers = tensors[f"{STACKED}{linear}.weight"].shape[0] if f"{STACKED}{linear}.weight" in tensors else 0
+        yield from (f"{STACKED}{linear}._extra_state/shard_{layer}_{layers}" for layer in range(layers))
 
 
 def _stack(key: str, stored: StoredTensor) -> StoredTensor:

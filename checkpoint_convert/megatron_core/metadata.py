@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,9 +64,12 @@ def _chunk(described: dict[str, Any], place: dict[str, Any]) -> Chunk:
     return Chunk(described["offsets"], described["sizes"], *where)
 
 
-def write_metadata(folder: Path, tensors: dict[str, StoredTensor]) -> None:
-    """Write `.metadata` as torch.distributed.checkpoint reads it."""
-    found, places = {}, {}
+def write_metadata(
+    folder: Path, tensors: Mapping[str, StoredTensor], objects: Mapping[str, tuple[str, int, int]] | None = None
+) -> None:
+    """Write `.metadata` as torch.distributed.checkpoint reads it. `objects` maps keys to (file, start, length)."""
+    found: dict[str, Any] = {}
+    places: dict[MetadataIndex, _StorageInfo] = {}
     for key, stored in tensors.items():
         chunks = [
             ChunkStorageMetadata(offsets=torch.Size(chunk.offsets), sizes=torch.Size(chunk.sizes))
@@ -76,6 +80,9 @@ def write_metadata(folder: Path, tensors: dict[str, StoredTensor]) -> None:
         for chunk in stored.chunks:
             index = MetadataIndex(fqn=key, index=None, offset=torch.Size(chunk.offsets))
             places[index] = _StorageInfo(relative_path=chunk.file, offset=chunk.start, length=chunk.length)
+    for key, (file, start, length) in (objects or {}).items():
+        found[key] = BytesStorageMetadata()
+        places[MetadataIndex(fqn=key, index=None)] = _StorageInfo(relative_path=file, offset=start, length=length)
     metadata = Metadata(
         state_dict_metadata=found, planner_data=None, storage_data=places, storage_meta=None, version=None
     )
@@ -100,6 +107,9 @@ class MetadataIndex(_StandIn): ...
 
 
 class TensorStorageMetadata(_StandIn): ...
+
+
+class BytesStorageMetadata(_StandIn): ...
 
 
 class ChunkStorageMetadata(_StandIn): ...

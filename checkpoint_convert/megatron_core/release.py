@@ -31,6 +31,7 @@ from checkpoint_convert.output.report import Report, progress, warn_of_not_finit
 from checkpoint_convert.output.staging import release_staging
 from checkpoint_convert.tensors.tensor import TensorInfo, TensorSource, joined, main_dtype, one_torch_thread
 from megatron_train.checkpoint.folder import MODEL_CONFIG, TOKENIZER_DIR, folder_name, publish_checkpoint
+from megatron_train.config.megatron_args import common_state
 from megatron_train.config.model_config import ModelConfig
 from pretokenizer.tokenizer.base import Tokenizer
 
@@ -65,8 +66,9 @@ def import_weights(weights: WeightsToImport, checkpoint_dir: Path, options: Impo
     report = Report(checkpoint_dir / folder_name(None), dtype=dtype, vocabulary=vocabulary, dropped=dropped)
     with release_staging(checkpoint_dir) as staging, one_torch_thread():
         checked = in_background(check_weight_sums, weights.origin)
-        digests = stream_weights(weights, report, staging)
-        write_companions(weights, options, staging)
+        model = release_model(weights, options)
+        digests = stream_weights(weights, model, report, staging)
+        write_companions(weights, model, staging)
         checked.result()  # raises when a file differs from the source's SHA256SUMS: nothing is published then
         publish_checkpoint(checkpoint_dir, None, digests)
     warn_of_not_finite(report)
@@ -82,10 +84,10 @@ def check_weights(weights: WeightsToImport) -> list[str]:
     return copies + buffers
 
 
-def stream_weights(weights: WeightsToImport, report: Report, folder: Path) -> dict[Path, str]:
+def stream_weights(weights: WeightsToImport, model: ModelConfig, report: Report, folder: Path) -> dict[Path, str]:
     """Write the checkpoint's tensors one at a time. Return the SHA-256 of each file."""
     source = weights.source
-    writer = CheckpointWriter(folder)
+    writer = CheckpointWriter(folder, weights.model.shared_norm)
     try:
         with progress(source.infos, f"reading {weights.origin.name}") as bar:
             for rule in weights.table.rules:
@@ -93,20 +95,24 @@ def stream_weights(weights: WeightsToImport, report: Report, folder: Path) -> di
                 parts = grow(joined(parts), weights.rows, rule.other) if rule.is_vocabulary else parts
                 report.write(writer, rule.megatron, parts, report.dtype)
                 bar.update(sum(source.infos[name].num_bytes for name in rule.others))
-        writer.close({"iteration": 0})
+        writer.close(common_state(model, iteration=0))
     finally:
         writer.abandon()
     return writer.digests
 
 
-def write_companions(weights: WeightsToImport, options: ImportOptions, folder: Path) -> None:
-    """Write the architecture, the name of the source, the generation settings and the tokenizer."""
-    model = dataclasses.replace(
+def release_model(weights: WeightsToImport, options: ImportOptions) -> ModelConfig:
+    """Return the architecture of the release: the source's, with the planned vocabulary rows."""
+    return dataclasses.replace(
         weights.model,
         vocab_size=weights.rows.used_rows,
         padded_vocab_size=weights.rows.padded_rows,
         make_vocab_size_divisible_by=options.make_vocab_size_divisible_by,
     )
+
+
+def write_companions(weights: WeightsToImport, model: ModelConfig, folder: Path) -> None:
+    """Write the architecture, the name of the source, the generation settings and the tokenizer."""
     model.save(folder / MODEL_CONFIG)
     record_source(folder, weights.origin)
     write_generation_config(None, weights.generation, folder)

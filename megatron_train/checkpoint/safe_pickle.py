@@ -35,6 +35,7 @@ ALLOWED_GLOBALS = frozenset(
     | {("torch.distributed.checkpoint.metadata", name) for name in _METADATA_NAMES.split()}
     | {("torch.distributed.checkpoint.planner", name) for name in _PLANNER_NAMES.split()}
     | {
+        ("argparse", "Namespace"),
         ("collections", "OrderedDict"),
         ("builtins", "set"),
         ("builtins", "frozenset"),
@@ -44,7 +45,7 @@ ALLOWED_GLOBALS = frozenset(
         ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
     }
 )
-"""(module, name) pairs that our checkpoints may import: containers, tensors and their metadata classes."""
+"""(module, name) pairs that our checkpoints may import: containers, arguments, tensors and their metadata classes."""
 
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".metadata"})
 ARCHIVE_START = b"PK\x03\x04"

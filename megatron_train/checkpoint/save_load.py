@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -33,7 +33,9 @@ from megatron_train.checkpoint.resume import Start
 from megatron_train.checkpoint.train_state import TrainState, load_rng, save_rng
 from megatron_train.checkpoint.write import TensorPlan, plan_tensors, write_and_publish
 from megatron_train.config.flags import config_to_yaml
+from megatron_train.config.megatron_args import common_state
 from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.norm_names import module_name, uses_module_names
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
 from megatron_train.optim.optimizer import gather_weights, unwrap
@@ -77,7 +79,10 @@ def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None
     Raises CheckpointError when the folder lacks a tensor or a shape differs.
     """
     state_dict = _sharded_state_dict(chunks, optimizer, loading=True)
+    for key in _model_keys(chunks):  # no layer has such state on the CPU, and old checkpoints lack it
+        state_dict[key] = {name: value for name, value in state_dict[key].items() if not name.endswith("_extra_state")}
     try:
+        _use_names_on_disk(folder, state_dict)
         with torch.no_grad():
             loaded = dist_checkpointing.load(state_dict, str(folder))
     except (dist_checkpointing.core.CheckpointingException, CheckpointException) as error:
@@ -89,6 +94,14 @@ def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None
     if optimizer is not None:
         with torch.no_grad():
             optimizer.load_state_dict(loaded["optimizer"])
+
+
+def _use_names_on_disk(folder: Path, state_dict: dict[str, Any]) -> None:
+    """Rename the norms of `state_dict` if the folder is an old checkpoint that stores them under module names."""
+    if uses_module_names(dist_checkpointing.load_tensors_metadata(str(folder))):
+        for value in nested_values(state_dict):
+            if isinstance(value, ShardedTensor | ShardedTensorFactory):
+                value.key = module_name(value.key)
 
 
 def _load_chunk(model: Any, tensors: dict[str, Any]) -> list[str]:
@@ -141,7 +154,9 @@ def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
             staging.mkdir()
         dist.barrier()
         gather_weights(chunks, config)
-        plan = plan_tensors(_sharded_state_dict(chunks, optimizer, loading=False), staging, keep_copies)
+        state_dict = _sharded_state_dict(chunks, optimizer, loading=False)
+        state_dict |= common_state(model_config, state.iteration, layout)
+        plan = plan_tensors(state_dict, staging, keep_copies)
         save_rng(staging, layout)
         if dist.get_rank() == 0:
             model_config.save(staging / MODEL_CONFIG)
@@ -179,6 +194,4 @@ def _sharded_state_dict(chunks: list[Any], optimizer: Any, loading: bool) -> dic
         for part in optimizer.chained_optimizers:
             part.init_state_fn(part.optimizer, part.config)
         state_dict["optimizer"] = optimizer.sharded_state_dict(state_dict, is_loading=loading, metadata=metadata)
-    for key in _model_keys(chunks):
-        state_dict[key] = {name: value for name, value in state_dict[key].items() if not name.endswith("_extra_state")}
     return state_dict

@@ -22,6 +22,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.norm_names import STOCK_NORM_NAMES
 from megatron_train.config.settings import TrainConfig
 from megatron_train.model.attention import TorchAttention
 from megatron_train.model.lima_dropout import set_residual_dropout
@@ -152,6 +153,7 @@ def layer_spec(model: ModelConfig) -> ModuleSpec:
                 ),
             ),
             mlp_bda=get_bias_dropout_add,
+            sharded_state_dict_keys_map={} if model.shared_norm else STOCK_NORM_NAMES,
         ),
     )
 

@@ -3,8 +3,9 @@
     check_transformer_engine(config)              # raises ConfigError naming the package to install
     spec = transformer_engine_layer(model)        # for GPTModel, like layer_spec in model/build.py
 
-Checkpoints keep the names of the local layers, so each kind of layer loads the checkpoints of the other. The layers
-need CUDA and the package `transformer_engine`. No machine that tested this release has both, so they are untested.
+Both kinds of layers store their norms under the same names (config/norm_names.py), so each loads the checkpoints of
+the other. The layers need CUDA and the package `transformer_engine`. No machine that tested this release has both, so
+they are untested.
 """
 
 from __future__ import annotations
@@ -25,12 +26,6 @@ from megatron_train.parallel.device import uses_cuda
 from pretokenizer.config.yaml_config import ConfigError
 
 INSTALL = "pip install --no-build-isolation 'transformer_engine[pytorch]'"
-
-FUSED_NORMS = {
-    "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
-    "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
-}
-"""Each norm is fused into the linear layer after it. Checkpoints store it under the local layer's name."""
 
 
 def check_transformer_engine(config: TrainConfig) -> None:
@@ -77,6 +72,4 @@ def transformer_engine_layer(model: ModelConfig) -> ModuleSpec:
         layer.input_layernorm = backend.layer_norm()
         layer.self_attention.submodules.linear_qkv = backend.column_parallel_linear()
         layer.mlp.submodules.linear_fc1 = backend.column_parallel_linear()
-    else:
-        layer.sharded_state_dict_keys_map = dict(FUSED_NORMS)
     return spec

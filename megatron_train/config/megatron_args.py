@@ -1,0 +1,71 @@
+"""SHARED, torch-free: Megatron-LM's arguments inside a checkpoint, as its --use-checkpoint-args reads them.
+
+    common = common_state(model_config, iteration=500)     # {"args": Namespace, "checkpoint_version": 3.0, ...}
+
+Megatron-LM loads the weights of such a checkpoint with --use-checkpoint-args --finetune. Its optimizer scheduler and
+random states are its own, so a run of Megatron-LM cannot resume from our training state.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.parallel_layout import ParallelLayout
+
+CHECKPOINT_VERSION = 3.0
+"""Megatron-LM's number for today's order of rows in query_key_value weights."""
+
+
+def common_state(model: ModelConfig, iteration: int, layout: ParallelLayout | None = None) -> dict[str, Any]:
+    """Return the entries of common.pt that Megatron-LM expects. `layout` is the layout of the saving run."""
+    arguments = megatron_arguments(model, layout or ParallelLayout(1))
+    return {"args": arguments, "checkpoint_version": CHECKPOINT_VERSION, "iteration": iteration}
+
+
+def megatron_arguments(model: ModelConfig, layout: ParallelLayout) -> Namespace:
+    """Return the architecture under Megatron-LM's argument names. Every value is a plain number, string or bool."""
+    return Namespace(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        group_query_attention=model.query_groups != model.num_attention_heads,
+        num_query_groups=model.query_groups,
+        kv_channels=model.head_dim,
+        seq_length=model.max_position_embeddings,
+        max_position_embeddings=model.max_position_embeddings,
+        padded_vocab_size=model.padded_vocab,
+        vocab_size=model.vocab_size,
+        make_vocab_size_divisible_by=model.make_vocab_size_divisible_by,
+        normalization=model.normalization,
+        norm_epsilon=model.layernorm_epsilon,
+        apply_layernorm_1p=False,
+        swiglu=model.gated_linear_unit and model.activation == "silu",
+        squared_relu=False,
+        add_bias_linear=model.add_bias_linear,
+        add_qkv_bias=model.add_qkv_bias,
+        qk_layernorm=getattr(model, "qk_layernorm", False),
+        add_position_embedding=False,
+        position_embedding_type="rope",
+        use_rotary_position_embeddings=True,
+        rotary_base=int(model.rotary_base) if model.rotary_base == int(model.rotary_base) else model.rotary_base,
+        rotary_percent=model.rotary_percent,
+        rotary_interleaved=False,
+        rotary_seq_len_interpolation_factor=(
+            model.rope_scaling_factor if model.rope_scaling_type == "linear" else None
+        ),
+        use_rope_scaling=model.rope_scaling_type == "llama3",
+        rope_scaling_factor=model.rope_scaling_factor,
+        window_size=(model.sliding_window - 1, 0) if model.sliding_window else None,
+        untie_embeddings_and_output_weights=not model.share_embeddings_and_output_weights,
+        apply_query_key_layer_scaling=False,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        init_method_std=model.init_method_std,
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        ckpt_format="torch_dist",
+        no_save_rng=True,
+    )
