@@ -104,6 +104,15 @@ def run_from_megatron_llm(options: argparse.Namespace) -> int:
     return finish(report, options.no_verify, lambda: verify_megatron_llm(source, target))
 
 
+def run_from_megatron_core(options: argparse.Namespace) -> int:
+    from checkpoint_convert.other_formats.megatron_core import CoreOptions, from_megatron_core, verify_megatron_core
+
+    source, target = options.source_dir, options.checkpoint_dir
+    unstated = CoreOptions(options.model, options.vocab_file)
+    report = from_megatron_core(source, target, import_options(options), unstated)
+    return finish(report, options.no_verify, lambda: verify_megatron_core(source, target))
+
+
 def run_to_megatron_llm(options: argparse.Namespace) -> int:
     from checkpoint_convert.other_formats.convert import verify_megatron_llm
     from checkpoint_convert.other_formats.megatron_llm_writer import RankOptions, to_megatron_llm
@@ -162,6 +171,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": run_verify,
     "from-meta": run_from_meta,
     "from-megatron-llm": run_from_megatron_llm,
+    "from-megatron-core": run_from_megatron_core,
     "to-megatron-llm": run_to_megatron_llm,
 }
 

@@ -140,6 +140,20 @@ def _add_other_formats(commands: argparse._SubParsersAction[argparse.ArgumentPar
     llm.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
     llm.add_argument("--vocab_file", type=Path, metavar="PATH", help="tokenizer.model (default: in DIR or its parent)")
     _add_import_flags(llm)
+    core = commands.add_parser(
+        "from-megatron-core",
+        help="torch_dist checkpoint of megatron-core, Megatron-LM or Megatron-Bridge -> CKPT_DIR/release",
+        allow_abbrev=False,
+    )
+    core.add_argument("source_dir", type=Path, metavar="DIR")
+    core.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    core.add_argument(
+        "--model", metavar="NAME_OR_YAML", help="architecture of configs/model (default: the settings in DIR)"
+    )
+    core.add_argument(
+        "--vocab_file", type=Path, metavar="PATH", help="tokenizer.model or tokenizer.json (default: in DIR)"
+    )
+    _add_import_flags(core)
     back = commands.add_parser("to-megatron-llm", help="checkpoint -> Megatron-LLM's own files", allow_abbrev=False)
     back.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
     back.add_argument("out_dir", type=Path, metavar="DIR")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from checkpoint_convert.mapping.options import ImportOptions
 from checkpoint_convert.mapping.rules import Table
 from checkpoint_convert.mapping.vocabulary import RowPlan, shrink
-from checkpoint_convert.output.report import named, warn
+from checkpoint_convert.output.report import MAX_NAMED, named, warn
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo, TensorSource, dtype_name, same_bits, shape_of
 from megatron_train.checkpoint.folder import MODEL_CONFIG
 from megatron_train.config.model_config import ModelConfig, pad_vocab_size
@@ -91,12 +92,21 @@ def check_names(table: Table, present: Mapping[str, TensorInfo], origin: Path, u
     buffers = [name for name in left if name.endswith(table.buffers)] if table.buffers else []
     unknown = [name for name in left if name not in buffers]
     if missing:
-        raise ConvertError(f"{origin}: lacks {len(missing)} tensors that its config needs: {named(missing)}")
+        found = f"{origin}: lacks {len(missing)} tensors that its config needs: {named(missing)}"
+        raise ConvertError(found + _likely(missing, unknown))
     if unknown:
         raise ConvertError(
             f"{origin}: has {len(unknown)} tensors that do not belong to a {table.name}: {named(unknown)}"
         )
     return buffers
+
+
+def _likely(missing: Sequence[str], unknown: Sequence[str]) -> str:
+    """Return the unknown name that is most similar to a missing one, as the end of a message."""
+    for name in missing[:MAX_NAMED]:
+        if close := difflib.get_close_matches(name, unknown, 1, 0.6):
+            return f"; {name} may be called {close[0]} there, which has no place in this model"
+    return f"; it has {len(unknown)} tensors without a place, such as {unknown[0]}" if unknown else ""
 
 
 def check_checkpoint(table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, folder: Path) -> None:

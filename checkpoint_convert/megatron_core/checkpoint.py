@@ -31,6 +31,8 @@ from megatron_train.config.norm_names import module_name, stock_name
 STACKED = "decoder.layers."
 WEIGHTS = ("embedding.", "decoder.", "output_layer.")
 """Prefixes of the keys that are weights. Optimizer and random state have other prefixes."""
+MODEL_PREFIX = "model."
+"""Some tools put it before every key of a weight."""
 FILE_BYTES = 1 << 30
 """The writer starts a new file after this many bytes."""
 ALIGNMENT = 64
@@ -53,24 +55,31 @@ def _stacked_key(name: str) -> tuple[str, int] | None:
 class CheckpointReader:
     """The weights of a checkpoint folder that any parallel layout saved.
 
-    Opening it checks every pickle in the folder. Raises ConvertError.
+    Opening a folder checks every pickle in it. Other tools' folders (`is_foreign`) may import any name there; they are
+    read without loading any. Raises ConvertError.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, is_foreign: bool = False) -> None:
         self.folder = folder
         if not (folder / ".metadata").is_file():
             raise ConvertError(f"{folder}: has no .metadata, so it is not a torch_dist checkpoint")
         try:
-            scan_pickles(folder)
+            if not is_foreign:
+                scan_pickles(folder)
         except UnsafePickleError as error:
             raise ConvertError(str(error)) from None
         self.infos: dict[str, TensorInfo] = {}
-        self._stored = {key: value for key, value in read_metadata(folder).items() if key.startswith(WEIGHTS)}
+        stored = read_metadata(folder, is_foreign)
+        prefix = MODEL_PREFIX if is_foreign and not any(key.startswith(WEIGHTS) for key in stored) else ""
+        starts = tuple(prefix + start for start in WEIGHTS)
+        self.other_keys = [key for key in stored if not key.startswith(starts)]
+        """Keys of tensors that are not weights, such as optimizer states."""
+        self._stored = {key: value for key, value in stored.items() if key.startswith(starts)}
         self._files: dict[str, MappedFile] = {}
         self._keys: dict[str, tuple[str, int | None]] = {}
         """Name -> (key on disk, layer)."""
-        for key, stored in self._stored.items():
-            for name, layer, info in _names_of(key, stored):
+        for key, tensor in self._stored.items():
+            for name, layer, info in _names_of(key.removeprefix(prefix), tensor):
                 self.infos[name], self._keys[name] = info, (key, layer)
         if not self.infos:
             raise ConvertError(f"{folder}: has no weights (no key starts with {', '.join(WEIGHTS)})")
@@ -114,7 +123,7 @@ class CheckpointReader:
 def _names_of(key: str, stored: StoredTensor) -> Iterator[tuple[str, int | None, TensorInfo]]:
     """Yield (name, layer, shape and dtype) of the tensors that one key holds."""
     name = module_name(key)
-    if not key.startswith(STACKED):
+    if not key.startswith(STACKED) or _stacked_key(key):  # outside the layers, or one layer stored alone
         yield name, None, TensorInfo(stored.shape, stored.dtype)
         return
     for layer in range(stored.shape[0]):

@@ -40,10 +40,13 @@ class StoredTensor(NamedTuple):
     chunks: list[Chunk]
 
 
-def read_metadata(folder: Path) -> dict[str, StoredTensor]:
-    """Return every tensor of the checkpoint by key. Raises ConvertError naming the file."""
+def read_metadata(folder: Path, is_foreign: bool = False) -> dict[str, StoredTensor]:
+    """Return every tensor of the checkpoint by key. Raises ConvertError naming the file.
+
+    `is_foreign`: other tools' metadata may import any name. No name is loaded in either case.
+    """
     path = folder / ".metadata"
-    metadata = read_pickle(path.read_bytes(), str(path), ALLOWED_GLOBALS)
+    metadata = read_pickle(path.read_bytes(), str(path), None if is_foreign else ALLOWED_GLOBALS)
     try:
         storage = metadata.state["storage_data"].items()
         places = {(index.state["fqn"], index.state.get("offset")): place.state for index, place in storage}

@@ -41,8 +41,8 @@ _VALUES: dict[tuple[str, str], Any] = {
 }
 """The harmless objects that stand for imported names."""
 
-Names = Collection[tuple[str, str]]
-"""(module, name) pairs that a pickle may import."""
+Names = Collection[tuple[str, str]] | None
+"""(module, name) pairs that a pickle may import besides _VALUES, as Inert objects. None allows every name."""
 
 
 class _Storage(NamedTuple):
@@ -123,9 +123,12 @@ def read_pickle(
     `functions` replace imported functions and may map up to `mapped_bytes` of a file. Raises ConvertError naming the
     file.
     """
-    known = {**dict.fromkeys(kept, Inert), **_VALUES, **(functions or {})}
+    known = {**dict.fromkeys(kept or (), Inert), **_VALUES, **(functions or {})}
+    unknown = Inert if kept is None else None
     try:
-        return inert_load(pickled, name, lambda module, word: known.get((module, word)), _storage, mapped_bytes)
+        return inert_load(
+            pickled, name, lambda module, word: known.get((module, word), unknown), _storage, mapped_bytes
+        )
     except UnsafePickleError as error:
         raise ConvertError(str(error)) from None
 

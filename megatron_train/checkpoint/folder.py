@@ -88,6 +88,7 @@ def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) ->
                 " name the folder above it"
             )
         return root
+    _refuse_foreign(root, root)
     present = [folder_name(i) for i in list_iterations(root)] + ([RELEASE] if (root / RELEASE).is_dir() else [])
     if iteration is not None:
         wanted = folder_name(iteration)
@@ -102,7 +103,17 @@ def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) ->
         )
     if not (root / wanted).is_dir():
         raise CheckpointError(f"{root}: has no {wanted}; found {', '.join(present) or 'nothing'}")
+    _refuse_foreign(root / wanted, root)
     return root / wanted
+
+
+def _refuse_foreign(folder: Path, root: Path) -> None:
+    """Raise CheckpointError for a torch_dist checkpoint that another tool saved: it lacks our description files."""
+    if (folder / ".metadata").is_file() and not (folder / MODEL_CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder}: another tool saved this checkpoint: it has no {MODEL_CONFIG}; convert it with "
+            f"`python -m checkpoint_convert from-megatron-core {root} CKPT_DIR`, then use CKPT_DIR"
+        )
 
 
 def check_folder(folder: Path, part: int = 0, num_parts: int = 1) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,13 @@ def load_strictly(chunk: Any, folder: Path) -> None:
     strict = StrictHandling.RAISE_ALL
     loaded = dist_checkpointing.load({"model": sharded(chunk)}, str(folder), strict=strict)
     chunk.load_state_dict(loaded["model"])
+
+
+def save_stock(chunk: Any, folder: Path, arguments: Namespace) -> None:
+    """Save a checkpoint as Megatron-LM does, without optimizer."""
+    state = {**sharded(chunk), "args": arguments, "checkpoint_version": 3.0, "iteration": 5}
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # it starts writers
+    dist_checkpointing.save(state, str(folder))
 
 
 @torch.no_grad()

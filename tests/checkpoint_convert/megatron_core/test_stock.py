@@ -1,16 +1,25 @@
-"""Stock megatron-core loads our checkpoints with its strictest checks and computes transformers' logits."""
+"""Stock megatron-core loads our checkpoints with its strictest checks, and we import the checkpoints that it saves."""
 
 from __future__ import annotations
 
+import enum
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from checkpoint_convert.__main__ import main
+from checkpoint_convert.convert import to_hf
+from checkpoint_convert.families.family import differing_fields
+from checkpoint_convert.mapping.options import ExportOptions
+from checkpoint_convert.tensors.tensor import same_bits
 from checkpoint_convert.verify.logits import draw_tokens, hugging_face_logits
+from megatron_train.checkpoint.folder import CheckpointError, find_checkpoint
 from megatron_train.config.model_config import ModelConfig
-from tests.checkpoint_convert.megatron_core.stock_model import load_strictly, stock_logits, stock_model
+from tests.checkpoint_convert.megatron_core.stock_model import load_strictly, save_stock, stock_logits, stock_model
 from tests.distributed import run_distributed
 
 KINDS = ("llama_gqa", "llama_tied")
@@ -38,3 +47,56 @@ def test_stock_megatron_core_loads_a_release_strictly(
     last = [logits for logits in found if logits is not None]
     assert len(last) == tp
     assert (last[0][..., :400] - expected).abs().max() < 1e-5
+
+
+class Mode(enum.Enum):
+    """A class that only the saving program has."""
+
+    FAST = 1
+
+
+def save_in_stock_layout(release: str, target: str) -> None:
+    """On each of 4 ranks: load a release into the stock model at TP 2 x PP 2, and save it as Megatron-LM does."""
+    model = ModelConfig.load(Path(release) / "model_config.yaml")
+    chunk = stock_model(model, 2, 2)
+    load_strictly(chunk, Path(release))
+    arguments = Namespace(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.query_groups,
+        group_query_attention=True,
+        seq_length=model.max_position_embeddings,
+        norm_epsilon=model.layernorm_epsilon,
+        swiglu=True,
+        position_embedding_type="rope",
+        vocab_size=400,
+        mode=Mode.FAST,
+        params_dtype=torch.bfloat16,
+        save=Path(target),
+    )
+    folder = Path(target) / "iter_0000005"
+    if torch.distributed.get_rank() == 0:
+        folder.mkdir(parents=True)
+        (Path(target) / "latest_checkpointed_iteration.txt").write_text("5")
+    torch.distributed.barrier()
+    save_stock(chunk, folder, arguments)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_of_stock_megatron_core_comes_back_bitwise(
+    kind: str, hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run_distributed(save_in_stock_layout, 4, str(converted(kind) / "release"), str(tmp_path / "stock"))
+    with pytest.raises(CheckpointError, match=r"checkpoint_convert from-megatron-core .*stock"):
+        find_checkpoint(tmp_path / "stock")
+
+    assert main(["from-megatron-core", str(tmp_path / "stock"), str(tmp_path / "ckpt")]) == 0
+    to_hf(tmp_path / "ckpt", tmp_path / "hf", ExportOptions())
+
+    ours = ModelConfig.load(tmp_path / "ckpt" / "release" / "model_config.yaml")
+    assert differing_fields(ours, ModelConfig.load(converted(kind) / "release" / "model_config.yaml")) == []
+    before, after = load_file(hf_folder(kind) / "model.safetensors"), load_file(tmp_path / "hf" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(same_bits(tensor, after[name]) for name, tensor in before.items())

@@ -1,0 +1,107 @@
+"""Import a torch_dist checkpoint that megatron-core, Megatron-LM or Megatron-Bridge saved.
+
+    from_megatron_core(Path("megatron_run"), Path("CKPT_DIR"), ImportOptions(), CoreOptions(model="llama2_7b"))
+
+The weights have our names already, so the table of rules maps every name to itself. No code of the checkpoint runs:
+every pickle goes through the inert unpickler.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkpoint_convert.families import FAMILIES
+from checkpoint_convert.mapping.options import ImportOptions
+from checkpoint_convert.mapping.rules import Direct, Table
+from checkpoint_convert.megatron_core.checkpoint import CheckpointReader
+from checkpoint_convert.megatron_core.release import WeightsToImport, import_weights
+from checkpoint_convert.other_formats.convert import NO_LOGITS, plan_padded_rows, tokenizer_beside
+from checkpoint_convert.other_formats.megatron_core_arguments import (
+    EMBEDDING,
+    model_config_of_settings,
+    saved_settings,
+)
+from checkpoint_convert.output.report import Report, warn
+from checkpoint_convert.tensors.tensor import ConvertError
+from checkpoint_convert.verify.verify import Outcome, compare_weights
+from megatron_train.checkpoint.folder import MODEL_CONFIG, RELEASE, TRACKER, find_checkpoint, folder_name
+from megatron_train.config.model_config import ModelConfig
+from pretokenizer.config.paths import find_config
+
+
+@dataclass(frozen=True)
+class CoreOptions:
+    """Facts that a checkpoint of another tool may lack."""
+
+    model: str | None = None
+    """A shipped architecture or a YAML file. None = the settings inside the checkpoint."""
+    vocab_file: Path | None = None
+
+
+def from_megatron_core(
+    folder: Path, checkpoint_dir: Path, options: ImportOptions, unstated: CoreOptions = CoreOptions()
+) -> Report:
+    """Import into CKPT_DIR/release. Raises ConvertError, ConfigError or TokenizerError."""
+    source = open_foreign(folder)
+    model = architecture(source, unstated.model)
+    tokenizer = tokenizer_beside(source.folder, unstated.vocab_file, options)
+    rows = plan_padded_rows(model, tokenizer, options)
+    if tokenizer is None:
+        rows = dataclasses.replace(rows, used_rows=model.source_vocab_size or rows.used_rows)
+    if source.other_keys:
+        warn(f"{source.folder}: {len(source.other_keys):,} tensors of training state are left out")
+    weights = WeightsToImport(source, identity_table(model), model, rows, tokenizer, source.folder)
+    return import_weights(weights, checkpoint_dir, options)
+
+
+def verify_megatron_core(folder: Path, checkpoint_dir: Path) -> Outcome:
+    """Compare every weight with the imported checkpoint. Raises ConvertError or CheckpointError."""
+    release = find_checkpoint(checkpoint_dir)
+    model = ModelConfig.load(release / MODEL_CONFIG)
+    outcome = compare_weights(open_foreign(folder), identity_table(model), CheckpointReader(release), model, folder)
+    outcome.no_logits = NO_LOGITS
+    return outcome
+
+
+def open_foreign(folder: Path) -> CheckpointReader:
+    """Open the checkpoint in `folder`, or the one that its tracker names. Raises ConvertError."""
+    return CheckpointReader(find_foreign(folder), is_foreign=True)
+
+
+def find_foreign(folder: Path) -> Path:
+    """Return the folder with `.metadata`: `folder`, its `weights/`, or the checkpoint that its tracker names."""
+    tracker = folder / TRACKER
+    name = tracker.read_text(encoding="utf-8").strip() if tracker.is_file() else RELEASE
+    named = folder / (folder_name(int(name)) if name.isdigit() else RELEASE)
+    places = [folder, named, *(place / "weights" for place in (folder, named))]
+    for place in places:
+        if (place / ".metadata").is_file():
+            return place
+    raise ConvertError(f"{folder}: has no torch_dist checkpoint; looked for .metadata in {', '.join(map(str, places))}")
+
+
+def architecture(source: CheckpointReader, name: str | None) -> ModelConfig:
+    """Return the architecture of `name`, or else of the saved settings, with the checkpoint's vocabulary rows.
+
+    Raises ConvertError or ConfigError.
+    """
+    if EMBEDDING not in source.infos:
+        raise ConvertError(f"{source.folder}: has no {EMBEDDING}, so it is not a GPT model of megatron-core")
+    if name is None:
+        settings = saved_settings(source.folder)
+        if not settings:
+            raise ConvertError(f"{source.folder}: states no architecture; name it with --model NAME_OR_YAML")
+        return model_config_of_settings(settings, source.infos, source.folder)
+    model = ModelConfig.load(find_config("model", name))
+    rows = source.infos[EMBEDDING].shape[0]
+    stated = min(rows, model.vocab_size)
+    return dataclasses.replace(model, vocab_size=rows, source_vocab_size=stated, padded_vocab_size=None)
+
+
+def identity_table(model: ModelConfig) -> Table:
+    """Return rules that map every tensor of the model to the same name."""
+    rules = FAMILIES[model.family].table(model).rules
+    same = tuple(Direct(rule.megatron, rule.megatron, rule.is_vocabulary) for rule in rules)
+    return Table(f"{model.family} model of megatron-core", same)
