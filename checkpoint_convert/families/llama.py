@@ -24,6 +24,7 @@ ACTIVATIONS = {
 
 
 def weights(model: ModelConfig) -> tuple[Rule, ...]:
+    """Return the rules of every tensor. Mistral, Qwen2 and Qwen3 have the same names."""
     bias = model.add_bias_linear
     head = Direct("output_layer.weight", "lm_head.weight", is_vocabulary=True)
     return (
@@ -35,12 +36,21 @@ def weights(model: ModelConfig) -> tuple[Rule, ...]:
             f"{THERE}.self_attn.{{q,k,v}}_proj",
             bias or model.add_qkv_bias,
         ),
+        *(qk_norms() if model.qk_layernorm else ()),
         *linear(Direct, f"{HERE}.self_attention.linear_proj", f"{THERE}.self_attn.o_proj", bias),
         Direct(f"{HERE}.pre_mlp_layernorm.weight", f"{THERE}.post_attention_layernorm.weight"),
         *linear(FusedGateUp, f"{HERE}.mlp.linear_fc1", f"{THERE}.mlp.{{gate,up}}_proj", bias),
         *linear(Direct, f"{HERE}.mlp.linear_fc2", f"{THERE}.mlp.down_proj", bias),
         Direct("decoder.final_layernorm.weight", "model.norm.weight"),
         *(() if model.share_embeddings_and_output_weights else (head,)),
+    )
+
+
+def qk_norms() -> tuple[Rule, ...]:
+    """Return the rules of the norms on queries and keys."""
+    return tuple(
+        Direct(f"{HERE}.self_attention.{word}_layernorm.weight", f"{THERE}.self_attn.{word}_norm.weight")
+        for word in ("q", "k")
     )
 
 

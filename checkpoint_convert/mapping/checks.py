@@ -50,6 +50,7 @@ def megatron_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
         f"{layer}.mlp.linear_fc1": (ffn * (2 if model.gated_linear_unit else 1), hidden),
         f"{layer}.mlp.linear_fc2": (hidden, ffn),
     }
+    head = (model.head_dim,)
     norms = (f"{layer}.input_layernorm", f"{layer}.pre_mlp_layernorm", "decoder.final_layernorm")
     return {
         "embedding.word_embeddings.weight": vocabulary,
@@ -57,6 +58,7 @@ def megatron_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
         **{f"{name}.weight": shape for name, shape in weights.items()},
         **{f"{name}.bias": shape[:1] for name, shape in weights.items()},
         **{f"{name}.{part}": norm for name in norms for part in ("weight", "bias")},
+        **{f"{layer}.self_attention.{word}_layernorm.weight": head for word in ("q", "k")},
     }
 
 

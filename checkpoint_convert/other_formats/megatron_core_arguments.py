@@ -109,10 +109,11 @@ def _parts(settings: Settings, infos: Mapping[str, TensorInfo]) -> dict[str, Any
     is_gated = bool(settings.get("swiglu") or settings.get("gated_linear_unit"))
     has_bias = f"{LAYER}self_attention.linear_proj.bias" in infos
     has_qkv_bias = f"{LAYER}self_attention.linear_qkv.bias" in infos
+    has_qk_norm = f"{LAYER}self_attention.q_layernorm.weight" in infos
     if has_norm_bias and not is_gated:
         family = "gpt_neox"
     elif not has_norm_bias and is_gated:
-        family = "llama"
+        family = "qwen3" if has_qk_norm else "qwen2" if has_qkv_bias and not has_bias else "llama"
     else:
         raise ValueError("no supported family has this combination of norm and MLP")
     return {
@@ -123,6 +124,7 @@ def _parts(settings: Settings, infos: Mapping[str, TensorInfo]) -> dict[str, Any
         "activation": activation,
         "add_bias_linear": has_bias,
         "add_qkv_bias": has_qkv_bias and not has_bias,
+        "qk_layernorm": has_qk_norm,
         "share_embeddings_and_output_weights": HEAD not in infos,
         "init_method_std": float(settings.get("init_method_std") or 0.02),
     }

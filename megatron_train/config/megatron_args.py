@@ -46,7 +46,7 @@ def megatron_arguments(model: ModelConfig, layout: ParallelLayout) -> Namespace:
         squared_relu=False,
         add_bias_linear=model.add_bias_linear,
         add_qkv_bias=model.add_qkv_bias,
-        qk_layernorm=getattr(model, "qk_layernorm", False),
+        qk_layernorm=model.qk_layernorm,
         add_position_embedding=False,
         position_embedding_type="rope",
         use_rotary_position_embeddings=True,

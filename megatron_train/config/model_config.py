@@ -17,7 +17,7 @@ import yaml
 from pretokenizer.config.yaml_config import ConfigError, from_mapping, load_yaml
 from pretokenizer.files.publish import write_text_atomic
 
-Family = Literal["llama", "gpt_neox", "falcon"]
+Family = Literal["llama", "qwen2", "qwen3", "gpt_neox", "falcon"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class ModelConfig:
     """Biases on every linear layer of a block."""
     add_qkv_bias: bool = False
     """Biases on the query/key/value projection alone (Qwen-like Llamas)."""
+    qk_layernorm: bool = False
+    """A norm on the channels of each query and key head (Qwen3)."""
     parallel_residual: bool = False
     """x + attention(norm(x)) + mlp(norm(x)) instead of one after the other."""
     shared_norm: bool = False
@@ -156,7 +158,8 @@ class ModelConfig:
             if self.add_bias_linear
             else (qkv if self.add_qkv_bias else 0)
         )
-        return weights + biases + self._norm_parameters() * (1 if self.shared_norm else 2)
+        head_norms = 2 * self.head_dim if self.qk_layernorm else 0
+        return weights + biases + head_norms + self._norm_parameters() * (1 if self.shared_norm else 2)
 
     def _norm_parameters(self) -> int:
         return self.hidden_size * (1 if self.normalization == "RMSNorm" else 2)

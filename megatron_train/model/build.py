@@ -83,6 +83,7 @@ def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerCo
         use_te_activation_func=is_swiglu(model),  # megatron-core's name for "as the layer spec says"
         add_bias_linear=model.add_bias_linear,
         add_qkv_bias=model.add_qkv_bias,
+        qk_layernorm=model.qk_layernorm,
         window_size=(model.sliding_window - 1, 0) if model.sliding_window else None,
         init_method_std=model.init_method_std,
         hidden_dropout=embedding_dropout(config),  # what megatron-core's embedding uses; layers: set_residual_dropout
@@ -138,8 +139,8 @@ def layer_spec(model: ModelConfig) -> ModuleSpec:
                     linear_qkv=ColumnParallelLinear,
                     core_attention=TorchAttention,
                     linear_proj=RowParallelLinear,
-                    q_layernorm=IdentityOp,
-                    k_layernorm=IdentityOp,
+                    q_layernorm=Norm if model.qk_layernorm else IdentityOp,
+                    k_layernorm=Norm if model.qk_layernorm else IdentityOp,
                 ),
             ),
             self_attn_bda=get_bias_dropout_add,

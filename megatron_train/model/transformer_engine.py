@@ -59,7 +59,7 @@ def packed_as_thd(core_attention: Any) -> Any:
 
 def transformer_engine_layer(model: ModelConfig) -> ModuleSpec:
     """Return megatron-core's Transformer Engine layer, with this project's parallel residual and SwiGLU."""
-    spec = gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec()
+    spec = gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec(qk_layernorm=model.qk_layernorm)
     layer = spec.submodules
     if model.gated_linear_unit and model.activation == "silu":
         layer.mlp.submodules.activation_func = GatedSilu

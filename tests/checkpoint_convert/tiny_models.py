@@ -37,6 +37,11 @@ MODELS = {
         },
     ),
     "mistral": transformers.MistralConfig(**LLAMA, sliding_window=8),
+    "qwen2": transformers.Qwen2Config(**LLAMA),
+    "qwen2_tied": transformers.Qwen2Config(**LLAMA, tie_word_embeddings=True),
+    "qwen2_window": transformers.Qwen2Config(**LLAMA, use_sliding_window=True, sliding_window=8, max_window_layers=0),
+    "qwen3": transformers.Qwen3Config(**LLAMA, head_dim=16),
+    "qwen3_tied": transformers.Qwen3Config(**LLAMA, head_dim=8, tie_word_embeddings=True),
     "neox_parallel": transformers.GPTNeoXConfig(**NEOX),
     "neox_sequential": transformers.GPTNeoXConfig(
         **NEOX, use_parallel_residual=False, rope_parameters={"rope_type": "default", "partial_rotary_factor": 1.0}

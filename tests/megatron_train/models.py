@@ -20,6 +20,8 @@ _BIASED: dict[str, Any] = {
 }
 MODELS: dict[str, ModelConfig] = {
     "llama": LLAMA,
+    "qwen2": replace(LLAMA, family="qwen2", add_qkv_bias=True),
+    "qwen3": replace(LLAMA, family="qwen3", qk_layernorm=True, kv_channels=32),
     "neox_parallel": replace(LLAMA, family="gpt_neox", parallel_residual=True, **_BIASED),
     "neox_sequential": replace(LLAMA, family="gpt_neox", **_BIASED | {"activation": "gelu_tanh"}),
     "falcon_7b": replace(

@@ -59,7 +59,7 @@ RECOMPUTE: dict[str, dict[str, Any]] = {
     "uniform": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
     "block": {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 1},
 }
-FAMILIES = ("llama", "neox_parallel", "neox_sequential", "falcon_7b", "falcon_40b")
+FAMILIES = ("llama", "qwen2", "qwen3", "neox_parallel", "neox_sequential", "falcon_7b", "falcon_40b")
 SETTINGS: dict[str, Any] = {
     "global_batch_size": 8,
     "micro_batch_size": 2,
@@ -140,7 +140,7 @@ def pairwise_cases(world: int) -> list[Case]:
     """
     values = choices(world)
     if world == 4:
-        values[1] = ("llama", "neox_parallel", "falcon_7b")
+        values[1] = ("llama", "qwen3", "neox_parallel", "falcon_7b")
     open_pairs = {
         ((i, a), (j, b)) for i, j in itertools.combinations(range(len(values)), 2) for a in values[i] for b in values[j]
     }
