@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +68,7 @@ def import_weights(weights: WeightsToImport, checkpoint_dir: Path, options: Impo
         checked = in_background(check_weight_sums, weights.origin)
         model = release_model(weights, options)
         digests = stream_weights(weights, model, report, staging)
-        write_companions(weights, model, staging)
+        write_companions(weights, model, options.extra_special_tokens, staging)
         checked.result()  # raises when a file differs from the source's SHA256SUMS: nothing is published then
         publish_checkpoint(checkpoint_dir, None, digests)
     warn_of_not_finite(report)
@@ -111,7 +111,7 @@ def release_model(weights: WeightsToImport, options: ImportOptions) -> ModelConf
     )
 
 
-def write_companions(weights: WeightsToImport, model: ModelConfig, folder: Path) -> None:
+def write_companions(weights: WeightsToImport, model: ModelConfig, extra_tokens: Sequence[str], folder: Path) -> None:
     """Write the architecture, the name of the source, the generation settings and the tokenizer."""
     model.save(folder / MODEL_CONFIG)
     record_source(folder, weights.origin)
@@ -119,7 +119,7 @@ def write_companions(weights: WeightsToImport, model: ModelConfig, folder: Path)
     if weights.tokenizer is not None:
         chat_format = chat_format_of(weights.tokenizer, weights.origin)
         save_with_template(weights.tokenizer, chat_format, folder / TOKENIZER_DIR)
-        added = added_tokens(weights.tokenizer, weights.origin, options.extra_special_tokens)
+        added = added_tokens(weights.tokenizer, weights.origin, extra_tokens)
         keep_source(weights.origin, added, folder / TOKENIZER_DIR)
 
 
