@@ -166,7 +166,10 @@ def tokenizer_contents(export: TokenizerExport) -> dict[str, Any]:
         contents = sentencepiece_json.tokenizer_json(tokenizer, source.adds("bos_token"), source.adds("eos_token"))
     else:
         contents = sentencepiece_json.tokenizer_json(tokenizer, export.adds_bos)
-    warn_of_leading_spaces(source)
+    warn(
+        "tokenizer.json gives SentencePiece's ids, as in shards; transformers 5 reads the source's tokenizer.model "
+        "without the space piece in front of text that begins with a space or follows a control token"
+    )
     unknown = source.token("unk_token")
     if unknown is not None and (unknown_id := tokenizer.token_to_id(unknown)) is not None:
         contents["added_tokens"].append(sentencepiece_json.added_token(unknown, unknown_id))
@@ -176,19 +179,6 @@ def tokenizer_contents(export: TokenizerExport) -> dict[str, Any]:
         # `normalized` stays off: SentencePiece reads the text around a token on its own.
         token |= {**flags.get(token["content"], {}), "normalized": False}
     return contents
-
-
-def warn_of_leading_spaces(source: SourceFiles) -> None:
-    """Report a SentencePiece source to which transformers gives other ids than the shards have.
-
-    Without `legacy: true`, transformers puts no space in front of the text after a control token. SentencePiece does.
-    """
-    if source.config.get("add_prefix_space") is False or source.config.get("legacy") is not True:
-        settings = {name: source.config[name] for name in ("legacy", "add_prefix_space") if name in source.config}
-        warn(
-            f"text after a control token begins with a space piece, as in shards; the source's settings "
-            f"({json.dumps(settings)}) leave it out"
-        )
 
 
 def without_added(processor: Any) -> Any:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 import transformers
 
+from checkpoint_convert.convert import from_hf, to_hf
 from checkpoint_convert.huggingface.generation import write_generation_config
-from checkpoint_convert.huggingface.tokenizer_files import TokenizerExport, write_tokenizer_files
+from checkpoint_convert.huggingface.tokenizer_files import (
+    TokenizerExport,
+    checkpoint_tokenizer,
+    write_templates,
+    write_tokenizer_files,
+)
+from checkpoint_convert.mapping.options import ExportOptions, ImportOptions
+from checkpoint_convert.verify.chat import check_chat
 from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.formats import CHAT_FORMATS
 from pretokenizer.chat.roles import Role
 from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.load import load_tokenizer
+from tests.checkpoint_convert.huggingface.test_source_files import LLAMA, SETTINGS, flags_of
+from tests.checkpoint_convert.huggingface.texts import texts_with
 from tests.sentencepiece_models import train_spm
 
 CHATML = ("<|im_start|>", "<|im_end|>")
@@ -76,3 +88,93 @@ def test_other_ids_in_tokenizer_json_are_named(tmp_path: Path, capsys: pytest.Ca
         "warning: tokenizer.json and tokenizer.model, with which the model was trained, give different ids for "
         "'foo', 'a foo b'\n"
     )
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS.keys() - {"no bos"}))
+def test_new_tokens_change_nothing_else(llama_with_tokenizer: Path, tmp_path: Path, name: str) -> None:
+    """Text without control tokens, special tokens, flags and templates are the source's; EOS is the end of a turn."""
+    settings = SETTINGS[name]
+    (llama_with_tokenizer / "tokenizer_config.json").write_text(json.dumps(LLAMA | settings))
+    added = {token["content"]: int(i) for i, token in settings.get("added_tokens_decoder", {}).items()}
+    (llama_with_tokenizer / "added_tokens.json").write_text(json.dumps(added))
+
+    from_hf(llama_with_tokenizer, tmp_path / "ckpt", ImportOptions(CHATML))
+    to_hf(tmp_path / "ckpt", tmp_path / "out", ExportOptions())
+
+    theirs = transformers.AutoTokenizer.from_pretrained(llama_with_tokenizer)
+    ours = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    for text in texts_with(()):
+        if text.startswith((" ", "▁")):  # transformers 5 leaves out SentencePiece's space piece there
+            continue
+        ids = theirs(text)["input_ids"]
+        assert ours(text)["input_ids"] == ids, repr(text)
+        assert ours.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True)
+    own, kept = theirs.special_tokens_map, ours.special_tokens_map
+    end_of_turn = "</s>" if name == "templates" else "<|im_end|>"
+    assert kept["eos_token"] == end_of_turn
+    assert {key: kept[key] for key in own if key != "eos_token"} == {key: own[key] for key in own if key != "eos_token"}
+    flags = flags_of(ours)
+    assert {i: flags[i] for i in flags_of(theirs)} == flags_of(theirs)
+    if name == "templates":
+        assert ours.chat_template == theirs.chat_template
+    else:
+        assert ours.chat_template == CHAT_FORMATS["chatml"].hf_chat_template
+    outcome = check_chat(tmp_path / "out", tmp_path / "ckpt" / "release")
+    assert outcome is not None and outcome.problem == ""
+
+
+def test_new_tokens_keep_the_flags_of_a_tokenizer_json(
+    json_tokenizer: Path, llama_with_tokenizer: Path, tmp_path: Path
+) -> None:
+    (llama_with_tokenizer / "tokenizer.model").unlink()
+    backend = tokenizers.Tokenizer.from_file(str(json_tokenizer))
+    backend.add_tokens([tokenizers.AddedToken("<tool>", rstrip=True, normalized=False)])
+    backend.add_special_tokens([tokenizers.AddedToken("<|end|>", lstrip=True, normalized=False)])
+    backend.save(str(llama_with_tokenizer / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>", "unk_token": "<|end|>"}
+    (llama_with_tokenizer / "tokenizer_config.json").write_text(json.dumps(config))
+
+    from_hf(llama_with_tokenizer, tmp_path / "ckpt", ImportOptions(CHATML))
+    to_hf(tmp_path / "ckpt", tmp_path / "out", ExportOptions())
+
+    theirs = transformers.AutoTokenizer.from_pretrained(llama_with_tokenizer)
+    ours = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    texts = texts_with(["<tool>", "<|end|>", "<|endoftext|>"])
+    assert [ours(text)["input_ids"] for text in texts] == [theirs(text)["input_ids"] for text in texts]
+    flags = flags_of(ours)
+    assert {i: flags[i] for i in flags_of(theirs)} == flags_of(theirs)
+    assert (ours.eos_token, ours.unk_token) == ("<|im_end|>", "<|end|>")
+
+
+def test_a_trained_export_adds_no_bos(spm_model: Path, json_tokenizer: Path, tmp_path: Path) -> None:
+    backend = tokenizers.Tokenizer.from_file(str(json_tokenizer))
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<|endoftext|> $A", pair="<|endoftext|> $A $B", special_tokens=[("<|endoftext|>", 0)]
+    )
+    backend.save(str(tmp_path / "tokenizer.json"))
+    for path in (spm_model, tmp_path / "tokenizer.json"):
+        tokenizer = load_tokenizer(path, CHATML)
+        tokenizer.save(tmp_path / tokenizer.kind, "chatml", adds_bos=False)
+        out = tmp_path / f"{tokenizer.kind}_out"
+        out.mkdir()
+
+        write_tokenizer_files(checkpoint_tokenizer(tmp_path / tokenizer.kind), out, max_length=64)
+        (out / "config.json").write_text('{"model_type": "llama"}')
+
+        theirs = transformers.AutoTokenizer.from_pretrained(out)
+        assert theirs("<|im_start|>user\nHi<|im_end|>\n")["input_ids"] == tokenizer.encode(
+            "<|im_start|>user\nHi<|im_end|>\n"
+        )
+        assert json.loads((out / "tokenizer_config.json").read_text())["add_bos_token"] is False
+
+
+def test_a_template_whose_name_is_no_file_name_stays_in_the_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_templates({"default": "a", "tool_use": "b", "../c": "d"}, tmp_path)
+
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.jinja")) == [
+        "additional_chat_templates/tool_use.jinja",
+        "chat_template.jinja",
+    ]
+    assert "'../c'" in capsys.readouterr().err
