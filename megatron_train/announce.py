@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from megatron_train.config.flags import CommandLine, config_table
+import math
+
+from megatron_train.checkpoint.resume import Start
+from megatron_train.checkpoint.train_state import TrainState
+from megatron_train.config.flags import OWNER, config_from_settings, config_table
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
 from megatron_train.data.sft_dataset import Samples
 from megatron_train.model.attention import planned_kernel
+from megatron_train.optim.lr_schedule import learning_rate
 from megatron_train.optim.optimizer import adam_name
 from megatron_train.parallel.rank_devices import describe_devices
 from megatron_train.report.console import say, warn
 
 
-def announce(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -> None:
-    """Print the settings, the flags without effect, the model with its layout, the devices and the kernels.
+def announce(config: TrainConfig, ignored: dict[str, str], model: ModelConfig, layout: ParallelLayout) -> None:
+    """Print the settings, the `ignored` flags with their reasons, the model with its layout, the devices and kernels.
 
     All ranks call this function.
     """
-    say(config_table(command.config))
-    if command.ignored:
-        say("without effect here: " + "; ".join(f"--{name} ({reason})" for name, reason in command.ignored.items()))
-    for line in differences_from_megatron_llm(command.config):
+    say(config_table(config))
+    if ignored:
+        say("without effect here: " + "; ".join(f"--{name} ({reason})" for name, reason in ignored.items()))
+    for line in differences_from_megatron_llm(config):
         say(line)
     say(
         f"{model.family} with {model.num_parameters():,} parameters ({model.num_layers} layers, hidden "
@@ -29,7 +34,7 @@ def announce(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -
         f"{model.vocab_size:,} padded to {model.padded_vocab:,}) on {layout.world_size} processes: TP {layout.tp} x "
         f"PP {layout.pp} x DP {layout.dp}"
     )
-    say(f"on {describe_devices()}; attention kernel {planned_kernel(model, command.config)}; Adam {adam_name()}")
+    say(f"on {describe_devices()}; attention kernel {planned_kernel(model, config)}; Adam {adam_name()}")
 
 
 def differences_from_megatron_llm(config: TrainConfig) -> list[str]:
@@ -53,8 +58,26 @@ def differences_from_megatron_llm(config: TrainConfig) -> list[str]:
     return lines
 
 
+def announce_schedule(config: TrainConfig, layout: ParallelLayout, start: Start, state: TrainState) -> None:
+    """Warn when the learning rate of a resumed run does not continue as the checkpoint's schedule would."""
+    stored = {name: value for name, value in start.settings().items() if name in OWNER}
+    if not stored:
+        return
+    before = config_from_settings(stored, str(start.folder))
+    size, applied = layout.global_batch_size(config.batch), state.applied_iterations
+    now, then = (
+        learning_rate(each.lr_schedule, applied * size, size, each.batch.train_iters) for each in (config, before)
+    )
+    if math.isclose(now, then, rel_tol=1e-6, abs_tol=1e-12):
+        return
+    end = before.lr_schedule.lr_decay_iters or before.batch.train_iters
+    is_end_changed = end != (config.lr_schedule.lr_decay_iters or config.batch.train_iters)
+    remedy = f"; --lr_decay_iters {end} keeps the old end of the decay" if is_end_changed else ""
+    warn(f"the learning rate continues at {now:.3g}; the checkpoint's schedule gives {then:.3g} here{remedy}")
+
+
 def announce_data(config: TrainConfig, layout: ParallelLayout, samples: Samples, evaluated: dict[str, Samples]) -> None:
-    """Print the batch and the epochs, warn about over-long documents, and print how well packing fills the rows."""
+    """Print the batch, the epochs and how well packing fills the rows. Warn about unused documents."""
     say(describe_batch(config, layout, samples.documents_per_epoch, samples.rows_per_epoch))
     for name, each in {"training": samples, **evaluated}.items():
         if each.num_overlong:
@@ -62,6 +85,16 @@ def announce_data(config: TrainConfig, layout: ParallelLayout, samples: Samples,
                 f"{name}: {each.num_overlong:,} of {each.documents_per_epoch:,} documents exceed seq_length "
                 f"{config.data.seq_length}: --overlong {config.data.overlong}"
             )
+        if each.num_without_target:
+            warn(
+                f"{name}: {each.num_without_target:,} of {each.documents_per_epoch:,} documents have no token of "
+                f"loss_roles ({', '.join(config.data.loss_roles)}) within seq_length, and add nothing to the loss"
+            )
+    if config.lr_schedule.lr_warmup_iters > config.batch.train_iters:
+        warn(
+            f"lr_warmup_iters {config.lr_schedule.lr_warmup_iters} exceeds train_iters {config.batch.train_iters}: the "
+            "run ends during the warm-up"
+        )
     if config.data.packing:
         positions, rows, width = samples.num_positions(), len(samples), config.data.seq_length
         say(

@@ -62,12 +62,12 @@ def evaluate(
     chunks: list[Any],
     sets: dict[str, Samples],
     batches: EvaluationBatches,
-    interrupted: Callable[[], bool] | None = None,
+    interrupted: Callable[[], object] | None = None,
 ) -> Results:
     """Return the results of each set, the same on every rank.
 
-    `interrupted` is asked between calls of the pipeline, on all ranks. Once it answers yes, the evaluation ends and
-    returns nothing.
+    `interrupted` is asked between calls of the pipeline, on all ranks. Once it returns something true, the
+    evaluation ends and returns nothing.
     """
     for chunk in chunks:
         chunk.eval()

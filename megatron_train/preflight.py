@@ -1,4 +1,4 @@
-"""Do shards, model and tokenizer belong together? All that the trainer reads from the shards' manifest."""
+"""Checks before the first iteration: shards, model, tokenizer and checkpoint must belong together."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 import torch.distributed as dist
 
 from megatron_train.checkpoint.folder import SOURCE_TOKENIZER_DIR, TOKENIZER_DIR, CheckpointError
+from megatron_train.checkpoint.resume import Start
 from megatron_train.checkpoint.train_state import TrainState
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.settings import Data, TrainConfig
 from megatron_train.data.document_order import parse_blend, training_paths
 from megatron_train.data.sft_dataset import Samples
-from megatron_train.report.console import is_printing_rank, warn
+from megatron_train.parallel.distributed import patient_group
+from megatron_train.report.console import say, warn
 from pretokenizer.config.yaml_config import ConfigError
 from pretokenizer.files.checksums import sha256_file
 from pretokenizer.files.manifest import MANIFEST_NAME, DataManifest
@@ -22,21 +24,21 @@ from pretokenizer.files.shard import ShardError
 
 
 def shard_prefixes(data: Data) -> list[str]:
-    """All that the settings name, the training data's first."""
+    """Return every prefix that the settings name, those of the training data first."""
     training = [prefix for _, prefix in parse_blend(*training_paths(data))]
     named = [path.rpartition("=")[2] for path in (*data.valid_data_path, *data.test_data_path)]
     return list(dict.fromkeys([*training, *named]))
 
 
 def load_manifest(data: Data) -> tuple[DataManifest | None, Path | None]:
-    """The manifest beside the first training shard; shards of other tools have none.
+    """Return the manifest beside the first training shard with its folder; shards of other tools have none.
 
-    Raises CheckpointError when shards of another tokenizer are among the data.
+    Raises CheckpointError when the shards do not all come from one tokenizer.
     """
     first, *others = (Path(prefix).parent for prefix in shard_prefixes(data))
     if not (first / MANIFEST_NAME).is_file():
         warn(
-            f"{first} has no {MANIFEST_NAME}: the vocabulary is not checked, rows are filled with token 0 (without "
+            f"{first} has no {MANIFEST_NAME}: the vocabulary is not checked, and rows are padded with token 0 (without "
             f"loss)"
         )
         return None, None
@@ -46,18 +48,18 @@ def load_manifest(data: Data) -> tuple[DataManifest | None, Path | None]:
             warn(f"{folder} has no {MANIFEST_NAME}: its vocabulary is not checked")
         elif DataManifest.load(folder).tokenizer_fingerprint != manifest.tokenizer_fingerprint:
             raise CheckpointError(
-                f"{folder}: was tokenized with another tokenizer than {first}; pretokenize both with the same one"
+                f"{folder} and {first} were tokenized with different tokenizers; pretokenize both with the same one"
             )
     return manifest, first
 
 
 def check_shards(data: Data) -> None:
-    """Rank 0 compares every shard that has a manifest with the sum there; all ranks raise ShardError by file name."""
+    """Compare every shard that has a manifest with its checksum. Raises ShardError on all ranks, naming each file."""
     verdict: list[list[str]] = [[]]
-    if is_printing_rank():
-        verdict = [[problem for prefix in shard_prefixes(data) for problem in _damaged_files(Path(prefix))]]
-    if dist.is_initialized():
-        dist.broadcast_object_list(verdict, src=0)
+    with patient_group() as group:
+        if dist.get_rank() == 0:
+            verdict = [[problem for prefix in shard_prefixes(data) for problem in _damaged_files(Path(prefix))]]
+        dist.broadcast_object_list(verdict, src=0, group=group)
     if verdict[0]:
         raise ShardError("; ".join(verdict[0]) + "; copy the file again or build the data again")
 
@@ -68,15 +70,15 @@ def _damaged_files(prefix: Path) -> list[str]:
     for name in (prefix.name + end for end in ("-text.idx", "-text.bin", "-role.idx", "-role.bin")):
         record, path = recorded.get(name), folder / name
         if record and path.is_file() and (path.stat().st_size, sha256_file(path)) != (record.bytes, record.sha256):
-            problems.append(f"{path}: contents differ from the sum in {MANIFEST_NAME}")
+            problems.append(f"{path}: contents differ from the checksum in {MANIFEST_NAME}")
     return problems
 
 
 def check_vocabulary(manifest: DataManifest | None, model: ModelConfig, checkpoint: Path | None) -> None:
-    """Raises CheckpointError when the data's token ids mean something else, or nothing, to the model."""
+    """Raise CheckpointError when the model does not have the token ids of the data, or gives them other meanings."""
     if manifest is None:
         return
-    remedy = "convert the base model with the data's tokens (from-hf --vocab_extra_ids_list) or pretokenize anew"
+    remedy = "convert the base model with the data's tokens (from-hf --vocab_extra_ids_list) or pretokenize again"
     if manifest.vocab_size > model.vocab_size:
         raise CheckpointError(
             f"the data has {manifest.vocab_size:,} token ids, the model {model.vocab_size:,} vocabulary rows; "
@@ -100,21 +102,52 @@ def find_tokenizer(data_folder: Path | None, checkpoint: Path | None) -> dict[st
 
 
 def check_same_data(state: TrainState, samples: Samples) -> TrainState:
-    """Warns when a resumed run reads other shards: its position in the data then means something else."""
+    """Return the state with the fingerprint of this run's data. Warns when a resumed run reads other shards."""
     found = samples.documents.fingerprint()
     if state.data_fingerprint and state.data_fingerprint != found:
         warn(
-            "the training shards are not those the checkpoint was trained on; going on at the same sample number of "
-            "the new order"
+            "the training shards differ from those of the checkpoint; the run resumes at the same sample number, which "
+            "is another document"
         )
     return replace(state, data_fingerprint=found)
 
 
-def check_last_turns(config: TrainConfig, sets: list[Samples]) -> None:
-    """Raises ConfigError where last_turn_only would take the end of a piece for the end of its document."""
-    data, num_overlong = config.data, sum(samples.num_overlong for samples in sets)
+def check_targets(data: Data, samples: Samples) -> None:
+    """Raise ConfigError when no document of the training data has a target, so that the run would learn nothing."""
+    dropped = samples.num_overlong if data.overlong == "drop" else 0
+    if samples.num_without_target + dropped >= samples.documents_per_epoch:
+        raise ConfigError(
+            f"none of the {samples.documents_per_epoch:,} training documents has a token of loss_roles "
+            f"({', '.join(data.loss_roles)}) within seq_length {data.seq_length}, so there is nothing to learn; check "
+            "--loss_roles and --seq_length"
+        )
+
+
+def check_last_turns(data: Data, sets: list[Samples]) -> None:
+    """Raise ConfigError when last_turn_only would mistake the end of a piece for the end of its document."""
+    num_overlong = sum(samples.num_overlong for samples in sets)
     if data.last_turn_only and num_overlong and data.overlong != "drop":
         raise ConfigError(
             f"last_turn_only: {num_overlong:,} documents exceed seq_length {data.seq_length}, and with --overlong "
             f"{data.overlong} a piece may end before the last turn; give --overlong drop, or a larger seq_length"
         )
+
+
+def is_nothing_left(config: TrainConfig, start: Start | None, state: TrainState) -> bool:
+    """Return whether a relaunch finds its own run finished, and say so.
+
+    Raises CheckpointError when the finished run is that of --load: then the flags ask for more than a relaunch.
+    """
+    settings, iterations = config.checkpoint, config.batch.train_iters
+    if start is None or state.iteration < iterations:
+        return False
+    found = f"{start.folder} has reached iteration {state.iteration} of --train_iters {iterations}"
+    if settings.save and start.folder.parent.resolve() == Path(settings.save).resolve():
+        say(f"{found}: nothing is left to train")
+        return True
+    raise CheckpointError(
+        f"{found}, so nothing is left to train"
+        + (f" and --save {settings.save} would stay empty" if settings.save else "")
+        + ": add --finetune to start a new run from its weights, give a larger --train_iters to train longer, or run "
+        "`megatron-train evaluate`"
+    )

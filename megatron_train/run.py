@@ -29,6 +29,7 @@ from megatron_train.model.build import build_model
 from megatron_train.optim.loss import loss_factors
 from megatron_train.optim.lr_schedule import learning_rate
 from megatron_train.optim.optimizer import build_optimizer, wrap_model
+from megatron_train.optim.update import NothingLearnedError
 from megatron_train.parallel.device import device_name
 from megatron_train.report.flops import model_flops, peak_flops
 from megatron_train.report.metrics import StepReport
@@ -144,17 +145,25 @@ class Run:
         )
 
     def evaluate(
-        self, sets: dict[str, Samples], interrupted: Callable[[], bool] | None = None
+        self, sets: dict[str, Samples], interrupted: Callable[[], object] | None = None
     ) -> dict[str, dict[str, float]]:
         """Return name -> {loss, ppl, token_accuracy, num_target_tokens} of one clean pass over each set.
 
-        `interrupted` is asked between micro-batches. When it answers yes, nothing is returned.
+        `interrupted` is asked between micro-batches. Once it returns something true, the evaluation returns nothing.
         """
         self.timer.enter("evaluate")
         batches = EvaluationBatches(self.config, self.layout, self.make_batch)
         results = evaluate(self.chunks, sets, batches, interrupted)
         self.validation = (self.iteration, mean_loss(results))
         return results
+
+    def check_that_it_learned(self) -> None:
+        """Raise NothingLearnedError at the end of a run that never applied an update."""
+        if self.is_finished and not self.state.applied_iterations:
+            raise NothingLearnedError(
+                f"none of the {self.iteration} updates was applied: each was not finite, without target tokens, a "
+                "spike, or listed in --skip_iters. The weights are those that the run started from; no checkpoint is saved"
+            )
 
     def contents(self) -> Contents:
         """Enter the phase `save` and return what a checkpoint of this iteration holds."""

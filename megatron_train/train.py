@@ -7,19 +7,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-from megatron_train.announce import announce, announce_data
+from megatron_train.announce import announce, announce_data, announce_schedule
 from megatron_train.checkpoint.resume import find_start, load_model_config
+from megatron_train.checkpoint.run_lock import run_lock
 from megatron_train.checkpoint.save_load import load_checkpoint
 from megatron_train.checkpoint.saver import CheckpointSaver
+from megatron_train.checkpoint.train_state import TrainState
 from megatron_train.config.flags import CommandLine
+from megatron_train.config.in_force import with_batch_size, with_iterations
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
-from megatron_train.config.validate import validate, validate_model
+from megatron_train.config.validate import validate, validate_batch, validate_model
 from megatron_train.data.packing_cache import planned_samples
-from megatron_train.data.sft_dataset import Samples, test_sets, validation_sets
+from megatron_train.data.sft_dataset import Samples, rows_per_epoch, test_sets, validation_sets
 from megatron_train.model.transformer_engine import check_transformer_engine
 from megatron_train.optim.update import Divergence
 from megatron_train.parallel.distributed import init_distributed, world_size
@@ -29,8 +31,10 @@ from megatron_train.preflight import (
     check_last_turns,
     check_same_data,
     check_shards,
+    check_targets,
     check_vocabulary,
     find_tokenizer,
+    is_nothing_left,
     load_manifest,
 )
 from megatron_train.report.console import say
@@ -61,8 +65,11 @@ def train(command: CommandLine) -> int:
     layout = init_distributed(config.parallel, config.batch.seed)
     timer = PhaseTimer(exact=config.logging.timing_log_level > 0)
     with HangWatch(timer, config.parallel.distributed_timeout_minutes):
-        run, sets = prepare(command, layout, timer)
-        return train_to_the_end(run, sets)
+        prepared = prepare(command, layout, timer)
+        if prepared is None:
+            return 0
+        with run_lock(config.checkpoint.save):
+            return train_to_the_end(*prepared)
 
 
 def train_to_the_end(run: Run, sets: EvaluationSets) -> int:
@@ -82,8 +89,9 @@ def train_to_the_end(run: Run, sets: EvaluationSets) -> int:
             saver.check()
             reason = stop.due(run.iteration)
             if not reason and run.due(config.evaluation.eval_interval):
-                reporter.evaluation(run.iteration, run.evaluate(sets.valid))
+                reporter.evaluation(run.iteration, run.evaluate(sets.valid, stop.requested))
                 reason = stop.due(run.iteration)
+            run.check_that_it_learned()
             if reason or run.due(config.checkpoint.save_interval):
                 saver.save(run.contents())
             if reason:
@@ -91,33 +99,47 @@ def train_to_the_end(run: Run, sets: EvaluationSets) -> int:
                 break
 
         if run.is_finished and not reason:
-            reporter.evaluation(run.iteration, run.evaluate(sets.test), kind="test")
+            reporter.evaluation(run.iteration, run.evaluate(sets.test, stop.requested), kind="test")
     return config.logging.exit_code_on_signal if stop.signalled else 0
 
 
-def prepare(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> tuple[Run, EvaluationSets]:
-    """Find where the run starts, check that model, data and checkpoint belong together, and build the run."""
+def prepare(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> tuple[Run, EvaluationSets] | None:
+    """Find where the run starts, check that model, data and checkpoint belong together, and build the run.
+
+    Returns None when an earlier launch has finished the run.
+    """
     config = command.config
     start = find_start(config)
-    folder: Path | None = start.folder if start else None
+    folder, state, stored = (start.folder, start.state(), start.settings()) if start else (None, TrainState(), {})
+    config = with_batch_size(config, layout, stored)
+    validate_batch(config, layout)
     model_config = load_model_config(config, folder)
     validate_model(command, model_config, layout)
     manifest, data_folder = load_manifest(config.data)
     check_shards(config.data)
     check_vocabulary(manifest, model_config, folder)
-    announce(command, model_config, layout)
+    if not config.batch.train_iters:
+        config = with_iterations(config, layout, rows_per_epoch(config.data, config.batch.seed))
+    announce(config, command.ignored, model_config, layout)
+    if is_nothing_left(config, start, state):
+        return None
 
-    samples = planned_samples(config, config.batch.train_iters * layout.global_batch_size(config.batch))
+    batches_left = config.batch.train_iters - state.iteration
+    num_samples = state.consumed_train_samples + batches_left * layout.global_batch_size(config.batch)
+    samples = planned_samples(config, num_samples)
     sets = evaluation_sets(config)
     evaluated = {**sets.valid, **sets.test}
-    check_last_turns(config, [samples, *evaluated.values()])
+    check_targets(config.data, samples)
+    check_last_turns(config.data, [samples, *evaluated.values()])
     announce_data(config, layout, samples, evaluated)
 
     run = Run.build(config, layout, model_config, samples, manifest.pad_token_id if manifest else 0)
     run.timer = timer
     run.tokenizer_dirs = find_tokenizer(data_folder, folder)
     state = load_checkpoint(start, config, run.chunks, run.optimizer, layout)
-    run.state = check_same_data(state, samples)
+    if start and start.resume:
+        announce_schedule(config, layout, start, state)
+    run.state = replace(check_same_data(state, samples), world_size=layout.world_size)
     return run, sets
 
 

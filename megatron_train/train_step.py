@@ -60,12 +60,16 @@ class StepResult:
 def train_step(
     chunks: list[Any], optimizer: Any, batches: Sequence[DeviceBatch], update: Update, timer: PhaseTimer
 ) -> StepResult:
-    """Run the micro-batches forward and backward, then update the weights unless the update is unwanted."""
+    """Run the micro-batches forward and backward, then update the weights unless the update is unwanted.
+
+    A batch without a target token changes nothing: it has no gradient, and weights must not decay for it.
+    """
     timer.enter("forward_backward")
     sums = global_sums(forward_backward(chunks, optimizer, batches), batches)
     timer.enter("optimizer")
     set_rates(optimizer, update.lr, update.weight_decay)
-    is_applied, grad_norm = apply_update(optimizer, update.clip_grad, partial(update.is_unwanted, sums.loss))
+    is_unwanted = partial(update.is_unwanted, sums.loss) if sums.num_target_tokens else lambda grad_norm: True
+    is_applied, grad_norm = apply_update(optimizer, update.clip_grad, is_unwanted)
     return StepResult(sums, grad_norm, is_applied)
 
 

@@ -32,9 +32,15 @@ class Difference(NamedTuple):
     in_force: str
 
 
-def differences(config: TrainConfig, folder: Path) -> list[Difference]:
-    """Return the differences of the architecture, if --model names one, then of the settings."""
-    return [*model_differences(config, folder), *setting_differences(config, folder)]
+def differences(config: TrainConfig, folder: Path, ranks: tuple[int | None, int] | None = None) -> list[Difference]:
+    """Return the differences of the architecture, if --model names one, then of the settings, then of the ranks.
+
+    `ranks` counts the processes of the checkpoint's run (None: not known) and of this one.
+    """
+    found = [*model_differences(config, folder), *setting_differences(config, folder)]
+    if ranks and ranks[0] and ranks[0] != ranks[1]:
+        found.append(Difference("ranks", *ranks, "given"))
+    return found
 
 
 def model_differences(config: TrainConfig, folder: Path) -> list[Difference]:
@@ -60,7 +66,7 @@ def setting_differences(config: TrainConfig, folder: Path) -> list[Difference]:
     return [
         Difference(name, before[name], now[name], "given")
         for name in names
-        if name in before and before[name] != now[name]
+        if name in before and before[name] != now[name] and (before[name], name) != (None, "global_batch_size")
     ]
 
 

@@ -6,9 +6,10 @@ weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -23,8 +24,9 @@ from megatron_train.checkpoint.folder import (
     folder_name,
     list_iterations,
 )
+from megatron_train.checkpoint.train_state import TrainState
 from megatron_train.config.model_config import ModelConfig
-from megatron_train.config.settings import TrainConfig
+from megatron_train.config.settings import Checkpoint, TrainConfig
 from megatron_train.report.console import warn
 from pretokenizer.config.paths import find_config
 from pretokenizer.config.yaml_config import load_yaml
@@ -36,6 +38,15 @@ class Start:
 
     folder: Path
     resume: bool
+
+    def state(self) -> TrainState:
+        """Return how far the run is at this start. Raises CheckpointError when the file cannot be read."""
+        return TrainState.load(self.folder) if self.resume else TrainState()
+
+    def settings(self) -> dict[str, Any]:
+        """Return the flat settings of the training run that is resumed; empty for a new run."""
+        path = self.folder / TRAIN_CONFIG
+        return load_yaml(path) if self.resume and path.is_file() else {}
 
 
 def find_start(config: TrainConfig) -> Start | None:
@@ -76,6 +87,7 @@ def _candidates(config: TrainConfig) -> Iterator[Start]:
     settings = config.checkpoint
     own = Path(settings.save) if settings.save else None
     if own and list_iterations(own) and not _goes_back(config, own):
+        _refuse_flags_without_effect(settings, own)
         yield from _newest_first(own)
     elif settings.load:
         folder = find_checkpoint(settings.load, settings.load_iters)
@@ -85,6 +97,36 @@ def _candidates(config: TrainConfig) -> Iterator[Start]:
             yield Start(folder, resume=True)
         else:
             yield from _newest_first(Path(settings.load))
+
+
+def _refuse_flags_without_effect(settings: Checkpoint, own: Path) -> None:
+    """Raise CheckpointError when --save holds a run, and --load, --finetune or --load_iters name another start.
+
+    The run in --save takes precedence, so such flags would have no effect. They are accepted when a launch of the run
+    gave the same ones: then this is a relaunch of the same command.
+    """
+    given = _start_flags(vars(settings), own)
+    if given == (None, False, None):
+        return
+    folders = [own / folder_name(iteration) for iteration in list_iterations(own)]
+    stored = [load_yaml(folder / TRAIN_CONFIG) for folder in folders if (folder / TRAIN_CONFIG).is_file()]
+    if given not in [_start_flags(each, own) for each in stored]:
+        words = {
+            f"--load {settings.load}": given[0],
+            "--finetune": settings.finetune,
+            f"--load_iters {settings.load_iters}": settings.load_iters is not None,
+        }
+        raise CheckpointError(
+            f"--save {own} holds another run, at {folders[-1].name}, which takes precedence: "
+            f"{' '.join(word for word, is_given in words.items() if is_given)} would have no effect. Give another "
+            "--save to start a new run, or leave these flags out to resume the run"
+        )
+
+
+def _start_flags(settings: Mapping[str, Any], own: Path) -> tuple[Path | None, bool, int | None]:
+    """Return where a launch starts: --load (None where it is its own --save), --finetune, --load_iters."""
+    load = Path(settings["load"]).resolve() if settings.get("load") else None
+    return None if load == own.resolve() else load, bool(settings.get("finetune")), settings.get("load_iters")
 
 
 def _goes_back(config: TrainConfig, own: Path) -> bool:

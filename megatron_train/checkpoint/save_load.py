@@ -54,21 +54,22 @@ def load_checkpoint(
         return TrainState()
     folder, resume = start.folder, start.resume
     settings = config.checkpoint
-    different = differences(config, folder) if resume or settings.use_checkpoint_args else []
+    if resume and not (folder / TRAIN_STATE).is_file():
+        raise CheckpointError(f"{folder}: holds weights only; add --finetune")
+    state = start.state()
+    ranks = (state.world_size, layout.world_size)
+    different = differences(config, folder, ranks) if resume or settings.use_checkpoint_args else []
     if different:
         warn(f"settings that differ from {folder}:\n{table(different)}")
     with_optimizer = resume and not settings.no_load_optim
-    if with_optimizer and not (folder / TRAIN_STATE).is_file():
-        raise CheckpointError(f"{folder}: holds weights only; add --finetune or --no_load_optim")
     load_weights(folder, chunks, optimizer if with_optimizer else None)
     if not with_optimizer:
         optimizer.reload_model_params()
     if not resume:
         say(f"loaded weights from {folder}")
-        return TrainState()
+        return state
     if not settings.no_load_rng and not load_rng(folder, layout):
         warn(f"{folder} was written in another layout: the random states for dropout are new")
-    state = TrainState.load(folder)
     say(f"resumed from {folder} at iteration {state.iteration}")
     return state
 

@@ -33,6 +33,9 @@ class TrainState:
     data_fingerprint: str = ""
     """Fingerprint of the document lengths of the training shards. A resumed run must find the same."""
 
+    world_size: int | None = None
+    """Ranks of the launch that wrote the state."""
+
     best_loss: float | None = None
     """Lowest validation loss of a saved iteration, as the mean over the validation sets."""
     best_iteration: int | None = None

@@ -1,34 +1,46 @@
-"""YAML file + flags -> TrainConfig. Flags carry Megatron-LLM's names; a flag beats the file.
+"""Command line and YAML files -> TrainConfig. Flags have Megatron-LLM's names, and a flag overrides a file.
 
-    parse(["--config", "configs/train/demo_stage1.yaml", "--lr", "1e-4", "--sequence_parallel"])
+    parse(["--config", "demo_stage1", "--lr", "1e-4", "--sequence_parallel"])
 
-A YAML file holds the same names without dashes, flat: `lr: 1e-4`. Unknown names are errors with a suggestion.
+A YAML file holds the same names without dashes, flat: `lr: 1e-4`. An unknown name is an error with a suggestion.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import dataclasses
-import inspect
-import itertools
 import textwrap
-import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
+from megatron_train.config.foreign_flags import FOREIGN_FLAGS
 from megatron_train.config.megatron_llm_flags import ARCHITECTURE, NO_EFFECT
 from megatron_train.config.settings import TrainConfig
+from pretokenizer.config.flags import Parser, add_flags
 from pretokenizer.config.paths import find_config
 from pretokenizer.config.yaml_config import ConfigError, from_mapping, load_yaml, suggest
 
 GROUPS: dict[str, type[Any]] = typing.get_type_hints(TrainConfig)
 OWNER = {field.name: group for group, cls in GROUPS.items() for field in fields(cls)}
 """Setting -> the group of TrainConfig that holds it."""
+
+USUAL = {
+    *("load", "save", "finetune", "model", "train_data_path", "valid_data_path", "seq_length", "packing"),
+    *("micro_batch_size", "global_batch_size", "train_iters", "train_epochs", "lr", "lr_warmup_iters", "bf16"),
+    *("tensor_model_parallel_size", "pipeline_model_parallel_size", "recompute_granularity"),
+    *("save_interval", "eval_interval"),
+}
+"""The twenty flags that --help shows; --help_all shows every flag."""
+
+_DESCRIPTION = """Supervised fine-tuning on pretokenized shards.
+
+  megatron-train launch --nproc_per_node 4 --config demo_stage1 [--flag value ...]      check, then start torchrun
+  torchrun --nproc_per_node 4 -m megatron_train --config my.yaml [--flag value ...]     train
+  megatron-train evaluate --load CHECKPOINT --valid_data_path PREFIX                    evaluate a checkpoint
+  megatron-train plan --config my.yaml --world_size 64                                  memory and time without GPUs"""
 
 
 @dataclass(frozen=True)
@@ -37,77 +49,54 @@ class CommandLine:
 
     config: TrainConfig
     ignored: dict[str, str]
-    """Flags without effect that were given, with the reason."""
+    """Given flags that have no effect, each with the reason."""
     claims: dict[str, str | None]
-    """Architecture flags that were given, to compare with the model."""
+    """Given flags that describe the architecture, to compare with the model."""
     extra_tokens: tuple[str, ...] = ()
-    """Of --vocab_extra_ids_list, which has no effect on training; `plan` counts them."""
+    """Tokens of --vocab_extra_ids_list, which training ignores and `plan` counts."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
+def build_parser(shows_all: bool = False) -> Parser:
+    """Return the parser of the trainer: one flag for each field of TrainConfig, in its groups.
 
-
-def build_parser() -> argparse.ArgumentParser:
-    """One flag per field of TrainConfig, grouped, with its docstring and default as help."""
-    parser = _Parser(
-        prog="megatron_train",
-        usage="%(prog)s [--config FILE] [--flag value ...]",
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    The help text of a flag is the docstring of its field. `shows_all` chooses between --help_all and --help.
+    """
+    parser = Parser(
+        prog="megatron-train",
+        usage="%(prog)s [launch | evaluate | plan] [--config NAME_OR_FILE] [--flag value ...]",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=38, width=140),
         description=_DESCRIPTION,
+        epilog=None if shows_all else f"--help_all lists all {len(OWNER)} settings.",
+        add_help=False,
     )
     parser.add_argument(
         "--config",
         action="append",
         default=[],
-        metavar="FILE",
-        help="YAML file of the settings below; repeatable, later ones win",
+        metavar="NAME_OR_FILE",
+        help="Shipped configuration or YAML file of settings; repeatable, and a later one overrides.",
     )
     for group, cls in GROUPS.items():
-        section = parser.add_argument_group(group, (cls.__doc__ or "").strip())
-        documented, hints = field_docs(cls), typing.get_type_hints(cls)
-        for field in fields(cls):
-            options = _flag_options(hints[field.name])
-            default = field.default if field.default is not dataclasses.MISSING else None
-            shown = (
-                ""
-                if default in (None, ())
-                else f" [{' '.join(map(str, default)) if isinstance(default, tuple) else default}]"
-            )
-            section.add_argument(
-                f"--{field.name}",
-                default=argparse.SUPPRESS,
-                help=(documented[field.name] + shown).replace("%", "%%"),
-                **options,
-            )
-    legacy = parser.add_argument_group("Megatron-LLM's flags without effect, or compared with the model")
+        section = parser.add_argument_group(group, (cls.__doc__ or "").strip() if shows_all else None)
+        add_flags(section, cls, is_shown=lambda name: shows_all or name in USUAL)
     for name, (values, _) in {**NO_EFFECT, **ARCHITECTURE}.items():
-        legacy.add_argument(
-            f"--{name}",
-            default=argparse.SUPPRESS,
-            help=argparse.SUPPRESS,
-            **({"metavar": "X"} if values else {"action": "store_const", "const": None}),
-        )
+        options: dict[str, Any] = {"metavar": "X"} if values else {"action": "store_const", "const": None}
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options)
     return parser
 
 
-_DESCRIPTION = """Supervised fine-tuning on pretokenized shards.
-
-  torchrun --nproc_per_node 4 -m megatron_train --config configs/train/demo_stage1.yaml [--flag value ...]
-  python -m megatron_train plan --config ... --world_size 64     memory, time and layout without GPUs"""
-
-
 def parse(arguments: Sequence[str]) -> CommandLine:
-    """Raises ConfigError with every problem of names and types; validate.py checks values against each other."""
+    """Return the settings of a command line and of the files that it names.
+
+    Raises ConfigError with every problem of names and types. validate.py compares values with each other.
+    """
     parser = build_parser()
     known = {action.dest for action in parser._actions}
     for word in arguments:
-        name = word[2:].partition("=")[0]
-        if word.startswith("--") and name not in known | {"world_size"}:
-            raise ConfigError(f"unknown flag --{name}{suggest(name, known)}; --help lists them all")
-    given = vars(parser.parse_args(list(arguments)))
+        name = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and name in FOREIGN_FLAGS and name not in known:
+            raise ConfigError(f"unknown flag --{name}: {FOREIGN_FLAGS[name]}")
+    given = parser.parse(arguments)
     files = given.pop("config")
     settings: dict[str, Any] = {}
     for file in files:
@@ -122,14 +111,12 @@ def parse(arguments: Sequence[str]) -> CommandLine:
 
 
 def config_from_settings(settings: dict[str, Any], source: str) -> TrainConfig:
-    """Flat names and values -> TrainConfig. Raises ConfigError naming `source` and every problem."""
+    """Turn flat names and values into a TrainConfig. Raises ConfigError with `source` and every problem."""
     problems, groups = [], {}
     for group, cls in GROUPS.items():
-        own = {name: value for name, value in settings.items() if OWNER[name] == group}
+        own = {name: _as_tuple(cls, name, value) for name, value in settings.items() if OWNER[name] == group}
         try:
-            groups[group] = from_mapping(
-                cls, {name: _as_tuple(cls, name, value) for name, value in own.items()}, source
-            )
+            groups[group] = from_mapping(cls, own, source)
         except ConfigError as error:
             problems.append(str(error))
     if problems:
@@ -138,7 +125,7 @@ def config_from_settings(settings: dict[str, Any], source: str) -> TrainConfig:
 
 
 def config_to_yaml(config: TrainConfig) -> str:
-    """The flat YAML that gives `config` again; written beside every checkpoint."""
+    """Return the flat YAML that gives `config` again. Every checkpoint holds it."""
     flat = {
         field.name: getattr(getattr(config, group), field.name)
         for group, cls in GROUPS.items()
@@ -150,7 +137,7 @@ def config_to_yaml(config: TrainConfig) -> str:
 
 
 def config_table(config: TrainConfig) -> str:
-    """Every setting on a few lines, one paragraph per group, for the console."""
+    """Return every setting on a few lines, one paragraph per group, for the console."""
     lines = []
     for group, cls in GROUPS.items():
         pairs = [f"{field.name}={_shown(getattr(getattr(config, group), field.name))}" for field in fields(cls)]
@@ -162,23 +149,15 @@ def _shown(value: Any) -> str:
     return ",".join(map(str, value)) or "-" if isinstance(value, tuple) else "-" if value is None else str(value)
 
 
-def field_docs(cls: type[Any]) -> dict[str, str]:
-    """Field -> the docstring under it."""
-    body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]).body
-    docs = {}
-    for statement, following in itertools.pairwise(body):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and isinstance(following, ast.Expr)
-        ):
-            docs[statement.target.id] = " ".join(str(typing.cast(ast.Constant, following.value).value).split())
-    return docs
-
-
 def _checked_names(mapping: dict[str, Any], file: str) -> dict[str, Any]:
-    problems = [f"{file}: unknown setting {name!r}{suggest(name, OWNER)}" for name in mapping if name not in OWNER]
+    problems = [
+        f"{file}: unknown setting {name!r}"
+        + (f": {FOREIGN_FLAGS[name]}" if name in FOREIGN_FLAGS else suggest(name, OWNER))
+        for name in mapping
+        if name not in OWNER
+    ]
     if problems:
+        problems.append(f"valid settings: {', '.join(OWNER)}")
         raise ConfigError("\n".join(problems))
     return mapping
 
@@ -188,17 +167,3 @@ def _as_tuple(cls: type[Any], name: str, value: Any) -> Any:
     if is_tuple and isinstance(value, (str, int, float)):
         return [str(value)]
     return value
-
-
-def _flag_options(hint: Any) -> dict[str, Any]:
-    """argparse options of a field; values stay text, from_mapping converts and checks them."""
-    arguments = typing.get_args(hint)
-    if typing.get_origin(hint) is typing.Literal:
-        return {"metavar": "{" + ",".join(map(str, arguments)) + "}"}
-    if typing.get_origin(hint) is tuple:
-        return {"nargs": "*", "metavar": "X"}
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return _flag_options(next(argument for argument in arguments if argument is not type(None)))
-    if hint is bool:
-        return {"nargs": "?", "const": True, "metavar": "true|false"}
-    return {"metavar": {int: "N", float: "X", str: "TEXT"}[hint]}

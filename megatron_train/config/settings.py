@@ -1,10 +1,9 @@
-"""TrainConfig: every setting of a training run, frozen, in groups. Each field is a YAML key and a flag of the same
-name.
+"""Every setting of a training run, frozen, in groups. Each field is a YAML key and a flag of the same name.
 
-    python -m megatron_train --help          prints each field with its unit and default, from the docstrings below
+    python -m megatron_train --help_all      prints each field with its unit and default, from the docstrings below
 
-Names and meanings are Megatron-LLM's where it has them. What is derived (number of micro-batches, data-parallel size)
-is a property or is printed; nothing is changed after loading.
+Names and meanings are Megatron-LLM's where it has them. Derived numbers, such as the micro-batches of an iteration, are
+computed where they are used.
 """
 
 from __future__ import annotations
@@ -20,36 +19,36 @@ LOSS_ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSIST
 
 @dataclass(frozen=True)
 class Parallel:
-    """How the model and the batch are spread over ranks."""
+    """How the model and the batch are split over ranks."""
 
     tensor_model_parallel_size: int = 1
-    """Ranks that share each weight matrix; must divide heads, groups and MLP width."""
+    """Ranks that share each weight matrix; must divide the heads, the groups and the MLP width."""
     pipeline_model_parallel_size: int = 1
     """Stages of consecutive layers; must divide num_layers."""
     virtual_pipeline_model_parallel_size: int | None = None
     """Model chunks per stage (interleaved schedule); needs micro-batches divisible by the pipeline size."""
     context_parallel_size: int = 1
-    """Ranks that share each row; only 1: attention on torch's kernels has no exchange of keys between ranks."""
+    """Ranks that share each row. Only 1 works, because attention on torch's kernels exchanges no keys between ranks."""
     sequence_parallel: bool = False
     """Split activations of norms and residuals along the sequence over the tensor-parallel ranks."""
     overlap_grad_reduce: bool = False
     """Reduce gradients while the backward pass still runs."""
     overlap_param_gather: bool = False
-    """Gather updated weights while the forward pass already runs (needs overlap_grad_reduce)."""
+    """Gather updated weights while the next forward pass already runs; needs overlap_grad_reduce."""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """Device to compute on; auto = CUDA if there is a device for each rank here; default OASST_DEVICE, else auto."""
     distributed_timeout_minutes: float = 10.0
-    """Minutes after which a rank that waits for another gives up."""
+    """Minutes that a rank waits for another before the run ends."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """The architecture and what training does to it."""
+    """The architecture, its precision, dropout and recomputation."""
 
     model: str | None = None
-    """Architecture file (configs/model/*.yaml) where no checkpoint gives one."""
+    """Shipped architecture or YAML file, for a run without a checkpoint."""
     max_position_embeddings: int | None = None
-    """Positions of the model; above the architecture's own, rows may be longer than it was pretrained on (rotary)."""
+    """Longest position; a larger number than the architecture's own allows longer rows than in pretraining."""
     hidden_dropout: float = 0.0
     """Residual dropout probability on attention and MLP outputs."""
     embedding_dropout: float | None = None
@@ -57,105 +56,107 @@ class Model:
     attention_dropout: float = 0.0
     """Dropout probability on attention weights."""
     lima_dropout: bool = False
-    """Residual dropout grows linearly from 0 in the first layer to hidden_dropout in the last; none on embeddings."""
+    """Increase residual dropout linearly from 0 in the first layer to hidden_dropout in the last."""
     parallel_residual_dropout: Literal["separate", "sum"] = "separate"
-    """Parallel-residual models: dropout on attention and MLP outputs each, or once on their sum (Megatron-LLM)."""
+    """Parallel-residual models: apply dropout to attention and MLP outputs each, or to their sum (Megatron-LLM)."""
     neftune_noise_alpha: float = 0.0
-    """NEFTune: uniform noise on embeddings of alpha / sqrt(tokens of the row x hidden_size); 5 is usual, 0 = none."""
+    """NEFTune: uniform noise on embeddings of alpha / sqrt(document tokens x hidden_size). 5 is usual, 0 = none."""
     recompute_granularity: Literal["selective", "full"] | None = None
-    """Activations recomputed in the backward pass: attention only, or whole layers."""
+    """Recompute attention or whole layers in the backward pass, to save memory."""
     recompute_method: Literal["uniform", "block"] | None = None
-    """With full: chunks of recompute_num_layers layers each, or only the first recompute_num_layers of a stage."""
+    """With full: recompute groups of recompute_num_layers layers, or only the first recompute_num_layers of a stage."""
     recompute_num_layers: int | None = None
-    """Layers, see recompute_method; uniform takes the next lower number that divides the layers of a stage."""
+    """Layers of recompute_method; uniform rounds down to a number that divides the layers of a stage."""
     bf16: bool = False
     """Train in bfloat16 with fp32 main weights and gradients."""
     fp16: bool = False
     """Train in float16 with dynamic loss scaling and fp32 main weights and gradients."""
     transformer_impl: Literal["local", "transformer_engine"] = "local"
-    """Layers on torch alone, or Transformer Engine's (a package of its own; CUDA only; not run by our tests)."""
+    """Use torch's layers, or those of the package Transformer Engine (CUDA only; our tests do not run it)."""
     fp8_format: Literal["e4m3", "hybrid"] | None = None
-    """With transformer_engine and bf16: FP8 matrix products; hybrid has e5m2 gradients."""
+    """Use FP8 matrix products, with transformer_engine and bf16; hybrid has e5m2 gradients."""
     fp8_recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = "delayed"
-    """How FP8 scales are found, as megatron-core names it; delayed scales start anew with every launch."""
+    """Rule for FP8 scales, by megatron-core's names. The delayed scales are not saved in checkpoints."""
     fp8_margin: int = 0
-    """FP8: powers of two of headroom in the scales."""
+    """Headroom of FP8 scales, as a power of two."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Which shards, in what order, in what shape."""
+    """Which shards the run reads, and how documents become rows."""
 
     data_path: tuple[str, ...] = ()
-    """One shard prefix (up to and without -text.bin), or weights and prefixes `w1 p1 w2 p2`; re-split by `split`."""
+    """Shard prefix (without -text.bin), or weights and prefixes `w1 p1 w2 p2`, split again by `split`."""
     train_data_path: tuple[str, ...] = ()
-    """As data_path, for training only and without a split."""
+    """Shard prefix (without -text.bin) to train on, or weights and prefixes `w1 p1 w2 p2`."""
     valid_data_path: tuple[str, ...] = ()
-    """Shard prefixes to evaluate on, each on its own; `name=prefix` gives it a name."""
+    """Shard prefixes to evaluate on, each by itself; `name=prefix` names a set."""
     test_data_path: tuple[str, ...] = ()
-    """As valid_data_path, evaluated once at the end."""
+    """Shard prefixes to evaluate on once, at the end; named like valid_data_path."""
     split: str = "969,30,1"
-    """Train, validation and test share of data_path."""
+    """Training, validation and test share of data_path."""
     seq_length: int = 2048
     """Longest row in tokens."""
     packing: bool = False
-    """Fill rows of seq_length with whole documents that do not see one another; else one padded document a row."""
+    """Fill each row with several documents that do not attend to each other, in place of padding."""
     packing_window: int = 16384
-    """Documents among which packing looks for the best fit."""
+    """Number of documents among which packing looks for the best fit."""
     data_cache_path: str | None = None
-    """Folder for packing plans, to share them between runs; default `packing` in `save`."""
+    """Folder of packing plans, which runs may share. Default: `packing` in `save`."""
     overlong: Literal["truncate", "drop", "split", "random_window"] = "truncate"
-    """What happens to documents above seq_length + 1 tokens; counted and reported."""
+    """What to do with documents of more than seq_length + 1 tokens. Their number is reported."""
     loss_roles: tuple[str, ...] = ("assistant",)
-    """Roles whose tokens are trained on: system, user, assistant, context."""
+    """Roles whose tokens are targets: system, user, assistant, context."""
     loss_alignment: Literal["label", "input"] = "label"
-    """A position counts when its label (Megatron) or its input token (Open-Assistant's HF trainer) has a loss role."""
+    """A position counts when its label (Megatron) or its input token (Open-Assistant's trainer) has a loss role."""
     last_turn_only: bool = False
     """Train only on the last run of tokens with a loss role in each document."""
     scalar_loss_mask: float = 0.0
-    """Loss weight of the real tokens outside loss_roles."""
+    """Loss weight of document tokens outside loss_roles."""
     pad_to_multiple: int = 16
-    """Padded rows are rounded up to a multiple of this many tokens (never above seq_length)."""
+    """Padded rows have a multiple of this many tokens, but at most seq_length."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """How many samples an iteration takes."""
+    """How many samples an iteration takes, and how many iterations the run."""
 
     micro_batch_size: int = 1
     """Rows per forward pass of one rank."""
     global_batch_size: int | None = None
-    """Samples per iteration over all ranks; default micro_batch_size x data-parallel size."""
+    """Samples per iteration over all ranks. Default: the resumed checkpoint's, else one micro-batch a rank."""
     train_iters: int = 0
-    """Iterations of the whole run, those of earlier launches included."""
+    """Iterations of the whole run, over all its launches; 0 = as many as train_epochs takes."""
+    train_epochs: float | None = None
+    """Epochs of the whole run, in place of train_iters. Default: 1."""
     loss_normalization: Literal["token", "micro_batch"] = "token"
-    """Divide by the target tokens of the global batch, or average the means of micro-batches (Megatron-LLM)."""
+    """Divide the loss by the target tokens of the global batch, or average micro-batch means (Megatron-LLM)."""
     seed: int = 1234
-    """Seeds the data order, dropout and random initial weights."""
+    """Seed of the data order, of dropout and of random initial weights."""
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW."""
+    """AdamW, clipping, skipped updates and the fp16 loss scale."""
 
     adam_beta1: float = 0.9
-    """Decay of the first moment."""
+    """Decay rate of the first moment."""
     adam_beta2: float = 0.999
-    """Decay of the second moment."""
+    """Decay rate of the second moment."""
     adam_eps: float = 1e-8
     """Added to the root of the second moment."""
     weight_decay: float = 0.01
-    """Decoupled; not applied to biases and norms."""
+    """Decoupled weight decay; biases and norms have none."""
     clip_grad: float = 1.0
-    """Largest global gradient norm; 0 = no clipping."""
+    """Global gradient norm above which gradients are scaled down; 0 = no clipping."""
     skip_iters: tuple[int, ...] = ()
-    """Iterations (counted from 1) whose batch is read and reported but not applied."""
+    """Iterations, counted from 1, whose update is skipped."""
     skip_spike_sigma: float | None = None
-    """Leave out updates with a loss or gradient norm so many standard deviations above the recent mean; 6 is usual."""
+    """Skip updates whose loss or gradient norm is this many standard deviations above the recent mean; 6 is usual."""
     skip_spike_window: int = 128
-    """Applied iterations that count as recent."""
+    """Number of recent iterations that skip_spike_sigma compares with."""
     max_not_finite: int = 100
-    """Iterations in a row with a loss or gradient that is not finite after which the run gives up; 0 = never."""
+    """End the run after this many consecutive iterations without a finite loss and gradient; 0 = never."""
     initial_loss_scale: float = 65536.0
     """fp16: first loss scale."""
     loss_scale_window: int = 1000
@@ -168,7 +169,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class LrSchedule:
-    """Learning rate as a function of the iterations applied before an iteration."""
+    """Learning rate by the number of updates applied so far."""
 
     lr: float = 1e-5
     """Highest learning rate."""
@@ -177,37 +178,37 @@ class LrSchedule:
     lr_decay_style: Literal["cosine", "linear", "constant", "inverse-square-root"] = "cosine"
     """Shape of the decay after warm-up."""
     lr_decay_iters: int | None = None
-    """Iterations until min_lr; default train_iters."""
+    """Iterations until min_lr, warm-up included. Default: train_iters."""
     lr_warmup_iters: int = 0
     """Iterations of warm-up from 0."""
     lr_warmup_style: Literal["linear", "log"] = "linear"
-    """Shape of the warm-up; log is DeepSpeed's WarmupLR."""
+    """Shape of the warm-up; log is that of DeepSpeed's WarmupLR."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where weights and state come from and go to."""
+    """Where the run starts from, and where it saves."""
 
     load: str | None = None
-    """Checkpoint folder to start or resume from; in `save` a newer checkpoint of the same run goes first."""
+    """Checkpoint folder to start from. A checkpoint of the same run in `save` takes precedence."""
     load_iters: int | None = None
-    """Iteration to load; default what the tracker names."""
+    """Iteration to load. Default: the one that the tracker names."""
     use_checkpoint_args: bool = False
     """Take the architecture from the checkpoint."""
     finetune: bool = False
-    """Weights only: iteration, optimizer, data position and random state start anew."""
+    """Start a new run from the weights alone: iteration 0, fresh optimizer, first sample."""
     no_load_optim: bool = False
     """Do not load optimizer state."""
     no_load_rng: bool = False
     """Do not load random state."""
     save: str | None = None
-    """Checkpoint folder to write to; `metrics.jsonl` goes there too."""
+    """Folder to write checkpoints and `metrics.jsonl` to."""
     save_interval: int | None = None
-    """Iterations between checkpoints; default: at the end only."""
+    """Iterations between checkpoints. Default: only at the end."""
     save_total_limit: int | None = None
-    """Newest checkpoints kept, and the best by validation loss besides; default all."""
+    """Number of newest checkpoints to keep, in addition to the best by validation loss. Default: all."""
     async_save: bool = False
-    """Write checkpoints while training goes on, from a copy in CPU memory as large as the rank's part of the files."""
+    """Write checkpoints in a thread during training, from a copy in CPU memory of the rank's part."""
 
 
 @dataclass(frozen=True)
@@ -215,14 +216,14 @@ class Evaluation:
     """Validation during training."""
 
     eval_interval: int | None = None
-    """Iterations between evaluations; default: at the end only."""
+    """Iterations between evaluations. Default: only at the end."""
     eval_iters: int | None = None
-    """Global batches of each evaluation; 0 = no evaluation; default one clean pass."""
+    """Global batches of each evaluation; 0 = no evaluation. Default: all validation documents once."""
 
 
 @dataclass(frozen=True)
 class Logging:
-    """What is reported, where."""
+    """What the run reports, and when it stops early."""
 
     log_interval: int = 10
     """Iterations between console lines."""
@@ -231,24 +232,24 @@ class Logging:
     wandb_logger: bool = False
     """Log to Weights & Biases (WANDB_API_KEY from the environment, or `wandb login`)."""
     wandb_project: str = "oasst-megatron"
-    """Project name there."""
+    """Project name in Weights & Biases."""
     exit_interval: int | None = None
-    """Save and leave after every this many iterations."""
+    """Save and stop at every multiple of this many iterations."""
     exit_duration_in_mins: float | None = None
-    """Save and leave this many minutes after the process was started."""
+    """Save and stop this many minutes after the process started."""
     exit_code_on_signal: int = 0
-    """Exit code after SIGTERM or SIGUSR1 (a checkpoint was saved)."""
+    """Exit code after a signal asked the run to stop and it saved a checkpoint."""
     timing_log_level: int = 0
-    """1: seconds of each phase of an iteration, on the console and in metrics.jsonl."""
+    """1 = report the seconds of each phase of an iteration."""
     profile_iters: tuple[int, ...] = ()
-    """First and last iteration of a torch profiler trace, written to save/profile."""
+    """First and last iteration that the torch profiler traces to save/profile."""
     peak_tflops: float | None = None
-    """Peak TFLOP/s of one device, for MFU; default from a table of known devices."""
+    """Peak TFLOP/s of one device, for MFU. Default: from a table of known devices."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The whole run."""
+    """All settings of a run."""
 
     parallel: Parallel = field(default_factory=Parallel)
     model: Model = field(default_factory=Model)

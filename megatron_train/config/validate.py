@@ -6,15 +6,17 @@ from megatron_train.config.flags import CommandLine
 from megatron_train.config.megatron_llm_flags import ARCHITECTURE
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
+from megatron_train.config.ranges import range_problems
 from megatron_train.config.settings import LOSS_ROLES, TrainConfig
 from pretokenizer.config.yaml_config import ConfigError
 
 
 def validate(command: CommandLine, layout: ParallelLayout) -> None:
-    """Raises ConfigError with all problems of the settings among themselves and with the world size, one a line."""
+    """Raise ConfigError with all problems of the settings among themselves and with the layout, one a line."""
     problems = layout.problems()
     if not problems:
         problems = [
+            *range_problems(command.config),
             *_batch_problems(command.config, layout),
             *_data_problems(command.config),
             *_setting_problems(command.config),
@@ -23,8 +25,15 @@ def validate(command: CommandLine, layout: ParallelLayout) -> None:
         raise ConfigError("\n".join(problems))
 
 
+def validate_batch(config: TrainConfig, layout: ParallelLayout) -> None:
+    """Raise ConfigError when the global batch in force cannot be cut into the micro-batches of the layout."""
+    problems = _batch_problems(config, layout)
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
 def validate_model(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -> None:
-    """Raises ConfigError when the model cannot be split as asked, or does not fit the flags."""
+    """Raise ConfigError when the layout cannot split the model, or when the flags describe another model."""
     problems = []
     for name, size in (
         ("num_attention_heads", model.num_attention_heads),
@@ -71,14 +80,12 @@ def _divisors(size: int, world: int) -> str:
 
 def _batch_problems(config: TrainConfig, layout: ParallelLayout) -> list[str]:
     batch, found = config.batch, []
-    if batch.micro_batch_size < 1 or batch.train_iters < 1:
-        found.append(
-            f"micro_batch_size {batch.micro_batch_size} and train_iters {batch.train_iters} must be at least 1 "
-            f"(--train_iters N)"
-        )
+    if batch.train_iters and batch.train_epochs:
+        found.append(f"train_epochs {batch.train_epochs} and train_iters {batch.train_iters} exclude each other")
+    if batch.micro_batch_size < 1:
         return found
     size, step = layout.global_batch_size(config.batch), batch.micro_batch_size * layout.dp
-    if size % step or size < 1:
+    if size % step:
         found.append(
             f"global_batch_size {size} is not a multiple of micro_batch_size {batch.micro_batch_size} x "
             f"data-parallel size {layout.dp} = {step}"
@@ -97,13 +104,9 @@ def _data_problems(config: TrainConfig) -> list[str]:
         found.append("no training data: give --data_path PREFIX (re-split) or --train_data_path PREFIX")
     if data.data_path and data.train_data_path:
         found.append("data_path and train_data_path exclude each other: the first is split, the second is not")
-    if data.seq_length < 1 or data.packing_window < 1 or data.pad_to_multiple < 1:
-        found.append("seq_length, packing_window and pad_to_multiple must be at least 1")
     unknown = [role for role in data.loss_roles if role not in LOSS_ROLES]
     if unknown or not data.loss_roles:
         found.append(f"loss_roles {' '.join(data.loss_roles)!r}: choose among {', '.join(LOSS_ROLES)}")
-    if not 0 <= data.scalar_loss_mask <= 1:
-        found.append(f"scalar_loss_mask is {data.scalar_loss_mask}; it must be between 0 and 1")
     tp = config.parallel.tensor_model_parallel_size
     if config.parallel.sequence_parallel and tp > 1:
         if data.seq_length % tp:
@@ -122,44 +125,31 @@ def _setting_problems(config: TrainConfig) -> list[str]:
     model, schedule, found = config.model, config.lr_schedule, []
     if model.bf16 and model.fp16:
         found.append("bf16 and fp16 exclude each other")
-    for name, value in (
-        ("hidden_dropout", model.hidden_dropout),
-        ("embedding_dropout", model.embedding_dropout),
-        ("attention_dropout", model.attention_dropout),
-    ):
-        if value is not None and not 0 <= value < 1:
-            found.append(f"{name} is {value}; it must be at least 0 and below 1")
     if model.lima_dropout and model.hidden_dropout == 0:
         found.append("lima_dropout needs hidden_dropout above 0: the rate of the last layer (the card uses 0.25)")
     if model.recompute_granularity == "full" and (model.recompute_method is None or not model.recompute_num_layers):
         found.append("recompute_granularity full needs recompute_method (uniform or block) and recompute_num_layers")
     if model.recompute_granularity != "full" and (model.recompute_method or model.recompute_num_layers):
         found.append("recompute_method and recompute_num_layers go with recompute_granularity full")
-    if schedule.lr < 0 or schedule.min_lr > schedule.lr:
-        found.append(f"lr {schedule.lr} must be at least min_lr {schedule.min_lr}, and that at least 0")
+    if not schedule.min_lr <= schedule.lr:
+        found.append(f"min_lr {schedule.min_lr} exceeds lr {schedule.lr}; it must be at least 0 and at most lr")
+    if 0 < (schedule.lr_decay_iters or 0) < schedule.lr_warmup_iters:
+        found.append(
+            f"lr_warmup_iters {schedule.lr_warmup_iters} exceeds lr_decay_iters {schedule.lr_decay_iters}, which "
+            "counts from the start of the run; give a longer decay or a shorter warm-up"
+        )
     if config.parallel.context_parallel_size != 1:
         found.append(
             "context_parallel_size must be 1: megatron-core's local attention has no context parallelism, and rows are "
             "not split for Transformer Engine's; use tensor_model_parallel_size with sequence_parallel for long rows"
         )
     found += _fp8_problems(config)
-    if model.neftune_noise_alpha < 0:
-        found.append(f"neftune_noise_alpha is {model.neftune_noise_alpha}; it must be at least 0")
     if config.parallel.overlap_param_gather and not config.parallel.overlap_grad_reduce:
         found.append("overlap_param_gather needs overlap_grad_reduce")
     if config.checkpoint.save_interval is not None and config.checkpoint.save is None:
         found.append("save_interval needs --save DIR")
     if config.checkpoint.use_checkpoint_args and not config.checkpoint.load:
         found.append("use_checkpoint_args needs --load DIR")
-    for name, interval in (
-        ("save_interval", config.checkpoint.save_interval),
-        ("save_total_limit", config.checkpoint.save_total_limit),
-        ("eval_interval", config.evaluation.eval_interval),
-        ("log_interval", config.logging.log_interval),
-        ("exit_interval", config.logging.exit_interval),
-    ):
-        if interval is not None and interval < 1:
-            found.append(f"{name} is {interval}; it must be at least 1")
     return found
 
 

@@ -1,12 +1,12 @@
-"""Documents -> the arrays of one micro-batch. Pure numpy; every position is a (token, label) pair of the same document.
+"""Documents -> the arrays of one micro-batch, in pure numpy. Every position is a (token, label) pair of one document.
 
 A document of n tokens fills n - 1 positions: tokens = document[:-1], labels = document[1:].
 
 Padded, two documents [5 6 7 8] (roles 1 1 2 2) and [5 9] (roles 1 2), pad id 0, rows rounded up to 4:
-    tokens       [[5 6 7 0]   labels [[6 7 8 0]   loss_mask [[0 1 1 0]   position_ids [[0 1 2 3]
-                  [5 0 0 0]]          [9 0 0 0]]             [1 0 0 0]]                [0 1 2 3]]
-Packed, the same two in one row of 6: documents do not see each other, positions restart, the filling is a document of
-its own:
+    tokens       [[5 6 7 0]   labels [[6 7 8 0]   loss_mask [[0 1 1 0]   position_ids [[0 1 2 0]
+                  [5 0 0 0]]          [9 0 0 0]]             [1 0 0 0]]                [0 0 1 2]]
+Packed, the same two in one row of 6. Documents do not attend to each other, positions restart in each of them, and the
+padding counts as a document of its own:
     tokens       [[5 6 7 5 0 0]]   labels     [[6 7 8 9 0 0]]   loss_mask [[0 1 1 1 0 0]]
     position_ids [[0 1 2 0 0 1]]   cu_seqlens [0 3 4 6]
 """
@@ -24,7 +24,7 @@ from megatron_train.config.settings import LOSS_ROLES, Data
 from pretokenizer.chat.roles import Role
 
 Document = tuple[NDArray[np.integer], NDArray[np.integer]]
-"""(token_ids [n], role_ids [n]) of one document or of a part of it."""
+"""(token_ids [n], role_ids [n]) of a document or of a piece of it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class LossRule:
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: b rows of s positions. Packed rows are laid end to end in a single row (b = 1)."""
+    """One micro-batch of b rows of s positions. Packed rows stand end to end in a single row (b = 1)."""
 
     tokens: NDArray[np.int64]
     """[b, s] input ids."""
@@ -54,11 +54,11 @@ class Batch:
     loss_mask: NDArray[np.float32]
     """[b, s] weight of each label."""
     position_ids: NDArray[np.int64]
-    """[b, s] position within the document."""
+    """[b, s] position within the document; padding starts again at 0."""
     num_tokens: int
-    """Positions that hold a document, padding excluded."""
+    """Positions that hold a document; padding does not count."""
     squared_lengths: int
-    """Sum of squared document lengths: what causal attention costs."""
+    """Sum of the squared document lengths, to which the cost of causal attention is proportional."""
     cu_seqlens: NDArray[np.int32] | None = None
     """[documents + 1] boundaries in the packed row; None for padded rows."""
 
@@ -68,7 +68,7 @@ class Batch:
 
 
 def loss_weights(role_ids: NDArray[np.integer], rule: LossRule) -> NDArray[np.float32]:
-    """Weight of each of the n - 1 positions of a document with `role_ids` [n]."""
+    """Return the weight of each of the n - 1 positions of a document with `role_ids` [n]."""
     trained = np.isin(role_ids, rule.loss_roles)
     if rule.last_turn_only and trained.any():
         last = int(np.flatnonzero(trained)[-1])
@@ -80,7 +80,7 @@ def loss_weights(role_ids: NDArray[np.integer], rule: LossRule) -> NDArray[np.fl
 
 
 def padded_batch(documents: Sequence[Document], width: int, pad_id: int, rule: LossRule) -> Batch:
-    """One document a row, right-padded to `width` positions. An empty document gives a row of padding without loss."""
+    """Return one document a row, right-padded to `width` positions. An empty document gives a row without loss."""
     rows = len(documents)
     tokens = np.full((rows, width), pad_id, dtype=np.int64)
     labels = np.full((rows, width), pad_id, dtype=np.int64)
@@ -90,23 +90,24 @@ def padded_batch(documents: Sequence[Document], width: int, pad_id: int, rule: L
         tokens[row, :filled] = token_ids[:-1]
         labels[row, :filled] = token_ids[1:]
         loss_mask[row, :filled] = loss_weights(role_ids, rule)
-    position_ids = np.broadcast_to(np.arange(width, dtype=np.int64), (rows, width)).copy()
     lengths = [max(0, len(token_ids) - 1) for token_ids, _ in documents]
+    position_ids = np.stack([np.concatenate([np.arange(n), np.arange(width - n)]) for n in lengths])
     return Batch(tokens, labels, loss_mask, position_ids, sum(lengths), sum(n * n for n in lengths))
 
 
 def padded_width(documents: Sequence[Document], seq_length: int, multiple: int) -> int:
-    """Positions of the longest document rounded up to `multiple`, at least one multiple and at most `seq_length`.
+    """Return the tokens of the longest document, rounded up to `multiple` and at most `seq_length`.
 
-    The original rounds the document's length itself, label included: 17 tokens at 16 give 32 positions.
+    Megatron-LLM rounds the number of tokens, not of positions: 17 tokens at a multiple of 16 give 32 positions.
     """
     longest = max((len(token_ids) for token_ids, _ in documents), default=0)
     return min(seq_length, max(1, -(-longest // multiple)) * multiple)
 
 
 def packed_batch(rows: Sequence[Sequence[Document]], seq_length: int, pad_id: int, rule: LossRule) -> Batch:
-    """`rows` of documents, each filled up to `seq_length` positions, laid end to end in one row of len(rows) *
-    seq_length.
+    """Return `rows` of documents, each padded to `seq_length` positions, end to end in one row.
+
+    Raises ValueError when the documents of a row do not fit.
     """
     width = len(rows) * seq_length
     tokens, labels = np.full(width, pad_id, dtype=np.int64), np.full(width, pad_id, dtype=np.int64)

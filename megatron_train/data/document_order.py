@@ -10,6 +10,7 @@ permutation:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,8 +69,8 @@ def parse_blend(paths: Sequence[str], key: str) -> list[tuple[float, str]]:
         raise ConfigError(
             f"{key}: {' '.join(paths)!r} is neither one prefix nor pairs `weight prefix weight prefix`"
         ) from None
-    if min(weight for weight, _ in pairs) <= 0:
-        raise ConfigError(f"{key}: weights must be above 0")
+    if not all(0 < weight < math.inf for weight, _ in pairs):
+        raise ConfigError(f"{key}: {' '.join(paths)!r} has a weight that is not a number above 0")
     return pairs
 
 
@@ -86,7 +87,9 @@ class OrderBuilder:
     def __init__(self, counts: Indices, weights: Sequence[float], split: str | None, seed: int) -> None:
         self.weights, self.seed, self.split = list(weights), seed, split
         self.first, self.counts = np.cumsum([0, *counts]), counts
-        self.subset = np.concatenate([self._component(i)[0] for i in range(len(weights))])
+        parts = [self._component(i)[0] for i in range(len(weights))]
+        self.part_sizes = [len(part) for part in parts]
+        self.subset = np.concatenate(parts)
 
     def _component(self, index: int) -> tuple[Indices, np.random.RandomState]:
         rng = np.random.RandomState(self.seed)

@@ -28,6 +28,11 @@ class DocumentSet:
     def __len__(self) -> int:
         return int(self.first[-1])
 
+    @property
+    def roles(self) -> list[ShardReader]:
+        """The role shards, one per prefix."""
+        return [role for _, role in self._shards]
+
     def piece(self, document: int, start: int, length: int) -> Document:
         """(token_ids [length], role_ids [length])."""
         shard = int(np.searchsorted(self.first, document, side="right")) - 1

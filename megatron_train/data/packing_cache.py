@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import socket
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,17 @@ import torch.distributed as dist
 from megatron_train.config.settings import TrainConfig
 from megatron_train.data.document_order import parse_blend, training_paths
 from megatron_train.data.document_set import DocumentSet
-from megatron_train.data.sft_dataset import Samples, training_samples
+from megatron_train.data.sft_dataset import EpochFacts, Samples, training_samples
+from megatron_train.parallel.distributed import patient_group
 from megatron_train.report.console import warn
 from pretokenizer.files.checksums import verify_sha256sums, write_sha256sums
 from pretokenizer.files.publish import staged_folder, write_json_atomic
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 """Counts up when packing.py or sft_dataset.py would give other rows for the same settings."""
 
 COLUMNS = ("document", "start", "length", "row_offsets")
-FACTS = ("num_overlong", "documents_per_epoch", "rows_per_epoch")
+FACTS = tuple(field.name for field in fields(EpochFacts))
 
 
 def planned_samples(config: TrainConfig, num_samples: int) -> Samples:
@@ -48,13 +50,14 @@ def planned_samples(config: TrainConfig, num_samples: int) -> Samples:
     documents = DocumentSet([prefix for _, prefix in parse_blend(*training_paths(data))])
     key = plan_key(config, documents, num_samples)
     samples = None
-    for own_turn in (dist.get_rank() == 0, os.environ.get("LOCAL_RANK", "0") == "0", True):
-        if own_turn and samples is None:
-            samples = _read(folder / name_of(key), key, documents)
-        if own_turn and samples is None:
-            samples = training_samples(data, num_samples, seed)
-            _write(folder / name_of(key), key, samples)
-        dist.barrier()
+    with patient_group() as group:
+        for own_turn in (dist.get_rank() == 0, os.environ.get("LOCAL_RANK", "0") == "0", True):
+            if own_turn and samples is None:
+                samples = _read(folder / name_of(key), key, documents)
+            if own_turn and samples is None:
+                samples = training_samples(data, num_samples, seed)
+                _write(folder / name_of(key), key, samples)
+            dist.barrier(group)
     assert samples is not None
     return samples
 
@@ -81,6 +84,7 @@ def plan_key(config: TrainConfig, documents: DocumentSet, num_samples: int) -> d
         "seq_length": data.seq_length,
         "packing_window": data.packing_window,
         "overlong": data.overlong,
+        "loss": [list(data.loss_roles), data.loss_alignment, data.scalar_loss_mask],
     }
 
 
@@ -100,7 +104,7 @@ def _read(folder: Path, key: dict[str, Any], documents: DocumentSet) -> Samples 
         if plan["key"] != key:
             raise ValueError(f"{folder / 'plan.json'}: is the plan of other data or settings")
         columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in COLUMNS}
-        return Samples(documents, **columns, **{name: plan[name] for name in FACTS})
+        return Samples(documents=documents, **columns, **{name: plan[name] for name in FACTS})
     except (OSError, ValueError, KeyError, TypeError) as error:
         warn(f"the packing plan cannot be used and is computed again: {error}")
         return None

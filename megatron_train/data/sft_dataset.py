@@ -1,15 +1,14 @@
-"""Shards -> samples in training order: over-long documents, packing, evaluation sets. Index arithmetic only; pure of
-ranks.
+"""Shards -> samples in training order: over-long documents, packing, evaluation sets.
 
-A *piece* is (document, start, length): the tokens of a document that one position run is made of. A *sample* is a row
-of pieces: one when rows are padded, several when they are packed. Everything follows from the shards' sizes and the
-seed.
+A *piece* is (document, start, length): consecutive tokens of a document. A *sample* is a row of pieces: one piece when
+rows are padded, several when they are packed. Which pieces form which sample follows from the document lengths and the
+seed; ranks and layout play no part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,96 +18,149 @@ from megatron_train.data.batch import Document
 from megatron_train.data.document_order import Indices, OrderBuilder, parse_blend, split_documents, training_paths
 from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.packing import pack_rows
+from megatron_train.data.targets import has_target
 from pretokenizer.config.yaml_config import ConfigError
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Rows of pieces. Row i is pieces row_offsets[i] to row_offsets[i + 1]."""
+class EpochFacts:
+    """Counts of one epoch."""
 
-    documents: DocumentSet
-    document: Indices
-    start: Indices
-    length: Indices
-    row_offsets: Indices
     num_overlong: int = 0
-    """Documents above seq_length + 1 tokens in one epoch."""
+    """Documents of more than seq_length + 1 tokens."""
+    num_without_target: int = 0
+    """Documents that the loss does not count, because no token within seq_length has a role of loss_roles."""
     documents_per_epoch: int = 0
     rows_per_epoch: float = 0.0
+
+
+@dataclass(frozen=True)
+class Samples(EpochFacts):
+    """Rows of pieces in training order. Row i holds the pieces row_offsets[i] to row_offsets[i + 1]."""
+
+    documents: DocumentSet = field(kw_only=True)
+    document: Indices = field(kw_only=True)
+    """[pieces] document number of each piece."""
+    start: Indices = field(kw_only=True)
+    """[pieces] first token of the piece in its document."""
+    length: Indices = field(kw_only=True)
+    """[pieces] tokens of the piece."""
+    row_offsets: Indices = field(kw_only=True)
+    """[rows + 1]"""
 
     def __len__(self) -> int:
         return len(self.row_offsets) - 1
 
     def row(self, index: int) -> list[Document]:
+        """Return the pieces of a row, each as (token_ids, role_ids)."""
         pieces = range(int(self.row_offsets[index]), int(self.row_offsets[index + 1]))
         return [self.documents.piece(int(self.document[i]), int(self.start[i]), int(self.length[i])) for i in pieces]
 
     def num_positions(self) -> int:
-        """Positions that hold a document, over all rows."""
+        """Return the positions of all rows that hold a document."""
         return int((self.length - 1).sum())
 
 
 def training_samples(data: Data, num_samples: int, seed: int) -> Samples:
-    """The first `num_samples` samples of the training order. A longer run has the same beginning."""
-    paths, key = training_paths(data)
-    blend = parse_blend(paths, key)
-    documents = DocumentSet([prefix for _, prefix in blend])
-    if not len(documents):
-        raise ConfigError(f"{key}: {' '.join(paths)} holds no documents")
-    builder = OrderBuilder(
-        np.diff(documents.first), [weight for weight, _ in blend], None if data.train_data_path else data.split, seed
-    )
+    """Return the first `num_samples` samples of the training order. More samples have the same beginning.
+
+    Raises ConfigError when there is nothing to train on.
+    """
+    documents, builder = training_order(data, seed)
+    facts = _epoch_facts(documents, builder.subset, data)
     if data.packing:
         return _packed_training_samples(data, documents, builder, num_samples, seed)
-    facts = _epoch_facts(documents, builder.subset, data)
-    if not facts[-1]:
-        raise ConfigError(f"{key}: no document of {' '.join(paths)} has two tokens" + _overlong_hint(data))
+    if not facts.rows_per_epoch:
+        raise ConfigError("no document of the training data has two tokens" + _overlong_hint(data))
     order = builder.order(num_samples)
     kept = _pieces(documents.lengths, order, data, seed)
-    while len(kept[0]) < num_samples:  # `drop` and documents without a label leave too few
+    while len(kept[0]) < num_samples:  # `drop`, and documents without a label, leave too few
         order = builder.order(2 * len(order))
         kept = _pieces(documents.lengths, order, data, seed)
     document, start, length = (column[:num_samples] for column in kept)
-    return Samples(documents, document, start, length, np.arange(len(document) + 1), *facts)
+    return _samples(documents, (document, start, length), np.arange(len(document) + 1), facts)
+
+
+def training_order(data: Data, seed: int) -> tuple[DocumentSet, OrderBuilder]:
+    """Open the training shards. Raises ConfigError naming a prefix of which no document is left for training."""
+    paths, key = training_paths(data)
+    blend = parse_blend(paths, key)
+    documents = DocumentSet([prefix for _, prefix in blend])
+    split, counts = None if data.train_data_path else data.split, np.diff(documents.first)
+    builder = OrderBuilder(counts, [weight for weight, _ in blend], split, seed)
+    for (_, prefix), total, left in zip(blend, counts, builder.part_sizes, strict=True):
+        if not total:
+            raise ConfigError(f"{key}: {prefix} holds no documents; leave it out")
+        if not left:
+            raise ConfigError(
+                f"{key}: --split {split} leaves none of the {total} documents of {prefix} for training; give another "
+                "--split, or the shard as --train_data_path"
+            )
+    return documents, builder
+
+
+def rows_per_epoch(data: Data, seed: int) -> float:
+    """Return the samples of the first epoch. Raises ConfigError when there is nothing to train on."""
+    return training_samples(data, 1, seed).rows_per_epoch
+
+
+def _samples(
+    documents: DocumentSet, pieces: tuple[Indices, Indices, Indices], row_offsets: Indices, facts: EpochFacts
+) -> Samples:
+    document, start, length = pieces
+    return Samples(
+        **vars(facts), documents=documents, document=document, start=start, length=length, row_offsets=row_offsets
+    )
 
 
 def _overlong_hint(data: Data) -> str:
     return f" and at most seq_length + 1 = {data.seq_length + 1}" if data.overlong == "drop" else ""
 
 
-def _epoch_facts(documents: DocumentSet, subset: Indices, data: Data) -> tuple[int, int, float]:
-    """(over-long documents, documents, rows when each piece is one) of an epoch."""
+def _epoch_facts(documents: DocumentSet, subset: Indices, data: Data) -> EpochFacts:
+    """Return the counts of an epoch over the documents `subset`, with one row for each piece."""
     rows = len(_pieces(documents.lengths, subset, data, seed=0)[0])
-    return int((documents.lengths[subset] > data.seq_length + 1).sum()), len(subset), float(rows)
+    overlong = documents.lengths[subset] > data.seq_length + 1
+    trained = has_target(documents, data)[subset]
+    if data.overlong == "drop":
+        trained = trained | overlong  # these are counted as over-long
+    return EpochFacts(int(overlong.sum()), int((~trained).sum()), len(subset), float(rows))
 
 
 def _packed_training_samples(
     data: Data, documents: DocumentSet, builder: OrderBuilder, num_samples: int, seed: int
 ) -> Samples:
-    """Packs epoch by epoch, so that each epoch holds every document once, until there are `num_samples` rows."""
+    """Pack epoch by epoch until there are `num_samples` rows, so that each epoch holds every document once."""
     columns: list[tuple[Indices, Indices, Indices]] = []
-    rows_done, sizes, epoch_rows = 0, [np.zeros(1, dtype=np.int64)], []
-    epoch, order = 0, builder.order(len(builder.subset))
+    epoch_rows: list[int] = []
+    sizes, rows_done = [np.zeros(1, dtype=np.int64)], 0
+    size = len(builder.subset)
+    order = builder.order(size)
     while rows_done < num_samples:
-        document, start, length = _pieces(documents.lengths, order, data, seed + epoch)
+        epoch = len(epoch_rows)
+        if len(order) < size * (epoch + 1):
+            order = builder.order(2 * len(order))  # the beginning stays the same; doubling keeps the work linear
+        document, start, length = _pieces(
+            documents.lengths, order[size * epoch : size * (epoch + 1)], data, seed + epoch
+        )
         rows = pack_rows(length - 1, data.seq_length, data.packing_window, seed + epoch)
         if not rows:
             raise ConfigError("no document of the training data has two tokens" + _overlong_hint(data))
         flat = np.concatenate(rows)
         columns.append((document[flat], start[flat], length[flat]))
         sizes.append(np.asarray([len(row) for row in rows], dtype=np.int64))
-        rows_done, epoch = rows_done + len(rows), epoch + 1
         epoch_rows.append(len(rows))
-        order = builder.order(len(builder.subset) * (epoch + 1))[len(builder.subset) * epoch :]
+        rows_done += len(rows)
     offsets = np.cumsum(np.concatenate(sizes))[: num_samples + 1]
     document, start, length = (np.concatenate(column)[: offsets[-1]] for column in zip(*columns, strict=True))
-    overlong, per_epoch, _ = _epoch_facts(documents, builder.subset, data)
-    return Samples(documents, document, start, length, offsets, overlong, per_epoch, float(np.mean(epoch_rows)))
+    facts = replace(_epoch_facts(documents, builder.subset, data), rows_per_epoch=float(np.mean(epoch_rows)))
+    return _samples(documents, (document, start, length), offsets, facts)
 
 
 def _pieces(lengths: Indices, order: Indices, data: Data, seed: int) -> tuple[Indices, Indices, Indices]:
-    """(document, start, length) of what is trained on, in `order`; documents of fewer than two tokens have no label and
-    go.
+    """Return (document, start, length) of the pieces to train on, in `order`.
+
+    A document of fewer than two tokens has no label and gives no piece.
     """
     size, limit = lengths[order], data.seq_length + 1
     start, overlong = np.zeros_like(size), size > limit
@@ -124,7 +176,7 @@ def _pieces(lengths: Indices, order: Indices, data: Data, seed: int) -> tuple[In
 
 
 def _split_pieces(order: Indices, size: Indices, seq_length: int) -> tuple[Indices, Indices, Indices]:
-    """Every label once: consecutive pieces overlap by the one token that is label of the one and input of the next."""
+    """Cut documents so that each label counts once: the last token of a piece is the first of the next one."""
     parts = np.maximum(0, -(-(size - 1) // seq_length))
     document, whole = np.repeat(order, parts), np.repeat(size, parts)
     number = np.arange(len(document)) - np.repeat(np.cumsum(parts) - parts, parts)
@@ -133,29 +185,27 @@ def _split_pieces(order: Indices, size: Indices, seq_length: int) -> tuple[Indic
 
 
 def evaluation_samples(documents: DocumentSet, subset: Indices | None, data: Data) -> Samples:
-    """One clean pass: every document once, in order, padded or packed as in training; over-long ones as `overlong`
-    says.
-    """
+    """Return the samples of one clean pass: every document once, in order, padded or packed as in training."""
     order = np.arange(len(documents), dtype=np.int64) if subset is None else np.sort(subset)
     document, start, length = _pieces(documents.lengths, order, data, seed=0)
     facts = _epoch_facts(documents, order, data)
     if not data.packing:
-        return Samples(documents, document, start, length, np.arange(len(document) + 1), *facts)
+        return _samples(documents, (document, start, length), np.arange(len(document) + 1), facts)
     rows = pack_rows(length - 1, data.seq_length, data.packing_window, seed=0)
     flat = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
     offsets = np.cumsum([0] + [len(row) for row in rows])
-    return Samples(documents, document[flat], start[flat], length[flat], offsets, *facts)
+    return _samples(documents, (document[flat], start[flat], length[flat]), offsets, facts)
 
 
 def validation_sets(data: Data, seed: int) -> dict[str, Samples]:
-    """Samples of each validation set by name: those of valid_data_path, or the validation share of data_path."""
+    """Return samples by name of set: those of valid_data_path, or the validation share of data_path."""
     if data.valid_data_path:
         return _named_sets(data.valid_data_path, data)
     return _split_part(data, seed, part=1, name="valid")
 
 
 def test_sets(data: Data, seed: int) -> dict[str, Samples]:
-    """As validation_sets, for the test data."""
+    """Return samples by name of set: those of test_data_path, or the test share of data_path."""
     if data.test_data_path:
         return _named_sets(data.test_data_path, data)
     return _split_part(data, seed, part=2, name="test")
@@ -170,12 +220,14 @@ def _named_sets(paths: Sequence[str], data: Data) -> dict[str, Samples]:
 
 
 def _add(sets: dict[str, Samples], name: str, samples: Samples, prefix: str) -> None:
-    """Raises ConfigError when there is a set of this name already."""
+    """Add a set. Raises ConfigError when the name is taken, and when there is nothing to evaluate."""
     if name in sets:
         raise ConfigError(
             f"two sets to evaluate are called {name!r}, one of them {prefix}; give them as NAME=PREFIX"
             " (--valid_data_path, --test_data_path)"
         )
+    if not len(samples):
+        raise ConfigError(f"{prefix}: no document to evaluate has two tokens; leave it out, or give --eval_iters 0")
     sets[name] = samples
 
 

@@ -197,7 +197,8 @@ def _build_chunk(
         chunk.output_layer.register_forward_hook(_PaddingMask(model))
     settings = config.model
     if chunk.pre_process and settings.neftune_noise_alpha:
-        chunk.embedding.register_forward_hook(NeftuneNoise(settings.neftune_noise_alpha, core_config.sequence_parallel))
+        noise = NeftuneNoise(settings.neftune_noise_alpha, core_config.sequence_parallel)
+        chunk.embedding.register_forward_hook(noise, with_kwargs=True)
     set_residual_dropout(chunk.decoder, settings.hidden_dropout, settings.lima_dropout, model.num_layers)
     for layer in chunk.decoder.layers:
         if isinstance(layer, ParallelResidualLayer):

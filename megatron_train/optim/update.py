@@ -43,6 +43,10 @@ class DivergedError(ValueError):
     """Training gives no finite loss or gradient any more."""
 
 
+class NothingLearnedError(ValueError):
+    """The run ends, and no update was ever applied."""
+
+
 class Divergence:
     """Counts the iterations in a row whose loss or gradient norm is not finite."""
 

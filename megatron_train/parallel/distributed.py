@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gc
 import os
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,29 @@ from megatron_train.config.settings import Parallel
 from megatron_train.parallel.device import device_index, uses_cuda
 from megatron_train.parallel.launch_store import fresh_store
 from megatron_train.parallel.rank_devices import compare_devices, own_device
+from pretokenizer.config.yaml_config import ConfigError
 
 
 def world_size() -> int:
-    """Return the number of ranks of this launch, from torchrun's or Slurm's variable."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Return the number of ranks of this launch: WORLD_SIZE of torchrun, or 1 without a launcher.
+
+    Raises ConfigError when the environment is half set: such a process would train on a part of the batch.
+    """
+    launched = ("RANK", "WORLD_SIZE")
+    if not any(name in os.environ for name in launched):
+        return 1
+    needed = launched if dist.is_initialized() else (*launched, "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if not os.environ.get(name)]
+    if missing:
+        present = " ".join(f"{name}={os.environ[name]}" for name in launched if name in os.environ)
+        raise ConfigError(
+            f"the environment has {present} but not {', '.join(missing)}: start the ranks with torchrun, or unset them "
+            "to run one process"
+        )
+    rank, world = (int(os.environ[name]) if os.environ[name].isdigit() else -1 for name in launched)
+    if not 0 <= rank < world:
+        raise ConfigError(f"RANK={os.environ['RANK']} is not a rank below WORLD_SIZE={os.environ['WORLD_SIZE']}")
+    return world
 
 
 def init_distributed(parallel: Parallel, seed: int) -> ParallelLayout:
@@ -31,7 +51,8 @@ def init_distributed(parallel: Parallel, seed: int) -> ParallelLayout:
     """
     from megatron.core import parallel_state
 
-    layout = ParallelLayout.planned(parallel, world_size())
+    world = world_size()
+    layout = ParallelLayout.planned(parallel, world)
     if not dist.is_initialized():
         _join_world(datetime.timedelta(minutes=parallel.distributed_timeout_minutes))
     leave_groups()
@@ -101,3 +122,16 @@ def sum_over_ranks(values: list[float], group: Any = None) -> list[float]:
     if dist.get_world_size(group) > 1:
         dist.all_reduce(tensor, group=group)
     return [float(x) for x in tensor.tolist()]
+
+
+@contextlib.contextmanager
+def patient_group() -> Iterator[Any]:
+    """Yield a gloo group of all ranks for work that one rank does alone, such as reading or planning.
+
+    The others may wait two hours for it, whatever --distributed_timeout_minutes is. All ranks enter together.
+    """
+    group = dist.new_group(backend="gloo", timeout=datetime.timedelta(hours=2))
+    try:
+        yield group
+    finally:
+        dist.destroy_process_group(group)

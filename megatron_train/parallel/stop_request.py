@@ -53,8 +53,8 @@ class StopRequest:
             _received_at.append(time.monotonic())
         self._signal = number
 
-    def due(self, iteration: int) -> str | None:
-        """Return why the run must stop after `iteration`, or None. All ranks call this method."""
+    def requested(self) -> str | None:
+        """Return why the run must stop now, or None. All ranks call this method."""
         minutes = (time.time() - self._started) / 60
         limit = self._logging.exit_duration_in_mins
         signalled, out_of_time = sum_over_ranks(
@@ -63,9 +63,11 @@ class StopRequest:
         if signalled:
             self.signalled = True
             return "signal received"
-        if out_of_time:
-            return f"--exit_duration_in_mins {limit} reached"
+        return f"--exit_duration_in_mins {limit} reached" if out_of_time else None
+
+    def due(self, iteration: int) -> str | None:
+        """Return why the run must stop after `iteration`, or None. All ranks call this method."""
         interval = self._logging.exit_interval
         if interval and iteration % interval == 0 and iteration < self._train_iters:
-            return f"--exit_interval {interval} reached"
-        return None
+            return self.requested() or f"--exit_interval {interval} reached"
+        return self.requested()

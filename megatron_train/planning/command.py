@@ -9,14 +9,11 @@ and times are estimates, and the report says so.
 
 from __future__ import annotations
 
-import argparse
-from typing import NoReturn
-
 from megatron_train.config.flags import parse
 from megatron_train.planning.devices import DEVICES
 from megatron_train.planning.plan import make_plan
 from megatron_train.planning.report import report, suggestions
-from pretokenizer.config.yaml_config import ConfigError
+from pretokenizer.config.flags import Parser
 
 
 def main(arguments: list[str]) -> int:
@@ -30,19 +27,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
-
-
-def plan_parser() -> argparse.ArgumentParser:
+def plan_parser() -> Parser:
     """Return the parser of the flags that only `plan` has."""
-    parser = _Parser(
+    parser = Parser(
         prog="megatron_train plan",
         usage="%(prog)s [--config FILE] [flags of training] --world_size N [--suggest]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--world_size", type=int, required=True, metavar="N", help="GPUs")
     parser.add_argument("--suggest", action="store_true", help="rank the layouts that fit on these GPUs")

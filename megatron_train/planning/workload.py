@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from megatron_train.config.in_force import with_iterations
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import Data, TrainConfig
@@ -118,7 +119,7 @@ def _measured(prefixes: list[str], data: Data, seed: int) -> DataFacts:
 
 
 def workload(config: TrainConfig, model: ModelConfig, facts: DataFacts | None, layout: ParallelLayout) -> Workload:
-    """Return the work of `config.batch.train_iters` iterations."""
+    """Return the work of the run. Raises ConfigError when neither its iterations nor its epochs can be counted."""
     rows = layout.global_batch_size(config.batch)
     length, per_row = config.data.seq_length, 1.0
     known = facts is not None and facts.mean_tokens == facts.mean_tokens
@@ -135,6 +136,10 @@ def workload(config: TrainConfig, model: ModelConfig, facts: DataFacts | None, l
         rows_per_epoch = float(facts.documents)
         row_tokens, row_positions = facts.positions(), _padded_length(config, facts)
         squared = facts.mean_square * (row_positions / row_tokens) ** 2
+    if rows_per_epoch:
+        config = with_iterations(config, layout, rows_per_epoch)
+    if not config.batch.train_iters:
+        raise ConfigError("train_iters: the length of an epoch is not known; give --train_iters N, or the shards")
     return Workload(
         global_batch_size=rows,
         iterations=config.batch.train_iters,

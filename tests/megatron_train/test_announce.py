@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from megatron_train.announce import announce, describe_batch
-from megatron_train.config.flags import CommandLine, config_from_settings
+from megatron_train.announce import announce, announce_schedule, describe_batch
+from megatron_train.checkpoint.resume import Start
+from megatron_train.checkpoint.train_state import TrainState
+from megatron_train.config.flags import config_from_settings, config_to_yaml
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import Parallel
 from megatron_train.parallel.distributed import init_distributed
@@ -24,6 +29,29 @@ def test_describe_batch_is_a_sentence() -> None:
 def test_devices_and_kernels_are_announced(single_process: None, capsys: pytest.CaptureFixture[str]) -> None:
     layout = init_distributed(Parallel(), seed=0)
     config = config_from_settings({"train_iters": 1, "packing": True, "train_data_path": ["p"]}, "t")
-    announce(CommandLine(config, {}, {}), LLAMA, layout)
+    announce(config, {}, LLAMA, layout)
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "on 1 x CPU (gloo); attention kernel documents; Adam megatron_train.optim.adam.FusedLayoutAdam"
+
+
+@pytest.mark.parametrize(
+    ("stored", "line"),
+    [
+        ({}, ""),
+        (
+            {"train_iters": 8},
+            "continues at 0.0005; the checkpoint's schedule gives 0.000146 here; --lr_decay_iters 8 keeps",
+        ),
+        ({"lr": 2e-3}, "continues at 0.0005; the checkpoint's schedule gives 0.001 here\n"),
+    ],
+)
+def test_a_learning_rate_that_jumps_on_resume_is_announced(
+    stored: dict[str, Any], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After 6 of 12 iterations the cosine is at one half; after 6 of 8 it is at (1 - 1 / sqrt(2)) / 2."""
+    settings = {"lr": 1e-3, "train_iters": 12, "global_batch_size": 4}
+    (tmp_path / "train_config.yaml").write_text(config_to_yaml(config_from_settings(settings | stored, "t")))
+    start, state = Start(tmp_path, resume=True), TrainState(iteration=6)
+    announce_schedule(config_from_settings(settings, "t"), ParallelLayout(), start, state)
+    error = capsys.readouterr().err
+    assert line in error if line else error == ""

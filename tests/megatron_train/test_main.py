@@ -229,7 +229,9 @@ def test_what_differs_from_the_checkpoint_is_one_table(
     assert run("--train_iters", 3, "--lr", "2e-2", "--use_checkpoint_args", "--load", tmp_path / "save") == 0
     error = capsys.readouterr().err
     assert f"differ from {tmp_path}/save/iter_0000002:\n" in error
-    rows = [line.split() for line in error[error.index("  setting ") :].splitlines()]
+    table = error[error.index("  setting ") :].partition("warning: ")
+    rows = [line.split() for line in table[0].splitlines()]
+    assert table[2].startswith("the learning rate continues at 0.02; the checkpoint's schedule gives 0.01 here")
     assert rows == [
         ["setting", "checkpoint", "given", "in", "force"],
         ["rotary_base", "10000.0", "1000000.0", "checkpoint"],
@@ -253,7 +255,7 @@ def test_the_best_checkpoint_by_validation_is_named_and_kept(run: Any, tmp_path:
 
 
 def test_last_turns_that_may_be_cut_off_are_refused(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--train_iters", 1, "--last_turn_only", "--seq_length", 8]
+    flags = ["--train_iters", 1, "--last_turn_only", "--seq_length", 24]
     assert run(*flags) == 2
     assert "last_turn_only: " in capsys.readouterr().err
     assert run(*flags, "--overlong", "drop") == 0

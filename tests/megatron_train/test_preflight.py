@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from megatron_train.checkpoint.folder import CheckpointError
+from megatron_train.checkpoint.resume import Start
 from megatron_train.checkpoint.train_state import TrainState
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.settings import Data, TrainConfig
@@ -15,11 +17,14 @@ from megatron_train.parallel.distributed import init_distributed
 from megatron_train.preflight import (
     check_same_data,
     check_shards,
+    check_targets,
     check_vocabulary,
     find_tokenizer,
+    is_nothing_left,
     load_manifest,
     shard_prefixes,
 )
+from pretokenizer.config.yaml_config import ConfigError
 from pretokenizer.files.checksums import FileRecord, sha256_file
 from pretokenizer.files.manifest import DataManifest
 from pretokenizer.files.shard import ShardError
@@ -65,7 +70,7 @@ def test_shards_of_other_tools_are_read_with_a_warning(tmp_path: Path, capsys: p
 
 def test_data_of_two_tokenizers_is_refused(tmp_path: Path) -> None:
     first, second = built(tmp_path / "one"), built(tmp_path / "two", fingerprint="e" * 64)
-    expected = f"{tmp_path}/two: was tokenized with another tokenizer than {tmp_path}/one"
+    expected = f"{tmp_path}/two and {tmp_path}/one were tokenized with different tokenizers"
     for data in (data_of("1", first, "1", second), data_of(first, valid=(f"name={second}",))):
         with pytest.raises(CheckpointError, match=expected):
             load_manifest(data)
@@ -86,7 +91,7 @@ def test_one_flipped_bit_is_named(name: str, place: str, tmp_path: Path) -> None
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(ShardError, match=f"{path}: contents differ from the sum in manifest.json; copy the file"):
+    with pytest.raises(ShardError, match=f"{path}: contents differ from the checksum in manifest.json; copy the file"):
         check_shards(data)
 
 
@@ -131,4 +136,29 @@ def test_a_resumed_run_is_warned_of_other_data(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().err == ""
     other = data_of(write_shard(tmp_path / "q", toy_documents(7)))
     assert check_same_data(state, training_samples(other, 6, 0)).data_fingerprint != state.data_fingerprint
-    assert "are not those the checkpoint was trained on" in capsys.readouterr().err
+    assert "the training shards differ from those of the checkpoint" in capsys.readouterr().err
+
+
+def test_data_without_any_target_is_refused(tmp_path: Path) -> None:
+    documents = [([5, 6, 7, 8], [1, 1, 1, 2]), ([5, 6], [1, 1])]
+    prefix = write_shard(tmp_path / "p", documents)
+    data = data_of(prefix)
+    check_targets(data, training_samples(data, 4, 0))
+    for settings in ({"loss_roles": ("context",)}, {"seq_length": 2}):
+        silent = replace(data, **settings)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="none of the 2 training documents has a token of loss_roles"):
+            check_targets(silent, training_samples(silent, 4, 0))
+
+
+def test_a_finished_run_ends_a_relaunch_and_refuses_other_flags(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start, state = Start(tmp_path / "run" / "iter_0000004", resume=True), TrainState(iteration=4)
+    own = config_from_settings({"save": str(tmp_path / "run"), "train_iters": 4}, "t")
+    assert is_nothing_left(own, start, state)
+    assert "iteration 4 of --train_iters 4: nothing is left to train" in capsys.readouterr().out
+    assert not is_nothing_left(own, start, TrainState(iteration=3))
+    assert not is_nothing_left(own, None, TrainState())
+    other = config_from_settings({"load": "run", "save": str(tmp_path / "new"), "train_iters": 4}, "t")
+    with pytest.raises(CheckpointError, match=r"and --save .*new would stay empty: add --finetune"):
+        is_nothing_left(other, start, state)

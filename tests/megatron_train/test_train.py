@@ -122,13 +122,15 @@ def test_a_micro_batch_without_targets_contributes_zero(tmp_path: Path, normaliz
     assert not report.skipped
 
 
-def test_a_batch_without_any_target_changes_nothing_but_decay(tmp_path: Path) -> None:
+def test_a_batch_without_any_target_changes_nothing_and_counts_as_skipped(tmp_path: Path) -> None:
     documents = [(tokens, [1] * len(tokens)) for tokens, _ in toy_documents(8)]
-    settings = SETTINGS | {"train_data_path": [write_shard(tmp_path / "silent", documents)], "weight_decay": 0.0}
+    settings = SETTINGS | {"train_data_path": [write_shard(tmp_path / "silent", documents)], "weight_decay": 0.5}
     run = start(SMALL, settings | {"global_batch_size": 4, "packing": True})
     before = full_parameters(run.chunks)[0]
     report = run.step()
     assert (report.lm_loss, report.num_target_tokens, report.grad_norm) == (0.0, 0, 0.0)
+    assert report.skipped
+    assert (run.state.skipped_iterations, run.state.consumed_train_samples) == (1, 4)
     after = full_parameters(run.chunks)[0]
     assert all(torch.equal(after[key], before[key]) for key in before)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from megatron_train.checkpoint.folder import CheckpointError, publish_checkpoint, staging_folder
 from megatron_train.checkpoint.resume import Start, find_start, load_model_config
@@ -19,13 +20,15 @@ def one_rank(single_process: None) -> None:
     init_distributed(TrainConfig().parallel, 0)
 
 
-def publish(root: Path, iteration: int | None, trained: bool = True, load_iters: int | None = None) -> Path:
+def publish(root: Path, iteration: int | None, trained: bool = True, **flags: Any) -> Path:
+    """Publish a checkpoint of a launch with `flags`."""
     staging = staging_folder(root, iteration)
     staging.mkdir(parents=True)
     LLAMA.save(staging / "model_config.yaml")
     if trained:
         (staging / "train_state.json").write_text("{}")
-        (staging / "train_config.yaml").write_text(f"load_iters: {'null' if load_iters is None else load_iters}\n")
+        flags = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
+        (staging / "train_config.yaml").write_text(yaml.safe_dump(flags))
     return publish_checkpoint(root, iteration)
 
 
@@ -39,7 +42,7 @@ def test_without_any_checkpoint_a_run_starts_anew(tmp_path: Path) -> None:
 
 
 def test_the_runs_own_checkpoint_goes_before_the_one_to_load(tmp_path: Path) -> None:
-    base, own = publish(tmp_path / "base", None, trained=False), publish(tmp_path / "own", 5)
+    base, own = publish(tmp_path / "base", None, trained=False), publish(tmp_path / "own", 5, load=tmp_path / "base")
     assert start_of(load=tmp_path / "base", save=tmp_path / "other") == Start(base, resume=False)
     assert start_of(load=tmp_path / "base", save=tmp_path / "own") == Start(own, resume=True)
 
@@ -47,7 +50,7 @@ def test_the_runs_own_checkpoint_goes_before_the_one_to_load(tmp_path: Path) -> 
 def test_finetune_takes_weights_alone_and_resumes_its_own_run(tmp_path: Path) -> None:
     first, second = publish(tmp_path / "first", 5), tmp_path / "second"
     assert start_of(load=tmp_path / "first", save=second, finetune=True) == Start(first, resume=False)
-    own = publish(second, 3)
+    own = publish(second, 3, load=tmp_path / "first", finetune=True)
     assert start_of(load=tmp_path / "first", save=second, finetune=True) == Start(own, resume=True)
 
 
@@ -71,9 +74,19 @@ def test_a_run_that_went_back_goes_on_from_there(tmp_path: Path) -> None:
     assert start_of(load=run, save=run, load_iters=6) == Start(relaunched, resume=True)
     second = {"load": run, "save": tmp_path / "second", "load_iters": 5, "finetune": True}
     assert start_of(**second) == Start(older, resume=False)
-    own = publish(tmp_path / "second", 2, load_iters=5)
+    own = publish(tmp_path / "second", 2, **{key: value for key, value in second.items() if key != "save"})
     assert start_of(**second) == Start(own, resume=True)
-    assert start_of(**{**second, "load_iters": 10}) == Start(own, resume=True)  # back means in one's own folder
+    with pytest.raises(CheckpointError, match="--load_iters 10 would have no effect"):  # back means in its own folder
+        start_of(**{**second, "load_iters": 10})
+
+
+@pytest.mark.parametrize("flags", [{"load": "other"}, {"finetune": True}, {"load": "base", "finetune": True}])
+def test_flags_that_a_run_in_save_would_make_useless_are_refused(tmp_path: Path, flags: dict[str, Any]) -> None:
+    publish(tmp_path / "own", 5, load=tmp_path / "base")
+    publish(tmp_path / "base", None, trained=False)
+    given = {name: tmp_path / value if name == "load" else value for name, value in flags.items()}
+    with pytest.raises(CheckpointError, match=r"own holds another run, at iter_0000005.* would have no effect"):
+        start_of(save=tmp_path / "own", **given)
 
 
 def test_checkpoints_without_a_tracker_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

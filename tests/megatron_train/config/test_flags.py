@@ -8,14 +8,16 @@ import yaml
 from megatron_train.config.flags import (
     GROUPS,
     OWNER,
+    USUAL,
     build_parser,
     config_from_settings,
     config_to_yaml,
-    field_docs,
     parse,
 )
+from megatron_train.config.foreign_flags import FOREIGN_FLAGS
 from megatron_train.config.megatron_llm_flags import ARCHITECTURE, NO_EFFECT
 from megatron_train.config.settings import TrainConfig
+from pretokenizer.config.flags import field_docs
 from pretokenizer.config.yaml_config import ConfigError
 from tests.card_flags import card_flags
 
@@ -134,8 +136,10 @@ def test_lists_take_one_or_many_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--learning_rate", "1"], "unknown flag --learning_rate; --help lists them all"),
-        (["--hiden_dropout", "0.1"], "unknown flag --hiden_dropout (did you mean 'hidden_dropout'?)"),
+        (["--learning_rate", "1"], "unknown flag --learning_rate: use --lr"),
+        (["--num_train_epochs=3"], "unknown flag --num_train_epochs: use --train_epochs"),
+        (["--lora_rank", "8"], "unknown flag --lora_rank: there is no LoRA here"),
+        (["--hiden_dropout", "0.1"], "unknown flag --hiden_dropout (did you mean '--hidden_dropout'?)"),
         (["--lr=fast"], "command line: lr: expected a number, found 'fast'"),
         (["--train_iters", "1.5"], "command line: train_iters: expected a whole number, found '1.5'"),
         (["--lr_decay_style", "cosin"], "'cosin' is not one of cosine, linear, constant, inverse-square-root"),
@@ -155,10 +159,12 @@ def test_parse_names_every_unknown_key_of_a_file(tmp_path: Path) -> None:
     path.write_text("lr: 1e-5\nlearning: 1\ntrain_iter: 3\n")
     with pytest.raises(ConfigError) as error:
         parse(["--config", str(path)])
-    assert str(error.value).splitlines() == [
+    *unknown, valid = str(error.value).splitlines()
+    assert unknown == [
         f"{path}: unknown setting 'learning'",
         f"{path}: unknown setting 'train_iter' (did you mean 'train_iters'?)",
     ]
+    assert "clip_grad" in valid
 
 
 def test_config_from_settings_collects_the_problems_of_all_groups() -> None:
@@ -183,8 +189,19 @@ def test_every_setting_is_documented_and_has_one_owner() -> None:
     assert not set(OWNER) & (set(NO_EFFECT) | set(ARCHITECTURE))
 
 
-def test_help_shows_unit_and_default_of_a_flag() -> None:
-    text = " ".join(build_parser().format_help().split())
-    assert "--lr_warmup_iters N Iterations of warm-up from 0. [0]" in text
+def test_help_shows_the_usual_flags_on_one_screen() -> None:
+    assert len(USUAL) == 20 and set(OWNER) >= USUAL
+    lines = build_parser().format_help().splitlines()
+    assert len(lines) <= 50
+    assert {line.split()[0].removeprefix("--") for line in lines if line.startswith("  --")} == {"config", *USUAL}
+
+
+def test_help_all_shows_every_setting_with_unit_and_default() -> None:
+    text = " ".join(build_parser(shows_all=True).format_help().split())
+    assert all(f" --{name} " in text for name in OWNER)
     assert "--adam_eps X Added to the root of the second moment. [1e-08]" in text
     assert "--use_flash_attn" not in text
+
+
+def test_a_foreign_flag_is_no_setting_here() -> None:
+    assert not set(FOREIGN_FLAGS) & (set(OWNER) | set(NO_EFFECT) | set(ARCHITECTURE))

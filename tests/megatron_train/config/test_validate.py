@@ -38,18 +38,29 @@ def test_a_sound_run_passes() -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"train_iters": 0}, "micro_batch_size 1 and train_iters 0 must be at least 1 (--train_iters N)"),
+        ({"micro_batch_size": 0}, "micro_batch_size is 0; it must be at least 1"),
         ({"train_data_path": []}, "no training data: give --data_path PREFIX (re-split) or --train_data_path PREFIX"),
         ({"data_path": ["q"]}, "data_path and train_data_path exclude each other"),
         ({"loss_roles": ["bot"]}, "loss_roles 'bot': choose among system, user, assistant, context"),
-        ({"scalar_loss_mask": 1.5}, "scalar_loss_mask is 1.5; it must be between 0 and 1"),
+        ({"scalar_loss_mask": 1.5}, "scalar_loss_mask is 1.5; it must be at least 0 and at most 1"),
         ({"bf16": True, "fp16": True}, "bf16 and fp16 exclude each other"),
         ({"hidden_dropout": 1.0}, "hidden_dropout is 1.0; it must be at least 0 and below 1"),
         ({"attention_dropout": -0.1}, "attention_dropout is -0.1; it must be at least 0 and below 1"),
         ({"lima_dropout": True}, "lima_dropout needs hidden_dropout above 0"),
         ({"recompute_granularity": "full"}, "recompute_granularity full needs recompute_method"),
         ({"recompute_method": "block"}, "recompute_method and recompute_num_layers go with recompute_granularity full"),
-        ({"min_lr": 1.0}, "lr 1e-05 must be at least min_lr 1.0"),
+        ({"min_lr": 1.0}, "min_lr 1.0 exceeds lr 1e-05"),
+        ({"lr_decay_iters": 2, "lr_warmup_iters": 3}, "lr_warmup_iters 3 exceeds lr_decay_iters 2"),
+        ({"lr_decay_iters": -3}, "lr_decay_iters is -3; it must be at least 1"),
+        ({"lr_warmup_iters": -1}, "lr_warmup_iters is -1; it must be at least 0"),
+        ({"min_lr": -1.0}, "min_lr is -1.0; it must be at least 0"),
+        ({"adam_beta2": 1.0}, "adam_beta2 is 1.0; it must be at least 0 and below 1"),
+        ({"adam_eps": 0.0}, "adam_eps is 0.0; it must be above 0"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1; it must be at least 0"),
+        ({"clip_grad": -1.0}, "clip_grad is -1.0; it must be at least 0"),
+        ({"eval_iters": -1}, "eval_iters is -1; it must be at least 0"),
+        ({"train_epochs": 0.0, "train_iters": 0}, "train_epochs is 0.0; it must be above 0"),
+        ({"train_epochs": 2.0}, "train_epochs 2.0 and train_iters 10 exclude each other"),
         ({"save_interval": 5}, "save_interval needs --save DIR"),
         ({"use_checkpoint_args": True}, "use_checkpoint_args needs --load DIR"),
         ({"log_interval": 0}, "log_interval is 0; it must be at least 1"),
@@ -105,7 +116,7 @@ def test_fp8_products_take_sixteen_tokens_a_rank() -> None:
 
 
 def test_a_wrong_world_size_is_said_before_anything_else() -> None:
-    (found,) = problems({"train_iters": 0}, ParallelLayout(world_size=3, tp=2))
+    (found,) = problems({"train_iters": -1}, ParallelLayout(world_size=3, tp=2))
     assert found.startswith("world size 3 is not a multiple of tensor_model_parallel_size 2")
 
 

@@ -16,7 +16,7 @@ def test_padded_batch_gives_the_arrays_of_its_docstring() -> None:
     assert batch.tokens.tolist() == [[5, 6, 7, 0], [5, 0, 0, 0]]
     assert batch.labels.tolist() == [[6, 7, 8, 0], [9, 0, 0, 0]]
     assert batch.loss_mask.tolist() == [[0, 1, 1, 0], [1, 0, 0, 0]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0], [0, 0, 1, 2]]
     assert batch.cu_seqlens is None
     assert (batch.num_tokens, batch.squared_lengths, batch.loss_weight) == (4, 10, 3.0)
     assert (batch.tokens.dtype, batch.loss_mask.dtype) == (np.int64, np.float32)

@@ -70,5 +70,7 @@ def test_parse_blend_refuses_what_is_not_pairs(paths: list[str]) -> None:
 
 
 def test_parse_blend_refuses_a_weight_of_zero() -> None:
-    with pytest.raises(ConfigError, match="data_path: weights must be above 0"):
+    with pytest.raises(ConfigError, match=r"data_path: .* weight that is not a number above 0"):
         parse_blend(["0", "a", "1", "b"], "data_path")
+    with pytest.raises(ConfigError, match=r"weight that is not a number above 0"):
+        parse_blend(["nan", "a", "1", "b"], "data_path")

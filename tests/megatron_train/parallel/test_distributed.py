@@ -21,14 +21,24 @@ from megatron_train.parallel.distributed import (
     world_size,
 )
 from megatron_train.report.console import is_printing_rank, say, warn
+from pretokenizer.config.yaml_config import ConfigError
 from tests.distributed import run_distributed
 from tests.megatron_train.models import LLAMA
 
 
 def test_the_world_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
     assert world_size() == 1
     monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(ConfigError, match="the environment has WORLD_SIZE=8 but not RANK"):
+        world_size()
+    monkeypatch.setenv("RANK", "8")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "1234")
+    with pytest.raises(ConfigError, match="RANK=8 is not a rank below WORLD_SIZE=8"):
+        world_size()
+    monkeypatch.setenv("RANK", "7")
     assert world_size() == 8
     layout = ParallelLayout.planned(Parallel(tensor_model_parallel_size=2, pipeline_model_parallel_size=2), 8)
     assert (layout.tp, layout.pp, layout.dp) == (2, 2, 2)

@@ -279,7 +279,10 @@ def test_plan_needs_no_torch_and_no_file_that_a_flag_names() -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--world_size", "8", "--model", "{llama}", "--data_path", "d"], "train_iters 0 must be at least 1"),
+        (
+            ["--world_size", "8", "--model", "{llama}", "--data_path", "d"],
+            "train_iters: the length of an epoch",
+        ),
         (["--world_size", "3", "--train_iters", "9", "--tensor_model_parallel_size", "2"], "world size 3 is not a"),
         (
             ["--world_size", "2", "--train_iters", "9", "--data_path", "d", "--load", "nowhere"],

@@ -1,0 +1,56 @@
+"""One run at a time writes to a --save folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch.distributed as dist
+
+from megatron_train.checkpoint.folder import CheckpointError
+
+LOCK_FILE = ".run.lock"
+
+
+@contextlib.contextmanager
+def run_lock(save: str | None) -> Iterator[None]:
+    """Hold the lock on the folder `save` while the block runs. All ranks enter it together, and rank 0 takes the lock.
+
+    The lock ends with the process, even with a killed one. Raises CheckpointError on every rank when another run holds
+    the lock; the message names its host and process.
+    """
+    if save is None:
+        yield
+        return
+    descriptor, problem = -1, None
+    if dist.get_rank() == 0:
+        Path(save).mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(Path(save) / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        problem = _take(descriptor, save)
+    verdict = [problem]
+    dist.broadcast_object_list(verdict, src=0)
+    try:
+        if verdict[0]:
+            raise CheckpointError(verdict[0])
+        yield
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _take(descriptor: int, save: str) -> str | None:
+    """Take the lock and write who holds it, or return why that is not possible."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 500).decode(errors="replace").strip() or "another process"
+        return f"--save {save}: {holder} is training into it; wait until that run ends, or give another --save"
+    except OSError:  # this file system has no locks
+        return None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on host {socket.gethostname()}\n".encode())
+    return None

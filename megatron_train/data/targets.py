@@ -1,0 +1,51 @@
+"""Which documents have a target: a token that the loss counts, within the part of the document that is trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_train.config.settings import Data
+from megatron_train.data.batch import LossRule
+from megatron_train.data.document_set import DocumentSet
+
+CHUNK_TOKENS = 2**24
+"""Tokens that are looked at together; bounds memory."""
+
+
+def has_target(documents: DocumentSet, data: Data) -> NDArray[np.bool_]:
+    """Return [documents] whether each has a target.
+
+    With --overlong truncate, only the first seq_length + 1 tokens count; split and random_window train on every part.
+    """
+    if data.scalar_loss_mask > 0:
+        return documents.lengths >= 2
+    rule, limit = LossRule.of(data), data.seq_length + 1 if data.overlong == "truncate" else None
+    found = []
+    for reader in documents.roles:
+        roles = reader.flat() if reader.is_contiguous else np.concatenate(list(reader))
+        found.append(_of_roles(roles, reader.sizes, rule, limit))
+    return np.concatenate(found)
+
+
+def _of_roles(
+    roles: NDArray[np.integer], sizes: NDArray[np.integer], rule: LossRule, limit: int | None
+) -> NDArray[np.bool_]:
+    """`roles` [tokens] of all documents of `sizes` [documents] -> [documents]."""
+    sizes = sizes.astype(np.int64)
+    ends = np.cumsum(sizes)
+    found = np.zeros(len(sizes), dtype=bool)
+    first = 0
+    while first < len(sizes):
+        start = int(ends[first] - sizes[first])
+        last = max(first + 1, int(np.searchsorted(ends, start + CHUNK_TOKENS, side="right")))
+        trained = np.isin(roles[start : int(ends[last - 1])], rule.loss_roles)
+        before = np.concatenate([[0], np.cumsum(trained)])  # targets before each token of the chunk
+        begin = ends[first:last] - sizes[first:last] - start
+        used = sizes[first:last] if limit is None else np.minimum(sizes[first:last], limit)
+        # Labels are all tokens but the first; with `input`, the positions are all tokens but the last.
+        skip_first, skip_last = (1, 0) if rule.alignment == "label" else (0, 1)
+        low, high = (at.clip(0, len(trained)) for at in (begin + skip_first, begin + used - skip_last))
+        found[first:last] = (used >= 2) & (before[high] > before[low])
+        first = last
+    return found
