@@ -162,7 +162,7 @@ class Run:
         if self.is_finished and not self.state.applied_iterations:
             raise NothingLearnedError(
                 f"none of the {self.iteration} updates was applied: each was not finite, without target tokens, a "
-                "spike, or listed in --skip_iters. The weights are those that the run started from; no checkpoint is saved"
+                "spike, or listed in --skip_iters. The weights are those of the start; no checkpoint is saved"
             )
 
     def contents(self) -> Contents:
