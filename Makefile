@@ -87,8 +87,17 @@ simulate: $(STAMP) ## CARD=...: the card's own topology as processes on the CPU,
 	$(need_card)
 	$(CARDS) simulate --card $(CARD)
 
+need_folder = @test -n "$(HF_DIR)" || { echo "error: name an exported folder: make $@ HF_DIR=my-model" >&2; exit 2; }
+sample: $(STAMP) ## HF_DIR="DIR ..." [PROMPTS=file.jsonl] [N=10]: continuations of 60 prompts in three configurations
+	$(need_folder)
+	$(BIN)/python -W ignore -m examples.sampling $(HF_DIR) $(if $(PROMPTS),--prompts $(PROMPTS)) $(if $(N),--n $(N))
+
+page: $(STAMP) ## RUNS="CKPT_DIR ..." [HF_DIR=...] [SAMPLES="FILE ..."]: report.html, one page about a model
+	@test -n "$(RUNS)" || { echo "error: name the --save folders: make page RUNS=\"checkpoints/stage1 checkpoints/stage2\"" >&2; exit 2; }
+	$(BIN)/python -W ignore -m examples.page --runs $(RUNS) $(if $(HF_DIR),--hf $(HF_DIR)) $(if $(SAMPLES),--samples $(SAMPLES))
+
 report: $(STAMP) ## CARD=... [HF_DIR=...] [RUNS="CKPT_DIR ..."]: README.md of the exported model
 	$(need_card)
 	$(CARDS) report --card $(CARD) $(if $(HF_DIR),--hf $(HF_DIR)) $(if $(RUNS),--runs $(RUNS))
 
-.PHONY: stage1 stage2 cards simulate report
+.PHONY: stage1 stage2 cards simulate sample page report

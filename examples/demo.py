@@ -115,13 +115,15 @@ def export(out: Path) -> list[Step]:
 
 
 def answer(out: Path) -> int:
-    """Print the answers to three prompts, write them as a sampling report, and return how many end by themselves."""
+    """Print the answers to three prompts, write report.html, and return how many answers end by themselves."""
+    from examples.page.__main__ import Model, write_page
     from examples.sampling.generate import Configuration, Options, sample
     from examples.sampling.report_file import write_report
 
     greedy = Configuration("greedy", {"do_sample": False, "max_new_tokens": 200})
     report = sample(out / "hf", training_prompts(out), [greedy], Options())
     write_report(out / "samples.json", report)
+    write_page(out / "report.html", Model("demo", [out / "stage1", out / "stage2"], out / "hf", [report]))
     outputs = [(entry["prompt"], entry["results"][0]["outputs"][0]) for entry in report["prompts"]]
     print("\nthree questions from the training data, answered through transformers:")
     for prompt, text in outputs:
@@ -159,7 +161,7 @@ def print_summary(steps: list[Step], out: Path, own: bool) -> None:
     for step in steps:
         print(f"  {step.seconds:5.1f} s  {step.name:<33} {step.result}")
     print(f"  {sum(step.seconds for step in steps):5.1f} s  in all")
-    print(f"model: {out / 'hf'}")
+    print(f"model: {out / 'hf'}; report: {out / 'report.html'}")
     if own:
         print(f"next: python -m checkpoint_convert chat {out / 'hf'}")
     else:

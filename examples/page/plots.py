@@ -1,0 +1,74 @@
+"""Plots of a page as SVG text that takes the colour of the page, so that it reads in light and dark mode."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from examples.page.facts import Shards, Stage
+
+INK = "#010203"
+"""Colour that the page replaces by its own text colour."""
+LINES = ("#2f7ed8", "#e0793a", "#3aa76d", "#a35bd1")
+
+
+def figure(width: float = 4.8, height: float = 2.7) -> tuple[Any, Any]:
+    """Return a figure and its axes in the style of the page."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    style = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
+    matplotlib.rcParams.update({**style, "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"})
+    import matplotlib.pyplot as plt
+
+    drawn, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    return drawn, axes
+
+
+def svg(drawn: Any, name: str) -> str:
+    """Return the figure as an SVG element with ids of its own. The same figure gives the same text."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    plt.close(drawn)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor").replace(' id="', f' id="{name}-')
+    return text.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'xlink:href="#{name}-')
+
+
+def curve(stage: Stage, key: str, label: str, log: bool = False) -> str:
+    """Return a metric over the iterations of a stage. The loss curve carries the evaluations as points."""
+    drawn, axes = figure()
+    iterations = [record["iteration"] for record in stage.iterations if record.get(key) is not None]
+    axes.plot(iterations, stage.series(key), color=LINES[0], linewidth=1.2, label="training")
+    if key == "lm_loss":
+        for number, name in enumerate(sorted({name for record in stage.evaluations for name in record["eval"]})):
+            points = [(r["iteration"], r["eval"][name]["loss"]) for r in stage.evaluations if name in r["eval"]]
+            axes.plot(*zip(*points, strict=True), "o", color=LINES[(number + 1) % len(LINES)], label=name)
+        axes.legend(frameon=False)
+    if log:
+        axes.set_yscale("log")
+    axes.set(xlabel="iteration", ylabel=label)
+    return svg(drawn, f"{stage.name}-{key}")
+
+
+def lengths(shards: Shards, name: str) -> str:
+    """Return the documents of the train split by length, on a logarithmic scale."""
+    drawn, axes = figure()
+    labels = [f"{low:,}-{high - 1:,}" for low, high in bins(shards.bounds)]
+    axes.bar(range(len(shards.counts)), shards.counts, color=LINES[0])
+    axes.set_xticks(range(len(shards.counts)), labels, rotation=30, ha="right")
+    axes.set(xlabel="tokens", ylabel="documents")
+    return svg(drawn, f"{name}-lengths")
+
+
+def bins(bounds: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the lower and upper bound of each bin."""
+    return list(itertools.pairwise(bounds))

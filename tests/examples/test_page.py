@@ -1,0 +1,106 @@
+"""report.html: what it shows of a run, that texts are escaped, and that a browser reports no error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from examples.page.__main__ import Model, read_evaluation, write_page
+
+pytest.importorskip("matplotlib")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SAMPLES = {
+    "model_name": "mine",
+    "prompts": [
+        {"prompt": "1 < 2?", "results": [{"sampling_config": "greedy", "outputs": ["<script>alert(1)</script>"]}]}
+    ],
+}
+STATS = {
+    "splits": {
+        "train": [
+            {"name": "gsm8k", "accepted": 1200, "tokens": 50000, "loss_tokens": 30000, "skipped": {"too short": 7}}
+        ]
+    },
+    "totals": {"train": {"role_tokens": {"user": 20000, "assistant": 30000}}},
+    "lengths": {"train": {"bounds": [0, 16, 64], "counts": [100, 1100]}},
+}
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    """Return the page of one run of three iterations with one evaluation."""
+    run, data = tmp_path / "stage1", tmp_path / "data"
+    checkpoint = run / "iter_0000003"
+    checkpoint.mkdir(parents=True)
+    data.mkdir()
+    (data / "stats.json").write_text(json.dumps(STATS))
+    step = {"lr": 1e-5, "grad_norm": 1.5, "num_tokens": 1000, "tokens_per_second": 900.0}
+    lines = [{"iteration": i, "lm_loss": 4.0 - i, **step} for i in (1, 2, 3)]
+    lines.append({"iteration": 3, "eval": {"val": {"loss": 1.25, "ppl": 3.4903, "token_accuracy": 0.625}}})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "latest_checkpointed_iteration.txt").write_text("3")
+    settings = {"lr": 3e-4, "packing": False, "train_data_path": [str(data / "mix-train")]}
+    (checkpoint / "train_config.yaml").write_text(yaml.safe_dump(settings))
+    for name in ("metadata.json", "model_config.yaml", "train_state.json", "SHA256SUMS"):
+        (checkpoint / name).write_text("{}")
+    path = tmp_path / "report.html"
+    write_page(path, Model("my model", [run], tmp_path / "hf", [SAMPLES], {"arc_challenge": {"acc": 0.45678}}))
+    return path
+
+
+def test_a_page_shows_data_training_samples_evaluation_and_commands(page: Path) -> None:
+    text = page.read_text()
+    for expected in (
+        "<h1>my model</h1>",
+        '<td class="number">1,200</td><td class="number">50,000</td>',
+        "too short: 7",
+        "3 iterations, 3,000 tokens, loss 3.000 at first and 1.000 at last",
+        '<td class="number">1.2500</td><td class="number">3.49</td><td class="number">62.5 %</td>',
+        '<div class="prompt">1 &lt; 2?</div>',
+        '<td>arc_challenge</td><td>acc</td><td class="number">0.4568</td>',
+        "python -m checkpoint_convert to-hf",
+    ):
+        assert expected in text
+    assert text.count("<svg") == 5
+    assert "lr: 0.0003" in text and "packing" not in text
+
+
+def test_a_page_holds_no_script_and_loads_nothing(page: Path) -> None:
+    text = page.read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert 'src="' not in text and "@import" not in text
+
+
+def test_a_run_without_metrics_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"metrics\.jsonl"):
+        write_page(tmp_path / "x.html", Model("x", [tmp_path]))
+
+
+def test_results_of_lm_eval_are_read_and_others_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"results": {"arc": {"acc,none": 0.25, "alias": "arc"}}}))
+    assert read_evaluation(path) == {"arc": {"acc": 0.25}}
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"results\.json"):
+        read_evaluation(path)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_reports_no_error(page: Path, tmp_path: Path) -> None:
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--enable-logging=stderr",
+    ]
+    command = [str(CHROMIUM), *flags, f"--user-data-dir={tmp_path}/profile", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "my model" in shown.stdout and "tokens per second" in shown.stdout
+    assert "CONSOLE" not in shown.stderr
