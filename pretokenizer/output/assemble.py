@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+from pretokenizer.figures.accounting import count_records
+from pretokenizer.figures.examples import sample_documents
+from pretokenizer.figures.lengths import length_report
+from pretokenizer.figures.stats import DatasetStats, dataset_stats, total_stats
 from pretokenizer.files.checksums import FinishedFiles
 from pretokenizer.files.manifest import DataManifest
 from pretokenizer.files.publish import write_text_atomic
@@ -13,16 +17,12 @@ from pretokenizer.reports.build_reports import (
     bad_records,
     contaminated,
     engines_of,
-    part_headers,
     warnings_of,
 )
-from pretokenizer.reports.examples import sample_documents
 from pretokenizer.reports.inputs import file_warnings, input_reports
-from pretokenizer.reports.lengths import length_report
-from pretokenizer.reports.plots import PLOT_NAME, drawing
-from pretokenizer.reports.stats import DatasetStats, dataset_stats, total_stats
+from pretokenizer.reports.plots import drawing
 from pretokenizer.reports.write_reports import write_reports
-from pretokenizer.selection.document_table import read_tables
+from pretokenizer.selection.document_table import part_headers, read_tables
 from pretokenizer.selection.duplicates import handle_duplicates
 from pretokenizer.selection.select_documents import Selected, select
 from pretokenizer.selection.token_store import TokenStore
@@ -48,16 +48,17 @@ def assemble(context: BuildContext, part_folders: list[Path], output: Path) -> D
     chosen, duplicates = handle_duplicates(chosen, store, context.config.dedup == "exact")
     warnings += [*map(str, filter(None, map(found_mismatch, part_folders))), *_empty_sets(chosen["train"])]
     with FinishedFiles(context.options.workers) as finished:
-        stats = _count(chosen)
+        stats = _count(context, chosen)
         lengths = {split: length_report(total_stats(parts).lengths) for split, parts in stats.items()}
         histograms = {split: (report.bounds, report.counts) for split, report in lengths.items()}
-        with drawing(histograms, output / PLOT_NAME):
+        with drawing(histograms, output):
             _write_splits(context, chosen, store, output, finished)
         write_text_atomic(output / "special_tokens.json", special_tokens_json(context.tokenizer), sync=False)
         save_tokenizer(output / "tokenizer", context.tokenizer, context.chat_format)
         inputs = input_reports(context, part_headers(tables))
         reports = BuildReports(
             stats=stats,
+            records=count_records(names, tables, chosen),
             lengths=lengths,
             engines=engines_of(tables),
             warnings=list(dict.fromkeys([*warnings, *file_warnings(inputs), *warnings_of(tables)])),
@@ -84,10 +85,11 @@ def _empty_sets(train: list[Selected]) -> list[str]:
     ]
 
 
-def _count(chosen: dict[str, list[Selected]]) -> dict[str, list[DatasetStats]]:
+def _count(context: BuildContext, chosen: dict[str, list[Selected]]) -> dict[str, list[DatasetStats]]:
     """Return the figures of each split; of val only where it has samples."""
+    entries = context.config.entries
     return {
-        split: [dataset_stats(selected, split == "train") for selected in selection]
+        split: [dataset_stats(selected, entries[selected.dataset], split == "train") for selected in selection]
         for split, selection in chosen.items()
         if split == "train" or any(selected.processed.size for selected in selection)
     }

@@ -5,18 +5,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from pretokenizer.reports.chat_notes import chat_warnings
+from pretokenizer.figures.accounting import RecordCounts
+from pretokenizer.figures.chat_notes import chat_warnings
+from pretokenizer.figures.lengths import LengthReport
+from pretokenizer.figures.stats import DatasetStats, total_stats
 from pretokenizer.reports.inputs import InputReport
-from pretokenizer.reports.lengths import LengthReport
-from pretokenizer.reports.stats import DatasetStats, total_stats
-from pretokenizer.selection.document_table import DocumentTable
+from pretokenizer.selection.document_table import Tables, part_headers
 from pretokenizer.selection.duplicates import DuplicateReport
 from pretokenizer.tasks.bad_records import MAX_EXAMPLES
 from pretokenizer.tasks.context import BuildContext
-from pretokenizer.tasks.part_files import PartHeader
-
-Tables = list[tuple[DocumentTable, DocumentTable | None]]
-"""The documents of each data set: (all or those of train, those of its own validation files)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,8 @@ class BuildReports:
 
     stats: dict[str, list[DatasetStats]]
     """Figures of each data set by split, `train` and `val`; `val` only where it has documents."""
+    records: list[RecordCounts]
+    """What became of the records of each data set."""
     lengths: dict[str, LengthReport]
     """Lengths of the documents of each split."""
     engines: list[str]
@@ -77,13 +76,9 @@ class BuildReports:
             "splits": {split: [s.to_json() for s in parts] for split, parts in self.stats.items()},
             "totals": {split: total_stats(parts).to_json() for split, parts in self.stats.items()},
             "lengths": {split: dataclasses.asdict(lengths) for split, lengths in self.lengths.items()},
+            "records": [dataclasses.asdict(counts) for counts in self.records],
             **self.for_manifest(),
         }
-
-
-def part_headers(tables: Tables) -> list[list[PartHeader]]:
-    """Return the part headers of each data set."""
-    return [[header for table in pair if table for header in table.headers] for pair in tables]
 
 
 def bad_records(context: BuildContext, tables: Tables) -> dict[int, BadRecords]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pretokenizer.records.choose_files import NO_SPLIT, DatasetFiles
 from pretokenizer.records.file_names import split_name
+from pretokenizer.reports.blocks import Block, Bullets, Paragraph, Table
 from pretokenizer.tasks.context import BuildContext
 from pretokenizer.tasks.part_files import PartHeader
 
@@ -77,23 +78,21 @@ def _input_report(name: str, files: DatasetFiles, headers: Sequence[PartHeader])
     return InputReport(name, read, files.left_out, unused, dict(sorted(irregular.items())))
 
 
-def input_lines(report: InputReport) -> list[str]:
-    """Return the part of stats.md for one data set."""
-    lines = [f"{report.name}:", "", "| file | split | records |", "|---|---|---:|"]
-    lines += [f"| {_cell(f.path)} | {f.split or '-'} | {f.num_records:,} |" for f in report.files]
-    lines += [
-        f"| {_cell(path)} | not used: {reason} | |" for path, reason in list(report.left_out.items())[:_MAX_LISTED]
-    ]
-    if len(report.left_out) > _MAX_LISTED:
-        lines.append(f"| {len(report.left_out) - _MAX_LISTED:,} more files | not used; stats.json lists them | |")
-    lines.append("")
+def input_blocks(report: InputReport) -> list[Block]:
+    """Return the files and fields of one data set for the report."""
+    rows = [[_shown(file.path), file.split or "-", f"{file.num_records:,}"] for file in report.files]
+    rows += [[_shown(path), f"not used: {why}", "-"] for path, why in list(report.left_out.items())[:_MAX_LISTED]]
+    num_more = len(report.left_out) - _MAX_LISTED
+    if num_more > 0:
+        rows.append([f"{num_more:,} more files", "not used; stats.json lists them", "-"])
+    blocks: list[Block] = [Paragraph(f"{report.name}:"), Table(["file", "split", "records"], rows, num_text_columns=2)]
     if report.unused:
-        lines += [f"Fields not used: {', '.join(f'`{_cell(name)}`' for name in report.unused)}.", ""]
+        blocks.append(Paragraph(f"Fields not used: {', '.join(f'`{_shown(name)}`' for name in report.unused)}."))
     if report.irregular:
-        lines += [*(f"- {count:,} conversations: {note}" for note, count in report.irregular.items()), ""]
-    return lines
+        blocks.append(Bullets([f"{count:,} conversations: {note}" for note, count in report.irregular.items()]))
+    return blocks
 
 
-def _cell(text: str) -> str:
-    """Escape a text for a cell of a Markdown table. Paths and field names may contain anything."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text).replace("|", "\\|").replace("`", "'")
+def _shown(text: str) -> str:
+    """Show a path or a field name, which may contain anything, on one line and without backticks."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text).replace("`", "'")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PLOT_NAME = "lengths.png"
+PLOT_SVG = "lengths.svg"
 _COLOURS = {"train": "#4878a8", "val": "#c8863c"}
 
 Histogram = tuple[list[int], list[int]]
@@ -26,15 +27,15 @@ def has_plots() -> bool:
 
 
 @contextlib.contextmanager
-def drawing(histograms: dict[str, Histogram], path: Path) -> Iterator[None]:
-    """Draw the histogram of each split into a PNG or SVG file while the block runs.
+def drawing(histograms: dict[str, Histogram], folder: Path) -> Iterator[None]:
+    """Draw the histogram of each split into `lengths.png` and `lengths.svg` in `folder` while the block runs.
 
     Without matplotlib, or without a document in any split, no file is written.
     """
     if not has_plots() or not any(counts for _, counts in histograms.values()):
         yield
         return
-    command = [sys.executable, "-P", __file__, str(path)]
+    command = [sys.executable, "-P", __file__, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         json.dump(histograms, process.stdin)
@@ -42,8 +43,9 @@ def drawing(histograms: dict[str, Histogram], path: Path) -> Iterator[None]:
         yield
 
 
-def draw(histograms: dict[str, Histogram], path: Path) -> None:
-    """Draw the histogram of each split, on a logarithmic axis, into a PNG or SVG file."""
+def draw(histograms: dict[str, Histogram], folder: Path) -> None:
+    """Draw the histogram of each split, on a logarithmic axis, into `lengths.png` and `lengths.svg` in `folder`."""
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -56,7 +58,9 @@ def draw(histograms: dict[str, Histogram], path: Path) -> None:
         number = sum(counts)
         axes.set_title(f"{split}: {number:,} document{'s' * (number != 1)}", fontsize=10, loc="left")
     panels[-1].set_xlabel("tokens per document", fontsize=9)
-    figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else {"Date": None})
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lengths"}):  # the same bytes every time
+        figure.savefig(folder / PLOT_NAME, dpi=110, metadata={"Software": None})
+        figure.savefig(folder / PLOT_SVG, metadata={"Date": None})
 
 
 def _draw_panel(axes: Any, bounds: list[int], counts: list[int], colour: str) -> None:

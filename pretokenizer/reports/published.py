@@ -1,6 +1,6 @@
 """The published report `P-train_stats.txt`, byte for byte in the original's layout."""
 
-from pretokenizer.reports.stats import DatasetStats, total_stats
+from pretokenizer.figures.stats import DatasetStats, total_stats
 
 _RULE = "-----------------"
 

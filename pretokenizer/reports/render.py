@@ -10,7 +10,7 @@ from pretokenizer.chat.roles import Role
 from pretokenizer.tokenizer.base import Tokenizer
 
 # A terminal obeys control characters, the 8-bit ones too. Tab and line feed are harmless.
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _COLOURS = {
     Role.SYSTEM: "35",
     Role.USER: "36",
@@ -19,6 +19,11 @@ _COLOURS = {
     Role.ASSISTANT_NO_LOSS: "31",
     Role.TOOL: "34",
 }
+
+
+def escape_controls(text: str) -> str:
+    """Show the control characters of a text escaped, as `\\x1b`."""
+    return _CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
 
 
 def render_document(ids: Any, roles: Any, tokenizer: Tokenizer, plain: bool) -> str:
@@ -30,7 +35,7 @@ def render_document(ids: Any, roles: Any, tokenizer: Tokenizer, plain: bool) -> 
     bounds = [0, *(np.flatnonzero(np.diff(roles)) + 1).tolist(), len(roles)] if len(roles) else [0]
     for begin, end in pairwise(bounds):
         role = Role(int(roles[begin]))
-        text = _CONTROLS.sub(lambda match: f"\\x{ord(match.group()):02x}", tokenizer.decode(ids[begin:end].tolist()))
+        text = escape_controls(tokenizer.decode(ids[begin:end].tolist()))
         if plain:
             mark = "*" if role.gets_loss else ""
             pieces.append(f"[{role.name.lower()}{mark}:{end - begin} {text}]")

@@ -24,4 +24,4 @@ def print_summary(manifest: DataManifest, folder: Path) -> None:
         print(f"  warning: {duplicates['leaked']} val documents also occur in train; --dedup exact leaves them out")
     for warning in manifest.reports.get("warnings", []):
         print(f"  warning: {warning}")
-    print(f"  report: {folder / 'stats.md'}")
+    print(f"  report: {folder / 'stats.md'} (as a page: stats.html)")

@@ -128,7 +128,16 @@ class DocumentTable:
         return ranges(self.unit_ends[units] - counts, counts)
 
 
-def read_tables(plan: Plan, folders: Sequence[Path], itemsize: int) -> list[tuple[DocumentTable, DocumentTable | None]]:
+Tables = list[tuple[DocumentTable, DocumentTable | None]]
+"""The documents of each data set: (all, or those of train; those of its own validation files)."""
+
+
+def part_headers(tables: Tables) -> list[list[PartHeader]]:
+    """Return the part headers of each data set."""
+    return [[header for table in pair if table for header in table.headers] for pair in tables]
+
+
+def read_tables(plan: Plan, folders: Sequence[Path], itemsize: int) -> Tables:
     """Read (documents of train, or of all records; documents of its own validation files) of each data set.
 
     Raises PartError for a part that is missing or damaged.

@@ -44,8 +44,8 @@ def test_files_and_fields_are_used_or_named(tmp_path: Path, build_toy: BuildToy)
         assert warning in manifest.reports["warnings"]
         report = (folder / "stats.md").read_text()
         assert f"| {own / 'train-0-of-2.jsonl'} | train | 3 |\n" in report
-        assert f"| {own / 'extra.jsonl'} | not used: its name tells no split | |\n" in report
-        assert f"| {own}/notes\\|.txt | not used: not a kind of file that holds records | |\n" in report
+        assert f"| {own / 'extra.jsonl'} | not used: its name tells no split | - |\n" in report
+        assert f"| {own}/notes\\|.txt | not used: not a kind of file that holds records | - |\n" in report
         assert "Fields not used: `messages[].id`, `source`.\n" in report
 
 

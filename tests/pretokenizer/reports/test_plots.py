@@ -17,15 +17,16 @@ HISTOGRAMS: dict[str, Histogram] = {
 
 
 def test_the_same_lengths_give_the_same_picture(tmp_path: Path) -> None:
-    draw(HISTOGRAMS, tmp_path / "a.png")
-    draw(HISTOGRAMS, tmp_path / "b.png")
-    assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    draw(HISTOGRAMS, tmp_path)
+    first = [(tmp_path / name).read_bytes() for name in ("lengths.png", "lengths.svg")]
+    draw(HISTOGRAMS, tmp_path)
+    assert first[0][:8] == b"\x89PNG\r\n\x1a\n"
+    assert first == [(tmp_path / name).read_bytes() for name in ("lengths.png", "lengths.svg")]
 
 
 def test_the_labels_are_the_bounds_and_counts(tmp_path: Path) -> None:
-    draw({**HISTOGRAMS, "val": ([0, 16], [0])}, tmp_path / "a.svg")
-    labels = re.findall(r"<!-- (.*?) -->", (tmp_path / "a.svg").read_text())
+    draw({**HISTOGRAMS, "val": ([0, 16], [0])}, tmp_path)
+    labels = re.findall(r"<text[^>]*>(.*?)</text>", (tmp_path / "lengths.svg").read_text())
     assert labels == [
         *("0", "16", "32", "64", "128", "256", "512", "1,024", "documents", "2", "1", "2", "train: 5 documents"),
         *("0", "tokens per document", "documents", "val: 0 documents"),
@@ -38,10 +39,12 @@ def test_a_build_draws_its_lengths(build_toy: BuildToy, tmp_path: Path, monkeypa
     _, folder = build_toy(["gsm8k"])
     assert (folder / "lengths.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert "![lengths](lengths.png)" in (folder / "stats.md").read_text()
+    assert "<svg" in (folder / "stats.html").read_text()
+    assert not (folder / "lengths.svg").exists()
 
 
 def test_without_documents_nothing_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "has_plots", lambda: True)
-    with drawing({"train": ([], [])}, tmp_path / "a.png"):
+    with drawing({"train": ([], [])}, tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pretokenizer.figures.stats import DatasetStats, total_stats
 from pretokenizer.reports.published import published_report
-from pretokenizer.reports.stats import DatasetStats, total_stats
 from tests.pretokenizer.conftest import BuildToy, question_records, write_jsonl
 
 
@@ -14,6 +14,8 @@ def stats(name: str, lengths: list[int], skipped: int, samples: int, fraction: f
     return DatasetStats(
         name=name,
         report_name=f"Set ({name})",
+        candidates=samples,
+        requested=samples,
         samples=samples,
         fraction=fraction,
         accepted=len(lengths),
@@ -24,6 +26,7 @@ def stats(name: str, lengths: list[int], skipped: int, samples: int, fraction: f
         control_tokens_in_text=2,
         dropped={"blank": 1},
         lengths=np.array(lengths, dtype=np.int64),
+        turns=np.full(len(lengths), 2),
     )
 
 
@@ -85,7 +88,7 @@ def test_stats_json_and_markdown_agree(build_toy: BuildToy, tmp_path: Path) -> N
     report = (folder / "stats.md").read_text()
     assert figures["accepted"] == 4 and figures["control_tokens_in_text"] == 2
     assert sum(figures["role_tokens"].values()) == figures["tokens"] == manifest.splits["train"].tokens
-    assert f"| gsm8k | 4 | 4 (100.0%) | 0 | {figures['tokens']:,} |" in report
+    assert f"| gsm8k | 4 | 4 | 0 | {figures['tokens']:,} |" in report
     assert f"| {figures['loss_tokens'] / figures['tokens']:.1%} |" in report
     assert "Control tokens spelled inside messages: 2 (kept as text)" in report
     assert "Documents by language: en 4." in report
@@ -95,10 +98,8 @@ def test_stats_json_and_markdown_agree(build_toy: BuildToy, tmp_path: Path) -> N
     assert written["totals"]["train"]["length"] == figures["length"] and written["totals"]["train"]["name"] == "total"
     at_2048 = {"seq_length": 2048, "documents_cut": 0, "tokens_lost": 0, "packed_rows": 1}
     assert at_2048.items() <= lengths["seq_lengths"][2].items()
-    assert lengths["iterations_per_epoch"]["16"] == {
-        "documents": 0.25,
-        "packed_2048": 0.0625,
-        "packed_4096": 0.0625,
-        "packed_8192": 0.0625,
-    }
-    assert "| 16 | 0.2 | 0.1 | 0.1 | 0.1 |" in report
+    assert lengths["iterations_per_epoch"]["16"]["documents"] == 0.25
+    assert lengths["iterations_per_epoch"]["1"]["packed_2048"] == 1.0
+    assert "| 16 | 0.2 | 0.1 | 0.1 | 0.1 | 0.1 |" in report
+    assert written["records"] == [{"name": "gsm8k", "records": 4, "train": 4, "val": 0, "left_out": {}, "bad": {}}]
+    assert figures["turns_per_document"]["mean"] == 2.0

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 BAR = 50
 """Length of the longest bar, in characters."""
-SEQ_LENGTHS = (512, 1024, 2048, 4096, 8192)
-PACKED_LENGTHS = (2048, 4096, 8192)
-GLOBAL_BATCHES = (16, 64, 128, 256)
+SEQ_LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
+"""Row lengths that the reports offer, in tokens."""
+GLOBAL_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Global batch sizes that the reports offer, in samples."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,8 @@ class SeqLength:
     seq_length: int
     documents_cut: int
     tokens_lost: int
-    packed_rows: int | None
-    """Number of packed rows; None for lengths at which packing is not computed."""
-    packed_share: float | None
+    packed_rows: int
+    packed_share: float
     """Share of the positions in packed rows that documents fill."""
 
 
@@ -46,9 +46,8 @@ def length_report(lengths: NDArray[np.integer[Any]]) -> LengthReport:
     rows = []
     for seq_length in SEQ_LENGTHS:
         over = lengths[lengths > seq_length]
-        packed = pack(lengths, seq_length) if seq_length in PACKED_LENGTHS else (None, None)
-        rows.append(SeqLength(seq_length, over.size, int((over - seq_length).sum()), *packed))
-    samples = {"documents": lengths.size} | {f"packed_{r.seq_length}": r.packed_rows for r in rows if r.packed_rows}
+        rows.append(SeqLength(seq_length, over.size, int((over - seq_length).sum()), *pack(lengths, seq_length)))
+    samples = {"documents": lengths.size} | {f"packed_{row.seq_length}": row.packed_rows for row in rows}
     epochs = {batch: {name: count / batch for name, count in samples.items()} for batch in GLOBAL_BATCHES}
     return LengthReport(*histogram(lengths), rows, epochs)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pretokenizer.reports.lengths import LengthReport, SeqLength, histogram, length_report, pack, text_histogram
+from pretokenizer.figures.lengths import LengthReport, SeqLength, histogram, length_report, pack, text_histogram
 
 
 def test_histogram() -> None:
@@ -16,17 +16,23 @@ def test_length_report() -> None:
     assert report.bounds == [0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
     assert report.counts == [0, 0, 0, 0, 0, 1, 1, 0, 1]
     assert report.seq_lengths == [
-        SeqLength(512, 2, 88 + 2488, None, None),
-        SeqLength(1024, 1, 1976, None, None),
+        SeqLength(512, 2, 88 + 2488, 3, (512 + 500 + 512) / 1536),
+        SeqLength(1024, 1, 1976, 3, (600 + 500 + 1024) / 3072),
         SeqLength(2048, 1, 952, 2, (2048 + 1100) / 4096),
         SeqLength(4096, 0, 0, 2, 4100 / 8192),
         SeqLength(8192, 0, 0, 1, 4100 / 8192),
+        SeqLength(16384, 0, 0, 1, 4100 / 16384),
+        SeqLength(32768, 0, 0, 1, 4100 / 32768),
     ]
     assert report.iterations_per_epoch[16] == {
         "documents": 3 / 16,
+        "packed_512": 3 / 16,
+        "packed_1024": 3 / 16,
         "packed_2048": 2 / 16,
         "packed_4096": 2 / 16,
         "packed_8192": 1 / 16,
+        "packed_16384": 1 / 16,
+        "packed_32768": 1 / 16,
     }
     assert length_report(np.empty(0, dtype=np.int64)) == LengthReport([], [], [], {})
 

@@ -1,0 +1,60 @@
+"""The parts of a report, which stats.md and stats.html show in their own ways."""
+
+from dataclasses import dataclass, field
+
+from pretokenizer.figures.examples import Example
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading; level 1 is the title."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Text in which backticks mark code."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of items, each with a list of subordinate items."""
+
+    items: list[str]
+    details: dict[int, list[str]] = field(default_factory=dict)
+    """Index of an item -> its subordinate items, shown as code."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first columns hold text and whose other columns hold numbers."""
+
+    header: list[str]
+    rows: list[list[str]]
+    num_text_columns: int = 1
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines in a fixed-width font."""
+
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """The plot of document lengths."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document with the role of each token."""
+
+    example: Example
+
+
+Block = Heading | Paragraph | Bullets | Table | Code | Plot | Document

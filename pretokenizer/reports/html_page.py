@@ -1,0 +1,106 @@
+"""Show a report as one HTML page without any other file, for `stats.html`."""
+
+import html
+import re
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from pretokenizer.chat.roles import Role
+from pretokenizer.reports.blocks import Block, Bullets, Code, Document, Heading, Paragraph, Plot, Table
+from pretokenizer.reports.render import escape_controls
+from pretokenizer.tokenizer.base import Tokenizer
+
+_COLOURS = {
+    Role.SYSTEM: "#7b3fa0",
+    Role.USER: "#0b6b8a",
+    Role.ASSISTANT: "#1d7a36",
+    Role.CONTEXT: "#8a6100",
+    Role.ASSISTANT_NO_LOSS: "#b3261e",
+    Role.TOOL: "#2f55c7",
+}
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 60rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; border-bottom: 1px solid #d5dbe3; }
+code, pre { font-family: ui-monospace, monospace; font-size: 0.87em; overflow-wrap: anywhere; }
+pre { background: #f5f7fa; padding: 0.7rem; white-space: pre-wrap; border-radius: 4px; }
+.scroll { overflow-x: auto; } svg { max-width: 100%; height: auto; }
+table { border-collapse: collapse; margin: 0.5rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.2rem 0.6rem; border-bottom: 1px solid #e3e8ee; text-align: right; white-space: nowrap; }
+th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.loss { background: #e3f3e6; text-decoration: underline; text-decoration-thickness: 1px; text-underline-offset: 3px; }
+"""
+
+
+def to_html(blocks: list[Block], tokenizer: Tokenizer, svg: str = "") -> str:
+    """Return the blocks as an HTML page. `svg` is the plot of lengths, if one was drawn."""
+    title = next((block.text for block in blocks if isinstance(block, Heading)), "")
+    body = "\n".join(filter(None, (_block(block, tokenizer, svg) for block in blocks)))
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _block(block: Block, tokenizer: Tokenizer, svg: str) -> str:
+    match block:
+        case Heading():
+            legend = _legend() if block.text == "Documents" else ""
+            return f"<h{block.level}>{html.escape(block.text)}</h{block.level}>{legend}"
+        case Paragraph():
+            return f"<p>{_inline(block.text)}</p>"
+        case Bullets():
+            return _bullets(block)
+        case Table():
+            return _table(block)
+        case Code():
+            return f"<pre>{html.escape(chr(10).join(block.lines))}</pre>" if not svg else ""
+        case Plot():
+            return svg[svg.find("<svg") :]
+        case Document():
+            example = block.example
+            num_cut = example.num_tokens - len(example.token_ids)
+            cut = f" ({num_cut:,} more tokens)" if num_cut else ""
+            text = render_html(example.token_ids, example.role_ids, tokenizer)
+            return f"<p>{html.escape(example.dataset)}, {example.num_tokens:,} tokens:</p>\n<pre>{text}{cut}</pre>"
+
+
+def _inline(text: str) -> str:
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(text))
+
+
+def _bullets(block: Bullets) -> str:
+    items = []
+    for number, item in enumerate(block.items):
+        details = "".join(f"<li><code>{html.escape(detail)}</code></li>" for detail in block.details.get(number, []))
+        items.append(f"<li>{_inline(item)}{f'<ul>{details}</ul>' if details else ''}</li>")
+    return f"<ul>{''.join(items)}</ul>"
+
+
+def _table(block: Table) -> str:
+    def row(cells: list[str], tag: str) -> str:
+        kinds = [' class="text"' if i < block.num_text_columns else "" for i in range(len(cells))]
+        joined = "".join(f"<{tag}{kind}>{_inline(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
+        return f"<tr>{joined}</tr>"
+
+    rows = "".join(row(cells, "td") for cells in block.rows)
+    return f'<div class="scroll"><table><thead>{row(block.header, "th")}</thead><tbody>{rows}</tbody></table></div>'
+
+
+def _legend() -> str:
+    names = (f'<span style="color:{colour}">{role.name.lower()}</span>' for role, colour in _COLOURS.items())
+    return f'<p>Roles: {", ".join(names)}. Tokens with loss are <span class="loss">underlined</span>.</p>'
+
+
+def render_html(ids: Any, roles: Any, tokenizer: Tokenizer) -> str:
+    """Return the text of a document with N tokens as HTML, coloured by role. `ids` and `roles` have shape (N,)."""
+    pieces = []
+    bounds = [0, *(np.flatnonzero(np.diff(roles)) + 1).tolist(), len(roles)] if len(roles) else [0]
+    for begin, end in pairwise(bounds):
+        role = Role(int(roles[begin]))
+        text = html.escape(escape_controls(tokenizer.decode(ids[begin:end].tolist())))
+        kind = ' class="loss"' if role.gets_loss else ""
+        pieces.append(f'<span{kind} style="color:{_COLOURS[role]}" title="{role.name.lower()}">{text}</span>')
+    return "".join(pieces)

@@ -1,0 +1,54 @@
+"""html_page.py"""
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+
+from pretokenizer.chat.roles import Role
+from pretokenizer.reports.html_page import render_html
+from pretokenizer.tokenizer.base import Tokenizer
+from tests.pretokenizer.conftest import BuildToy, write_jsonl
+
+
+class Balance(HTMLParser):
+    """Collects the open tags of a page, which must be none at its end, and every address it refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str | None] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a start tag."""
+        self.scripts += tag == "script"
+        self.addresses += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Match an end tag with the last start tag."""
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone_and_shows_hostile_text_as_text(build_toy: BuildToy, tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script> \x1b[31m `x` | &amp;"
+    records = [{"messages": [{"role": "user", "content": evil}, {"role": "assistant", "content": "b"}], "<b>": 1}]
+    write_jsonl(tmp_path / "data/messages/train.jsonl", records)
+    _, folder = build_toy([{"messages": {"val_split": 0}}])
+    page = (folder / "stats.html").read_text()
+    parser = Balance()
+    parser.feed(page)
+    assert (parser.open, parser.scripts, parser.addresses) == ([], 0, [])
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; \\x1b[31m `x` | &amp;amp;" in page
+    assert "<h2>Records</h2>" in page
+
+
+def test_runs_of_one_role_are_coloured(sample_tokenizer: Tokenizer) -> None:
+    ids = sample_tokenizer.encode_plain("a<b")
+    roles = np.array([Role.USER] + [Role.ASSISTANT] * (len(ids) - 1))
+    shown = render_html(np.array(ids), roles, sample_tokenizer)
+    assert shown.count("<span") == 2
+    assert '<span class="loss" style="color:#1d7a36" title="assistant">' in shown
+    assert "&lt;b</span>" in shown
