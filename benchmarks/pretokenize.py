@@ -11,6 +11,9 @@ measurement is a process of its own; the ways take turns, and the median of thei
     d  megatron-core's IndexedDatasetBuilder alone, fed ready ids one document at a time
     e  the fast engine alone, on the rendered documents, already in memory
     r  as a, without the fast engine
+    m  as a, with chatml as a Jinja chat template
+    8  as a, four conversations joined into one of eight turns or more
+    n  as 8, with chatml as a Jinja chat template
     2  as a, with two workers (wall seconds), beside what two cores of this machine give: two of (a) at a time
 """
 
@@ -80,7 +83,9 @@ def main() -> None:
     )
     parser.add_argument("--text_mb", type=int, default=40, help="as much of it at most")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--ways", default="abcder", help="which to measure (default abcder; add 2 on two free cores)")
+    parser.add_argument(
+        "--ways", default="abcderm8n", help="which to measure (default all but 2; add 2 on two free cores)"
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -172,21 +177,49 @@ def measure_twice(corpus: Path, vocab_file: Path) -> float:
         return statistics.mean(float(run.result()["wall"]) for run in runs)
 
 
-def measure_build(corpus: Path, vocab_file: Path, workers: int = 1) -> dict[str, Any]:
-    """The whole stage, and the share of its duties."""
+def measure_build(corpus: Path, vocab_file: Path, workers: int = 1, chat_format: str = "chatml") -> dict[str, Any]:
+    """Measure the whole stage, and the share of its duties."""
     seconds = dict.fromkeys(DUTIES, 0.0)
     for name, (module, function) in DUTIES.items():
         setattr(module, function, timed(getattr(module, function), name, seconds))
     with tempfile.TemporaryDirectory() as folder:
         keys = {"vocab_file": str(vocab_file), "data_dir": str(corpus.parent.parent), "output_dir": f"{folder}/out"}
         config, _ = make_config(
-            {"datasets": [{"messages": {"val_split": 0.05}}], "filename_prefix": "p", **keys}, "bench"
+            {
+                "datasets": [{"messages": {"val_split": 0.05}}],
+                "filename_prefix": "p",
+                "chat_format": chat_format,
+                **keys,
+            },
+            "bench",
         )
         started, wall = time.process_time(), time.perf_counter()
         manifest = build.build(config, RunOptions(workers=workers))
         cpu, wall = time.process_time() - started, time.perf_counter() - wall
     seconds["read, convert, encode, origins, keys"] = cpu - sum(seconds.values())
     return {"cpu": cpu, "wall": wall, "tokens": sum(s.tokens for s in manifest.splits.values()), "seconds": seconds}
+
+
+def measure_template(corpus: Path, vocab_file: Path) -> dict[str, Any]:
+    """Measure the whole stage with the Jinja template of chatml, which users would give as a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "chatml.jinja"
+        path.write_text(CHATML.hf_chat_template, encoding="utf-8")
+        return measure_build(corpus, vocab_file, chat_format=str(path))
+
+
+def joined_by_four(corpus: Path) -> Path:
+    """Write a corpus of the same messages, four conversations in one. Return its path, beside the corpus's folder."""
+    path = corpus.parents[1] / "joined" / "messages" / "train.jsonl"
+    if not path.is_file():
+        path.parent.mkdir(parents=True)
+        lines = corpus.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        with path.open("w", encoding="utf-8") as file:
+            for start in range(0, len(lines), 4):
+                messages = [m for line in lines[start : start + 4] for m in json.loads(line)["messages"]]
+                spoken = [m for m in messages if m["role"] != "system"]
+                file.write(json.dumps({"messages": spoken}, ensure_ascii=False) + "\n")
+    return path
 
 
 def timed(function: Callable[..., Any], name: str, seconds: dict[str, float]) -> Callable[..., Any]:
@@ -314,6 +347,9 @@ WAYS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "d": measure_builder,
     "e": measure_engine,
     "r": measure_build,
+    "m": measure_template,
+    "8": lambda corpus, vocab_file: measure_build(joined_by_four(corpus), vocab_file),
+    "n": lambda corpus, vocab_file: measure_template(joined_by_four(corpus), vocab_file),
     "1": measure_build,
     "2": lambda corpus, vocab_file: measure_build(corpus, vocab_file, workers=2),
 }
@@ -332,6 +368,12 @@ def report(results: dict[str, list[dict[str, Any]]]) -> None:
             print(f"({way})/(a) = {median[way] / median['a']:.2f}")
     if {"b", "r"} <= median.keys():
         print(f"(b)/(r) = {median['b'] / median['r']:.2f}, without the fast engine")
+    for template, builtin, corpus in (("m", "a", "these conversations"), ("n", "8", "joined ones")):
+        if {template, builtin} <= median.keys():
+            ratio = median[template] / median[builtin]
+            print(
+                f"({template})/({builtin}) = {ratio:.2f}, chatml as a chat template against the built-in one, {corpus}"
+            )
     if {"a", "2"} <= results.keys():
         one, two = (statistics.median(m["wall"] for m in results[way]) for way in "a2")
         cores = 2 * one / statistics.median(m["twice"] for m in results["2"])
