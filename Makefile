@@ -35,6 +35,10 @@ test: $(STAMP) ## the test suite
 test-fast: $(STAMP) ## the tests that launch no process and train nothing, under 90 seconds on two cores
 	$(BIN)/python -m pytest -m "not slow"
 
+interop: $(STAMP) ## ids, roles and loss masks of the chat templates in trl against transformers
+	$(BIN)/python -m pip install --quiet --editable ".[interop]"
+	$(BIN)/python -m pytest -s tests/interop
+
 parity: $(STAMP) ## the whole parity matrix of layouts, precisions, packing, dropout and recomputation
 	PARITY=full $(BIN)/python -m pytest tests/megatron_train/test_parity.py
 
@@ -65,7 +69,7 @@ clean: ## remove output, caches and the virtual environment
 	rm -rf $(VENV) output/demo .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install demo test test-fast parity soak faults audit check pretokenize clean
+.PHONY: help install demo test interop test-fast parity soak faults audit check pretokenize clean
 
 # The five published models: docs/cards.md. FLAGS are further flags of the trainer.
 CARDS := $(BIN)/python -W ignore -m examples.cards

@@ -1,16 +1,18 @@
 """What a chat template says about itself when it renders a question and an answer."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pretokenizer.template.fragment import text_of
 from pretokenizer.template.rendering import CompiledTemplate, TemplateFailureError
 from pretokenizer.tokenizer.base import Tokenizer
 
-_QUESTIONS = (
-    [{"role": "user", "content": "?"}],
-    [{"role": "system", "content": "."}, {"role": "user", "content": "?"}],
+_QUESTION, _ANSWER = {"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}
+_TALKS: tuple[list[dict[str, Any]], ...] = (
+    [_QUESTION, _ANSWER],
+    [{"role": "system", "content": "."}, _QUESTION, _ANSWER],
+    [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in (_QUESTION, _ANSWER)],
 )
-_ANSWER = {"role": "assistant", "content": "!"}
+"""Some templates need a system message, and some take a list of parts as content."""
 
 
 class Probe(NamedTuple):
@@ -26,17 +28,17 @@ class Probe(NamedTuple):
 def probe(template: CompiledTemplate, tokenizer: Tokenizer) -> Probe:
     """Return a template's facts. Raises TemplateFailureError if it renders no question with an answer."""
     failure = None
-    for question in _QUESTIONS:
+    for talk in _TALKS:
         try:
-            found = template.fragments([*question, _ANSWER])
-            prompt = template.text(question, add_generation_prompt=True)
+            found = template.fragments(talk)
+            prompt = template.text(talk[:-1], add_generation_prompt=True)
             break
         except TemplateFailureError as error:
             failure = failure or error
     else:
         assert failure is not None
         raise failure
-    number = len(question)
+    number = len(talk) - 1
     own = [i for i, fragment in enumerate(found) if fragment.message == number]
     data = [i for i in own if found[i].is_data]
     if not data:

@@ -60,7 +60,13 @@ class CompiledTemplate:
         traced_messages = [_traced_message(message, i, tracer) for i, message in enumerate(messages)]
         traced_tools = traced_value(tools, NO_MESSAGE, tracer)
         variables = self._variables(traced_messages, traced_tools, add_generation_prompt)
-        return self._run(lambda: _fragments(self._traced.root_render_func(self._traced.new_context(variables)), tracer))
+        try:
+            return self._run(
+                lambda: _fragments(self._traced.root_render_func(self._traced.new_context(variables)), tracer)
+            )
+        except TemplateFailureError:
+            self.text(messages, tools, add_generation_prompt)  # fails with a message about plain strings
+            raise
 
     def _variables(self, messages: Sequence[Any], tools: Any, add_generation_prompt: bool) -> dict[str, Any]:
         own = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt}

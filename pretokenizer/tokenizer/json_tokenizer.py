@@ -76,9 +76,10 @@ class JsonTokenizer(Tokenizer):
             positions += [*range(at, match.start() + 1), *[match.start()] * (len(mark) - 1)]
             at = match.end()
         positions += range(at, len(text) + 1)
-        found = _alignment(self._marked_backend.encode("".join([*pieces, text[at:]]), add_special_tokens=False))
+        backend, ids = self._marked_backend
+        found = _alignment(backend.encode("".join([*pieces, text[at:]]), add_special_tokens=False))
         begins, ends = ([positions[i] for i in places] for places in (found.begins, found.ends))
-        return Alignment(found.ids, begins, ends)
+        return Alignment([ids.get(token_id, token_id) for token_id in found.ids], begins, ends)
 
     @cached_property
     def _marks(self) -> dict[str, str]:
@@ -87,25 +88,23 @@ class JsonTokenizer(Tokenizer):
         return {token: f"\x01{nonce}{number}\x02" for number, token in enumerate(self.control_tokens)}
 
     @cached_property
-    def _marked_backend(self) -> Any:
-        """The same vocabulary with a mark in place of each control token, with the same id and flags."""
+    def _marked_backend(self) -> tuple[Any, dict[int, int]]:
+        """The same vocabulary with a mark in place of each control token, and this vocabulary's id for each of its ids.
+
+        A control token that is also a piece keeps the piece, so its mark gets another id. The added tokens after it may
+        get others too.
+        """
         import tokenizers
 
         described = json.loads(self.backend.to_str())
+        renamed = {}
         for token in described["added_tokens"]:
             token["content"] = self._marks.get(token["content"], token["content"])
-        model = described["model"]
-        if isinstance(model["vocab"], dict):
-            model["vocab"] = {self._marks.get(piece, piece): i for piece, i in model["vocab"].items()}
-        else:
-            model["vocab"] = [[self._marks.get(piece, piece), score] for piece, score in model["vocab"]]
-        if model.get("unk_token") in self._marks:
-            model["unk_token"] = self._marks[model["unk_token"]]
+            renamed[token["content"]] = token["id"]
         described["post_processor"] = None
         backend = tokenizers.Tokenizer.from_str(json.dumps(described))
-        if any(backend.token_to_id(mark) != self.token_to_id(token) for token, mark in self._marks.items()):
-            raise TokenizerError(f"{self.path}: its control tokens cannot be told from the same words in a message")
-        return backend
+        ids = {content: backend.token_to_id(content) for content in renamed}
+        return backend, {own: renamed[content] for content, own in ids.items() if own is not None}
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the backend's decoding, special tokens included."""
