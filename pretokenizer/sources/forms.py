@@ -18,6 +18,7 @@ from pretokenizer.records.json_text import Record
 from pretokenizer.sources.turns import (
     MARKS,
     REASONING,
+    UNSUPPORTED,
     Turn,
     UnusableError,
     refuse_unused,
@@ -32,6 +33,7 @@ _REPLY = ("completion", "response", "output", "answer", "target", "targets", "so
 _SYSTEM = ("system", "system_prompt")
 _ROLE, _CONTENT = ("role", "from", "speaker"), ("content", "value", "text")
 _TOOLS = ("tools", "functions")
+_OTHERS = frozenset((*_CONVERSATION, *_REQUEST, *_REPLY, *_SYSTEM, *_TOOLS, *UNSUPPORTED))
 _ANTHROPIC = re.compile(r"\n\n(Human|Assistant): ?")
 """Separates the turns in Anthropic's preference data."""
 
@@ -43,6 +45,19 @@ class Opened(NamedTuple):
     tools: list[dict[str, Any]] | None
     used: set[str]
     """Keys of the record that the turns and tools come from."""
+
+
+def common_form(keys: Sequence[str]) -> tuple[str, ...]:
+    """Return (key of the messages,) or (key of the request, key of the reply) if no other key has a meaning, else ().
+
+    >>> common_form(["id", "messages"]), common_form(["question", "answer"]), common_form(["messages", "tools"])
+    (('messages',), ('question', 'answer'), ())
+    """
+    meant = tuple(key for key in (*_CONVERSATION, *_REQUEST, *_REPLY) if key in keys)
+    others = {key for key in keys if key.lower() in _OTHERS} - set(meant)
+    is_one = len(meant) == 1 and meant[0] in _CONVERSATION
+    is_pair = len(meant) == 2 and meant[0] in _REQUEST and meant[1] in _REPLY
+    return meant if (is_one or is_pair) and not others else ()
 
 
 def open_record(record: Record, preference: str | None) -> Opened:

@@ -6,14 +6,26 @@ completions, preference pairs, plain text. A message of any role may be marked w
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from pretokenizer.chat.conversation import Conversation, Message
+from pretokenizer.chat.conversation import Conversation, Message, pair
 from pretokenizer.chat.roles import Role
 from pretokenizer.records.json_text import Record
-from pretokenizer.sources.forms import is_plain_text, open_record
+from pretokenizer.sources.forms import common_form, is_plain_text, open_record
 from pretokenizer.sources.source import BadRecord, Converted, Source
-from pretokenizer.sources.turns import ROLES, Turn, UnusableError, in_order, message_of, refuse_unused, role_of
+from pretokenizer.sources.turns import (
+    ROLES,
+    Turn,
+    UnusableError,
+    in_order,
+    message_of,
+    refuse_unused,
+    regular_messages,
+    role_of,
+)
+
+_MAX_SHAPES = 1000
+"""Number of different lists of keys whose form is remembered."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +50,47 @@ class Messages(Source):
     shows_name = True
     Options = MessagesOptions
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._regular_keys: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._has_options = self.options.loss == "all" or bool(self.options.preference or self.options.ignore)
+
     def note_fields(self, record: Record) -> None:
-        """Do nothing, because `convert` notes the keys: they depend on the form of each record."""
+        """Note the unused keys of a record of a common form. For all other records `convert` notes them."""
+        if keys := self._common_form(record):
+            self.unused.update(record.keys() - {*keys, "lang", "language"})
 
     def convert(self, record: Record, file_stem: str) -> Converted:
         """Convert one record. A conversation without a message to learn from is left out."""
+        if messages := self._regular(record):
+            return [Conversation(messages, self._lang(record))]
         if self.options.ignore:
             record = {key: value for key, value in record.items() if key not in self.options.ignore}
         try:
             return self._convert(record)
         except UnusableError as error:
             return BadRecord(error.reason, error.found)
+
+    def _common_form(self, record: Record) -> tuple[str, ...]:
+        """Return the key of the messages, or of request and reply, if no other key of the record has a meaning."""
+        shape = tuple(record)
+        keys = self._regular_keys.get(shape)
+        if keys is None:
+            keys = () if self._has_options else common_form(shape)
+            if len(self._regular_keys) < _MAX_SHAPES:
+                self._regular_keys[shape] = keys
+        return keys
+
+    def _regular(self, record: Record) -> tuple[Message, ...] | None:
+        """Return the messages of a regular conversation, which needs none of the rules. Most records are like this."""
+        keys = self._common_form(record)
+        if len(keys) == 1:
+            return regular_messages(record[keys[0]])
+        if len(keys) == 2:
+            request, reply = record[keys[0]], record[keys[1]]
+            if request and reply and request.__class__ is str is reply.__class__:
+                return pair(request, reply)
+        return None
 
     def _convert(self, record: Record) -> Converted:
         if self.options.loss == "all" and is_plain_text(record):

@@ -23,6 +23,13 @@ ROLES = {
     **dict.fromkeys(("tool_response", "tool_result", "function_response", "function_result"), Role.TOOL),
 }
 """Role names in records, in lower case."""
+_REGULAR = {name: ROLES[name] for name in ("system", "user", "human", "assistant", "gpt")}
+_MAY_FOLLOW: dict[Role | None, tuple[Role, ...]] = {
+    None: (Role.SYSTEM, Role.USER),
+    Role.SYSTEM: (Role.USER,),
+    Role.USER: (Role.ASSISTANT,),
+    Role.ASSISTANT: (Role.USER,),
+}
 MARKS = ("train", "weight", "loss", "loss_mask")
 """Keys that say whether a message gets loss: true or 1, false or 0, or null."""
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -49,6 +56,27 @@ def role_of(name: Any) -> Role:
     if role is None:
         raise UnusableError("unknown role", repr(name)[:80])
     return role
+
+
+def regular_messages(turns: Any) -> tuple[Message, ...] | None:
+    """Return the messages of a regular conversation, or None for any other value.
+
+    Its turns have a role and a text and nothing else. They alternate from the user to the assistant, who speaks last,
+    perhaps after one system message.
+    """
+    messages: list[Message] = []
+    last: Role | None = None
+    try:
+        role_key, text_key = ("from", "value") if "from" in turns[0] else ("role", "content")
+        for turn in turns:
+            role, text = _REGULAR[turn[role_key]], turn[text_key]
+            if len(turn) > 2 or text.__class__ is not str or not text or role not in _MAY_FOLLOW[last]:
+                return None
+            messages.append(Message(role, text))
+            last = role
+    except (LookupError, TypeError):
+        return None
+    return tuple(messages) if last is Role.ASSISTANT else None
 
 
 def message_of(role: Role, turn: Turn, ignored: Iterable[str], unused: set[str]) -> Message:

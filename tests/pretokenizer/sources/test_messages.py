@@ -99,3 +99,24 @@ def test_records_that_are_left_out_or_refused(record: dict[str, Any], reason: st
 def test_contexts_stand_between_speakers(convert: Convert) -> None:
     talk = [("user", "q"), ("context", "c"), ("context", "d"), ("assistant", "a")]
     assert convert("messages", [{**messages(*talk), "lang": 5}]) == [[talk]]
+
+
+@pytest.mark.parametrize("roles", ["ua", "suaua", "uaua", "au", "u", "uua", "uas", "ssua", "sa", "", "uaa"])
+def test_the_short_way_for_regular_conversations_gives_the_same(roles: str) -> None:
+    """An option that matches nothing makes the reader apply every rule."""
+    names = {"s": "system", "u": "user", "a": "assistant"}
+    turns = [(names[letter], f"{letter}{i}") for i, letter in enumerate(roles)]
+    sharegpt = [{"from": {"user": "human", "assistant": "gpt"}.get(role, role), "value": text} for role, text in turns]
+    marked = [{"role": role, "content": text, "weight": 1} for role, text in turns]
+    parts = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+    for record in (
+        {**messages(*turns), "id": 1},
+        {"conversations": sharegpt},
+        {"messages": marked},
+        {"messages": parts},
+    ):
+        short, long = make_source("messages", {}), make_source("messages", {"ignore": ["nothing"]})
+        assert short.convert(record, "train") == long.convert(record, "train")
+        assert short.irregular == long.irregular
+        short.note_fields(record)
+        assert short.unused == long.unused or isinstance(long.convert(record, "train"), str)
