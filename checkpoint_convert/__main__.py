@@ -3,6 +3,7 @@
     python -m checkpoint_convert from-hf HF_DIR CKPT_DIR --vocab_extra_ids_list "<|im_start|>,<|im_end|>"
     python -m checkpoint_convert to-hf CKPT_DIR HF_DIR --max_shard_size 2GB
     python -m checkpoint_convert verify HF_DIR CKPT_DIR
+    python -m checkpoint_convert chat HF_DIR
 
 A conversion runs in one process on the CPU, one tensor at a time. Exit code 0 = done, 1 = the data cannot be
 converted or differs, 2 = wrong usage.
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, OSError) as error:
-        return stopped(error, "" if options.command == "verify" else "; nothing was published")
+        return stopped(error, "" if options.command in ("verify", "chat") else "; nothing was published")
 
 
 def stopped(error: KeyboardInterrupt | OSError, state: str) -> int:
@@ -131,6 +132,14 @@ def run_verify(options: argparse.Namespace) -> int:
     return 0 if outcome.is_equal else 1
 
 
+def run_chat(options: argparse.Namespace) -> int:
+    from checkpoint_convert.huggingface.terminal_chat import chat, typed_lines
+
+    for _ in chat(options.hf_dir, options.system, options.max_new_tokens, typed_lines()):
+        pass
+    return 0
+
+
 def finish(report: Report, no_verify: bool, verify: Callable[[], Outcome], unchecked: str = "") -> int:
     """Print the closing lines, then compare source and result unless `no_verify`. Return the exit code."""
     print("\n".join(report.lines()), flush=True)
@@ -169,6 +178,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "from-hf": run_from_hf,
     "to-hf": run_to_hf,
     "verify": run_verify,
+    "chat": run_chat,
     "from-meta": run_from_meta,
     "from-megatron-llm": run_from_megatron_llm,
     "from-megatron-core": run_from_megatron_core,

@@ -43,7 +43,15 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     verify.add_argument(
         "--iteration", type=int, help="checkpoint of CKPT_DIR (default: the one that its tracker names)"
     )
+    _add_chat(commands)
     return parser
+
+
+def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("chat", help="chat with a Hugging Face folder in the terminal", allow_abbrev=False)
+    command.add_argument("hf_dir", type=Path, metavar="HF_DIR")
+    command.add_argument("--system", metavar="TEXT", help="system message of the conversation")
+    command.add_argument("--max_new_tokens", type=int, default=512, metavar="N", help="longest answer in tokens [512]")
 
 
 def _add_from_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -11,6 +11,7 @@ from examples.sampling.__main__ import PROMPTS, choose, read_prompts
 from examples.sampling.generate import Configuration, Options, sample, up_to_end
 from examples.sampling.report_file import read_report, report_name, write_report
 from tests.paths import ROOT
+from tests.word_model import save_word_model
 
 GREEDY = Configuration("greedy", {"do_sample": False, "max_new_tokens": 4})
 NUCLEUS = Configuration("nucleus9", {"do_sample": True, "top_p": 0.9, "max_new_tokens": 4})
@@ -36,24 +37,7 @@ PUBLISHED = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a random Llama with a chat template, as transformers saves it."""
-    import torch
-    import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = ["<pad>", "<end>", "user", "assistant", "why", "how", "sky", "sea", "blue"]
-    vocabulary = {word: number for number, word in enumerate(words)}
-    plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    plain.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<end>", pad_token="<pad>")
-    tokenizer.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}assistant"
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = transformers.LlamaConfig(vocab_size=len(words), eos_token_id=1, pad_token_id=0, bos_token_id=None, **sizes)
-    path = tmp_path_factory.mktemp("models") / "my.model"
-    transformers.LlamaForCausalLM(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return save_word_model(tmp_path_factory.mktemp("models") / "my.model")
 
 
 def test_a_report_of_another_program_is_read(tmp_path: Path) -> None:

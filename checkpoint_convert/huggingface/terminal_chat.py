@@ -1,0 +1,76 @@
+"""A chat with an exported folder in the terminal, through transformers alone: rendered and stopped as a server does it.
+
+    python -m checkpoint_convert chat my-model --system "You answer in one sentence."
+
+An empty line or the end of the input ends the chat; `/new` starts a new conversation.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+Messages = list[dict[str, str]]
+
+
+def chat(folder: Path, system: str | None, max_new_tokens: int, lines: Iterable[str]) -> Iterator[str]:
+    """Answer each of `lines` and yield the answers, which are also printed while they are generated.
+
+    Raises ValueError when the folder is no Hugging Face folder or its tokenizer has no chat template.
+    """
+    model, tokenizer = load(folder)
+    start: Messages = [{"role": "system", "content": system}] if system else []
+    messages = list(start)
+    for line in lines:
+        if not line.strip():
+            return
+        if line.strip() == "/new":
+            messages = list(start)
+            continue
+        messages.append({"role": "user", "content": line.strip()})
+        answer = stream(model, tokenizer, messages, max_new_tokens)
+        messages.append({"role": "assistant", "content": answer})
+        yield answer
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """Return model and tokenizer of a folder. Raises ValueError as `chat` does."""
+    import torch
+    import transformers
+
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder}: has no config.json; name a folder that to-hf wrote")
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.chat_template:
+        raise ValueError(f"{folder}: the tokenizer has no chat template, so a conversation cannot be rendered")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device).eval()
+    return model, tokenizer
+
+
+def stream(model: Any, tokenizer: Any, messages: Messages, max_new_tokens: int) -> str:
+    """Print the answer to a conversation while it is generated, and return it without special tokens."""
+    from transformers import TextStreamer
+
+    inputs = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    ).to(model.device)
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ids = model.generate(**inputs, streamer=streamer, max_new_tokens=max_new_tokens, pad_token_id=pad)
+    answer: str = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return answer.strip()
+
+
+def typed_lines() -> Iterator[str]:
+    """Yield what the user types until the end of the input."""
+    while True:
+        print("> ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            print()
+            return
+        yield line
