@@ -39,15 +39,12 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Code:
-    """Lines in a fixed-width font."""
+class Lengths:
+    """The histogram of document lengths of one split. The plot of train shows all splits."""
 
+    split: str
     lines: list[str]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """The plot of document lengths."""
+    """The histogram as text, one line for each range."""
 
 
 @dataclass(frozen=True)
@@ -57,4 +54,4 @@ class Document:
     example: Example
 
 
-Block = Heading | Paragraph | Bullets | Table | Code | Plot | Document
+Block = Heading | Paragraph | Bullets | Table | Lengths | Document

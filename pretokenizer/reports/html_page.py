@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pretokenizer.chat.roles import Role
-from pretokenizer.reports.blocks import Block, Bullets, Code, Document, Heading, Paragraph, Plot, Table
+from pretokenizer.reports.blocks import Block, Bullets, Document, Heading, Lengths, Paragraph, Table
 from pretokenizer.reports.render import escape_controls
 from pretokenizer.tokenizer.base import Tokenizer
 
@@ -28,7 +28,9 @@ pre { background: #f5f7fa; padding: 0.7rem; white-space: pre-wrap; border-radius
 .scroll { overflow-x: auto; } svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; margin: 0.5rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.2rem 0.6rem; border-bottom: 1px solid #e3e8ee; text-align: right; white-space: nowrap; }
-th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
+p code, li code { white-space: nowrap; }
+li li code { white-space: normal; }
 .loss { background: #e3f3e6; text-decoration: underline; text-decoration-thickness: 1px; text-underline-offset: 3px; }
 """
 
@@ -55,10 +57,10 @@ def _block(block: Block, tokenizer: Tokenizer, svg: str) -> str:
             return _bullets(block)
         case Table():
             return _table(block)
-        case Code():
-            return f"<pre>{html.escape(chr(10).join(block.lines))}</pre>" if not svg else ""
-        case Plot():
-            return svg[svg.find("<svg") :]
+        case Lengths():
+            lines = html.escape("\n".join(block.lines))
+            picture = svg[svg.find("<svg") :] if svg else f"<pre>{lines}</pre>"
+            return f"<p>Tokens per document:</p>\n{picture}" if block.split == "train" or not svg else ""
         case Document():
             example = block.example
             num_cut = example.num_tokens - len(example.token_ids)

@@ -2,7 +2,7 @@
 
 import re
 
-from pretokenizer.reports.blocks import Block, Bullets, Code, Document, Heading, Paragraph, Plot, Table
+from pretokenizer.reports.blocks import Block, Bullets, Document, Heading, Lengths, Paragraph, Table
 from pretokenizer.reports.plots import PLOT_NAME
 from pretokenizer.reports.render import render_document
 from pretokenizer.tokenizer.base import Tokenizer
@@ -25,10 +25,9 @@ def to_markdown(blocks: list[Block], tokenizer: Tokenizer, has_plot: bool) -> st
                 parts.append("\n".join(_bullets(block)))
             case Table():
                 parts.append("\n".join(_table(block)))
-            case Code():
-                parts.append("\n".join(["```", *block.lines, "```"]))
-            case Plot():
-                parts += [f"![lengths]({PLOT_NAME})"] if has_plot else []
+            case Lengths():
+                parts += ["Tokens per document:", "\n".join(["```", *block.lines, "```"])]
+                parts += [f"![lengths]({PLOT_NAME})"] if has_plot and block.split == "train" else []
             case Document():
                 parts.append(_document(block, tokenizer))
     return "\n\n".join(parts) + "\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 from pretokenizer.figures.examples import Example
 from pretokenizer.figures.lengths import GLOBAL_BATCHES, SEQ_LENGTHS, LengthReport, text_histogram
 from pretokenizer.figures.stats import DatasetStats, total_stats
-from pretokenizer.reports.blocks import Block, Bullets, Code, Document, Heading, Paragraph, Plot, Table
+from pretokenizer.reports.blocks import Block, Bullets, Document, Heading, Lengths, Paragraph, Table
 from pretokenizer.reports.build_reports import BuildReports
 from pretokenizer.reports.inputs import input_blocks
 from pretokenizer.reports.verdict import suspicions, verdict
@@ -79,9 +79,7 @@ def _split(split: str, parts: list[DatasetStats], lengths: LengthReport) -> list
         blocks.append(Paragraph(f"Documents by language: {listed}."))
     if not lengths.counts:
         return blocks
-    blocks += [Paragraph("Tokens per document:"), Code(text_histogram(lengths.bounds, lengths.counts))]
-    if split == "train":
-        blocks.append(Plot())
+    blocks.append(Lengths(split, text_histogram(lengths.bounds, lengths.counts)))
     blocks += _seq_lengths(total, lengths)
     return [*blocks, *_epochs(total, lengths)] if split == "train" else blocks
 
@@ -142,8 +140,11 @@ def _epochs(total: DatasetStats, lengths: LengthReport) -> list[Block]:
         [f"{batch}", *(f"{count:,.1f}" for count in lengths.iterations_per_epoch[batch].values())]
         for batch in GLOBAL_BATCHES
     ]
-    header = ["global batch", f"{total.accepted:,} documents", *(f"packed at {n:,}" for n in SEQ_LENGTHS)]
-    return [Paragraph("One epoch in iterations, by global batch size:"), Table(header, rows, num_text_columns=0)]
+    text = (
+        f"Iterations of one epoch, for {total.accepted:,} rows of one document each, and for packed rows of N tokens:"
+    )
+    header = ["global batch", "not packed", *(f"{length:,}" for length in SEQ_LENGTHS)]
+    return [Paragraph(text), Table(header, rows, num_text_columns=0)]
 
 
 def _checks(context: BuildContext, reports: BuildReports) -> list[Block]:
