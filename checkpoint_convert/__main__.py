@@ -129,7 +129,15 @@ def run_verify(options: argparse.Namespace) -> int:
 
     outcome = verify(options.hf_dir, options.checkpoint_dir, options.iteration)
     print("\n".join(outcome.lines()))
-    return 0 if outcome.is_equal else 1
+    problems: list[str] = []
+    if options.serve:
+        from checkpoint_convert.verify.serve import serve
+        from megatron_train.checkpoint.folder import find_checkpoint
+
+        served = serve(options.hf_dir, find_checkpoint(options.checkpoint_dir, options.iteration))
+        print("\n".join(served.lines()))
+        problems = served.problems
+    return 0 if outcome.is_equal and not problems else 1
 
 
 def run_chat(options: argparse.Namespace) -> int:

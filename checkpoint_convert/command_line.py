@@ -43,6 +43,11 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     verify.add_argument(
         "--iteration", type=int, help="checkpoint of CKPT_DIR (default: the one that its tracker names)"
     )
+    verify.add_argument(
+        "--serve",
+        action="store_true",
+        help="also generate a reply, and check the stop ids, template and ids of transformers, vLLM, TGI and llama.cpp",
+    )
     _add_chat(commands)
     return parser
 

@@ -17,7 +17,7 @@ from checkpoint_convert.output.report import named
 from checkpoint_convert.verify.logits import quiet_transformers
 from megatron_train.checkpoint.folder import TOKENIZER_DIR
 from pretokenizer.chat.conversation import Conversation, Message
-from pretokenizer.chat.formats import ChatFormat
+from pretokenizer.chat.formats import ChatFormat, ChatFormatError
 from pretokenizer.chat.roles import Role
 from pretokenizer.files.limits import bounded
 
@@ -65,9 +65,10 @@ def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
 
 def compare_paths(hf_dir: Path, export: TokenizerExport, chat_format: ChatFormat) -> ChatOutcome:
     """Compare a conversation's ids on the three paths, and check that generation stops at the end of a turn."""
-    ours = export.tokenizer.encode(chat_format.render(CONVERSATION).text)
+    conversation = conversation_for(chat_format)
+    ours = export.tokenizer.encode(chat_format.render(conversation).text)
     compared = f"chat template gives the pretokenizer's {len(ours)} ids, generation stops at the end of a turn"
-    messages = [{"role": m.role.template_name, "content": m.text} for m in CONVERSATION.messages]
+    messages = messages_of(conversation)
     with quiet_transformers() as transformers:
         loaded = transformers.AutoTokenizer.from_pretrained(hf_dir, local_files_only=True, trust_remote_code=False)
         with bounded(str(hf_dir)):
@@ -83,6 +84,21 @@ def compare_paths(hf_dir: Path, export: TokenizerExport, chat_format: ChatFormat
     if end not in stops:
         return ChatOutcome(compared, f"generation_config.json stops at {stops}, but a turn ends with {end}")
     return ChatOutcome(compared)
+
+
+def conversation_for(chat_format: ChatFormat | None) -> Conversation:
+    """Return the conversation of the check, without its system message if the chat format refuses one."""
+    if chat_format is not None:
+        try:
+            chat_format.render(CONVERSATION)
+        except ChatFormatError:
+            return Conversation(CONVERSATION.messages[1:])
+    return CONVERSATION
+
+
+def messages_of(conversation: Conversation) -> list[dict[str, str]]:
+    """Return a conversation as transformers takes it."""
+    return [{"role": message.role.template_name, "content": message.text} for message in conversation.messages]
 
 
 def changed_files(source: SourceFiles, hf_dir: Path) -> list[str]:

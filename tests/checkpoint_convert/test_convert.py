@@ -133,7 +133,7 @@ def test_to_hf_writes_the_tokenizers_rows(llama_with_tokenizer: Path, tmp_path: 
         assert torch.equal(after[name][:400], before[name])
         assert torch.equal(after[name][400:], before[name][-1:].expand(7, -1))
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    assert (config["vocab_size"], config["eos_token_id"], config["pad_token_id"]) == (407, 406, 404)
+    assert (config["vocab_size"], config["eos_token_id"], config["pad_token_id"]) == (407, [2, 406], 404)
 
 
 @pytest.mark.parametrize(("choice", "rows"), [("source", 400), ("tokenizer", 407), ("auto", 407), ("512", 512)])
