@@ -4,6 +4,7 @@
     python -m pretokenizer merge PART_DIR... --output_dir O
     python -m pretokenizer inspect DIR_OR_PREFIX [--num N] [--plain]
     python -m pretokenizer check DIR_OR_PREFIX
+    python -m pretokenizer audit --configs oasst_top1 llama2 [--num N] [--plain] [--KEY VALUE ...]
 
 `COMMAND --help` lists the flags of a command. Exit status: 0 for success, 1 for bad data or files, 2 for bad usage or
 configuration.
@@ -66,12 +67,10 @@ def _build(arguments: list[str]) -> int:
     from pretokenizer.merge import build_part
     from pretokenizer.reports.summary import print_summary
 
-    given = _build_parser().parse(arguments)
-    sections = load_sections([Path(folder) for folder in given["config_dir"]])
-    merged = merge_sections(sections, given["configs"]) | _values_of(PretokenizeConfig, given)
-    config, warnings = make_config(merged, "+".join(given["configs"]))
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    parser = _config_parser("build", "Build a folder of shards.")
+    add_flags(parser.add_argument_group("how to run; these flags do not change the output"), RunOptions)
+    given = _add_keys(parser).parse(arguments)
+    config = _config_of(given)
     options = from_mapping(RunOptions, _values_of(RunOptions, given), "command line")
     if options.part is not None:
         print(f"part: {build_part(config, options)}")
@@ -80,19 +79,32 @@ def _build(arguments: list[str]) -> int:
     return 0
 
 
-def _build_parser() -> Parser:
+def _config_parser(command: str, description: str) -> Parser:
     parser = Parser(
-        prog="python -m pretokenizer build",
+        prog=f"python -m pretokenizer {command}",
         usage="%(prog)s --configs NAME [NAME ...] [--KEY VALUE ...]",
-        description="Build a folder of shards.",
+        description=description,
     )
     what = "sections, merged from left to right: a name, FILE.yaml or FILE.yaml:NAME"
     parser.add_argument("--configs", nargs="+", required=True, metavar="NAME", help=what)
     parser.add_argument("--config_dir", action="append", default=[], metavar="DIR", help="folder with more sections")
-    add_flags(parser.add_argument_group("how to run; these flags do not change the output"), RunOptions)
+    return parser
+
+
+def _add_keys(parser: Parser) -> Parser:
     keys = parser.add_argument_group("keys of a section; --no-KEY unsets a key")
     add_flags(keys, PretokenizeConfig, can_unset=True)
     return parser
+
+
+def _config_of(given: dict[str, Any]) -> PretokenizeConfig:
+    """Merge the sections and the flags, and print the warnings."""
+    sections = load_sections([Path(folder) for folder in given["config_dir"]])
+    merged = merge_sections(sections, given["configs"]) | _values_of(PretokenizeConfig, given)
+    config, warnings = make_config(merged, "+".join(given["configs"]))
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return config
 
 
 def _values_of(cls: type[Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -152,11 +164,24 @@ def _check(arguments: list[str]) -> int:
     return 1 if problems else 0
 
 
+def _audit(arguments: list[str]) -> int:
+    from pretokenizer.audit.show import audit
+
+    parser = _config_parser("audit", "Show which tokens get loss, in a sample of conversations.")
+    parser.add_argument("--num", type=int, default=20, help="number of conversations [20]")
+    parser.add_argument("--plain", action="store_true", help="write loss as text instead of colours")
+    given = _add_keys(parser).parse(arguments)
+    for line in audit(_config_of(given), given["num"], given["plain"] or not sys.stdout.isatty()):
+        print(line)
+    return 0
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "build": _build,
     "merge": _merge,
     "inspect": _inspect,
     "check": _check,
+    "audit": _audit,
 }
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ FOLDERS = {
     "pretokenizer/selection": "all documents -> the documents of train and val",
     "pretokenizer/figures": "documents -> statistics, and what became of every record",
     "pretokenizer/reports": "figures -> stats.md, stats.html, stats.json and the last lines of a build",
+    "pretokenizer/audit": "which tokens get loss, by this build and by the rules of others",
     "pretokenizer/output": "writing, checking and showing shards",
     "megatron_train": "shards -> checkpoint",
     "megatron_train/config": "YAML file and flags -> the configuration of a run",

@@ -34,6 +34,8 @@ def test_build_check_inspect_merge(here: Path, capsys: pytest.CaptureFixture[str
     assert "output/mine_sample: sound: " in capsys.readouterr().out
     assert main(["inspect", "output/mine_sample", "--num", "1", "--plain"]) == 0
     assert "[assistant*:" in capsys.readouterr().out
+    assert main(["audit", *BUILD[1:], "--num", "2"]) == 0
+    assert "2 conversations, " in capsys.readouterr().out
     assert main([*BUILD, "--write_json", "--part", "0", "--num_parts", "1", "--output_dir", "apart"]) == 0
     assert "part: apart_sample.parts/part-00000-of-00001" in capsys.readouterr().out
     assert main(["merge", "apart_sample.parts/part-00000-of-00001", "--output_dir", "joined"]) == 0
@@ -56,7 +58,7 @@ def test_flags_of_keys(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ([], 2, "no command given; commands: build, merge, inspect, check"),
+        ([], 2, "no command given; commands: build, merge, inspect, check, audit"),
         (["bild"], 2, "unknown command 'bild' (did you mean 'build'?)"),
         (["build"], 2, "the following arguments are required: --configs"),
         (
