@@ -172,6 +172,7 @@ def import_options(options: argparse.Namespace) -> ImportOptions:
         make_vocab_size_divisible_by=options.make_vocab_size_divisible_by,
         new_token_init=options.new_token_init,
         seed=options.seed,
+        ignored_fields=tuple(getattr(options, "ignore_config_field", ())),
     )
 
 

@@ -38,8 +38,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         help="compare a Hugging Face folder with a checkpoint: weights bitwise, logits in fp32",
         allow_abbrev=False,
     )
-    verify.add_argument("hf_dir", type=Path, metavar="HF_DIR")
-    verify.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    verify.add_argument("hf_dir", type=user_path, metavar="HF_DIR")
+    verify.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
     verify.add_argument(
         "--iteration", type=int, help="checkpoint of CKPT_DIR (default: the one that its tracker names)"
     )
@@ -61,8 +61,15 @@ def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _add_from_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("from-hf", help="Hugging Face folder -> CKPT_DIR/release", allow_abbrev=False)
-    command.add_argument("hf_dir", type=Path, metavar="HF_DIR")
-    command.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    command.add_argument("hf_dir", type=user_path, metavar="HF_DIR")
+    command.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
+    command.add_argument(
+        "--ignore_config_field",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="accept an unknown field of config.json as one without effect (repeatable)",
+    )
     _add_import_flags(command)
 
 
@@ -97,8 +104,8 @@ def _add_to_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command = commands.add_parser(
         "to-hf", help="checkpoint of any parallel layout -> Hugging Face folder", allow_abbrev=False
     )
-    command.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
-    command.add_argument("hf_dir", type=Path, metavar="HF_DIR")
+    command.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
+    command.add_argument("hf_dir", type=user_path, metavar="HF_DIR")
     command.add_argument("--dtype", choices=DTYPE_NAMES, help="default: the dtype of most of the checkpoint")
     command.add_argument(
         "--max_shard_size",
@@ -127,8 +134,8 @@ def _add_to_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_other_formats(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     meta = commands.add_parser("from-meta", help="Meta's consolidated.*.pth -> CKPT_DIR/release", allow_abbrev=False)
-    meta.add_argument("source_dir", type=Path, metavar="DIR")
-    meta.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    meta.add_argument("source_dir", type=user_path, metavar="DIR")
+    meta.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
     meta.add_argument(
         "--max_position_embeddings",
         type=positive_int,
@@ -143,33 +150,35 @@ def _add_other_formats(commands: argparse._SubParsersAction[argparse.ArgumentPar
     )
     meta.add_argument(
         "--vocab_file",
-        type=Path,
+        type=user_path,
         metavar="PATH",
         help="tokenizer.model, or tokenizer.json for Llama 3 (default: tokenizer.model in DIR or its parent)",
     )
     _add_import_flags(meta)
     llm = commands.add_parser("from-megatron-llm", help="Megatron-LLM -> CKPT_DIR/release", allow_abbrev=False)
-    llm.add_argument("source_dir", type=Path, metavar="DIR")
-    llm.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
-    llm.add_argument("--vocab_file", type=Path, metavar="PATH", help="tokenizer.model (default: in DIR or its parent)")
+    llm.add_argument("source_dir", type=user_path, metavar="DIR")
+    llm.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
+    llm.add_argument(
+        "--vocab_file", type=user_path, metavar="PATH", help="tokenizer.model (default: in DIR or its parent)"
+    )
     _add_import_flags(llm)
     core = commands.add_parser(
         "from-megatron-core",
         help="torch_dist checkpoint of megatron-core, Megatron-LM or Megatron-Bridge -> CKPT_DIR/release",
         allow_abbrev=False,
     )
-    core.add_argument("source_dir", type=Path, metavar="DIR")
-    core.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
+    core.add_argument("source_dir", type=user_path, metavar="DIR")
+    core.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
     core.add_argument(
         "--model", metavar="NAME_OR_YAML", help="architecture of configs/model (default: the settings in DIR)"
     )
     core.add_argument(
-        "--vocab_file", type=Path, metavar="PATH", help="tokenizer.model or tokenizer.json (default: in DIR)"
+        "--vocab_file", type=user_path, metavar="PATH", help="tokenizer.model or tokenizer.json (default: in DIR)"
     )
     _add_import_flags(core)
     back = commands.add_parser("to-megatron-llm", help="checkpoint -> Megatron-LLM's own files", allow_abbrev=False)
-    back.add_argument("checkpoint_dir", type=Path, metavar="CKPT_DIR")
-    back.add_argument("out_dir", type=Path, metavar="DIR")
+    back.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
+    back.add_argument("out_dir", type=user_path, metavar="DIR")
     back.add_argument("--tensor_model_parallel_size", type=positive_int, default=1, metavar="T")
     back.add_argument("--pipeline_model_parallel_size", type=positive_int, default=1, metavar="P")
     back.add_argument("--dtype", choices=DTYPE_NAMES, help="default: the dtype of most of the checkpoint")
@@ -191,6 +200,11 @@ def byte_size(text: str) -> int:
     if match is None or match.group(2).upper() not in UNITS or float(match.group(1)) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB, 2GB or 5GiB")
     return int(float(match.group(1)) * UNITS[match.group(2).upper()])
+
+
+def user_path(text: str) -> Path:
+    """Return the path with `~` expanded, which a shell leaves in --flag=~/folder."""
+    return Path(text).expanduser()
 
 
 def positive_int(text: str) -> int:

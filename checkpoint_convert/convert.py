@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from checkpoint_convert.families import FAMILIES
-from checkpoint_convert.families.family import model_config_of, read_hf_config
+from checkpoint_convert.families.family import check_fields, model_config_of, read_hf_config
 from checkpoint_convert.huggingface.export import Export, plan_export, write_companions
 from checkpoint_convert.huggingface.generation import generation_settings
 from checkpoint_convert.huggingface.tokenizer import source_tokenizer, warn_of_other_ids, warn_of_rows_in_use
@@ -33,6 +33,7 @@ from pretokenizer.files.publish import staged_folder
 def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Report:
     """Convert a Hugging Face folder to CKPT_DIR/release. Raises ConvertError, TokenizerError or CheckpointError."""
     config = read_hf_config(hf_dir / "config.json")
+    check_fields(config, FAMILIES, hf_dir / "config.json", options.ignored_fields)
     model = model_config_of(config, FAMILIES, hf_dir / "config.json")
     source = HfWeights(hf_dir)
     table = table_of_file(FAMILIES[model.family].table(model), source.infos, model)

@@ -1,7 +1,8 @@
 """Falcon: 7B (one norm, one key/value head), 40B and 11B (grouped queries, two norms or one), old sequential models.
 
-Its fused query_key_value holds [q..., k, v] group by group, megatron-core's layout; with multi_query there is one
-group. Source of the names: transformers models/falcon/modeling_falcon.py (v5.23).
+The fused query_key_value has rows [q..., k, v] for each group, as in megatron-core. With multi_query there is one
+group. The first files of 7B and 40B have model_type RefinedWebModel and RefinedWeb, and older field names. Source of
+the names: transformers models/falcon/modeling_falcon.py (v5.23).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from checkpoint_convert.tensors.tensor import ConvertError
 from megatron_train.config.model_config import ModelConfig
 
 HERE, THERE = "decoder.layers.{layer}", "transformer.h.{layer}"
+OLD_FIELDS = {"n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_head_kv": "num_kv_heads"}
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
@@ -34,7 +36,7 @@ def weights(model: ModelConfig) -> tuple[Rule, ...]:
 
 
 def norms(model: ModelConfig) -> tuple[Rule, ...]:
-    """One shared norm (7B, 11B), one each for attention and MLP (40B), or one before each in turn (sequential)."""
+    """Return the rules of the norms: shared (7B, 11B), one each for attention and MLP (40B), or sequential."""
     if model.shared_norm:
         return linear(Direct, f"{HERE}.input_layernorm", f"{THERE}.input_layernorm", bias=True)
     names = ("ln_attn", "ln_mlp") if model.parallel_residual else ("input_layernorm", "post_attention_layernorm")
@@ -44,7 +46,16 @@ def norms(model: ModelConfig) -> tuple[Rule, ...]:
     )
 
 
+def current_names(config: HfConfig) -> HfConfig:
+    """Return config.json with today's field names."""
+    renamed = {OLD_FIELDS.get(key, key): value for key, value in config.items()}
+    if config.get("model_type") == "RefinedWeb":
+        renamed.setdefault("new_decoder_architecture", True)
+    return renamed
+
+
 def to_model_config(config: HfConfig) -> dict[str, Any]:
+    config = current_names(config)
     refuse_unless(config, "alibi", False, None)
     refuse_unless(config, "apply_residual_connection_post_layernorm", False)
     heads, hidden = positive(config, "num_attention_heads", 71), positive(config, "hidden_size", 4544)
@@ -119,11 +130,12 @@ def to_hf_config(model: ModelConfig) -> HfConfig:
 
 FALCON = Family(
     name="falcon",
-    model_types=("falcon",),
+    model_types=("falcon", "RefinedWebModel", "RefinedWeb"),
     fields=words("""
     vocab_size hidden_size num_hidden_layers num_attention_heads num_ln_in_parallel_attn layer_norm_epsilon
     initializer_range num_kv_heads alibi new_decoder_architecture multi_query parallel_attn bias
     max_position_embeddings ffn_hidden_size activation tie_word_embeddings apply_residual_connection_post_layernorm
+    n_layer n_head n_head_kv
     """)
     | ROPE_FIELDS - {"rotary_pct", "rotary_emb_base", "partial_rotary_factor"},
     weights=weights,

@@ -1,31 +1,44 @@
-"""What a family is: a table of weights, and config.json <-> ModelConfig with every field carried or refused by name.
+"""A model family: its table of weights, and the conversion between config.json and ModelConfig.
 
-family, model = read_hf_config(Path("HF_DIR/config.json"))
+config = read_hf_config(Path("HF_DIR/config.json"))
+check_fields(config, FAMILIES, path)                     # every field is known, or has no effect
+model = model_config_of(config, FAMILIES, path)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import difflib
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from checkpoint_convert.mapping.rules import Rule, Table, expand
+from checkpoint_convert.output.report import warn
 from checkpoint_convert.tensors.tensor import ConvertError
 from megatron_train.config.model_config import Family as FamilyName
 from megatron_train.config.model_config import ModelConfig
-from pretokenizer.config.yaml_config import suggest
 from pretokenizer.files.publish import read_json
 
 HfConfig = dict[str, Any]
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+"""ORG/NAME on the Hugging Face hub."""
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text, as a set."""
+    """Return the words of a text as a set."""
     return frozenset(text.split())
 
 
 WITHOUT_EFFECT = words("""
+    custom_pipelines max_sequence_length ff_factor is_llama_config transformers.js_config hidden_dropout_prob
+    attention_probs_dropout_prob max_length min_length do_sample early_stopping num_beams num_beam_groups
+    diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
+    encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate remove_invalid_values
+    bad_words_ids forced_bos_token_id forced_eos_token_id exponential_decay_length_penalty suppress_tokens
+    begin_suppress_tokens decoder_start_token_id cross_attention_hidden_size pruned_heads tf_legacy_loss
+    mlp_dropout embd_pdrop resid_pdrop attn_pdrop use_flash_attn _flash_attn_2_enabled
     architectures model_type _name_or_path transformers_version torch_dtype dtype use_cache auto_map tokenizer_class
     bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id unk_token_id attention_dropout hidden_dropout
     classifier_dropout pretraining_tp gradient_checkpointing return_dict output_attentions output_hidden_states
@@ -33,49 +46,59 @@ WITHOUT_EFFECT = words("""
     tie_encoder_decoder id2label label2id problem_type finetuning_task task_specific_params prefix
     _attn_implementation _attn_implementation_autoset unsloth_version
     """)
-"""Fields of config.json that say nothing about the network, or only how to train it. Token ids are handled with the
-tokenizer; code that auto_map names is never loaded."""
+"""Fields of config.json that do not change the network: they concern training, generation or tools.
+
+The tokenizer's files provide token ids. Code that auto_map names is never loaded.
+"""
+
+EMPTY: tuple[Any, ...] = (None, False, 0, "", {}, [])
+"""Values with which a field of any name leaves the network unchanged."""
+CLOSE_NAME = 0.85
+"""Similarity, as difflib measures it, above which a message suggests a known field."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture family of Hugging Face. Config fields outside `fields` are refused."""
+    """One architecture family of Hugging Face."""
 
     name: FamilyName
     model_types: tuple[str, ...]
     fields: frozenset[str]
+    """Fields of config.json that `to_model_config` reads."""
     weights: Callable[[ModelConfig], tuple[Rule, ...]]
-    """The table for an architecture; `{layer}` stands for each layer."""
+    """Returns the rules of an architecture. `{layer}` stands for each layer."""
     to_model_config: Callable[[HfConfig], dict[str, Any]]
-    """config.json -> the fields of ModelConfig, vocabulary sizes apart."""
+    """Converts config.json to the fields of ModelConfig except vocabulary sizes."""
     to_hf_config: Callable[[ModelConfig], HfConfig]
-    """ModelConfig -> config.json, token ids, dtype and vocab_size apart; `hf_config` checks that nothing is lost."""
+    """Converts ModelConfig to config.json without token ids, dtype and vocab_size."""
     tied_copy: str
     """Name of the output layer, which a file of a tied model may repeat."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Name -> another name that some files use for the same tensor."""
     buffers: tuple[str, ...] = ()
-    """Ends of names that old files hold and that are no weights (masks, rotary tables)."""
+    """Suffixes of names in old files that are not weights (masks, rotary tables)."""
 
     def hf_config(self, model: ModelConfig) -> HfConfig:
-        """config.json, token ids and dtype apart. Raises ConvertError naming fields that would be lost in it."""
+        """Return config.json without token ids and dtype. Raises ConvertError naming fields that it cannot hold."""
         config = self.to_hf_config(model) | {"vocab_size": model.vocab_size}
         back = model_config_of(config, {self.name: self}, Path(f"{self.name} config.json"))
         lost = [f"{name} = {getattr(model, name)!r}" for name in differing_fields(model, back)]
         if lost:
-            raise ConvertError(f"a {self.name} model of transformers has no place for {', '.join(lost)}")
+            raise ConvertError(f"a {self.name} model of transformers cannot have {', '.join(lost)}")
         return config
 
     def table(self, model: ModelConfig) -> Table:
-        """Every tensor of Hugging Face's model and its place in megatron-core's."""
+        """Return the rules for every tensor of a model."""
         rules = expand(self.weights(model), model.num_layers)
-        return Table(f"{self.name} model", rules, self.tied_copy, self.buffers)
+        return Table(f"{self.name} model", rules, self.tied_copy, self.aliases, self.buffers)
 
 
 def read_hf_config(path: Path) -> HfConfig:
-    """config.json as a dict. Raises ConvertError naming the file."""
+    """Return config.json as a dict. Raises ConvertError naming the file."""
     try:
         config = read_json(path)
     except FileNotFoundError:
-        raise ConvertError(f"{path}: missing; {path.parent} is not a Hugging Face model folder") from None
+        raise ConvertError(f"{path}: missing; {_remedy(path.parent)}") from None
     except (OSError, ValueError) as error:
         raise ConvertError(f"{path}: cannot read: {error}") from None
     if not isinstance(config, dict):
@@ -83,20 +106,27 @@ def read_hf_config(path: Path) -> HfConfig:
     return config
 
 
+def _remedy(folder: Path) -> str:
+    """Return what to do about a folder without config.json."""
+    snapshots = sorted((folder / "snapshots").glob("*/config.json"))
+    if snapshots:
+        return f"{folder} is a cache folder of the hub; name {snapshots[-1].parent}"
+    if not folder.exists() and HUB_NAME.fullmatch(str(folder)):
+        return f"if {folder} is a model on the hub, download it: huggingface-cli download {folder} --local-dir DIR"
+    return f"{folder} is not a Hugging Face model folder"
+
+
 def model_config_of(config: HfConfig, families: dict[str, Family], path: Path) -> ModelConfig:
-    """The architecture of a Hugging Face config. Raises ConvertError with every field that cannot be carried."""
+    """Return the architecture of a Hugging Face config. Raises ConvertError naming unsupported values.
+
+    Fields that are not known are ignored here; check_fields reports them.
+    """
     family = _family_of(config, families, path)
     if config.get("quantization_config"):
         raise ConvertError(
             f"{path}: quantization_config is set: quantized weights cannot be converted, take the original ones"
         )
-    unknown = sorted(set(config) - family.fields - WITHOUT_EFFECT)
-    if unknown:
-        named = ", ".join(f"{key} = {config[key]!r}"[:80] + suggest(key, family.fields) for key in unknown)
-        raise ConvertError(f"{path}: no place for {named} in a {family.name} model; remove a field that has no effect")
-    rows = positive(
-        config, "vocab_size", 50432 if family.name == "gpt_neox" else 65024 if family.name == "falcon" else 32000
-    )
+    rows = positive(config, "vocab_size", DEFAULT_ROWS[family.name])
     try:
         model = ModelConfig(
             family=family.name, vocab_size=rows, source_vocab_size=rows, **family.to_model_config(config)
@@ -111,8 +141,41 @@ def model_config_of(config: HfConfig, families: dict[str, Family], path: Path) -
     return model
 
 
+def check_fields(config: HfConfig, families: dict[str, Family], path: Path, ignored: Collection[str] = ()) -> None:
+    """Warn about fields that have no effect. Raises ConvertError for an unknown field that may change the network.
+
+    A field has no effect when it is empty, when it has the default value of transformers, or when `ignored` names it.
+    """
+    family = _family_of(config, families, path)
+    unknown = sorted(set(config) - family.fields - WITHOUT_EFFECT)
+    doubtful = [key for key in unknown if config[key] not in EMPTY and key not in ignored]
+    if doubtful:
+        defaults = _transformers_defaults(str(config["model_type"]))
+        doubtful = [key for key in doubtful if key not in defaults or defaults[key] != config[key]]
+    if doubtful:
+        found = ", ".join(f"{key} = {config[key]!r}"[:80] + _suggestion(key, family.fields) for key in doubtful)
+        raise ConvertError(
+            f"{path}: unknown fields may change a {family.name} model: {found}; "
+            "correct the name, or pass --ignore_config_field NAME for a field without effect"
+        )
+    if unknown:
+        warn(f"{path}: fields without effect on the model are left out: {', '.join(unknown)}")
+
+
+def _transformers_defaults(model_type: str) -> dict[str, Any]:
+    """Return config.json of transformers' default model of a type; empty for a type that transformers lacks."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return dict(CONFIG_MAPPING[model_type]().to_dict()) if model_type in CONFIG_MAPPING else {}
+
+
+def _suggestion(key: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(key, known, 1, CLOSE_NAME)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
 def differing_fields(first: ModelConfig, second: ModelConfig) -> list[str]:
-    """Names of the fields in which two architectures differ, rows of the vocabulary apart."""
+    """Return the names of the fields in which two architectures differ, ignoring vocabulary sizes."""
     rows = {"vocab_size", "padded_vocab_size", "make_vocab_size_divisible_by", "source_vocab_size"}
     return [name for name in vars(first) if name not in rows and getattr(first, name) != getattr(second, name)]
 
@@ -127,11 +190,13 @@ def _family_of(config: HfConfig, families: dict[str, Family], path: Path) -> Fam
     return known[model_type]
 
 
+DEFAULT_ROWS = {"llama": 32000, "qwen2": 151936, "qwen3": 151936, "gpt_neox": 50432, "falcon": 65024}
+"""Vocabulary sizes that transformers assumes when config.json states none."""
 LARGEST = {"vocab_size": 2**24, "hidden_size": 2**20, "num_hidden_layers": 2**14, "max_position_embeddings": 2**31}
 
 
 def positive(config: HfConfig, key: str, default: int | None = None) -> int:
-    """A whole number of at least 1 and of sane size. Raises ConvertError naming key and value."""
+    """Return a whole number from 1 to LARGEST. Raises ConvertError naming key and value."""
     value = config.get(key, default)
     if value is None:
         raise ConvertError(f"{key} is missing")
@@ -141,13 +206,13 @@ def positive(config: HfConfig, key: str, default: int | None = None) -> int:
 
 
 def refuse_unless(config: HfConfig, key: str, *accepted: Any) -> None:
-    """Raises ConvertError when `key` is given with a value that the trainer cannot compute."""
+    """Raise ConvertError when `key` has a value that the trainer cannot compute."""
     if key in config and config[key] not in accepted:
         raise ConvertError(f"{key} = {config[key]!r} is not supported (only {', '.join(map(repr, accepted))})")
 
 
 def one_of(config: HfConfig, key: str, names: dict[str, str], default: str) -> str:
-    """The ModelConfig value for a word of Hugging Face. Raises ConvertError listing what is supported."""
+    """Return ModelConfig's value for a word of Hugging Face. Raises ConvertError listing the supported words."""
     value = config.get(key, default)
     if value not in names:
         raise ConvertError(f"{key} = {value!r} is not supported (only {', '.join(sorted(names))})")

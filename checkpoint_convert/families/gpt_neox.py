@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from checkpoint_convert.families.family import Family, HfConfig, one_of, positive, refuse_unless, words
+from checkpoint_convert.families.family import Family, HfConfig, one_of, positive, words
+from checkpoint_convert.families.llama import biases
 from checkpoint_convert.families.rotary import ROPE_FIELDS, rope_to_hf, rope_to_model
 from checkpoint_convert.mapping.rules import Direct, Rule, linear
 from checkpoint_convert.tensors.tensor import ConvertError
@@ -23,8 +24,10 @@ def weights(model: ModelConfig) -> tuple[Rule, ...]:
     return (
         Direct("embedding.word_embeddings.weight", "gpt_neox.embed_in.weight", is_vocabulary=True),
         *linear(Direct, f"{HERE}.input_layernorm", f"{THERE}.input_layernorm", bias=True),
-        *linear(Direct, f"{HERE}.self_attention.linear_qkv", f"{THERE}.attention.query_key_value", bias=True),
-        *linear(Direct, f"{HERE}.self_attention.linear_proj", f"{THERE}.attention.dense", bias=True),
+        *linear(
+            Direct, f"{HERE}.self_attention.linear_qkv", f"{THERE}.attention.query_key_value", model.has_attention_bias
+        ),
+        *linear(Direct, f"{HERE}.self_attention.linear_proj", f"{THERE}.attention.dense", model.has_attention_bias),
         *linear(Direct, f"{HERE}.pre_mlp_layernorm", f"{THERE}.post_attention_layernorm", bias=True),
         *linear(Direct, f"{HERE}.mlp.linear_fc1", f"{THERE}.mlp.dense_h_to_4h", bias=True),
         *linear(Direct, f"{HERE}.mlp.linear_fc2", f"{THERE}.mlp.dense_4h_to_h", bias=True),
@@ -34,7 +37,6 @@ def weights(model: ModelConfig) -> tuple[Rule, ...]:
 
 
 def to_model_config(config: HfConfig) -> dict[str, Any]:
-    refuse_unless(config, "attention_bias", True)
     return {
         "num_layers": positive(config, "num_hidden_layers", 44),
         "hidden_size": positive(config, "hidden_size", 6144),
@@ -45,7 +47,7 @@ def to_model_config(config: HfConfig) -> dict[str, Any]:
         "layernorm_epsilon": float(config.get("layer_norm_eps", 1e-5)),
         "gated_linear_unit": False,
         "activation": one_of(config, "hidden_act", ACTIVATIONS, "gelu"),
-        "add_bias_linear": True,
+        **biases(bool(config.get("attention_bias", True)), mlp=True),
         "parallel_residual": bool(config.get("use_parallel_residual", True)),
         "share_embeddings_and_output_weights": bool(config.get("tie_word_embeddings", False)),
         "init_method_std": float(config.get("initializer_range", 0.02)),
@@ -61,7 +63,7 @@ def to_hf_config(model: ModelConfig) -> HfConfig:
         or model.head_dim * model.num_attention_heads != model.hidden_size
     ):
         raise ConvertError("GPT-NeoX of transformers has neither grouped queries nor a head size of its own")
-    if model.gated_linear_unit or model.normalization != "LayerNorm" or not model.add_bias_linear or model.shared_norm:
+    if model.gated_linear_unit or model.normalization != "LayerNorm" or not model.has_mlp_bias or model.shared_norm:
         raise ConvertError("GPT-NeoX of transformers has LayerNorm, biases and a plain MLP; this model differs")
     return {
         "architectures": ["GPTNeoXForCausalLM"],
@@ -75,7 +77,7 @@ def to_hf_config(model: ModelConfig) -> HfConfig:
         "layer_norm_eps": model.layernorm_epsilon,
         "initializer_range": model.init_method_std,
         "use_parallel_residual": model.parallel_residual,
-        "attention_bias": True,
+        "attention_bias": model.has_attention_bias,
         "tie_word_embeddings": model.share_embeddings_and_output_weights,
         "rotary_pct": model.rotary_percent,
         "rotary_emb_base": model.rotary_base,
@@ -96,5 +98,6 @@ GPT_NEOX = Family(
     to_model_config=to_model_config,
     to_hf_config=to_hf_config,
     tied_copy="embed_out.weight",
+    aliases={"embed_out.weight": "lm_head.weight"},
     buffers=(".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"),
 )

@@ -25,7 +25,6 @@ ACTIVATIONS = {
 
 def weights(model: ModelConfig) -> tuple[Rule, ...]:
     """Return the rules of every tensor. Mistral, Qwen2 and Qwen3 have the same names."""
-    bias = model.add_bias_linear
     head = Direct("output_layer.weight", "lm_head.weight", is_vocabulary=True)
     return (
         Direct("embedding.word_embeddings.weight", "model.embed_tokens.weight", is_vocabulary=True),
@@ -34,13 +33,13 @@ def weights(model: ModelConfig) -> tuple[Rule, ...]:
             FusedQKV,
             f"{HERE}.self_attention.linear_qkv",
             f"{THERE}.self_attn.{{q,k,v}}_proj",
-            bias or model.add_qkv_bias,
+            model.has_attention_bias or model.add_qkv_bias,
         ),
         *(qk_norms() if model.qk_layernorm else ()),
-        *linear(Direct, f"{HERE}.self_attention.linear_proj", f"{THERE}.self_attn.o_proj", bias),
+        *linear(Direct, f"{HERE}.self_attention.linear_proj", f"{THERE}.self_attn.o_proj", model.has_attention_bias),
         Direct(f"{HERE}.pre_mlp_layernorm.weight", f"{THERE}.post_attention_layernorm.weight"),
-        *linear(FusedGateUp, f"{HERE}.mlp.linear_fc1", f"{THERE}.mlp.{{gate,up}}_proj", bias),
-        *linear(Direct, f"{HERE}.mlp.linear_fc2", f"{THERE}.mlp.down_proj", bias),
+        *linear(FusedGateUp, f"{HERE}.mlp.linear_fc1", f"{THERE}.mlp.{{gate,up}}_proj", model.has_mlp_bias),
+        *linear(Direct, f"{HERE}.mlp.linear_fc2", f"{THERE}.mlp.down_proj", model.has_mlp_bias),
         Direct("decoder.final_layernorm.weight", "model.norm.weight"),
         *(() if model.share_embeddings_and_output_weights else (head,)),
     )
@@ -57,11 +56,6 @@ def qk_norms() -> tuple[Rule, ...]:
 def to_model_config(config: HfConfig) -> dict[str, Any]:
     is_mistral = config.get("model_type") == "mistral"
     heads = positive(config, "num_attention_heads", 32)
-    attention_bias, mlp_bias = config.get("attention_bias", False), config.get("mlp_bias", False)
-    if attention_bias != mlp_bias:
-        raise ConvertError(
-            f"attention_bias = {attention_bias} with mlp_bias = {mlp_bias} is not supported: both or neither"
-        )
     hidden = positive(config, "hidden_size", 4096)
     groups = config.get("num_key_value_heads", 8 if is_mistral else None)
     window = config.get("sliding_window", 4096 if is_mistral else None)
@@ -79,12 +73,18 @@ def to_model_config(config: HfConfig) -> dict[str, Any]:
         "layernorm_epsilon": float(config.get("rms_norm_eps", 1e-6)),
         "gated_linear_unit": True,
         "activation": one_of(config, "hidden_act", ACTIVATIONS, "silu"),
-        "add_bias_linear": bool(attention_bias),
+        **biases(bool(config.get("attention_bias")), bool(config.get("mlp_bias"))),
         "sliding_window": None if window is None else positive({"sliding_window": window}, "sliding_window"),
         "share_embeddings_and_output_weights": bool(config.get("tie_word_embeddings", False)),
         "init_method_std": float(config.get("initializer_range", 0.02)),
         **rope_to_model(config),
     }
+
+
+def biases(attention: bool, mlp: bool) -> dict[str, Any]:
+    """Return the fields of ModelConfig for biases in attention, in the MLP, or in both."""
+    part = "all" if attention == mlp else "attention" if attention else "mlp"
+    return {"add_bias_linear": attention or mlp, "bias_in": part}
 
 
 def to_hf_config(model: ModelConfig) -> HfConfig:
@@ -98,7 +98,7 @@ def to_hf_config(model: ModelConfig) -> HfConfig:
     own = (
         {"sliding_window": model.sliding_window}
         if is_mistral
-        else {"attention_bias": model.add_bias_linear, "mlp_bias": model.add_bias_linear}
+        else {"attention_bias": model.has_attention_bias, "mlp_bias": model.has_mlp_bias}
     )
     if is_mistral and model.add_bias_linear:
         raise ConvertError("sliding_window with biases: neither Llama nor Mistral of transformers has both")

@@ -1,4 +1,4 @@
-"""Rotary position fields of config.json, old spelling and new, <-> ModelConfig.
+"""Convert the rotary position fields of config.json, in their old and new spelling, to ModelConfig and back.
 
 transformers 4   rope_theta: 10000.0, rope_scaling: {"type": "linear", "factor": 2.0}
 transformers 5   rope_parameters: {"rope_theta": 10000.0, "rope_type": "linear", "factor": 2.0}
@@ -15,13 +15,15 @@ ROPE_FIELDS = frozenset(
     {"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "rotary_pct", "rotary_emb_base"}
 )
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""The only frequency rule of type llama3 in use (Llama 3.1 to 3.3); megatron-core has it built in."""
+"""The frequency rule of Llama 3.1 to 3.3, which is built into megatron-core. No other rule of type llama3 is in use."""
+YARN = {"beta_fast": 32, "beta_slow": 1}
+"""transformers' default values for type yarn."""
 
 
 def rope_to_model(config: dict[str, Any], default_percent: float | None = None) -> dict[str, Any]:
-    """The rotary fields of ModelConfig; without `default_percent`, of a family whose heads are rotated whole.
+    """Return the rotary fields of ModelConfig. Without `default_percent`, the family rotates whole heads.
 
-    Raises ConvertError for a rule that the trainer lacks, and for two spellings that disagree.
+    Raises ConvertError for an unknown rule, and for two spellings that disagree.
     """
     _refuse_two_rules(config)
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
@@ -41,18 +43,33 @@ def rope_to_model(config: dict[str, Any], default_percent: float | None = None) 
         for key, value in LLAMA3.items():
             if rope.pop(key, value) != value:
                 raise ConvertError(f"rope_parameters.{key} is not {value}: only the rule of Llama 3.1 is supported")
+    elif kind in ("yarn", "dynamic"):
+        scaling = _stretched(kind, rope)
     elif kind != "default":
-        raise ConvertError(f"rope type {kind!r} is not supported (only default, linear, llama3)")
+        raise ConvertError(f"rope type {kind!r} is not supported (only default, linear, llama3, yarn, dynamic)")
     rest = {
         key: value for key, value in rope.items() if value is not None and key != "original_max_position_embeddings"
     }
     if rest and rest != {"factor": 1.0}:
-        raise ConvertError(f"no place for {rest} of the rotary settings")
+        raise ConvertError(f"rotary settings {rest} are not supported with rope type {kind!r}")
     return {"rotary_base": float(base), "rotary_percent": float(percent), **scaling}
 
 
+def _stretched(kind: str, rope: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of ModelConfig for yarn or dynamic, and remove theirs from `rope`. Raises ConvertError."""
+    for key, value in YARN.items() if kind == "yarn" else ():
+        if rope.pop(key, value) not in (value, None):
+            raise ConvertError(f"rope_parameters.{key} is not {value}, the only supported value")
+    original = rope.pop("original_max_position_embeddings", None)
+    return {
+        "rope_scaling_type": kind,
+        "rope_scaling_factor": float(rope.pop("factor", 1.0)),
+        "rope_original_max_positions": None if original is None else int(original),
+    }
+
+
 def _refuse_two_rules(config: dict[str, Any]) -> None:
-    """Raises ConvertError when rope_scaling and rope_parameters disagree: readers take one or the other."""
+    """Raise ConvertError when rope_scaling and rope_parameters disagree, because each reader uses only one of them."""
     if not config.get("rope_scaling") or not config.get("rope_parameters"):
         return
     old, new = dict(config["rope_scaling"]), dict(config["rope_parameters"])
@@ -65,12 +82,16 @@ def _refuse_two_rules(config: dict[str, Any]) -> None:
 
 
 def rope_to_hf(model: ModelConfig) -> dict[str, Any]:
-    """Both spellings, so that readers of either age find theirs."""
+    """Return the fields in both spellings, for old and new readers."""
     scaling: dict[str, Any] = {}
     if model.rope_scaling_type == "linear":
         scaling = {"rope_type": "linear", "factor": model.rope_scaling_factor}
     elif model.rope_scaling_type == "llama3":
         scaling = {"rope_type": "llama3", "factor": model.rope_scaling_factor, **LLAMA3}
+    elif model.rope_scaling_type in ("yarn", "dynamic"):
+        scaling = {"rope_type": model.rope_scaling_type, "factor": model.rope_scaling_factor}
+        if model.rope_original_max_positions is not None:
+            scaling["original_max_position_embeddings"] = model.rope_original_max_positions
     parameters = {"rope_type": "default", **scaling, "rope_theta": model.rotary_base}
     if model.rotary_percent != 1.0 or model.family == "gpt_neox":
         parameters["partial_rotary_factor"] = model.rotary_percent

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from checkpoint_convert.families.family import words
+from checkpoint_convert.families.family import HUB_NAME, words
 from megatron_train.checkpoint.folder import (
     RELEASE,
     TRAIN_CONFIG,
@@ -26,7 +26,6 @@ from megatron_train.checkpoint.folder import (
 )
 
 CONVERTED_FROM = "converted_from.json"
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 LOCAL_FOLDERS = words("""
     output outputs out result results run runs log logs save saves saved checkpoint checkpoints ckpt ckpts model models
     weights experiment experiments exp data tmp home mnt root scratch workspace content

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from checkpoint_convert.output.report import warn
 from checkpoint_convert.tensors.hashed_file import NewFile
 from checkpoint_convert.tensors.mapped_file import MappedFile
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo, raw_bytes
@@ -42,6 +43,8 @@ _NAMES = {
 _WORDS = {dtype: word for word, dtype in _NAMES.items()}
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
+WRAPPERS = ("_orig_mod.", "module.", "base_model.model.")
+ADAPTER_CONFIG = "adapter_config.json"
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -68,9 +71,15 @@ class HfWeights:
                 f"{folder}: {self.file_of[missing[0]]} lacks {', '.join(missing[:5])}, which the index places in it"
             )
 
+        self._prefix = common_prefix(self.infos)
+        if self._prefix:
+            warn(f"{folder}: the prefix {self._prefix} of every tensor's name is removed")
+            self.infos = {name.removeprefix(self._prefix): info for name, info in self.infos.items()}
+
     def read(self, name: str) -> Tensor:
         """Return a tensor over the file's own bytes."""
-        return self._files[self.file_of[name]](name)
+        stored = self._prefix + name
+        return self._files[self.file_of[stored]](stored)
 
     def _open(self, file: str) -> None:
         path = self.folder / file
@@ -83,6 +92,14 @@ class HfWeights:
                     f"{path}: has {name}, which the index places in {self.file_of[name]}; fetch the index again"
                 )
             self.infos[name] = info
+
+
+def common_prefix(names: Iterable[str]) -> str:
+    """Return the prefix that a wrapper such as torch.compile or DistributedDataParallel put before every name."""
+    found, left = "", list(names)
+    while wrapper := next((w for w in WRAPPERS if left and all(name.startswith(w) for name in left)), ""):
+        found, left = found + wrapper, [name.removeprefix(wrapper) for name in left]
+    return found
 
 
 def check_weight_sums(folder: Path) -> None:
@@ -140,6 +157,16 @@ def _weight_files(folder: Path) -> tuple[dict[str, str], list[str]]:
         if (folder / index).is_file():
             weight_map = _read_index(folder / index)
             return weight_map, list(dict.fromkeys(weight_map.values()))
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise ConvertError(
+            f"{folder}: a LoRA adapter instead of a whole model; merge it first: "
+            "PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(MERGED)"
+        )
+    shards = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    if shards:
+        raise ConvertError(
+            f"{folder}: has weight files such as {shards[0]}, but no index; fetch {INDEXES[0]} (or {INDEXES[1]}) too"
+        )
     raise ConvertError(f"{folder}: has no weights; expected model.safetensors, pytorch_model.bin or their index")
 
 

@@ -63,7 +63,13 @@ def megatron_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def table_of_file(table: Table, present: Mapping[str, TensorInfo], model: ModelConfig) -> Table:
-    """Return the table for this file: a tied model's output layer replaces a missing embedding, as in transformers."""
+    """Return the table with the names that this file uses.
+
+    In a tied model, the output layer replaces a missing embedding, as in transformers.
+    """
+    spelled = {ours: theirs for ours, theirs in table.aliases.items() if ours not in present and theirs in present}
+    rules = tuple(dataclasses.replace(rule, other=spelled.get(rule.other, rule.other)) for rule in table.rules)
+    table = dataclasses.replace(table, rules=rules, tied_copy=spelled.get(table.tied_copy, table.tied_copy))
     embedding = next(rule for rule in table.rules if rule.is_vocabulary)
     if not model.share_embeddings_and_output_weights or embedding.other in present or table.tied_copy not in present:
         return table

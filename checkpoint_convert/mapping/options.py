@@ -21,6 +21,8 @@ class ImportOptions:
     make_vocab_size_divisible_by: int = 128
     new_token_init: NewTokenInit = "mean"
     seed: int = 1234
+    ignored_fields: tuple[str, ...] = ()
+    """Unknown fields of config.json that the user declares to have no effect on the model."""
 
 
 @dataclass(frozen=True)

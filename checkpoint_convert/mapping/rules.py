@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from torch import Tensor
@@ -110,6 +110,8 @@ class Table:
     rules: tuple[Rule, ...]
     tied_copy: str = ""
     """Name of the output layer, which a file of a tied model may repeat."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Name -> another name that some files use for the same tensor."""
     buffers: tuple[str, ...] = ()
     """Suffixes of names that are not weights (masks, rotary tables)."""
 

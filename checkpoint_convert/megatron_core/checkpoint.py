@@ -226,4 +226,5 @@ def _save_tensor(info: TensorInfo, blocks: Iterable[Tensor], file: NewFile) -> N
         with torch.serialization.skip_data():
             torch.save(empty, _Body(file, blocks, info.num_bytes))  # type: ignore[arg-type]
     except RuntimeError as error:  # torch complains about its unfinished file and hides the cause
-        raise error.__context__ if isinstance(error.__context__, (OSError, ConvertError)) else error from None
+        causes = (OSError, ConvertError, KeyboardInterrupt)
+        raise error.__context__ if isinstance(error.__context__, causes) else error from None

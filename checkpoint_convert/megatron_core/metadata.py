@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from checkpoint_convert.tensors.tensor import ConvertError
-from checkpoint_convert.tensors.torch_archive import read_pickle
+from checkpoint_convert.tensors.torch_pickle import read_pickle
 from megatron_train.checkpoint.safe_pickle import ALLOWED_GLOBALS
 
 

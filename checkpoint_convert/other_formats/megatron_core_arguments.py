@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from checkpoint_convert.families.llama import biases
 from checkpoint_convert.tensors.mapped_file import MappedFile
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo
 from checkpoint_convert.tensors.torch_archive import read_archive
@@ -122,7 +123,7 @@ def _parts(settings: Settings, infos: Mapping[str, TensorInfo]) -> dict[str, Any
         "layernorm_epsilon": 1e-5 if epsilon is None else float(epsilon),
         "gated_linear_unit": is_gated,
         "activation": activation,
-        "add_bias_linear": has_bias,
+        **biases(has_bias, f"{LAYER}mlp.linear_fc2.bias" in infos),
         "add_qkv_bias": has_qkv_bias and not has_bias,
         "qk_layernorm": has_qk_norm,
         "share_embeddings_and_output_weights": HEAD not in infos,

@@ -52,6 +52,8 @@ def table(model: ModelConfig) -> Table:
     """Return the rules for every tensor of a model. Raises ConvertError for a model that Megatron-LLM lacks."""
     if model.family not in ("llama", "falcon") or model.add_qkv_bias or model.rotary_percent != 1.0:
         raise ConvertError(f"Megatron-LLM has Llama and Falcon models only, not this {model.family} model")
+    if model.bias_in != "all":
+        raise ConvertError("Megatron-LLM has biases in all linear layers or in none")
     norm_bias, bias = model.normalization == "LayerNorm", model.add_bias_linear
     attention, mlp = "self_attention", UpGate if model.gated_linear_unit else Direct
     second = "post_attention_layernorm" if not model.parallel_residual else "mlp_layernorm"

@@ -1,62 +1,25 @@
-"""Read what torch.save wrote without running it: containers and numbers as they are, tensors mapped from the file.
+"""Read files that torch.save wrote: zip archives, and the older format of several pickles in a row.
 
     state = read_archive(MappedFile(Path("pytorch_model-00001-of-00002.bin")))
     state["model.norm.weight"]           # a tensor over the file's own bytes
 
-The pickle runs through the inert unpickler of safe_pickle.py. Only the names below may be imported. A trainer's own
-classes, named in `kept`, become Inert objects that hold their attributes. Any other import is refused.
+Nothing in the file runs: torch_pickle.py reads its pickles.
 """
 
 from __future__ import annotations
 
+import io
 import zipfile
-from collections import OrderedDict
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from checkpoint_convert.tensors.mapped_file import MappedFile
 from checkpoint_convert.tensors.tensor import ConvertError
-from megatron_train.checkpoint.safe_pickle import FileSlice, Inert, UnsafePickleError, inert_load
+from checkpoint_convert.tensors.torch_pickle import Names, named_functions, read_pickle, tensor_functions
+from megatron_train.checkpoint.safe_pickle import FileSlice, Inert, UnsafePickleError
 
-_STORAGES = {
-    "FloatStorage": torch.float32,
-    "BFloat16Storage": torch.bfloat16,
-    "HalfStorage": torch.float16,
-    "DoubleStorage": torch.float64,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-_VALUES: dict[tuple[str, str], Any] = {
-    **{("torch", name): dtype for name, dtype in _STORAGES.items()},
-    **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in _STORAGES.values()},
-    ("torch", "Size"): tuple,
-    ("collections", "OrderedDict"): OrderedDict,
-}
-"""The harmless objects that stand for imported names."""
-
-Names = Collection[tuple[str, str]] | None
-"""(module, name) pairs that a pickle may import besides _VALUES, as Inert objects. None allows every name."""
-
-
-class _Storage(NamedTuple):
-    key: str
-    dtype: torch.dtype
-    num_elements: int
-
-
-def _storage(identifier: Any) -> _Storage:
-    """Return the storage that a persistent id describes. Raises ValueError or TypeError for any other id."""
-    kind, dtype, key, _, num_elements = identifier
-    if kind != "storage" or not isinstance(dtype, torch.dtype):
-        raise ValueError(f"{identifier!r} is not a tensor storage")
-    return _Storage(str(key), dtype, int(num_elements))
+LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+"""The first pickle of the older format: torch's magic number."""
+LEGACY_PROTOCOL = 1001
 
 
 class _Archive:
@@ -81,57 +44,49 @@ class _Archive:
                 f"{self.name}: its numbers are {order.decode(errors='replace')}-endian, which is not supported"
             )
 
-    def rebuild(self, storage: Any, start: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-        """Stand in for torch._utils._rebuild_tensor_v2: map the tensor from the file."""
-        if not isinstance(storage, _Storage) or f"data/{storage.key}" not in self.entries:
-            raise UnsafePickleError(f"{self.name}: a tensor's storage is not in the archive; fetch the file again")
-        entry = self.entries[f"data/{storage.key}"]
+    def locate(self, key: str) -> tuple[int, int]:
+        """Return (offset in the file, bytes) of a storage. Raises KeyError or UnsafePickleError."""
+        entry = self.entries[f"data/{key}"]
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise UnsafePickleError(
+                f"{self.name}: a tensor is compressed, which torch never does; fetch the file again"
+            )
         header = self.offset + entry.header_offset
         names = self.mapped.read(header + 26, 4)
         first = header + 30 + int.from_bytes(names[:2], "little") + int.from_bytes(names[2:], "little")
-        size, stride = tuple(size), tuple(stride)
-        last = start + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if 0 not in size else start - 1
-        num_bytes = storage.num_elements * storage.dtype.itemsize
-        if (
-            entry.compress_type != zipfile.ZIP_STORED
-            or num_bytes > entry.file_size
-            or not 0 <= last + 1 <= storage.num_elements
-        ):
-            raise UnsafePickleError(f"{self.name}: a tensor does not fit its storage; fetch the file again")
-        return self.mapped.tensor(first, num_bytes, storage.dtype).as_strided(size, stride, start)
+        return first, entry.file_size
 
 
 def read_archive(mapped: MappedFile, offset: int = 0, length: int | None = None, kept: Names = ()) -> Any:
     """Return the object that torch.save wrote at `offset`. Raises ConvertError naming the file."""
+    if length is None and mapped.read(0, len(LEGACY_START)) == LEGACY_START:
+        return _read_legacy(mapped, kept)
     archive = _Archive(mapped, offset, mapped.size - offset if length is None else length)
-    functions = {
-        ("torch._utils", "_rebuild_tensor_v2"): archive.rebuild,
-        ("torch._utils", "_rebuild_parameter"): _parameter_data,
-    }
+    functions = tensor_functions(mapped, archive.name, archive.locate)
     return read_pickle(archive.pickled, archive.name, kept, functions, 2 * mapped.size)
 
 
-def read_pickle(
-    pickled: bytes,
-    name: str,
-    kept: Names = (),
-    functions: Mapping[tuple[str, str], Any] | None = None,
-    mapped_bytes: int = 0,
-) -> Any:
-    """Return the object of one pickle, in which names of `kept` are Inert objects.
+def _read_legacy(mapped: MappedFile, kept: Names) -> Any:
+    """Read the older format: magic number, protocol, system, the object, the keys of its storages, and their bytes.
 
-    `functions` replace imported functions and may map up to `mapped_bytes` of a file. Raises ConvertError naming the
-    file.
+    The object is read twice, because the places of the storages follow it. Raises ConvertError naming the file.
     """
-    known = {**dict.fromkeys(kept or (), Inert), **_VALUES, **(functions or {})}
-    unknown = Inert if kept is None else None
-    try:
-        return inert_load(
-            pickled, name, lambda module, word: known.get((module, word), unknown), _storage, mapped_bytes
-        )
-    except UnsafePickleError as error:
-        raise ConvertError(str(error)) from None
+    name, file = str(mapped.path), io.BufferedReader(FileSlice(mapped.descriptor, 0, mapped.size))
+    _, protocol, system = (read_pickle(file, name) for _ in range(3))
+    if protocol != LEGACY_PROTOCOL or not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise ConvertError(f"{name}: an unknown version of torch's older format; save it again with a recent torch")
+    storages: dict[str, int] = {}
 
+    def note(storage: Any, *_: Any) -> Inert:
+        storages[storage.key] = storage.num_elements * storage.dtype.itemsize
+        return Inert()
 
-def _parameter_data(data: Tensor, *_: Any) -> Tensor:
-    return data
+    start = file.tell()
+    read_pickle(file, name, kept, named_functions(note, Inert))
+    keys, places = read_pickle(file, name), {}
+    for key in keys if isinstance(keys, list) else []:
+        first = file.tell() + 8  # after the number of elements
+        places[str(key)] = (first, storages.get(str(key), 0))
+        file.seek(first + storages.get(str(key), 0))
+    file.seek(start)
+    return read_pickle(file, name, kept, tensor_functions(mapped, name, places.__getitem__), 2 * mapped.size)

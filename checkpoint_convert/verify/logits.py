@@ -18,11 +18,14 @@ from typing import Any
 import psutil
 import torch
 
+from checkpoint_convert.families.family import read_hf_config
 from checkpoint_convert.tensors.tensor import ConvertError, human_bytes
 from megatron_train.config.model_config import ModelConfig
 
 TOLERANCE = 1e-5
 NUM_SEQUENCES, NUM_TOKENS = 2, 32
+NEEDS_CODE = ("RefinedWebModel", "RefinedWeb")
+"""Old names of Falcon's model type."""
 MEMORY_SHARE = 0.5
 """Share of the free memory that both models in fp32 may take."""
 
@@ -61,6 +64,11 @@ def compare_logits(
     needed, free = 2 * 4 * model.num_parameters(model.padded_vocab), psutil.virtual_memory().available
     if needed > MEMORY_SHARE * free:
         return None, f"both models in fp32 need {human_bytes(needed)}, {human_bytes(free)} available"
+    if not model.is_trainable:
+        return None, f"the trainer does not compute rope_scaling_type {model.rope_scaling_type}"
+    model_type = read_hf_config(hf_dir / "config.json").get("model_type")
+    if model_type in NEEDS_CODE:
+        return None, f"transformers runs model_type {model_type} only with the folder's own code"
     tokens = draw_tokens(model, rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # both libraries warn of things that a user cannot change

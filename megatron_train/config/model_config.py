@@ -43,7 +43,9 @@ class ModelConfig:
     gated_linear_unit: bool = True
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
     add_bias_linear: bool = False
-    """Biases on every linear layer of a block."""
+    """Biases on the linear layers of a block that `bias_in` names."""
+    bias_in: Literal["all", "attention", "mlp"] = "all"
+    """Which linear layers have the biases of `add_bias_linear`."""
     add_qkv_bias: bool = False
     """Biases on the query/key/value projection alone (Qwen-like Llamas)."""
     qk_layernorm: bool = False
@@ -54,9 +56,12 @@ class ModelConfig:
     """With parallel_residual: attention and MLP read the same normalised input (Falcon-7B)."""
     rotary_percent: float = 1.0
     rotary_base: float = 10000.0
-    rope_scaling_type: Literal["none", "linear", "llama3"] = "none"
+    rope_scaling_type: Literal["none", "linear", "llama3", "yarn", "dynamic"] = "none"
+    """The trainer computes none, linear and llama3. Checkpoints with the others can only be converted."""
     rope_scaling_factor: float = 1.0
     """linear: positions are divided by it. llama3: the factor of Llama 3.1's frequency rule (1, 4, 8192)."""
+    rope_original_max_positions: int | None = None
+    """yarn, dynamic: tokens of context before scaling."""
     sliding_window: int | None = None
     """Tokens a query sees, itself included (Mistral); None = all before it."""
     share_embeddings_and_output_weights: bool = False
@@ -78,6 +83,21 @@ class ModelConfig:
             object.__setattr__(
                 self, "padded_vocab_size", pad_vocab_size(self.vocab_size, self.make_vocab_size_divisible_by)
             )
+
+    @property
+    def has_attention_bias(self) -> bool:
+        """Whether the four projections of attention have biases."""
+        return self.add_bias_linear and self.bias_in != "mlp"
+
+    @property
+    def has_mlp_bias(self) -> bool:
+        """Whether the linear layers of the MLP have biases."""
+        return self.add_bias_linear and self.bias_in != "attention"
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether the trainer computes the model's rotary scaling."""
+        return self.rope_scaling_type not in ("yarn", "dynamic")
 
     @property
     def query_groups(self) -> int:
@@ -153,10 +173,8 @@ class ModelConfig:
         queries, groups = self.num_attention_heads * self.head_dim, self.query_groups * self.head_dim
         qkv, fc1 = queries + 2 * groups, self.ffn_hidden_size * (2 if self.gated_linear_unit else 1)
         weights = self.hidden_size * (qkv + queries + fc1 + self.ffn_hidden_size)
-        biases = (
-            (qkv + self.hidden_size + fc1 + self.hidden_size)
-            if self.add_bias_linear
-            else (qkv if self.add_qkv_bias else 0)
+        biases = (qkv if self.has_attention_bias or self.add_qkv_bias else 0) + (
+            (self.hidden_size if self.has_attention_bias else 0) + (fc1 + self.hidden_size if self.has_mlp_bias else 0)
         )
         head_norms = 2 * self.head_dim if self.qk_layernorm else 0
         return weights + biases + head_norms + self._norm_parameters() * (1 if self.shared_norm else 2)

@@ -35,6 +35,11 @@ def validate_batch(config: TrainConfig, layout: ParallelLayout) -> None:
 def validate_model(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -> None:
     """Raise ConfigError when the layout cannot split the model, or when the flags describe another model."""
     problems = []
+    if not model.is_trainable:
+        problems.append(
+            f"rope_scaling_type {model.rope_scaling_type} can be converted but not trained; train with none, linear or "
+            "llama3"
+        )
     for name, size in (
         ("num_attention_heads", model.num_attention_heads),
         ("ffn_hidden_size", model.ffn_hidden_size),

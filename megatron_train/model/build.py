@@ -25,6 +25,7 @@ from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.norm_names import STOCK_NORM_NAMES
 from megatron_train.config.settings import TrainConfig
 from megatron_train.model.attention import TorchAttention
+from megatron_train.model.biases import AttentionWithoutBias, MlpWithoutBias
 from megatron_train.model.lima_dropout import set_residual_dropout
 from megatron_train.model.neftune import NeftuneNoise
 from megatron_train.model.norm import Norm
@@ -133,7 +134,7 @@ def layer_spec(model: ModelConfig) -> ModuleSpec:
         submodules=TransformerLayerSubmodules(
             input_layernorm=Norm,
             self_attention=ModuleSpec(
-                module=SelfAttention,
+                module=SelfAttention if model.bias_in != "mlp" else AttentionWithoutBias,
                 params={"attn_mask_type": AttnMaskType.causal},
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=ColumnParallelLinear,
@@ -146,7 +147,7 @@ def layer_spec(model: ModelConfig) -> ModuleSpec:
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=IdentityOp if model.shared_norm else Norm,
             mlp=ModuleSpec(
-                module=MLP,
+                module=MLP if model.bias_in != "attention" else MlpWithoutBias,
                 submodules=MLPSubmodules(
                     linear_fc1=ColumnParallelLinear,
                     linear_fc2=RowParallelLinear,

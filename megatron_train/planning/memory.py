@@ -112,23 +112,24 @@ def chunk_parameters(model: ModelConfig, layout: ParallelLayout, stage: int, chu
 
 
 def layer_parameters(model: ModelConfig, tp: int, norm: list[Parameter]) -> list[Parameter]:
-    """Return one layer's weights: input norm; attention output, query/key/value; second norm; MLP in and out."""
+    """Return one layer's weights: input norm; attention output, query/key/value, head norms; second norm; MLP."""
     hidden = model.hidden_size
     queries = model.num_attention_heads * model.head_dim
     qkv = (queries + 2 * model.query_groups * model.head_dim) // tp
     fc1 = model.ffn_hidden_size * (2 if model.gated_linear_unit else 1) // tp
-    linear, qkv_bias = model.add_bias_linear, model.add_bias_linear or model.add_qkv_bias
+    qkv_bias = model.has_attention_bias or model.add_qkv_bias
     return [
         *norm,
         Parameter(hidden * queries // tp),
-        *([Parameter(hidden)] if linear else []),
+        *([Parameter(hidden)] if model.has_attention_bias else []),
         Parameter(qkv * hidden),
         *([Parameter(qkv)] if qkv_bias else []),
+        *([Parameter(model.head_dim)] * 2 if model.qk_layernorm else []),
         *([] if model.shared_norm else norm),
         Parameter(fc1 * hidden),
-        *([Parameter(fc1)] if linear else []),
+        *([Parameter(fc1)] if model.has_mlp_bias else []),
         Parameter(hidden * model.ffn_hidden_size // tp),
-        *([Parameter(hidden)] if linear else []),
+        *([Parameter(hidden)] if model.has_mlp_bias else []),
     ]
 
 

@@ -21,6 +21,8 @@ MODELS = {
     "llama_gqa": transformers.LlamaConfig(**LLAMA),
     "llama_tied": transformers.LlamaConfig(**LLAMA, tie_word_embeddings=True),
     "llama_biases": transformers.LlamaConfig(**LLAMA, attention_bias=True, mlp_bias=True),
+    "llama_attention_bias": transformers.LlamaConfig(**LLAMA, attention_bias=True),
+    "llama_mlp_bias": transformers.LlamaConfig(**LLAMA, mlp_bias=True),
     "llama_head_dim": transformers.LlamaConfig(**{**LLAMA, "head_dim": 16, "num_key_value_heads": 4}),
     "llama_rope_linear": transformers.LlamaConfig(
         **LLAMA, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e6}
@@ -36,6 +38,18 @@ MODELS = {
             "rope_theta": 500000.0,
         },
     ),
+    "llama_rope_yarn": transformers.LlamaConfig(
+        **LLAMA,
+        rope_parameters={
+            "rope_type": "yarn",
+            "factor": 2.0,
+            "original_max_position_embeddings": 32,
+            "rope_theta": 1e4,
+        },
+    ),
+    "llama_rope_dynamic": transformers.LlamaConfig(
+        **LLAMA, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    ),
     "mistral": transformers.MistralConfig(**LLAMA, sliding_window=8),
     "qwen2": transformers.Qwen2Config(**LLAMA),
     "qwen2_tied": transformers.Qwen2Config(**LLAMA, tie_word_embeddings=True),
@@ -46,6 +60,7 @@ MODELS = {
     "neox_sequential": transformers.GPTNeoXConfig(
         **NEOX, use_parallel_residual=False, rope_parameters={"rope_type": "default", "partial_rotary_factor": 1.0}
     ),
+    "neox_no_attention_bias": transformers.GPTNeoXConfig(**NEOX, attention_bias=False),
     "neox_tied": transformers.GPTNeoXConfig(**NEOX, tie_word_embeddings=True, hidden_act="gelu_new"),
     "falcon_7b": transformers.FalconConfig(**COMMON),
     "falcon_7b_untied": transformers.FalconConfig(**COMMON, tie_word_embeddings=False, bias=True),
@@ -55,6 +70,9 @@ MODELS = {
     ),
     "falcon_sequential": transformers.FalconConfig(**COMMON, parallel_attn=False, multi_query=False, bias=True),
 }
+
+TRAINABLE = tuple(kind for kind in MODELS if kind not in ("llama_rope_yarn", "llama_rope_dynamic"))
+"""The kinds that the trainer computes. The others can only be converted."""
 
 
 def save_tiny_model(kind: str, folder: Path, dtype: torch.dtype = torch.float32, **changes: object) -> None:

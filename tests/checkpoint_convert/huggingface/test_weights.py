@@ -133,3 +133,24 @@ def test_weights_names_a_truncated_shard(tmp_path: Path) -> None:
 def test_weights_names_what_is_expected_in_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match=r"has no weights; expected model\.safetensors"):
         HfWeights(tmp_path)
+
+
+def test_a_wrappers_prefix_is_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """torch.compile inside DistributedDataParallel."""
+    save_file({f"module._orig_mod.{name}": tensor for name, tensor in TENSORS.items()}, tmp_path / "model.safetensors")
+
+    weights = HfWeights(tmp_path)
+
+    assert set(weights.infos) == set(TENSORS)
+    assert torch.equal(weights.read("a"), TENSORS["a"])
+    assert "the prefix module._orig_mod. of every tensor's name is removed" in capsys.readouterr().err
+
+
+def test_an_adapter_and_shards_without_index_are_explained(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "model-00001-of-00002.safetensors")
+    with pytest.raises(ConvertError, match=r"no index; fetch model\.safetensors\.index\.json"):
+        HfWeights(tmp_path)
+
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConvertError, match=r"LoRA adapter .*merge_and_unload"):
+        HfWeights(tmp_path)

@@ -91,3 +91,28 @@ def test_read_archive_refuses_a_bare_pickle(tmp_path: Path) -> None:
 
     with pytest.raises(ConvertError, match=r"old\.bin: not a complete torch\.save archive"):
         read_archive(MappedFile(tmp_path / "old.bin"))
+
+
+def test_read_archive_reads_torchs_older_format(tmp_path: Path) -> None:
+    base = torch.arange(24, dtype=torch.float32).view(4, 6)
+    state = {"weight": base, "transposed": base.t(), "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16), "n": 3}
+    torch.save(state, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+
+    found = read_archive(MappedFile(tmp_path / "old.bin"))
+
+    assert found["n"] == 3
+    for name in ("weight", "transposed", "half"):
+        assert torch.equal(found[name], state[name]), name  # type: ignore[arg-type]
+    data = (tmp_path / "old.bin").read_bytes()
+    (tmp_path / "short.bin").write_bytes(data[:-8])
+    with pytest.raises(ConvertError, match=r"short\.bin"):
+        read_archive(MappedFile(tmp_path / "short.bin"))
+
+
+def test_the_older_format_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": Attack()}, "bad.bin", _use_new_zipfile_serialization=False)
+
+    with pytest.raises(ConvertError, match=r"bad\.bin.*__builtin__\.eval"):
+        read_archive(MappedFile(Path("bad.bin")))
+    assert not Path("attacked").exists()

@@ -16,10 +16,10 @@ from checkpoint_convert.mapping.options import ExportOptions, ImportOptions
 from checkpoint_convert.tensors.tensor import ConvertError
 from checkpoint_convert.verify.logits import LogitDifference, difference
 from checkpoint_convert.verify.verify import equal_after_rounding, is_rounded, verify, verify_weights
-from tests.checkpoint_convert.tiny_models import MODELS
+from tests.checkpoint_convert.tiny_models import TRAINABLE
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", TRAINABLE)
 def test_verify_compares_logits_of_both_libraries(
     kind: str, hf_folder: Callable[[str], Path], converted: Callable[[str], Path]
 ) -> None:
@@ -31,6 +31,15 @@ def test_verify_compares_logits_of_both_libraries(
     assert outcome.logits.largest <= 1e-5
     assert outcome.logits.num_tokens == 64
     assert outcome.is_equal
+
+
+def test_logits_of_an_untrainable_model_are_not_compared(
+    hf_folder: Callable[[str], Path], converted: Callable[[str], Path]
+) -> None:
+    outcome = verify(hf_folder("llama_rope_yarn"), converted("llama_rope_yarn"))
+
+    assert (outcome.different, outcome.logits, outcome.is_equal) == ([], None, True)
+    assert outcome.no_logits == "the trainer does not compute rope_scaling_type yarn"
 
 
 @pytest.mark.parametrize(

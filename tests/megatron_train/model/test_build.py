@@ -14,7 +14,7 @@ from checkpoint_convert.mapping.options import ImportOptions
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.model.build import build_model, recompute_num_layers, transformer_config
-from tests.checkpoint_convert.tiny_models import MODELS, save_tiny_model
+from tests.checkpoint_convert.tiny_models import TRAINABLE, save_tiny_model
 from tests.distributed import run_distributed
 from tests.megatron_train.models import LLAMA
 
@@ -23,7 +23,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "pp2": {"pipeline_model_parallel_size": 2},
     "tp2-pp2-sp": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "sequence_parallel": True},
 }
-SPLIT = [kind for kind in MODELS if "rope" not in kind and kind not in {"llama_head_dim", "falcon_7b_untied"}]
+SPLIT = [kind for kind in TRAINABLE if "rope" not in kind and kind not in {"llama_head_dim", "falcon_7b_untied"}]
 """The kinds whose weights or activations differ in how they are split; the rest differ in arithmetic alone."""
 
 
@@ -93,7 +93,7 @@ def largest_differences(folder: Path) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("build")
-    for kind in MODELS:
+    for kind in TRAINABLE:
         save_tiny_model(kind, folder / "hf" / kind)
         from_hf(folder / "hf" / kind, folder / kind, ImportOptions())
         torch.save(hugging_face_logits(folder / "hf" / kind), folder / f"{kind}.pt")
@@ -105,7 +105,7 @@ def differences(folder: Path) -> dict[str, float]:
     return run_distributed(largest_differences, 4, folder)[0]
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", TRAINABLE)
 def test_logits_are_transformers_logits_in_one_process(kind: str, folder: Path, single_process: None) -> None:
     logits, expected = own_logits(folder / kind / "release", {}), torch.load(folder / f"{kind}.pt")
     assert logits is not None
