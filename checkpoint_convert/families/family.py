@@ -147,7 +147,7 @@ def check_fields(config: HfConfig, families: dict[str, Family], path: Path, igno
     A field has no effect when it is empty, when it has the default value of transformers, or when `ignored` names it.
     """
     family = _family_of(config, families, path)
-    unknown = sorted(set(config) - family.fields - WITHOUT_EFFECT)
+    unknown = sorted(set(config) - family.fields - WITHOUT_EFFECT - {"quantization_config"})
     doubtful = [key for key in unknown if config[key] not in EMPTY and key not in ignored]
     if doubtful:
         defaults = _transformers_defaults(str(config["model_type"]))

@@ -15,6 +15,8 @@ from pretokenizer.chat.roles import Role
 
 LOSS_ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT, "context": Role.CONTEXT}
 """Names that `loss_roles` accepts."""
+ALL_ROLES = "all"
+"""The value of `loss_roles` that selects every role."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Data:
     overlong: Literal["truncate", "drop", "split", "random_window"] = "truncate"
     """What to do with documents of more than seq_length + 1 tokens. Their number is reported."""
     loss_roles: tuple[str, ...] = ("assistant",)
-    """Roles whose tokens are targets: system, user, assistant, context."""
+    """Roles whose tokens are targets: system, user, assistant, context; or all, also for shards without roles."""
     loss_alignment: Literal["label", "input"] = "label"
     """A position counts when its label (Megatron) or its input token (Open-Assistant's trainer) has a loss role."""
     last_turn_only: bool = False

@@ -7,7 +7,7 @@ from megatron_train.config.megatron_llm_flags import ARCHITECTURE
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.ranges import range_problems
-from megatron_train.config.settings import LOSS_ROLES, TrainConfig
+from megatron_train.config.settings import ALL_ROLES, LOSS_ROLES, TrainConfig
 from pretokenizer.config.yaml_config import ConfigError
 
 
@@ -109,9 +109,9 @@ def _data_problems(config: TrainConfig) -> list[str]:
         found.append("no training data: give --data_path PREFIX (re-split) or --train_data_path PREFIX")
     if data.data_path and data.train_data_path:
         found.append("data_path and train_data_path exclude each other: the first is split, the second is not")
-    unknown = [role for role in data.loss_roles if role not in LOSS_ROLES]
+    unknown = [role for role in data.loss_roles if role not in LOSS_ROLES and role != ALL_ROLES]
     if unknown or not data.loss_roles:
-        found.append(f"loss_roles {' '.join(data.loss_roles)!r}: choose among {', '.join(LOSS_ROLES)}")
+        found.append(f"loss_roles {' '.join(data.loss_roles)!r}: choose among {', '.join(LOSS_ROLES)}, {ALL_ROLES}")
     tp = config.parallel.tensor_model_parallel_size
     if config.parallel.sequence_parallel and tp > 1:
         if data.seq_length % tp:

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_train.config.settings import LOSS_ROLES, Data
+from megatron_train.config.settings import ALL_ROLES, LOSS_ROLES, Data
 from pretokenizer.chat.roles import Role
 
 Document = tuple[NDArray[np.integer], NDArray[np.integer]]
@@ -39,7 +39,8 @@ class LossRule:
     @classmethod
     def of(cls, data: Data) -> LossRule:
         """Return the rule that the settings ask for."""
-        roles = tuple(int(LOSS_ROLES[role]) for role in data.loss_roles)
+        names = list(LOSS_ROLES) if ALL_ROLES in data.loss_roles else data.loss_roles
+        roles = tuple(int(LOSS_ROLES[role]) for role in names)
         return cls(roles, data.loss_alignment, data.last_turn_only, data.scalar_loss_mask)
 
 

@@ -1,7 +1,10 @@
-"""The documents of shards, numbered through: their lengths, and their tokens and roles where they are asked for.
+"""Documents of several shards under one numbering: their lengths, tokens and roles.
 
-documents = DocumentSet(["output/oasst/oasst-train"])
-token_ids, role_ids = documents.piece(document=3, start=0, length=int(documents.lengths[3]))
+    documents = DocumentSet(["output/oasst/oasst-train"])
+    token_ids, role_ids = documents.piece(document=3, start=0, length=int(documents.lengths[3]))
+
+A prefix names PREFIX-text and PREFIX-role. The files of Megatron's own preprocessing, PREFIX_text_document.bin and
+.idx, have no roles. Every token of theirs gets the role `system`, and --loss_roles all trains on it.
 """
 
 from __future__ import annotations
@@ -15,14 +18,22 @@ import numpy as np
 from megatron_train.data.batch import Document
 from pretokenizer.files.shard import ShardError, ShardReader
 
+PLAIN_SUFFIX = "_text_document"
+"""End of the names that Megatron's tools/preprocess_data.py gives to its files."""
+
 
 class DocumentSet:
-    """Documents of one or more prefixes, numbered through. `lengths` [n] counts tokens."""
+    """Documents of one or more prefixes under one numbering. `lengths` [n] counts tokens.
+
+    Raises ShardError naming a missing or inconsistent file.
+    """
 
     def __init__(self, prefixes: Sequence[str]) -> None:
         self.prefixes = tuple(prefixes)
         self._shards = [_open_pair(prefix) for prefix in prefixes]
         self.first = np.cumsum([0] + [len(text) for text, _ in self._shards])
+        self.without_roles = [prefix for prefix, (_, role) in zip(self.prefixes, self._shards) if role is None]
+        """Prefixes whose shards have no roles."""
         self.lengths = np.concatenate([text.sizes for text, _ in self._shards]).astype(np.int64)
 
     def __len__(self) -> int:
@@ -34,18 +45,22 @@ class DocumentSet:
         return [role for _, role in self._shards]
 
     def piece(self, document: int, start: int, length: int) -> Document:
-        """(token_ids [length], role_ids [length])."""
+        """Return (token_ids [length], role_ids [length]) of a part of a document."""
         shard = int(np.searchsorted(self.first, document, side="right")) - 1
         text, role = self._shards[shard]
         index = document - int(self.first[shard])
-        return text.get(index, start, length), role.get(index, start, length)
+        token_ids = text.get(index, start, length)
+        return token_ids, np.zeros(length, np.uint16) if role is None else role.get(index, start, length)
 
     def fingerprint(self) -> str:
-        """Changes when the documents' number or lengths do."""
+        """Return a hash of the documents' number and lengths."""
         return hashlib.sha256(self.lengths.tobytes()).hexdigest()[:16]
 
 
-def _open_pair(prefix: str) -> tuple[ShardReader, ShardReader]:
+def _open_pair(prefix: str) -> tuple[ShardReader, ShardReader | None]:
+    plain = prefix.removesuffix(PLAIN_SUFFIX) + PLAIN_SUFFIX
+    if Path(f"{plain}.idx").is_file() and not Path(f"{prefix}-text.idx").is_file():
+        return ShardReader(plain), None
     if not Path(f"{prefix}-text.idx").is_file():
         raise ShardError(f"{prefix}-text.idx: no such shard; {_prefixes_near(prefix)}")
     text, role = ShardReader(f"{prefix}-text"), ShardReader(f"{prefix}-role")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_train.config.settings import Data
+from megatron_train.config.settings import ALL_ROLES, Data
 from megatron_train.data.batch import Document
 from megatron_train.data.document_order import Indices, OrderBuilder, parse_blend, split_documents, training_paths
 from megatron_train.data.document_set import DocumentSet
@@ -61,6 +61,17 @@ class Samples(EpochFacts):
         return int((self.length - 1).sum())
 
 
+def open_documents(prefixes: Sequence[str], data: Data) -> DocumentSet:
+    """Open the shards of `prefixes`. Raises ConfigError when a shard has no roles and --loss_roles needs them."""
+    documents = DocumentSet(prefixes)
+    if documents.without_roles and ALL_ROLES not in data.loss_roles:
+        raise ConfigError(
+            f"{documents.without_roles[0]}: its shard has no roles, so loss_roles {' '.join(data.loss_roles)} selects "
+            f"nothing; add --loss_roles {ALL_ROLES} to train on every token"
+        )
+    return documents
+
+
 def training_samples(data: Data, num_samples: int, seed: int) -> Samples:
     """Return the first `num_samples` samples of the training order. More samples have the same beginning.
 
@@ -85,7 +96,7 @@ def training_order(data: Data, seed: int) -> tuple[DocumentSet, OrderBuilder]:
     """Open the training shards. Raises ConfigError naming a prefix of which no document is left for training."""
     paths, key = training_paths(data)
     blend = parse_blend(paths, key)
-    documents = DocumentSet([prefix for _, prefix in blend])
+    documents = open_documents([prefix for _, prefix in blend], data)
     split, counts = None if data.train_data_path else data.split, np.diff(documents.first)
     builder = OrderBuilder(counts, [weight for weight, _ in blend], split, seed)
     for (_, prefix), total, left in zip(blend, counts, builder.part_sizes, strict=True):
@@ -215,7 +226,7 @@ def _named_sets(paths: Sequence[str], data: Data) -> dict[str, Samples]:
     sets: dict[str, Samples] = {}
     for path in paths:
         name, _, prefix = path.rpartition("=")
-        _add(sets, name or Path(prefix).name, evaluation_samples(DocumentSet([prefix]), None, data), prefix)
+        _add(sets, name or Path(prefix).name, evaluation_samples(open_documents([prefix], data), None, data), prefix)
     return sets
 
 
@@ -237,7 +248,7 @@ def _split_part(data: Data, seed: int, part: int, name: str) -> dict[str, Sample
     sets: dict[str, Samples] = {}
     blend = parse_blend(data.data_path, "data_path")
     for _, prefix in blend:
-        documents = DocumentSet([prefix])
+        documents = open_documents([prefix], data)
         subset = split_documents(len(documents), data.split, np.random.RandomState(seed))[part]
         if len(subset):
             own_name = name if len(blend) == 1 else f"{name}:{Path(prefix).name}"

@@ -92,5 +92,5 @@ def test_unknown_keys_and_families_are_refused(tmp_path: Path) -> None:
     path.write_text("family: lama\nnum_layer: 2\n")
     with pytest.raises(ConfigError) as error:
         ModelConfig.load(path)
-    assert "'lama' is not one of llama, gpt_neox, falcon (did you mean 'llama'?)" in str(error.value)
+    assert "'lama' is not one of llama, qwen2, qwen3, gpt_neox, falcon (did you mean 'llama'?)" in str(error.value)
     assert "num_layer: unknown key (did you mean 'num_layers'?)" in str(error.value)

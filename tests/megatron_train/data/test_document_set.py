@@ -4,8 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
+from megatron_train.config.settings import Data
+from megatron_train.data.batch import LossRule, loss_weights
 from megatron_train.data.document_set import DocumentSet
+from megatron_train.data.sft_dataset import open_documents
+from pretokenizer.config.yaml_config import ConfigError
 from pretokenizer.files.shard import ShardError, ShardWriter
 from tests.megatron_train.data.test_sft_dataset import shard_of
 
@@ -58,3 +64,22 @@ def test_shards_of_megatron_core_and_megatron_llm_are_read(tmp_path: Path) -> No
         documents = DocumentSet([str(tmp_path / name)])
         assert documents.lengths.tolist() == [3, 2]
         assert [documents.piece(i, 0, n)[0].tolist() for i, n in ((0, 3), (1, 2))] == [[7, 8, 9], [3, 4]]
+
+
+def test_shards_of_megatrons_own_preprocessing_need_loss_roles_all(tmp_path: Path) -> None:
+    prefix = str(tmp_path / "wiki_text_document")
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.int32)
+    for tokens in ([5, 6, 7], [8, 9]):
+        builder.add_item(torch.tensor(tokens))
+        builder.end_document()
+    builder.finalize(f"{prefix}.idx")
+
+    for name in (prefix, str(tmp_path / "wiki")):
+        documents = DocumentSet([name])
+        assert documents.lengths.tolist() == [3, 2]
+        assert [part.tolist() for part in documents.piece(0, 1, 2)] == [[6, 7], [0, 0]]
+        with pytest.raises(ConfigError, match=r"wiki.*no roles.*--loss_roles all"):
+            open_documents([name], Data(seq_length=8))
+        data = Data(seq_length=8, loss_roles=("all",))
+        assert open_documents([name], data).without_roles == [name]
+    assert loss_weights(np.array([0, 0, 0]), LossRule.of(data)).tolist() == [1.0, 1.0]
