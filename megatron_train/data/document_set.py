@@ -41,8 +41,8 @@ class DocumentSet:
 
     @property
     def roles(self) -> list[ShardReader]:
-        """The role shards, one per prefix."""
-        return [role for _, role in self._shards]
+        """The role shards of the prefixes that have one."""
+        return [role for _, role in self._shards if role is not None]
 
     def piece(self, document: int, start: int, length: int) -> Document:
         """Return (token_ids [length], role_ids [length]) of a part of a document."""

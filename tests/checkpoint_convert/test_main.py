@@ -41,7 +41,7 @@ def test_there_and_back(llama_with_tokenizer: Path, tmp_path: Path, capsys: pyte
     assert out.splitlines()[4].startswith("verify: logits agree: differ by at most ")
 
     code, out, err = run(capsys, "to-hf", tmp_path / "ckpt", tmp_path / "hf", "--no_verify")
-    assert (code, err) == (0, "")
+    assert code == 0
     assert out.splitlines()[-1] == ("not verified (--no_verify): neither the checkpoint's SHA256SUMS nor the result")
 
     code, out, err = run(capsys, "verify", tmp_path / "hf", tmp_path / "ckpt")
