@@ -13,7 +13,13 @@ from typing import Literal
 
 from pretokenizer.chat.roles import Role
 
-LOSS_ROLES = {"system": Role.SYSTEM, "user": Role.USER, "assistant": Role.ASSISTANT, "context": Role.CONTEXT}
+LOSS_ROLES = {
+    "system": Role.SYSTEM,
+    "user": Role.USER,
+    "assistant": Role.ASSISTANT,
+    "context": Role.CONTEXT,
+    "tool": Role.TOOL,
+}
 """Names that `loss_roles` accepts."""
 ALL_ROLES = "all"
 """The value of `loss_roles` that selects every role."""
