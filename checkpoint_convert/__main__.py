@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoint_convert.command_line import build_parser
@@ -125,6 +126,11 @@ def run_to_megatron_llm(options: argparse.Namespace) -> int:
 
 
 def run_verify(options: argparse.Namespace) -> int:
+    if options.receipt:
+        return run_verify_receipt(options.receipt)
+    if not options.checkpoint_dir:
+        print("error: verify needs HF_DIR and CKPT_DIR, or --receipt DIR", file=sys.stderr)
+        return 2
     from checkpoint_convert.verify.verify import verify
 
     outcome = verify(options.hf_dir, options.checkpoint_dir, options.iteration)
@@ -138,6 +144,14 @@ def run_verify(options: argparse.Namespace) -> int:
         print("\n".join(served.lines()))
         problems = served.problems
     return 0 if outcome.is_equal and not problems else 1
+
+
+def run_verify_receipt(folder: Path) -> int:
+    from checkpoint_convert.verify.receipt import check_receipt
+
+    outcome = check_receipt(folder)
+    print("\n".join(outcome.lines()))
+    return 1 if outcome.problems else 0
 
 
 def run_chat(options: argparse.Namespace) -> int:

@@ -38,8 +38,11 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         help="compare a Hugging Face folder with a checkpoint: weights bitwise, logits in fp32",
         allow_abbrev=False,
     )
-    verify.add_argument("hf_dir", type=user_path, metavar="HF_DIR")
-    verify.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
+    verify.add_argument("hf_dir", type=user_path, nargs="?", metavar="HF_DIR")
+    verify.add_argument("checkpoint_dir", type=user_path, nargs="?", metavar="CKPT_DIR")
+    verify.add_argument(
+        "--receipt", type=user_path, metavar="DIR", help="check every sum that DIR/receipt.json names instead"
+    )
     verify.add_argument(
         "--iteration", type=int, help="checkpoint of CKPT_DIR (default: the one that its tracker names)"
     )
@@ -54,7 +57,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("chat", help="chat with a Hugging Face folder in the terminal", allow_abbrev=False)
-    command.add_argument("hf_dir", type=Path, metavar="HF_DIR")
+    command.add_argument("hf_dir", type=user_path, metavar="HF_DIR")
     command.add_argument("--system", metavar="TEXT", help="system message of the conversation")
     command.add_argument("--max_new_tokens", type=int, default=512, metavar="N", help="longest answer in tokens [512]")
 

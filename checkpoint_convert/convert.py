@@ -25,6 +25,7 @@ from checkpoint_convert.megatron_core.release import WeightsToImport, import_wei
 from checkpoint_convert.output.report import Report, progress, warn, warn_of_not_finite, warn_of_rounding
 from checkpoint_convert.output.staging import check_target
 from checkpoint_convert.tensors.tensor import main_dtype, one_torch_thread
+from checkpoint_convert.verify.receipt import write_receipt
 from megatron_train.checkpoint.folder import check_folder, find_checkpoint
 from pretokenizer.files.checksums import write_sha256sums
 from pretokenizer.files.publish import staged_folder
@@ -65,6 +66,7 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
         digests = stream_weights(export, reader, report, staging, options.max_shard_bytes)
         write_companions(export, dtype, options.hub_name or hf_dir.name, staging)
         write_sha256sums(staging, digests)
+        write_receipt(staging, folder)
         if checked:
             checked.result()  # raises when the checkpoint is damaged: nothing is published then
     warn_of_not_finite(report)

@@ -321,6 +321,7 @@ def test_to_hf_without_a_tokenizer_writes_weights_and_warns(
         "config.json",
         "generation_config.json",
         "model.safetensors",
+        "receipt.json",
     ]
     assert "has no tokenizer/ folder" in capsys.readouterr().err
 

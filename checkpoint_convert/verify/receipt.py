@@ -1,0 +1,139 @@
+"""`receipt.json` of an exported folder: SHA-256 sums that bind a model to its checkpoints, shards and input files.
+
+    write_receipt(Path("my-model"), Path("checkpoints/stage2/iter_0000346"))
+    check_receipt(Path("my-model"))          # python -m checkpoint_convert verify --receipt my-model
+
+Each link names a folder and the file in it that lists the sums of the others: SHA256SUMS of a model or checkpoint,
+manifest.json of shards. The receipt holds the sum of that list, so one changed byte anywhere breaks the chain.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from checkpoint_convert.huggingface.lineage import training_settings
+from megatron_train.checkpoint.folder import CheckpointError, find_checkpoint
+from pretokenizer.files.checksums import sha256_file
+from pretokenizer.files.publish import write_json_atomic
+
+RECEIPT, SUMS, MANIFEST = "receipt.json", "SHA256SUMS", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Link:
+    """One folder of the chain."""
+
+    kind: str
+    """model, checkpoint or shards."""
+    folder: str
+    """`.` for the exported folder itself, else the path that the user gave, relative to the working folder."""
+    list_file: str
+    """File in the folder that lists the sums of its files."""
+    sha256: str
+    """Sum of `list_file`."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found."""
+
+    sound: list[str]
+    """Links whose files all have their sums."""
+    missing: list[str]
+    """Folders and files that are not on this machine, so that nothing can be said about them."""
+    problems: list[str]
+    """Files that differ from their sums."""
+
+    def lines(self) -> Iterator[str]:
+        yield from (f"sound: {text}" for text in self.sound)
+        yield from (f"not here: {text}" for text in self.missing)
+        yield from (f"CHANGED: {text}" for text in self.problems)
+
+
+def write_receipt(hf_dir: Path, checkpoint: Path) -> None:
+    """Write HF_DIR/receipt.json. HF_DIR/SHA256SUMS must be complete."""
+    links = [_link("model", hf_dir, SUMS, ".")]
+    for folder in ancestors(checkpoint):
+        links += [_link("checkpoint", folder, SUMS)] if (folder / SUMS).is_file() else []
+        links += [_link("shards", shards, MANIFEST) for shards in shard_folders(folder)]
+    write_json_atomic(hf_dir / RECEIPT, {"version": 1, "links": [asdict(link) for link in links]})
+
+
+def _link(kind: str, folder: Path, list_file: str, shown: str | None = None) -> Link:
+    return Link(kind, shown or str(folder), list_file, sha256_file(folder / list_file))
+
+
+def ancestors(checkpoint: Path) -> list[Path]:
+    """Return the checkpoint and those that its runs started from, nearest first, as far as they still exist."""
+    found: list[Path] = []
+    while checkpoint not in found:
+        found.append(checkpoint)
+        loaded = training_settings(checkpoint).get("load")
+        if not loaded:
+            break
+        try:
+            checkpoint = find_checkpoint(Path(loaded))
+        except CheckpointError:
+            break
+    return found
+
+
+def shard_folders(checkpoint: Path) -> list[Path]:
+    """Return the folders of the training shards that still have their manifest."""
+    settings = training_settings(checkpoint)
+    prefixes = [Path(str(word)) for key in ("data_path", "train_data_path") for word in settings.get(key, [])]
+    return list(dict.fromkeys(prefix.parent for prefix in prefixes if (prefix.parent / MANIFEST).is_file()))
+
+
+def check_receipt(hf_dir: Path) -> Outcome:
+    """Check every link that is on this machine. Raises ValueError for a folder without a readable receipt."""
+    path = hf_dir / RECEIPT
+    try:
+        links = [Link(**link) for link in json.loads(path.read_text(encoding="utf-8"))["links"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: is no receipt: {error}") from None
+    outcome = Outcome([], [], [])
+    for link in links:
+        _check_link(link, hf_dir if link.folder == "." else Path(link.folder), outcome)
+    return outcome
+
+
+def _check_link(link: Link, folder: Path, outcome: Outcome) -> None:
+    list_file = folder / link.list_file
+    name = f"{link.kind} {folder}"
+    if not list_file.is_file():
+        outcome.missing.append(name)
+        return
+    before = len(outcome.problems)
+    if sha256_file(list_file) != link.sha256:
+        outcome.problems.append(f"{list_file}: is not the file that the receipt names")
+    else:
+        count = 0
+        for path, digest in listed_files(list_file):
+            if not path.is_file():
+                outcome.missing.append(str(path))
+            elif sha256_file(path) != digest:
+                outcome.problems.append(f"{path}: differs from its sum in {list_file}")
+            else:
+                count += 1
+        name += f", {count} files"
+    if len(outcome.problems) == before:
+        outcome.sound.append(name)
+
+
+def listed_files(list_file: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the files that a list names, with their sums. A manifest names inputs relative to the working folder."""
+    text = list_file.read_text(encoding="utf-8")
+    if list_file.name == SUMS:
+        for line in text.splitlines():
+            digest, _, name = line.partition("  ")
+            yield list_file.parent / name, digest
+        return
+    manifest = json.loads(text)
+    for name, entry in manifest["outputs"].items():
+        yield list_file.parent / name, entry["sha256"]
+    for name, entry in manifest["inputs"].items():
+        yield Path(name), entry["sha256"]

@@ -1,0 +1,79 @@
+"""The receipt of an exported folder: one changed byte anywhere in the chain is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from checkpoint_convert.verify.receipt import Link, ancestors, check_receipt, write_receipt
+from pretokenizer.files.checksums import sha256_file, write_sha256sums
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Path:
+    """Return a folder with hf/, stage2/, stage1/, data/ and records.jsonl that name one another."""
+    records = tmp_path / "records.jsonl"
+    records.write_text("{}")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "mix-train-text.bin").write_bytes(b"1234")
+    sums = {
+        "outputs": {"mix-train-text.bin": {"sha256": sha256_file(data / "mix-train-text.bin")}},
+        "inputs": {str(records): {"sha256": sha256_file(records)}},
+    }
+    (data / "manifest.json").write_text(json.dumps(sums))
+    for name, load in (("stage1", None), ("stage2", "stage1")):
+        folder = tmp_path / name / "iter_0000004"
+        folder.mkdir(parents=True)
+        settings = {"train_data_path": [str(data / "mix-train")], "load": load and str(tmp_path / load)}
+        (folder / "train_config.yaml").write_text(yaml.safe_dump(settings))
+        (folder / "model_config.yaml").write_text("family: llama")
+        write_sha256sums(folder)
+        (tmp_path / name / "latest_checkpointed_iteration.txt").write_text("4")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "model.safetensors").write_bytes(b"weights")
+    write_sha256sums(tmp_path / "hf")
+    write_receipt(tmp_path / "hf", tmp_path / "stage2" / "iter_0000004")
+    return tmp_path
+
+
+def test_a_receipt_holds_the_whole_chain(chain: Path) -> None:
+    assert [path.parent.name for path in ancestors(chain / "stage2" / "iter_0000004")] == ["stage2", "stage1"]
+    links = [Link(**link) for link in json.loads((chain / "hf" / "receipt.json").read_text())["links"]]
+    assert [link.kind for link in links] == ["model", "checkpoint", "shards", "checkpoint", "shards"]
+    outcome = check_receipt(chain / "hf")
+    assert (len(outcome.sound), outcome.missing, outcome.problems) == (5, [], [])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hf/model.safetensors",
+        "hf/SHA256SUMS",
+        "stage2/iter_0000004/model_config.yaml",
+        "stage1/iter_0000004/train_config.yaml",
+        "data/mix-train-text.bin",
+        "data/manifest.json",
+        "records.jsonl",
+    ],
+)
+def test_one_changed_byte_is_named(chain: Path, name: str) -> None:
+    path = chain / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert str(path) in " ".join(check_receipt(chain / "hf").problems)
+
+
+def test_what_is_not_here_is_said_and_is_no_error(chain: Path) -> None:
+    (chain / "records.jsonl").unlink()
+    outcome = check_receipt(chain / "hf")
+    assert str(chain / "records.jsonl") in outcome.missing and outcome.problems == []
+
+
+def test_a_folder_without_receipt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"receipt\.json: is no receipt"):
+        check_receipt(tmp_path)
