@@ -118,6 +118,8 @@ class PretokenizeConfig:
     """What happens to two messages of one role in a row: allow, merge (with a blank line between), or refuse."""
     dedup: Literal["none", "exact"] = "none"
     """exact: keep only the first of several documents with the same tokens; train comes before val."""
+    near_duplicates: bool = False
+    """Also count near-duplicates, which needs the extra `neardup`. The documents are written all the same."""
     decontaminate: list[str] = field(default_factory=list)
     """Files of test questions. Training documents that share a run of words with a question are left out."""
     decontaminate_ngram: int = 13

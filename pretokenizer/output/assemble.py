@@ -24,6 +24,7 @@ from pretokenizer.reports.plots import drawing
 from pretokenizer.reports.write_reports import write_reports
 from pretokenizer.selection.document_table import part_headers, read_tables
 from pretokenizer.selection.duplicates import handle_duplicates
+from pretokenizer.selection.near_duplicates import count_near_duplicates
 from pretokenizer.selection.select_documents import Selected, select
 from pretokenizer.selection.token_store import TokenStore
 from pretokenizer.tasks.bad_records import refuse_too_many
@@ -64,6 +65,7 @@ def assemble(context: BuildContext, part_folders: list[Path], output: Path) -> D
             warnings=list(dict.fromkeys([*warnings, *file_warnings(inputs), *warnings_of(tables)])),
             bad_records=bad_records(context, tables),
             duplicates=duplicates,
+            near_duplicates=count_near_duplicates(chosen, store) if context.config.near_duplicates else None,
             contaminated=contaminated(context, tables),
             inputs=inputs,
             files=[[str(path) for path in (*files.train, *files.val)] for files in context.plan.datasets],

@@ -12,6 +12,7 @@ from pretokenizer.figures.stats import DatasetStats, total_stats
 from pretokenizer.reports.inputs import InputReport
 from pretokenizer.selection.document_table import Tables, part_headers
 from pretokenizer.selection.duplicates import DuplicateReport
+from pretokenizer.selection.near_duplicates import NearDuplicateReport
 from pretokenizer.tasks.bad_records import MAX_EXAMPLES
 from pretokenizer.tasks.context import BuildContext
 
@@ -44,6 +45,8 @@ class BuildReports:
     warnings: list[str]
     bad_records: dict[int, BadRecords]
     duplicates: DuplicateReport
+    near_duplicates: NearDuplicateReport | None
+    """None without --near_duplicates."""
     contaminated: dict[int, tuple[str, int]]
     """(name, number of documents that contain a test question) of each data set; empty without --decontaminate."""
     inputs: list[InputReport]
@@ -77,6 +80,7 @@ class BuildReports:
             "totals": {split: total_stats(parts).to_json() for split, parts in self.stats.items()},
             "lengths": {split: dataclasses.asdict(lengths) for split, lengths in self.lengths.items()},
             "records": [dataclasses.asdict(counts) for counts in self.records],
+            "near_duplicates": dataclasses.asdict(self.near_duplicates) if self.near_duplicates else None,
             **self.for_manifest(),
         }
 

@@ -159,6 +159,13 @@ def _checks(context: BuildContext, reports: BuildReports) -> list[Block]:
     ]
     pairs = ["; ".join(f"{split}: {place}" for split, place in pair.items()) for pair in duplicates.examples]
     details = {2: pairs} if pairs else {}
+    if reports.near_duplicates:
+        near = reports.near_duplicates
+        pairs = [f"{pair['document']} resembles {pair['resembles']}" for pair in near.examples]
+        details |= {len(items): pairs} if pairs else {}
+        items.append(
+            f"Near-duplicates inside train: {near.train:,}; val documents that resemble train: {near.leaked:,}"
+        )
     for name, count in reports.contaminated.values():
         items.append(f"{name}: {count:,} documents share a run of words with a test question")
     for bad in reports.bad_records.values():

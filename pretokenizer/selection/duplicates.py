@@ -142,6 +142,10 @@ def _digests(table: DocumentTable, documents: NDArray[np.int64], store: TokenSto
 
 def _origin(everything: list[Selected], places: Places, number: int) -> Origin:
     selected = everything[int(places.selected[number])]
-    document = selected.processed[places.positions[number : number + 1]]
+    return origin_of(selected, selected.processed[places.positions[number : number + 1]])
+
+
+def origin_of(selected: Selected, document: NDArray[np.int64]) -> Origin:
+    """Return the origin of a document, given as an array of one index."""
     file_number, row = selected.table.origins_of(document)[0].tolist()
     return Origin(selected.name, file_number, row + 1)

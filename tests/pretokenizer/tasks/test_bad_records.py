@@ -64,7 +64,7 @@ def test_bad_records_are_counted_named_and_left_out(
     assert {
         example.partition(" JSON: ")[0].replace("not valid", "not valid JSON") for example in bad["examples"]
     } == expected
-    assert "- gsm8k: 6 of 100 records are bad and left out:" in (folder / "stats.md").read_text()
+    assert "- gsm8k: 6 of 100 records are bad; the first are\n" in (folder / "stats.md").read_text()
     assert manifest.reports["warnings"][0].startswith("gsm8k: 6 of 100 records are bad (6.0%) and left out; the first")
     found = shards(folder)
 
