@@ -1,8 +1,10 @@
 """Tokenizers from a `tokenizer.json`, through Hugging Face `tokenizers`. (SHARED)"""
 
+import contextlib
 import json
+import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,8 @@ class JsonTokenizer(Tokenizer):
         """
         own, is_spelled = self.control_matches(text, plain)
         if not is_spelled:
-            return _alignment(self.backend.encode(text, add_special_tokens=False))
+            with self._exact_offsets():
+                return self._alignment(self.backend.encode(text, add_special_tokens=False), text, {})
         pieces, positions, at = [], [], 0
         for match in own:
             mark = self._marks[match.group()]
@@ -77,9 +80,45 @@ class JsonTokenizer(Tokenizer):
             at = match.end()
         positions += range(at, len(text) + 1)
         backend, ids = self._marked_backend
-        found = _alignment(backend.encode("".join([*pieces, text[at:]]), add_special_tokens=False))
-        begins, ends = ([positions[i] for i in places] for places in (found.begins, found.ends))
-        return Alignment([ids.get(token_id, token_id) for token_id in found.ids], begins, ends)
+        marked = "".join([*pieces, text[at:]])
+        found = self._alignment(backend.encode(marked, add_special_tokens=False), marked, ids)
+        return Alignment(found.ids, *([positions[i] for i in places] for places in (found.begins, found.ends)))
+
+    @cached_property
+    def typed_pattern(self) -> re.Pattern[str]:
+        """A pattern that matches any control token, the longest first; `single_word` tokens only as whole words."""
+        added = sorted(self.backend.get_added_tokens_decoder().values(), key=lambda token: -len(token.content))
+        found = [(re.escape(token.content), token.single_word) for token in added if token.special]
+        return re.compile("|".join(rf"(?<!\w){name}(?!\w)" if alone else name for name, alone in found) or r"(?!)")
+
+    def _alignment(self, encoding: Any, text: str, other_ids: Mapping[int, int]) -> Alignment:
+        """Return a backend's encoding, with `other_ids` in place of its ids.
+
+        A token that takes the white space before it (`lstrip`) begins with its own first character.
+        """
+        ids = [other_ids.get(token_id, token_id) for token_id in encoding.ids] if other_ids else list(encoding.ids)
+        begins, ends = zip(*encoding.offsets, strict=True) if ids else ((), ())
+        found = Alignment(ids, list(begins), list(ends))
+        for number, token_id in enumerate(ids) if self._taking_before else ():
+            if token_id in self._taking_before:
+                own = text[found.begins[number] : found.ends[number]]
+                found.begins[number] += len(own) - len(own.lstrip())
+        return found
+
+    @cached_property
+    def _taking_before(self) -> set[int]:
+        """Ids of the added tokens that take the white space before them."""
+        return {token_id for token_id, token in self.backend.get_added_tokens_decoder().items() if token.lstrip}
+
+    @contextlib.contextmanager
+    def _exact_offsets(self) -> Iterator[None]:
+        """Take off the post-processor, which trims white space from offsets. It changes no ids here."""
+        processor = self.backend.post_processor
+        self.backend.post_processor = None
+        try:
+            yield
+        finally:
+            self.backend.post_processor = processor
 
     @cached_property
     def _marks(self) -> dict[str, str]:
@@ -132,16 +171,6 @@ class JsonTokenizer(Tokenizer):
         return None
 
 
-def _alignment(encoding: Any) -> Alignment:
-    """Return a backend's encoding; a token covers the white space before it that the backend trims from offsets."""
-    begins, ends, last = [], [], 0
-    for begin, end in encoding.offsets:
-        begins.append(min(begin, last))
-        last = max(begin, end)
-        ends.append(last)
-    return Alignment(list(encoding.ids), begins, ends)
-
-
 def _load_backend(path: Path, extra_special_tokens: Sequence[str]) -> Any:
     import tokenizers
 
@@ -151,6 +180,12 @@ def _load_backend(path: Path, extra_special_tokens: Sequence[str]) -> Any:
         raise TokenizerError(f"{path}: not a tokenizer.json ({error})") from None
     backend.no_truncation()
     backend.no_padding()
-    added = [tokenizers.AddedToken(token, special=True, normalized=False) for token in extra_special_tokens]
-    backend.add_special_tokens(added)
+    known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    for content in extra_special_tokens:
+        token = known.get(content)
+        if token is None:
+            backend.add_special_tokens([tokenizers.AddedToken(content, special=True, normalized=False)])
+        elif not token.special:  # keeps the file's flags, which decide the ids beside the token
+            flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "normalized")}
+            backend.add_special_tokens([tokenizers.AddedToken(content, special=True, **flags)])
     return backend

@@ -97,7 +97,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @cached_property
     def _symbols(self) -> dict[str, str]:
-        """User-defined pieces that look like control tokens, with a mark for each that no message contains."""
+        """User-defined pieces that are or look like control tokens, with a mark for each that no message contains."""
         from sentencepiece import sentencepiece_model_pb2
 
         model = sentencepiece_model_pb2.ModelProto.FromString(self.path.read_bytes())
@@ -105,7 +105,8 @@ class SentencePieceTokenizer(Tokenizer):
         return {
             piece.piece: f"<{nonce}{number}>"
             for number, piece in enumerate(model.pieces)
-            if piece.type == _USER_DEFINED and _CONTROL_SYMBOL.fullmatch(piece.piece)
+            if piece.type == _USER_DEFINED
+            and (piece.piece in self.special_tokens or _CONTROL_SYMBOL.fullmatch(piece.piece))
         }
 
     @cached_property

@@ -68,3 +68,31 @@ def test_llama2_ids_are_those_of_the_original() -> None:
     falcon = load_tokenizer(SHARED / "tokenizers/falcon/tokenizer.json", CHATML_TOKENS)
     assert list(falcon.special_tokens)[:2] == [">>TITLE<<", ">>ABSTRACT<<"] and len(falcon.special_tokens) == 13
     assert (falcon.vocab_size, falcon.pad_token_id, falcon.eos_token_id) == (65026, 11, 11)
+
+
+def test_user_defined_control_symbols_stay_text_in_messages(tmp_path: Path) -> None:
+    symbols = ["<start_of_turn>", "<end_of_turn>", "<table>"]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(
+            ["the cat sat on the mat", "user model turn", "a b c d e f g h i j k l m n o p q r s t"]
+        ),
+        model_prefix=str(tmp_path / "m"),
+        vocab_size=60,
+        model_type="bpe",
+        byte_fallback=False,
+        user_defined_symbols=symbols,
+        minloglevel=3,
+    )
+    tokenizer = load_tokenizer(tmp_path / "m.model", new_tokens=False)
+    text = "<start_of_turn>user\na <end_of_turn> <table> b<end_of_turn>\n"
+    first, second, table = (tokenizer.token_to_id(symbol) for symbol in symbols)
+    natural = tokenizer.align(text).ids
+    assert natural == sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "m.model")).encode(text)
+    assert natural.count(second) == 2
+    begin = text.index("a ")
+    end = text.rindex("<end_of_turn>")
+    found = tokenizer.align(text, [(begin, end)])
+    assert (found.ids.count(first), found.ids.count(second), found.ids.count(table)) == (1, 1, 1)
+    place = found.ids.index(second)
+    assert text[found.begins[place] : found.ends[place]] == "<end_of_turn>" and found.begins[place] == end
+    assert len(tokenizer.typed_pattern.findall(text)) == 3  # not <table>

@@ -1,0 +1,135 @@
+"""encode/rendered_pass.py: against the reference, and what happens when the engine is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pretokenizer.chat.conversation import Conversation, Message, pair
+from pretokenizer.chat.formats import CHAT_FORMATS, ChatFormat
+from pretokenizer.chat.jinja_format import TemplateFormat, TemplateOptions
+from pretokenizer.chat.roles import Role
+from pretokenizer.encode.batch import EngineMismatchError
+from pretokenizer.encode.engine import FastEngine
+from pretokenizer.encode.reference import ReferencePass
+from pretokenizer.encode.rendered_pass import RenderedPass
+from pretokenizer.encode.token_bytes import token_bytes
+from pretokenizer.tokenizer.base import Tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer
+from tests.pretokenizer.conftest import CHATML_TOKENS, SAMPLE_MODEL, SHARED, needs_shared
+from tests.pretokenizer.hard_conversations import assert_equal, hard_conversations
+
+pytest.importorskip("gigatoken")
+
+TEXT_FIRST = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ eos_token }}"
+MARKED = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ m.content + '<|im_end|>' }}{% endif %}"
+    "{{ '\\n' }}{% endfor %}"
+)
+
+
+def formats(tokenizer: Tokenizer) -> dict[str, ChatFormat]:
+    return {
+        "reply": CHAT_FORMATS["chatml"].with_options("reply", "full"),
+        "text first": TemplateFormat(TEXT_FIRST, "t.jinja", tokenizer),
+        "marks": TemplateFormat(MARKED, "t.jinja", tokenizer),
+        "marks as replies": TemplateFormat(MARKED, "t.jinja", tokenizer, TemplateOptions(loss="reply")),
+    }
+
+
+@pytest.mark.parametrize("name", ["reply", "text first", "marks", "marks as replies"])
+@pytest.mark.parametrize("encode_special", [False, True])
+def test_it_gives_what_the_reference_gives(byte_level_path: Path, name: str, encode_special: bool) -> None:
+    for path in (SAMPLE_MODEL, byte_level_path):
+        tokenizer = load_tokenizer(path, CHATML_TOKENS)
+        chat_format = formats(tokenizer)[name]
+        reference = ReferencePass(tokenizer, chat_format, encode_special)
+        fast = RenderedPass(tokenizer, chat_format, reference)
+        talks = [*hard_conversations(), Conversation((Message(Role.ASSISTANT, "plain <|im_end|>"),), is_plain=True)]
+        assert_equal(fast.encode(talks), reference.encode(talks))
+        assert_equal(fast.encode(talks[:1]), reference.encode(talks[:1]))
+
+
+def test_a_plain_document_is_its_text_and_eos(sample_tokenizer: Tokenizer) -> None:
+    reference = ReferencePass(sample_tokenizer, CHAT_FORMATS["chatml"])
+    talk = Conversation((Message(Role.ASSISTANT, "the cat"),), is_plain=True)
+    batch = reference.encode([talk])
+    assert batch.tokens.tolist() == [*sample_tokenizer.encode("the cat"), 2]
+    assert batch.turn_roles.tolist() == [2]
+
+
+def test_documents_whose_bytes_do_not_add_up_go_to_the_reference(
+    sample_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown_for_cat(tokenizer: Tokenizer, marks: Any) -> Any:
+        lengths = token_bytes(tokenizer, marks)
+        lengths[sample_tokenizer.encode("user\ncat")[-1]] += 5
+        return lengths
+
+    monkeypatch.setattr("pretokenizer.encode.rendered_pass.token_bytes", unknown_for_cat)
+    chat_format = formats(sample_tokenizer)["reply"]
+    reference = ReferencePass(sample_tokenizer, chat_format)
+    fast = RenderedPass(sample_tokenizer, chat_format, reference)
+    calls: list[int] = []
+    right = reference.encode_rendered
+    monkeypatch.setattr(
+        reference, "encode_rendered", lambda documents: calls.append(len(documents)) or right(documents)
+    )
+    talks = [Conversation(pair("a", "b")), Conversation(pair("cat", "b <|im_end|>")), Conversation(pair("c", "d"))]
+    found = fast.encode(talks)
+    assert calls == [1, 1]  # the second; then the first, as the sample
+    assert_equal(found, ReferencePass(sample_tokenizer, chat_format).encode(talks))
+
+
+def test_a_control_token_that_crosses_a_border_stays_text(sample_tokenizer: Tokenizer) -> None:
+    source = "{% for m in messages %}{{ '<|im_' + m.content }}</s>{% endfor %}"
+    chat_format = TemplateFormat(source, "t.jinja", sample_tokenizer)
+    reference = ReferencePass(sample_tokenizer, chat_format)
+    talks = [Conversation(pair("end|>", "x"))]
+    found = RenderedPass(sample_tokenizer, chat_format, reference).encode(talks)
+    assert_equal(found, reference.encode(talks))
+    assert sample_tokenizer.token_to_id("<|im_end|>") not in found.tokens
+
+
+def test_a_wrong_engine_is_found(sample_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat_format = formats(sample_tokenizer)["reply"]
+    reference = ReferencePass(sample_tokenizer, chat_format)
+    fast = RenderedPass(sample_tokenizer, chat_format, reference)
+    right = FastEngine.encode_bytes
+
+    def one_id_wrong(self: FastEngine, data: bytes) -> Any:
+        ids = right(self, data)
+        ids[3] += 1
+        return ids
+
+    monkeypatch.setattr(FastEngine, "encode_bytes", one_id_wrong)
+    with pytest.raises(EngineMismatchError, match="What is it"):
+        fast.encode([Conversation(pair("What is it?", "That."))])
+    with pytest.raises(EngineMismatchError):
+        RenderedPass(sample_tokenizer, chat_format, reference)
+    monkeypatch.setattr(FastEngine, "encode_bytes", lambda self, data: right(self, data)[1:])
+    with pytest.raises(EngineMismatchError, match="What is it"):
+        fast.encode([Conversation(pair("What is it?", "That."))])
+
+
+@needs_shared
+@pytest.mark.parametrize("path", ["llama2/tokenizer.model", "gpt_neox/tokenizer.json"])
+def test_real_vocabularies(path: str) -> None:
+    tokenizer = load_tokenizer(SHARED / "tokenizers" / path, CHATML_TOKENS)
+    for chat_format in (*formats(tokenizer).values(), CHAT_FORMATS["llama2"]):
+        reference = ReferencePass(tokenizer, chat_format)
+        fast = RenderedPass(tokenizer, chat_format, reference)
+        assert_equal(fast.encode(hard_conversations()), reference.encode(hard_conversations()))
+
+
+def test_lengths_of_tokens(byte_level_path: Path, sample_tokenizer: Tokenizer) -> None:
+    for tokenizer in (load_tokenizer(byte_level_path, CHATML_TOKENS), sample_tokenizer):
+        lengths = token_bytes(tokenizer, {"mark": tokenizer.vocab_size})
+        text = "<|im_end|>the cat é 漢 🎉 sat\n"
+        ids = tokenizer.encode(text)
+        prefix = 1 if tokenizer is sample_tokenizer else 0
+        assert int(lengths[ids].sum()) == len(text.encode()) + prefix
+        assert lengths[tokenizer.vocab_size] == 4 and lengths.dtype == np.int64

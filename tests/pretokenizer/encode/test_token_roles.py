@@ -1,0 +1,43 @@
+"""encode/token_roles.py: literal tokens that cross borders."""
+
+import numpy as np
+import pytest
+
+from pretokenizer.encode.token_roles import runs_of, token_roles
+
+
+@pytest.mark.parametrize(
+    ("roles", "touching", "expected"),
+    [
+        ([4, 2, 1], False, [4, 4, 2, 4, 1]),  # the header and the reply share a token, the reply and the next turn too
+        ([4, 2, 1], True, [4, 2, 2, 2, 1]),  # as transformers' assistant_masks
+        ([1, 3, 0], False, [1, 1, 3, 3, 0]),
+    ],
+)
+def test_tokens_that_cross_borders(roles: list[int], touching: bool, expected: list[int]) -> None:
+    begins, ends = np.array([0, 3, 5, 6, 9]), np.array([3, 5, 6, 9, 10])
+    found = token_roles(begins, ends, np.array([4, 8, 10]), np.array(roles, dtype=np.uint8), touching)
+    assert found.tolist() == expected
+
+
+def test_tokens_without_characters_and_empty_pieces() -> None:
+    found = token_roles(
+        np.array([0, 2, 2]), np.array([2, 2, 3]), np.array([2, 2, 3]), np.array([1, 2, 4], dtype=np.uint8), False
+    )
+    assert found.tolist() == [1, 4, 4]
+    assert token_roles(*(np.zeros(0, dtype=np.int64),) * 3, np.zeros(0, dtype=np.uint8), False).tolist() == []
+
+
+def test_a_token_over_three_pieces() -> None:
+    places = (np.array([0]), np.array([9]), np.array([3, 6, 9]), np.array([1, 2, 1], dtype=np.uint8))
+    assert (token_roles(*places, False).tolist(), token_roles(*places, True).tolist()) == ([1], [2])
+
+
+def test_runs_of_roles() -> None:
+    roles = np.array([1, 1, 2, 2, 1], dtype=np.uint8)
+    counts, sizes, run_roles = runs_of(roles, np.array([3, 0, 2, 0]))
+    assert (counts.tolist(), sizes.tolist(), run_roles.tolist()) == (
+        [2, 1, 2, 1],
+        [2, 1, 0, 1, 1, 0],
+        [1, 2, 0, 2, 1, 0],
+    )
