@@ -1,7 +1,11 @@
-"""Command line: `torchrun ... -m megatron_train [flags]` trains; `python -m megatron_train plan [flags]` plans without
-GPUs.
+"""The command line of the trainer.
 
-Exit codes: 0 done, 2 a setting is wrong, 1 a file is.
+    torchrun ... -m megatron_train [flags]              train
+    megatron-train launch --nproc_per_node N [flags]    check, then train with torchrun
+    megatron-train evaluate --load CHECKPOINT [flags]   evaluate a checkpoint
+    megatron-train plan [flags] --world_size N          plan memory and time without GPUs
+
+Exit codes: 0 = done, 2 = a setting is wrong, 1 = any other error.
 """
 
 from __future__ import annotations
@@ -30,16 +34,24 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     forbid_world_writable()
-    planning = arguments[:1] == ["plan"]
-    if not planning and ("--help" in arguments or "-h" in arguments):
+    if not arguments or ({"--help", "-h"} & set(arguments) and arguments[0] not in ("plan", "launch")):
         build_parser().print_help()
         return 0
+    if "--help_all" in arguments:
+        build_parser(shows_all=True).print_help()
+        return 0
     try:
-        if planning:
+        if arguments[0] == "plan":
             from megatron_train.planning.command import main as plan
 
             return plan(arguments[1:])
-        return _train(parse(arguments))
+        if arguments[0] == "launch":
+            from megatron_train.launch import main as launch
+
+            return launch(arguments[1:])
+        if arguments[0] == "evaluate":
+            return _on_device(parse(arguments[1:]), is_training=False)
+        return _on_device(parse(arguments), is_training=True)
     except BaseException as error:
         code = _report(error)
         if _has_peers():
@@ -79,15 +91,17 @@ def _has_peers() -> bool:
     return distributed is not None and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def _train(command: CommandLine) -> int:
+def _on_device(command: CommandLine, is_training: bool) -> int:
+    """Train or evaluate on the device of this process, and return the exit code."""
     from megatron_train.parallel.device import install, quiet_known_warnings
 
     quiet_known_warnings()
     install(command.config.parallel.device)
+    from megatron_train.evaluate_checkpoint import evaluate_checkpoint
     from megatron_train.parallel.distributed import shutdown
     from megatron_train.train import train
 
-    code = train(command)
+    code = train(command) if is_training else evaluate_checkpoint(command)
     shutdown()  # after success only: on NCCL this waits for ranks that may be waiting for this one
     return code
 

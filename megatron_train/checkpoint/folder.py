@@ -81,6 +81,11 @@ def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) ->
     root = Path(checkpoint_dir)
     if not root.is_dir():
         raise CheckpointError(f"{root}: no such checkpoint folder")
+    if (root / "config.json").is_file() and not (root / TRACKER).is_file():
+        raise CheckpointError(
+            f"{root}: is a Hugging Face folder; convert it with `checkpoint-convert from-hf {root} CHECKPOINT`, then "
+            "--load CHECKPOINT"
+        )
     if (root / MODEL_CONFIG).is_file() and (root / "SHA256SUMS").is_file():
         if iteration is not None and root.resolve().name != folder_name(iteration):
             raise CheckpointError(

@@ -74,7 +74,7 @@ def _as_rank_0_sees(config: TrainConfig) -> list[Start]:
     answer: list[list[Start] | CheckpointError] = [[]]
     if dist.get_rank() == 0:
         try:
-            answer = [list(_candidates(config))]
+            answer = [list(candidates(config))]
         except CheckpointError as error:
             answer = [error]
     dist.broadcast_object_list(answer, src=0)
@@ -83,7 +83,8 @@ def _as_rank_0_sees(config: TrainConfig) -> list[Start]:
     return answer[0]
 
 
-def _candidates(config: TrainConfig) -> Iterator[Start]:
+def candidates(config: TrainConfig) -> Iterator[Start]:
+    """Yield the checkpoints to start from, the preferred one first. Raises CheckpointError when --load has none."""
     settings = config.checkpoint
     own = Path(settings.save) if settings.save else None
     if own and list_iterations(own) and not _goes_back(config, own):

@@ -11,14 +11,14 @@ from megatron_train.config.settings import ALL_ROLES, LOSS_ROLES, TrainConfig
 from pretokenizer.config.yaml_config import ConfigError
 
 
-def validate(command: CommandLine, layout: ParallelLayout) -> None:
+def validate(command: CommandLine, layout: ParallelLayout, is_training: bool = True) -> None:
     """Raise ConfigError with all problems of the settings among themselves and with the layout, one a line."""
     problems = layout.problems()
     if not problems:
         problems = [
             *range_problems(command.config),
             *_batch_problems(command.config, layout),
-            *_data_problems(command.config),
+            *_data_problems(command.config, is_training),
             *_setting_problems(command.config),
         ]
     if problems:
@@ -26,10 +26,13 @@ def validate(command: CommandLine, layout: ParallelLayout) -> None:
 
 
 def validate_batch(config: TrainConfig, layout: ParallelLayout) -> None:
-    """Raise ConfigError when the global batch in force cannot be cut into the micro-batches of the layout."""
+    """Raise ConfigError when the layout cannot cut the global batch of the resumed checkpoint into micro-batches."""
     problems = _batch_problems(config, layout)
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(
+            "\n".join(problems)
+            + "; this batch is that of the resumed checkpoint, and --global_batch_size N gives another"
+        )
 
 
 def validate_model(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -> None:
@@ -103,9 +106,9 @@ def _batch_problems(config: TrainConfig, layout: ParallelLayout) -> list[str]:
     return found
 
 
-def _data_problems(config: TrainConfig) -> list[str]:
+def _data_problems(config: TrainConfig, is_training: bool) -> list[str]:
     data, found = config.data, []
-    if not data.data_path and not data.train_data_path:
+    if is_training and not data.data_path and not data.train_data_path:
         found.append("no training data: give --data_path PREFIX (re-split) or --train_data_path PREFIX")
     if data.data_path and data.train_data_path:
         found.append("data_path and train_data_path exclude each other: the first is split, the second is not")

@@ -54,7 +54,7 @@ def console_line(report: StepReport, train_iters: int) -> str:
     left = (train_iters - report.iteration) * report.step_seconds
     parts = [
         f"iter {report.iteration:>{len(str(train_iters))}}/{train_iters}",
-        f"loss {report.lm_loss:.4f}",
+        f"loss {report.lm_loss:.4f}" if report.num_target_tokens else "no target tokens",
         f"lr {report.lr:.3g}",
         f"grad {report.grad_norm:.3g}",
         f"{report.tokens_per_second:,.0f} tok/s",

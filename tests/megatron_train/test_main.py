@@ -274,3 +274,125 @@ def test_only_what_is_saved_can_be_the_best(run: Any, tmp_path: Path) -> None:
 def test_the_last_evaluation_counts_for_the_best(run: Any, tmp_path: Path) -> None:
     assert run("--train_iters", 2) == 0
     assert (tmp_path / "save" / "best_checkpointed_iteration.txt").read_text() == "2\n"
+
+
+# ---- settings in force
+
+
+def test_a_run_resumes_with_another_global_batch_size(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """8 samples in 2 iterations, then 2 samples each: the run continues at sample 8."""
+    assert run("--train_iters", 2) == 0
+    capsys.readouterr()
+    assert run("--train_iters", 5, "--global_batch_size", 2) == 0
+    assert ["global_batch_size", "4", "2", "given"] in [line.split() for line in capsys.readouterr().err.splitlines()]
+    state = json.loads((tmp_path / "save" / "iter_0000005" / "train_state.json").read_text())
+    assert (state["consumed_train_samples"], state["world_size"]) == (8 + 3 * 2, 1)
+
+
+def test_a_resumed_run_keeps_the_batch_of_its_checkpoint(run: Any, tmp_path: Path) -> None:
+    assert run("--train_iters", 2, "--global_batch_size", 8) == 0
+    text = (tmp_path / "run.yaml").read_text()
+    (tmp_path / "run.yaml").write_text(text.replace("global_batch_size: 4\n", ""))
+    assert run("--train_iters", 3) == 0
+    state = json.loads((tmp_path / "save" / "iter_0000003" / "train_state.json").read_text())
+    assert state["consumed_train_samples"] == 24
+
+
+def test_without_train_iters_a_run_takes_one_epoch(run: Any, tmp_path: Path) -> None:
+    """Twelve padded documents at four a batch."""
+    assert run("--train_iters", 0, "--packing", "false") == 0
+    assert sorted(metrics(tmp_path / "save")[0]) == [1, 2, 3]
+    assert run("--train_iters", 0, "--packing", "false", "--train_epochs", 2) == 0
+    assert sorted(metrics(tmp_path / "save")[0]) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_run_says_so_and_a_second_stage_without_finetune_is_an_error(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run() == 0
+    assert run() == 0
+    assert "has reached iteration 6 of --train_iters 6: nothing is left to train" in capsys.readouterr().out
+    assert run("--load", tmp_path / "save", "--save", tmp_path / "second") == 1
+    assert "add --finetune" in capsys.readouterr().err
+    assert not (tmp_path / "second").exists()
+
+
+# ---- a run that learns nothing
+
+
+def test_a_run_without_any_target_is_refused(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--loss_roles", "context", "--packing", "false") == 2
+    assert "none of the 12 training documents has a token of loss_roles (context)" in capsys.readouterr().err
+    assert not (tmp_path / "save").exists()
+
+
+def test_a_run_whose_every_update_was_skipped_fails_without_a_checkpoint(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--train_iters", 2, "--skip_iters", 1, 2) == 1
+    assert "error: none of the 2 updates was applied" in capsys.readouterr().err
+    assert list((tmp_path / "save").glob("iter_*")) == []
+
+
+def test_an_empty_validation_set_is_an_error(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = write_shard(tmp_path / "empty", [])
+    assert run("--valid_data_path", empty) == 2
+    assert f"{empty}: no document to evaluate has two tokens" in capsys.readouterr().err
+
+
+def test_a_blend_part_without_documents_is_named(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = write_shard(tmp_path / "empty", [])
+    assert run("--train_data_path", 1, tmp_path / "toy-train", 1, empty) == 2
+    assert f"train_data_path: {empty} holds no documents" in capsys.readouterr().err
+
+
+# ---- a stop before and during an evaluation
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_requested_stop_saves_and_skips_the_evaluation(
+    when: str, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from megatron_train import evaluate
+    from megatron_train.report.metrics import Reporter
+
+    def signalling(original: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            result = original(*arguments, **keywords)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return result
+
+        return call
+
+    target, name = (Reporter, "step") if when == "before" else (evaluate, "run_schedule")
+    monkeypatch.setattr(target, name, signalling(getattr(target, name)))
+    monkeypatch.setattr(evaluate, "MICROBATCHES_PER_CALL", 1)
+    assert run("--eval_interval", 1, "--micro_batch_size", 1) == 0
+    assert (tmp_path / "save" / "latest_checkpointed_iteration.txt").read_text() == "1\n"
+    assert metrics(tmp_path / "save")[1] == {}
+
+
+# ---- other commands
+
+
+def test_a_checkpoint_is_evaluated_by_itself(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    expected = metrics(tmp_path / "save")[1][6]["val"]
+    capsys.readouterr()
+    valid = ["--valid_data_path", f"val={tmp_path}/toy-val", "--seq_length", "48"]
+    assert main(["evaluate", "--load", str(tmp_path / "save"), *valid]) == 0
+    out = capsys.readouterr().out
+    assert f"val | loss {expected['loss']:.4f} | ppl {expected['ppl']:.3f}" in out
+    assert main(["evaluate", *valid]) == 2
+    assert "evaluate needs --load CHECKPOINT" in capsys.readouterr().err
+
+
+def test_a_hugging_face_folder_is_pointed_to_the_converter(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text("{}")
+    assert run("--load", tmp_path / "hf") == 1
+    assert f"checkpoint-convert from-hf {tmp_path}/hf CHECKPOINT" in capsys.readouterr().err
