@@ -160,25 +160,41 @@ def tokenizer_contents(export: TokenizerExport) -> dict[str, Any]:
             contents["post_processor"] = without_added(contents["post_processor"])
         return contents
     assert isinstance(tokenizer, SentencePieceTokenizer)
-    if source is None:
-        return sentencepiece_json.tokenizer_json(tokenizer, add_bos=export.adds_bos is not False)
-    if export.adds_bos is None:
-        contents = sentencepiece_json.tokenizer_json(tokenizer, source.adds("bos_token"), source.adds("eos_token"))
-    else:
+    if export.adds_bos is not None:
         contents = sentencepiece_json.tokenizer_json(tokenizer, export.adds_bos)
-    warn(
-        "tokenizer.json gives SentencePiece's ids, as in shards; transformers 5 reads the source's tokenizer.model "
-        "without the space piece in front of text that begins with a space or follows a control token"
-    )
-    unknown = source.token("unk_token")
-    if unknown is not None and (unknown_id := tokenizer.token_to_id(unknown)) is not None:
-        contents["added_tokens"].append(sentencepiece_json.added_token(unknown, unknown_id))
-        contents["added_tokens"].sort(key=lambda token: token["id"])
-    flags = source.flags()
-    for token in contents["added_tokens"]:
-        # `normalized` stays off: SentencePiece reads the text around a token on its own.
-        token |= {**flags.get(token["content"], {}), "normalized": False}
+    elif source is None:
+        contents = sentencepiece_json.tokenizer_json(tokenizer)
+    else:
+        contents = sentencepiece_json.tokenizer_json(tokenizer, source.adds("bos_token"), source.adds("eos_token"))
+        if source.config:
+            warn(
+                "tokenizer.json gives SentencePiece's ids, as in shards; transformers 5 reads the source's "
+                "tokenizer.model without the space piece in front of text that begins with a space or follows a "
+                "control token"
+            )
+    if source is not None:
+        contents["added_tokens"] = tokens_as_in_source(contents["added_tokens"], export, source)
     return contents
+
+
+def tokens_as_in_source(
+    tokens: list[dict[str, Any]], export: TokenizerExport, source: SourceFiles
+) -> list[dict[str, Any]]:
+    """Return added tokens of a SentencePiece model with the source's flags and its unknown token.
+
+    `normalized` stays off, because SentencePiece reads the text around a control token on its own. Shards keep the
+    spaces around it, so after training only the flag `special` is the source's.
+    """
+    unknown = source.token("unk_token")
+    unknown_id = None if unknown is None else export.tokenizer.token_to_id(unknown)
+    if unknown is not None and unknown_id is not None and unknown not in {token["content"] for token in tokens}:
+        tokens = sorted([*tokens, sentencepiece_json.added_token(unknown, unknown_id)], key=lambda token: token["id"])
+    kept = {"special"} if export.adds_bos is not None else {*FLAGS} - {"normalized"}
+    flags = source.flags()
+    return [
+        {**token, **{flag: value for flag, value in flags.get(token["content"], {}).items() if flag in kept}}
+        for token in tokens
+    ]
 
 
 def without_added(processor: Any) -> Any:
