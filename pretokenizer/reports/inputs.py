@@ -1,5 +1,6 @@
 """What was read: the files of each data set with their records, and the files and fields that are not used."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pretokenizer.reports.blocks import Block, Bullets, Paragraph, Table
 from pretokenizer.tasks.context import BuildContext
 from pretokenizer.tasks.part_files import PartHeader
 
+_SHARD = re.compile(r"(.*)[-_]\d+[-_]of[-_](\d+)\b")
 _MAX_LISTED = 50
 """Number of files left out that stats.md lists for each data set."""
 
@@ -57,12 +59,16 @@ def input_reports(context: BuildContext, headers: Sequence[Sequence[PartHeader]]
 
 
 def file_warnings(reports: Sequence[InputReport]) -> list[str]:
-    """Return a warning for each data set with files that may hold training records and are left out."""
+    """Return a warning for files that may hold training records and are left out, and for missing shards."""
     warnings = []
     for report in reports:
         count = sum(reason == NO_SPLIT for reason in report.left_out.values())
         if count:
             warnings.append(f"{report.name}: files with records left out ({NO_SPLIT}): {count}; stats.md lists them")
+        shards = Counter(match.groups() for file in report.files if (match := _SHARD.match(file.path)))
+        for (stem, total), found in shards.items():
+            if found < int(total):
+                warnings.append(f"{report.name}: {found} of {int(total)} shards of {stem} found; download the others")
     return warnings
 
 

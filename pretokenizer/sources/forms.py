@@ -133,8 +133,9 @@ def _from_pair(record: Record, request: str, reply: str) -> Opened:
     history = record.get("history") or []
     turns = _with_system(record, turns_of(history) if history else [])
     turns += [{"train": False, **turn} if turn["role"] == "assistant" else turn for turn in _as_turns(asked, "user")]
-    if record.get("context"):
-        turns.append({"role": "context", "content": record["context"]})
+    if context := record.get("context"):
+        is_list = isinstance(context, list) and all(isinstance(text, str) for text in context)
+        turns.append({"role": "context", "content": "\n\n".join(context) if is_list else context})
     answered = _as_turns(record[reply], "assistant")
     further = {key: record[key] for key in (*MARKS, *REASONING) if record.get(key) is not None}
     return Opened(
@@ -174,7 +175,10 @@ def turns_of(value: Any) -> list[Turn]:
     Raises TypeError for anything else, and KeyError for a turn without a role.
     """
     if isinstance(value, str) and value.lstrip()[:1] == "[":
-        value = json.loads(value)
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise UnusableError("messages as text that is not JSON", repr(value)[:80]) from None
     if not isinstance(value, list):
         raise TypeError("the messages are not a list")
     if all(map(_is_usual, value)):
@@ -193,6 +197,8 @@ def _turns_in(item: Any) -> list[Turn]:
     """Return the turn of {role, content} or {from, value}, or the two turns of {input, output} or [input, output]."""
     if isinstance(item, list) and len(item) == 2:
         return [{"role": "user", "content": item[0]}, {"role": "assistant", "content": item[1]}]
+    if not isinstance(item, dict):
+        raise TypeError("a message is not an object")
     role = next((key for key in _ROLE if key in item), None)
     if role is None:
         request, reply = _first(item, _REQUEST), _first(item, _REPLY)

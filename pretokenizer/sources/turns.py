@@ -36,7 +36,7 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 _PASSED = ("tool_calls", *REASONING, "name", "tool_call_id")
 """Keys that a chat template may read."""
 _MEDIA = ("images", "image", "audio", "video", "videos", "documents")
-_LEARNED = ("system", "history", "context", "input", "chosen", "rejected", "refusal", "mask", "masks")
+_LEARNED = ("system", "history", "context", "input", "chosen", "rejected", "refusal", "mask", "masks", "label")
 UNSUPPORTED = frozenset((*MARKS, *REASONING, "tool_calls", "function_call", "tools", "functions", *_LEARNED, *_MEDIA))
 """Keys that change what should be learned, wherever a reader does not use them."""
 _MERGED_BY = "\n\n"
@@ -103,6 +103,8 @@ def message_of(role: Role, turn: Turn, ignored: Iterable[str], unused: set[str])
 
 def refuse_unused(key: str, value: Any) -> None:
     """Raise UnusableError if `key` changes what should be learned and has a value."""
+    if key == "label" and not isinstance(value, bool):  # true and false tell a good reply from a bad one
+        return
     if key in UNSUPPORTED and value not in (None, "", [], {}):
         raise unused_key(key)
 
@@ -118,13 +120,12 @@ def _text_of(content: Any, role: Role, has_fields: bool) -> str:
         content = "".join(part if isinstance(part, str) else part["text"] for part in content)
     elif role is Role.TOOL and content is not None and not isinstance(content, str):
         content = json.dumps(content, ensure_ascii=False)
-    if content is None and (has_fields and role is Role.ASSISTANT):
+    if content is None and (role is Role.TOOL or (has_fields and role is Role.ASSISTANT)):
         return ""
     if not isinstance(content, str):
-        kinds = {part.get("type", "?") for part in content if isinstance(part, dict)} if content else ()
-        raise UnusableError(
-            "message without text", f"content of type {', '.join(sorted(map(str, kinds)))}" if kinds else ""
-        )
+        parts = content if isinstance(content, list) else []
+        kinds = sorted({str(part.get("type")) for part in parts if isinstance(part, dict)})
+        raise UnusableError("message without text", f"content of type {', '.join(kinds) or type(content).__name__}")
     if not content and role is not Role.TOOL and not has_fields:
         raise UnusableError("empty message")
     return content

@@ -49,6 +49,14 @@ def test_files_and_fields_are_used_or_named(tmp_path: Path, build_toy: BuildToy)
         assert "Fields not used: `messages[].id`, `source`.\n" in report
 
 
+def test_missing_shards_are_a_warning(tmp_path: Path, build_toy: BuildToy) -> None:
+    for number in (0, 1, 10):
+        write_jsonl(tmp_path / f"data/messages/train-{number:05d}-of-00012.jsonl", [talk(number)])
+    manifest, _ = build_toy([{"messages": {"val_split": 0}}])
+    shards = tmp_path / "data/messages/train"
+    assert f"messages: 3 of 12 shards of {shards} found; download the others" in manifest.reports["warnings"]
+
+
 def test_irregular_conversations_are_counted(tmp_path: Path, build_toy: BuildToy) -> None:
     turns = talk(0)["messages"]
     assert isinstance(turns, list)

@@ -72,8 +72,22 @@ def test_alpaca_with_input_and_history(convert: Convert) -> None:
 
 
 def test_dolly_with_context(convert: Convert) -> None:
-    record = {"instruction": "q", "context": "c [1]", "response": "a", "category": "closed_qa"}
+    record = {"instruction": "q", "context": "c [1]", "response": "a", "category": "closed_qa", "label": 3}
     assert convert("messages", [record]) == [[[("user", "q"), ("context", "c [1]"), ("assistant", "a")]]]
+    record = {"question": "q", "context": ["c", "d"], "answer": "a"}
+    assert convert("messages", [record]) == [[[("user", "q"), ("context", "c\n\nd"), ("assistant", "a")]]]
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("q", "has an unexpected form (the messages are not a list)"),
+        (["q", "a"], "has an unexpected form (a message is not an object)"),
+        ("[{'role': 'user'}]", "messages as text that is not JSON"),
+    ],
+)
+def test_messages_of_another_type(value: Any, problem: str, convert: Convert) -> None:
+    assert convert("messages", [{"messages": value}])[0].startswith(f"bad: {problem}")
 
 
 def test_replies_inside_a_prompt_get_no_loss(convert: Convert) -> None:
@@ -123,6 +137,7 @@ def test_marks_beside_the_turns(convert: Convert) -> None:
         ({"messages": OPENAI, "context": "c"}, "context"),
         ({"messages": OPENAI, "history": [["q", "a"]]}, "history"),
         ({"messages": OPENAI, "images": ["x.png"]}, "images"),
+        ({"prompt": "q", "completion": "a", "label": False}, "label"),
         ({"messages": OPENAI, "chosen": OPENAI}, "chosen"),
         ({"conversation": [{"input": "q", "output": "a", "images": ["x"]}]}, "images"),
         ({"messages": [OPENAI[0], {**OPENAI[1], "images": ["x.png"]}]}, "images"),

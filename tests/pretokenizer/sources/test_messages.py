@@ -82,7 +82,7 @@ def test_consecutive_roles() -> None:
         (messages(), "no assistant message"),
         (messages(("user", "q")), "no assistant message"),
         (messages(("user", ""), ("assistant", "a")), "bad: empty message"),
-        (messages(("user", None), ("assistant", "a")), "bad: message without text"),
+        (messages(("user", None), ("assistant", "a")), "bad: message without text; content of type NoneType"),
         (messages(("user", "q"), ("moderator", "x"), ("assistant", "a")), "bad: unknown role; 'moderator'"),
         ({"messages": "q"}, "bad: has an unexpected form (the messages are not a list); its keys: messages"),
         ({"messages": [{"content": "q"}]}, "bad: lacks the key 'role'; its keys: messages"),

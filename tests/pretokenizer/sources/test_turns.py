@@ -54,7 +54,7 @@ def test_messages_with_tools() -> None:
     assert message(role="assistant", content="", function_call={"name": "f", "arguments": '{"city": "Oslo"}'}) == asked
     result = message(role="tool", content={"temp": 3, "é": None}, tool_call_id="c1", name="f")
     assert result == Message(Role.TOOL, '{"temp": 3, "é": null}', None, {"name": "f", "tool_call_id": "c1"})
-    assert message(role="observation", content="").text == ""
+    assert message(role="observation", content="").text == message(role="tool", content=None).text == ""
 
 
 def test_reasoning_is_passed_to_the_template() -> None:
@@ -68,9 +68,10 @@ def test_reasoning_is_passed_to_the_template() -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (None, "message without text"),
+        (None, "message without text; content of type NoneType"),
+        (7, "message without text; content of type int"),
         ("", "empty message"),
-        ([], "message without text"),
+        ([], "message without text; content of type list"),
         (
             [{"type": "text", "text": "a"}, {"type": "image_url"}],
             "message without text; content of type image_url, text",
