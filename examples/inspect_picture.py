@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pretokenizer.output.inspect_documents import inspect_path
 
-COLUMNS = 108
+COLUMNS = 114
 """Characters in a line of the picture."""
 BACKGROUND, FOREGROUND = "#1e1f29", "#d8dee9"
 COLOURS = {"31": "#ff6b6b", "32": "#8ce99a", "33": "#ffd43b", "34": "#74c0fc", "35": "#e599f7", "36": "#66d9e8"}
