@@ -76,16 +76,21 @@ def merge(folders: list[Path], final: Path, options: RunOptions | None = None) -
 def _common_plan(folders: list[Path]) -> Plan:
     """Return the plan that all part folders share. Raises BuildError naming a folder that is damaged or differs."""
     for folder in folders:
-        if not (folder / SHA256SUMS).is_file() and not (folder / PLAN_NAME).is_file():
-            raise BuildError(f"{folder / PLAN_NAME}: missing; {folder} is not a folder of `build --part`")
-        problems = verify_sha256sums(folder)
-        if problems:
-            raise BuildError("; ".join(problems[:5]) + "; copy the folder again or build this part again")
+        check_part(folder)
     plan = read_plan(folders[0])
     for folder in folders[1:]:
         if read_plan(folder).fingerprint() != plan.fingerprint():
             raise BuildError(f"{folder}: belongs to another build than {folders[0]} (configuration or inputs differ)")
     return plan
+
+
+def check_part(folder: Path) -> None:
+    """Raise BuildError when a folder is damaged, or is not a folder of `build --part`."""
+    if not (folder / SHA256SUMS).is_file() and not (folder / PLAN_NAME).is_file():
+        raise BuildError(f"{folder / PLAN_NAME}: missing; {folder} is not a folder of `build --part`")
+    problems = verify_sha256sums(folder)
+    if problems:
+        raise BuildError("; ".join(problems[:5]) + "; copy the folder again or build this part again")
 
 
 def _refuse_missing_tasks(plan: Plan, part_folders: list[Path]) -> None:

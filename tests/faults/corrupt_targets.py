@@ -72,7 +72,7 @@ def shard_readers(root: Path) -> Iterator[Parts]:
     from pretokenizer.build import build
     from pretokenizer.config.settings import RunOptions
     from pretokenizer.output.check import check_folder
-    from pretokenizer.output.inspect_documents import inspect_shard
+    from pretokenizer.output.inspect_documents import inspect_path
 
     config = _config(root)
     build(config, RunOptions())
@@ -91,7 +91,7 @@ def shard_readers(root: Path) -> Iterator[Parts]:
         return path.suffix in (".bin", ".idx") and path.name.startswith("toy-train-")
 
     def inspect(folder: Path) -> None:
-        for _ in inspect_shard(str(folder / "toy-train"), 3, 0, True):
+        for _ in inspect_path(folder / "toy-train", 3, 0, True):
             pass
 
     out = config.output_folder
