@@ -41,8 +41,11 @@ class RecordedRenderings(Generic[T]):
     def find(self, shape: Hashable, messages: Messages) -> T | None:
         """Return the rendering recorded for a shape and these messages' answers, or None."""
         node = self._roots.get(shape)
-        while node is not None and node.ask is not None:
-            node = node.answers.get(node.ask(messages))
+        try:
+            while node is not None and node.ask is not None:
+                node = node.answers.get(node.ask(messages))
+        except (LookupError, ValueError):  # a question without an answer, such as the first character of ""
+            node = None
         if node is None or node.found is None:
             self._misses += 1
             return None

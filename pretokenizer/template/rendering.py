@@ -18,8 +18,9 @@ from pretokenizer.files.limits import BoundsError, bounded
 from pretokenizer.template.environment import ChatEnvironment
 from pretokenizer.template.expression import Messages, Recording, field_of
 from pretokenizer.template.fragment import NO_MESSAGE, Fragment
-from pretokenizer.template.traced_text import Part, TracedText, traced_value
-from pretokenizer.template.tracer import TracedMessage, Tracer
+from pretokenizer.template.traced_text import TracedText
+from pretokenizer.template.traced_values import traced_value
+from pretokenizer.template.tracer import Part, TracedMessage, Tracer
 from pretokenizer.template.tracing_environment import TracingEnvironment
 
 T = TypeVar("T")

@@ -7,24 +7,12 @@ A `TracedText` is a str with parts; a part's characters share one origin. Every 
 origins. Every method that reveals something about the text tells the recording (expression.py).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, SupportsIndex
 
 from pretokenizer.template.expression import Expression
-from pretokenizer.template.tracer import TracedMessage, Tracer
-
-
-class Part(NamedTuple):
-    """Characters of one origin."""
-
-    text: str
-    message: int | None
-    """Number of the message whose data this is, -1 for the tools; None for the template's own text."""
-    expression: Expression | None = None
-    """How the text follows from the message; None where no recording can tell."""
-    is_marked: bool = False
-    """Whether the text stands inside `{% generation %}`."""
+from pretokenizer.template.tracer import Part, Tracer
 
 
 class TracedText(str):
@@ -99,7 +87,14 @@ class TracedText(str):
                 parts.append(part._replace(text=text[at : at + len(part.text)], expression=None))
                 at += len(part.text)
             return TracedText(text, tuple(parts), self._tracer)
-        return opaque(text, self, tracer=self._tracer)
+        return self._unknown(text)
+
+    def _unknown(self, text: str) -> "TracedText":
+        """Return a text that was made from this one in an unknown way. All of it is data if this text holds data."""
+        origin = next((part.message for part in self._parts if part.message is not None), None)
+        if origin is not None:
+            self._tracer.give_up_recording()
+        return TracedText(text, (Part(text, origin),), self._tracer)
 
     # Joining
 
@@ -122,14 +117,6 @@ class TracedText(str):
             pieces += [self, item] if number else [item]
         return joined(pieces, self._tracer)
 
-    def __mod__(self, values: Any) -> "TracedText":
-        self._tracer.give_up_recording()
-        return opaque(plain(self) % untraced(values), self, values, tracer=self._tracer)
-
-    def __rmod__(self, pattern: str) -> "TracedText":
-        self._tracer.give_up_recording()
-        return opaque(pattern % plain(self), self, tracer=self._tracer)
-
     # Cutting
 
     def strip(self, characters: str | None = None) -> "TracedText":
@@ -138,9 +125,8 @@ class TracedText(str):
 
     def lstrip(self, characters: str | None = None) -> "TracedText":
         length = str.__len__(self)
-        return self._derive(
-            length - len(plain(self).lstrip(characters)), length, "lstrip", (self._argument(characters),)
-        )
+        begin = length - len(plain(self).lstrip(characters))
+        return self._derive(begin, length, "lstrip", (self._argument(characters),))
 
     def rstrip(self, characters: str | None = None) -> "TracedText":
         return self._derive(0, len(plain(self).rstrip(characters)), "rstrip", (self._argument(characters),))
@@ -164,7 +150,7 @@ class TracedText(str):
             if step == 1:
                 return self._derive(begin, max(begin, end), "cut", (key.start, key.stop))
             self._tracer.give_up_recording()
-            return opaque(text, self, tracer=self._tracer)
+            return self._unknown(text)
         begin = key.__index__()
         begin += str.__len__(self) if begin < 0 else 0
         self._note("__getitem__", (key.__index__(),), text)
@@ -175,16 +161,6 @@ class TracedText(str):
             self._tracer.give_up_recording()
         return (self._cut(i, i + 1) for i in range(str.__len__(self)))
 
-    def _pieces(self, method: str, arguments: tuple[Any, ...], pieces: Sequence[str]) -> list["TracedText"]:
-        """Return the pieces into which a method divides this text."""
-        self._note("split_count", (method, *arguments), len(pieces))
-        found, at = [], 0
-        for number, piece in enumerate(pieces):
-            begin = str.index(self, piece, at)
-            found.append(self._derive(begin, begin + len(piece), method, arguments, number))
-            at = begin + len(piece)
-        return found
-
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list["TracedText"]:  # type: ignore[override]
         return self._divide("split", self._argument(sep), maxsplit.__index__())
 
@@ -193,13 +169,12 @@ class TracedText(str):
 
     def _divide(self, method: str, separator: str | None, limit: int) -> list["TracedText"]:
         pieces = getattr(plain(self), method)(separator, limit)
-        if separator is None:
-            return self._pieces(method, (None, limit), pieces)
         self._note("split_count", (method, separator, limit), len(pieces))
         found, at = [], 0
         for number, piece in enumerate(pieces):
-            found.append(self._derive(at, at + len(piece), method, (separator, limit), number))
-            at += len(piece) + len(separator)
+            begin = str.index(self, piece, at)
+            found.append(self._derive(begin, begin + len(piece), method, (separator, limit), number))
+            at = begin + len(piece) + len(separator or "")
         return found
 
     def splitlines(self, keepends: bool = False) -> list["TracedText"]:  # type: ignore[override]
@@ -228,8 +203,9 @@ class TracedText(str):
         limit = count.__index__()
         if not old:
             self._tracer.give_up_recording()
-            return opaque(plain(self).replace(old, plain(new), limit), self, tracer=self._tracer)
-        return traced(new, self._tracer).join(self.split(old, limit))
+            return self._unknown(plain(self).replace(old, plain(new), limit))
+        pieces = [item for piece in self.split(old, limit) for item in (new, piece)]
+        return joined(pieces[1:], self._tracer)
 
     # Reading
 
@@ -283,8 +259,8 @@ def _other(name: str) -> Callable[..., Any]:
     @wraps(method)
     def run(self: TracedText, *arguments: Any, **keywords: Any) -> Any:
         self._tracer.give_up_recording()
-        result = method(plain(self), *untraced(arguments), **untraced(keywords))
-        return opaque(result, self, tracer=self._tracer) if isinstance(result, str) else result
+        result = method(plain(self), *map(self._argument, arguments), **keywords)
+        return self._unknown(result) if isinstance(result, str) else result
 
     return run
 
@@ -304,59 +280,6 @@ for _name in (
 def plain(text: str) -> str:
     """Return a string without origins."""
     return str.__str__(text)
-
-
-def untraced(value: Any) -> Any:
-    """Return a JSON-like value whose strings have no origins."""
-    if isinstance(value, TracedText):
-        return plain(value)
-    if isinstance(value, dict):
-        return {untraced(key): untraced(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(untraced(item) for item in value)
-    return value
-
-
-def traced_value(value: Any, message: int, tracer: Tracer) -> Any:
-    """Return a JSON-like value whose strings are data of a message."""
-    if isinstance(value, str):
-        return TracedText(value, (Part(value, message),), tracer)
-    if isinstance(value, Mapping):
-        return {traced_value(key, message, tracer): traced_value(item, message, tracer) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [traced_value(item, message, tracer) for item in value]
-    return value
-
-
-def traced(value: Any, tracer: Tracer) -> TracedText:
-    """Return what the template prints for a value. A plain string is the template's own text."""
-    if isinstance(value, TracedText):
-        return value
-    if type(value) is str:
-        return TracedText(value, (Part(value, None),), tracer)
-    return opaque(str(untraced(value)), value, tracer=tracer)
-
-
-def opaque(text: str, *sources: Any, tracer: Tracer) -> TracedText:
-    """Return a text that was made from `sources` in an unknown way. All of it is data if any of them holds data."""
-    origin = next((found for source in sources if (found := _origin(source)) is not None), None)
-    if origin is not None or not isinstance(text, str) or type(text) is not str:
-        tracer.give_up_recording()
-    text = plain(text)
-    return TracedText(text, (Part(text, origin),), tracer)
-
-
-def _origin(value: Any) -> int | None:
-    """Return the message of the first data in a value."""
-    if isinstance(value, TracedText):
-        return next((part.message for part in value._parts if part.message is not None), None)
-    if isinstance(value, TracedMessage):
-        return value._number
-    if isinstance(value, dict):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, (list, tuple)):
-        return next((found for item in value if (found := _origin(item)) is not None), None)
-    return None
 
 
 def joined(texts: Iterable[str], tracer: Tracer) -> TracedText:

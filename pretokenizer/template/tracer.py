@@ -1,9 +1,21 @@
 """What one rendering of a chat template knows: the message that the template is at, and the recording."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from pretokenizer.template.expression import Recording
+from pretokenizer.template.expression import Expression, Recording
+
+
+class Part(NamedTuple):
+    """Characters of one origin."""
+
+    text: str
+    message: int | None
+    """Number of the message whose data this is, -1 for the tools; None for the template's own text."""
+    expression: Expression | None = None
+    """How the text follows from the message; None where no recording can tell."""
+    is_marked: bool = False
+    """Whether the text stands inside `{% generation %}`."""
 
 
 class TracedMessage(dict[str, Any]):

@@ -20,14 +20,8 @@ from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
 from pretokenizer.template.environment import ChatEnvironment, to_json
-from pretokenizer.template.traced_text import (
-    TracedText,
-    joined,
-    opaque,
-    plain,
-    traced,
-    untraced,
-)
+from pretokenizer.template.traced_text import TracedText, joined, plain
+from pretokenizer.template.traced_values import opaque, traced, untraced
 from pretokenizer.template.tracer import Tracer
 
 _KEEPING = """attr batch count d default dictsort first groupby items last length list map max min random reject

@@ -41,7 +41,7 @@ def test_a_sound_run_passes() -> None:
         ({"micro_batch_size": 0}, "micro_batch_size is 0; it must be at least 1"),
         ({"train_data_path": []}, "no training data: give --data_path PREFIX (re-split) or --train_data_path PREFIX"),
         ({"data_path": ["q"]}, "data_path and train_data_path exclude each other"),
-        ({"loss_roles": ["bot"]}, "loss_roles 'bot': choose among system, user, assistant, context, all"),
+        ({"loss_roles": ["bot"]}, "loss_roles 'bot': choose among system, user, assistant, context, tool, all"),
         ({"scalar_loss_mask": 1.5}, "scalar_loss_mask is 1.5; it must be at least 0 and at most 1"),
         ({"bf16": True, "fp16": True}, "bf16 and fp16 exclude each other"),
         ({"hidden_dropout": 1.0}, "hidden_dropout is 1.0; it must be at least 0 and below 1"),

@@ -37,3 +37,12 @@ def test_a_tree_that_is_of_no_use_stops_growing() -> None:
     for number in range(MAX_NODES):
         large.add(number, Recording(), number)
     assert not large.is_growing and large.find(7, []) == 7
+
+
+def test_a_question_without_an_answer_finds_nothing() -> None:
+    store: RecordedRenderings[str] = RecordedRenderings()
+    found = Recording()
+    found.note(field_of(0, "content"), "__getitem__", (0,), "a")
+    store.add("one", found, "begins with a")
+    assert store.find("one", [{"content": "ab"}]) == "begins with a"
+    assert store.find("one", [{"content": ""}]) is None
