@@ -1,6 +1,6 @@
-"""Choose the files of a folder that belong to the training split, and say why each other file is left out.
+"""Choose the files of a folder that belong to the training split, and give the reason for each file left out.
 
-A file is used or named: the reports list both kinds. Where the names do not settle the question, it is an error.
+The reports list all of them. If the names do not tell which files are for training, it is an error.
 """
 
 import json
@@ -20,7 +20,7 @@ from pretokenizer.records.file_names import (
 
 _METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
 """Metadata files of a hub repository or of `datasets.save_to_disk`. They hold no records."""
-NO_SPLIT = "its name tells no split"
+NO_SPLIT = "no split in its name"
 HOW_TO_CHOOSE = "set `split:` to one of them, or `input_file_path:` to a file or a glob pattern"
 
 
@@ -108,7 +108,7 @@ def choose_by_stem(files: FolderFiles, stems: Sequence[str], val_stems: Sequence
 
 
 def choose_by_split(files: FolderFiles, wanted: str | None, name: str) -> DatasetFiles:
-    """Choose the files of the split `wanted`; by default the train split, or all files if no name tells a split.
+    """Choose the files of the split `wanted`; by default the train split, or all files if no name has a split.
 
     Raises DataMissingError, which lists the splits, if `wanted` does not exist or the train split is ambiguous.
     """

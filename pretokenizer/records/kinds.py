@@ -1,4 +1,4 @@
-"""Recognise the kind of a file by its first bytes, and text that is CSV by the name."""
+"""Recognise the kind of a file by its first bytes; CSV and TSV by the suffix."""
 
 from pretokenizer.records.json_text import BYTE_ORDER_MARK, RecordError, starts_list
 

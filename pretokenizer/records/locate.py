@@ -37,7 +37,7 @@ class FileLayout:
     input_file_path: str | None = None
     """A file or a glob pattern, instead of the data set's folder."""
     stems: tuple[str, ...] = ()
-    """Stems of the train files in reading order. Empty: the files whose names tell the train split, or all files."""
+    """Stems of the train files in reading order. Empty: the files with the train split in their names, or all."""
     val_stems: tuple[str, ...] = ()
     """Stems of the val files."""
     needs_stems: bool = False

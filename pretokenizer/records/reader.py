@@ -4,8 +4,8 @@
         ...
 
 The first bytes of a file decide how it is read, not its name: Open-Assistant's `.tar.gz` exports are gzip files of JSON
-lines. Only CSV and TSV are told by the name. Tar archives are read without extracting them. A plain JSON-lines file can
-be read by byte ranges, so that several processes share it. At most one record is in memory at a time.
+lines. Only CSV and TSV are recognised by the suffix. Tar archives are read without extracting them. A plain JSON-lines
+file can be read by byte ranges, so that several processes share it. At most one record is in memory at a time.
 """
 
 import codecs
@@ -191,7 +191,7 @@ class _TarMember(tarfile.TarInfo):
 
 
 class _Utf8(io.RawIOBase):
-    """UTF-16 text as UTF-8 bytes. Without a byte order mark the first NUL byte tells the order."""
+    """UTF-16 text as UTF-8 bytes. Without a byte order mark, the position of the first NUL byte gives the order."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         head = file.peek(2)[:2]

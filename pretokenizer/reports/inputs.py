@@ -24,7 +24,7 @@ class InputFile:
 
     path: str
     split: str
-    """The split that its name tells, such as `train_sft`; "" if it tells none."""
+    """The split in its name, such as `train_sft`; "" if there is none."""
     num_records: int
 
 

@@ -1,4 +1,4 @@
-"""Recognise the form of a record and bring it into one: a list of turns with `role` and `content`, and the tools.
+"""Recognise the form of a record and convert it to turns with `role` and `content`, and tools.
 
 | form | keys |
 |---|---|
@@ -39,7 +39,7 @@ _ANTHROPIC = re.compile(r"\n\n(Human|Assistant): ?")
 
 
 class Opened(NamedTuple):
-    """A record in the one form."""
+    """The turns and tools of a record."""
 
     turns: list[Turn]
     tools: list[dict[str, Any]] | None

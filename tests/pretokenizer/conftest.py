@@ -60,6 +60,14 @@ def quick_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pretokenizer.reports.plots.has_plots", lambda: False)
 
 
+def touch(folder: Path, *names: str) -> Path:
+    """Create empty files in a folder, with the subfolders that their names have, and return the folder."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
 def write_jsonl(path: Path, records: list[Any]) -> Path:
     """Write records as JSON lines, and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,13 +11,7 @@ from pretokenizer.records.choose_files import (
     choose_by_stem,
     list_folder,
 )
-
-
-def make(folder: Path, *names: str) -> Path:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
+from tests.pretokenizer.conftest import touch
 
 
 def choose(folder: Path, wanted: str | None = None) -> tuple[list[str], dict[str, str]]:
@@ -27,8 +21,8 @@ def choose(folder: Path, wanted: str | None = None) -> tuple[list[str], dict[str
     return [str(path.relative_to(folder)) for path in chosen.train], left_out
 
 
-def test_all_files_if_no_name_tells_a_split(tmp_path: Path) -> None:
-    make(tmp_path, "b.jsonl", "x/a.csv", "README.md", ".ipynb_checkpoints/b-checkpoint.jsonl", ".b.jsonl", ".git/HEAD")
+def test_all_files_if_no_name_has_a_split(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jsonl", "x/a.csv", "README.md", ".ipynb_checkpoints/b-checkpoint.jsonl", ".b.jsonl", ".git/HEAD")
     assert choose(tmp_path) == (
         ["b.jsonl", "x/a.csv"],
         {
@@ -41,13 +35,13 @@ def test_all_files_if_no_name_tells_a_split(tmp_path: Path) -> None:
 
 def test_every_shard_of_the_train_split_is_used(tmp_path: Path) -> None:
     shards = [f"train-{i}-of-12.jsonl" for i in range(12)]
-    assert choose(make(tmp_path / "a", *shards)) == (sorted(shards), {})
-    make(tmp_path / "b", "train.jsonl", "train2.jsonl", "extra.jsonl", "valid.jsonl", "test_2.jsonl")
+    assert choose(touch(tmp_path / "a", *shards)) == (sorted(shards), {})
+    touch(tmp_path / "b", "train.jsonl", "train2.jsonl", "extra.jsonl", "valid.jsonl", "test_2.jsonl")
     assert choose(tmp_path / "b") == (
         ["train.jsonl", "train2.jsonl"],
-        {"extra.jsonl": "its name tells no split", "valid.jsonl": "split valid", "test_2.jsonl": "split test"},
+        {"extra.jsonl": "no split in its name", "valid.jsonl": "split valid", "test_2.jsonl": "split test"},
     )
-    make(tmp_path / "c", "default/train/0000.parquet", "default/train/0001.parquet", "default/test/0000.parquet")
+    touch(tmp_path / "c", "default/train/0000.parquet", "default/train/0001.parquet", "default/test/0000.parquet")
     assert choose(tmp_path / "c") == (
         ["default/train/0000.parquet", "default/train/0001.parquet"],
         {"default/test/0000.parquet": "split default/test"},
@@ -60,7 +54,7 @@ def test_several_training_splits_are_an_error_that_lists_them(tmp_path: Path) ->
         "train_sft-00001-of-00002.parquet",
         "train_gen-00000-of-00001.parquet",
     ]
-    make(tmp_path, *shards, "test_sft-00000-of-00001.parquet")
+    touch(tmp_path, *shards, "test_sft-00000-of-00001.parquet")
     with pytest.raises(DataMissingError) as error:
         choose(tmp_path)
     assert str(error.value) == (
@@ -77,7 +71,7 @@ def test_several_training_splits_are_an_error_that_lists_them(tmp_path: Path) ->
 
 
 def test_configurations_in_folders_are_not_mixed(tmp_path: Path) -> None:
-    make(tmp_path, "main/train-0.parquet", "main/test-0.parquet", "socratic/train-0.parquet")
+    touch(tmp_path, "main/train-0.parquet", "main/test-0.parquet", "socratic/train-0.parquet")
     with pytest.raises(DataMissingError, match=r"it has main/test: .* main/train: .* socratic/train: "):
         choose(tmp_path)
     assert choose(tmp_path, "main/train")[0] == ["main/train-0.parquet"]
@@ -85,13 +79,13 @@ def test_configurations_in_folders_are_not_mixed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("others", [[], ["all.jsonl"]])
 def test_a_folder_without_training_split_is_an_error(tmp_path: Path, others: list[str]) -> None:
-    make(tmp_path, "test.jsonl", "dev.jsonl", *others)
+    touch(tmp_path, "test.jsonl", "dev.jsonl", *others)
     with pytest.raises(DataMissingError, match=r"no file of a train split in .*; it has dev: dev\.jsonl.*set `split:`"):
         choose(tmp_path)
 
 
 def test_the_same_records_in_two_kinds_of_files_are_an_error(tmp_path: Path) -> None:
-    make(tmp_path, "train.jsonl.gz", "train.parquet")
+    touch(tmp_path, "train.jsonl.gz", "train.parquet")
     with pytest.raises(DataMissingError, match=r"train\.jsonl\.gz, train\.parquet in .* two kinds of files"):
         choose(tmp_path)
 
@@ -99,10 +93,10 @@ def test_the_same_records_in_two_kinds_of_files_are_an_error(tmp_path: Path) -> 
 def test_folders_of_save_to_disk(tmp_path: Path) -> None:
     names = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
     for split in ("train", "test"):
-        make(tmp_path / split, *names, "data-00000-of-00001.arrow", "cache-1f.arrow", "dataset_info.json")
+        touch(tmp_path / split, *names, "data-00000-of-00001.arrow", "cache-1f.arrow", "dataset_info.json")
         state = {"_data_files": [{"filename": name} for name in names], "_split": split}
         (tmp_path / split / "state.json").write_text(json.dumps(state))
-    make(tmp_path, "dataset_dict.json", "../hub/x-train.arrow", "../hub/cache-2.arrow")
+    touch(tmp_path, "dataset_dict.json", "../hub/x-train.arrow", "../hub/cache-2.arrow")
     assert choose(tmp_path / "test") == (
         names,
         {
@@ -121,7 +115,7 @@ def test_folders_of_save_to_disk(tmp_path: Path) -> None:
 
 
 def test_files_of_declared_stems(tmp_path: Path) -> None:
-    make(tmp_path, "test.jsonl", "train-00001-of-00002.parquet", "train-00000-of-00002.parquet", "old.jsonl")
+    touch(tmp_path, "test.jsonl", "train-00001-of-00002.parquet", "train-00000-of-00002.parquet", "old.jsonl")
     chosen = choose_by_stem(list_folder(tmp_path), ("train",), ("test", "validation"))
     assert [path.name for path in chosen.train] == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
     assert [path.name for path in chosen.val] == ["test.jsonl"]

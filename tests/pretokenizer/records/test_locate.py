@@ -11,18 +11,12 @@ import pytest
 from pretokenizer.config.settings import DatasetEntry
 from pretokenizer.records.locate import DataMissingError, DatasetFiles, fetch, locate_files
 from pretokenizer.sources import make_source
-from tests.pretokenizer.conftest import BuildToy, question_records, write_jsonl
+from tests.pretokenizer.conftest import BuildToy, question_records, touch, write_jsonl
 
 
 def locate(folder: Path, name: str, **options: Any) -> DatasetFiles:
     entry = DatasetEntry(name, options=options)
     return locate_files(entry, make_source(name, options).layout, folder, None)
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
 
 
 def names(files: tuple[Path, ...]) -> list[str]:

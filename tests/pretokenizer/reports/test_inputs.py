@@ -33,18 +33,18 @@ def test_files_and_fields_are_used_or_named(tmp_path: Path, build_toy: BuildToy)
             ],
             "files_left_out": {
                 str(own / ".ipynb_checkpoints/train-checkpoint.jsonl"): "hidden file or folder",
-                str(own / "extra.jsonl"): "its name tells no split",
+                str(own / "extra.jsonl"): "no split in its name",
                 str(own / "notes|.txt"): "not a kind of file that holds records",
             },
             "fields_not_used": ["messages[].id", "source"],
             "irregular": {},
         }
         assert gsm8k["fields_not_used"] == ["id"] and gsm8k["files"][0]["records"] == 4
-        warning = "messages: files with records left out (its name tells no split): 1; stats.md lists them"
+        warning = "messages: files with records left out (no split in its name): 1; stats.md lists them"
         assert warning in manifest.reports["warnings"]
         report = (folder / "stats.md").read_text()
         assert f"| {own / 'train-0-of-2.jsonl'} | train | 3 |\n" in report
-        assert f"| {own / 'extra.jsonl'} | not used: its name tells no split | - |\n" in report
+        assert f"| {own / 'extra.jsonl'} | not used: no split in its name | - |\n" in report
         assert f"| {own}/notes\\|.txt | not used: not a kind of file that holds records | - |\n" in report
         assert "Fields not used: `messages[].id`, `source`.\n" in report
 
