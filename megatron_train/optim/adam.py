@@ -1,8 +1,8 @@
-"""AdamW with the state layout of Transformer Engine's and Apex's FusedAdam: `step` lives in the parameter group, not
-per tensor.
+"""AdamW in torch's fused kernel, with the state layout of Transformer Engine's and Apex's FusedAdam.
 
-megatron-core's distributed optimizer saves and loads that layout, so checkpoints move between machines with and without
-them.
+In that layout, `step` belongs to the parameter group and not to each tensor. The distributed optimizer of megatron-core
+saves and loads it, so checkpoints move between machines with and without those packages. The fused kernel updates
+weights and moments in one pass over memory and allocates nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 
 class FusedLayoutAdam(torch.optim.Optimizer):
-    """Decoupled weight decay when `adam_w_mode`, bias-corrected; any device. torch.optim.AdamW to fp32 rounding."""
+    """Adam with bias correction and decoupled weight decay (`adam_w_mode`), on any device."""
 
     def __init__(
         self,
@@ -27,31 +27,42 @@ class FusedLayoutAdam(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.adam_w_mode = adam_w_mode
+        self.gradient_divisor = 1.0
+        """Divides the gradients inside the next step, for clipping. The step resets it to 1."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if weights:
                 group["step"] = group.get("step", 0) + 1
                 self._step_group(group, weights)
+        self.gradient_divisor = 1.0
 
     def _step_group(self, group: dict[str, Any], weights: list[torch.Tensor]) -> None:
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight].update(exp_avg=torch.zeros_like(weight), exp_avg_sq=torch.zeros_like(weight))
-        grads: Any = [weight.grad for weight in weights]
-        (beta1, beta2), steps = group["betas"], group["step"]
-        exp_avg = [self.state[weight]["exp_avg"] for weight in weights]
-        exp_avg_sq = [self.state[weight]["exp_avg_sq"] for weight in weights]
-        if group["weight_decay"] and self.adam_w_mode:
-            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        elif group["weight_decay"]:
-            grads = torch._foreach_add(grads, weights, alpha=group["weight_decay"])
-        torch._foreach_lerp_(exp_avg, grads, 1 - beta1)
-        torch._foreach_mul_(exp_avg_sq, beta2)
-        torch._foreach_addcmul_(exp_avg_sq, grads, grads, 1 - beta2)
-        denominators = torch._foreach_sqrt(exp_avg_sq)
-        torch._foreach_div_(denominators, (1 - beta2**steps) ** 0.5)
-        torch._foreach_add_(denominators, group["eps"])
-        torch._foreach_addcdiv_(weights, exp_avg, denominators, -group["lr"] / (1 - beta1**steps))
+        device = weights[0].device
+        step = torch.full((), float(group["step"]), device=device)
+        divisor = None
+        if self.gradient_divisor != 1.0:
+            divisor = torch.full((), self.gradient_divisor, device=device)
+        update = torch._fused_adamw_ if self.adam_w_mode else torch._fused_adam_
+        update(
+            weights,
+            [weight.grad for weight in weights],
+            [self.state[weight]["exp_avg"] for weight in weights],
+            [self.state[weight]["exp_avg_sq"] for weight in weights],
+            [],
+            [step] * len(weights),
+            lr=float(group["lr"]),
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+            grad_scale=divisor,
+        )

@@ -12,7 +12,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+
+from megatron_train.optim.adam import FusedLayoutAdam
+from megatron_train.parallel.distributed import device
 
 MIN_HISTORY = 16
 """Iterations in the history before any value counts as a spike. With fewer, a standard deviation means little."""
@@ -28,15 +32,36 @@ def apply_update(optimizer: Any, clip_grad: float, veto: Callable[[float], bool]
     """
     if optimizer.prepare_grads():  # fp16 overflow; the loss scale has been lowered
         return False, math.nan
-    grad_norm = float(optimizer.get_grad_norm())
+    grad_norm = global_norm(optimizer)
     if not math.isfinite(grad_norm) or veto(grad_norm):
         return False, grad_norm
     if clip_grad > 0:
-        for part in optimizer.chained_optimizers:
-            parameters = [] if getattr(part, "is_stub_optimizer", False) else part.get_parameters()
-            if parameters:
-                clip_grad_by_total_norm_fp32(parameters, max_norm=clip_grad, total_norm=grad_norm)
+        _clip(optimizer, clip_grad, grad_norm)
     return bool(optimizer.step_with_ready_grads()), grad_norm
+
+
+def global_norm(optimizer: Any) -> float:
+    """Return the norm of all gradients, over all ranks, with one read from the device."""
+    (part,) = optimizer.chained_optimizers
+    gradients = part.get_main_grads_for_grad_norm()
+    if gradients:
+        squared = torch.stack(torch._foreach_norm(gradients)).square().sum()
+    else:
+        squared = torch.zeros((), device=device())
+    torch.distributed.all_reduce(squared, group=part.get_grad_stats_parallel_group())
+    return float(squared.item() ** 0.5)
+
+
+def _clip(optimizer: Any, limit: float, norm: float) -> None:
+    """Scale the gradients down to the norm `limit`: inside our own Adam, which saves a pass over memory, or before."""
+    for part in optimizer.chained_optimizers:
+        parameters = [] if getattr(part, "is_stub_optimizer", False) else part.get_parameters()
+        if not parameters:
+            continue
+        if isinstance(part.optimizer, FusedLayoutAdam):
+            part.optimizer.gradient_divisor = max(1.0, (norm + 1e-6) / limit)
+        else:
+            clip_grad_by_total_norm_fp32(parameters, max_norm=limit, total_norm=norm)
 
 
 class DivergedError(ValueError):

@@ -37,6 +37,41 @@ def test_without_adam_w_mode_the_decay_is_part_of_the_gradient() -> None:
     torch.testing.assert_close(train(FusedLayoutAdam, adam_w_mode=False), train(torch.optim.Adam), rtol=2e-6, atol=2e-7)
 
 
+def test_the_divisor_scales_the_gradients_of_one_step() -> None:
+    def train(divisor: float) -> torch.Tensor:
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 9))
+        optimizer = FusedLayoutAdam([weight], lr=1e-2, eps=1e-2)
+        for step in range(3):
+            weight.grad = torch.cos(torch.arange(9.0)) * (divisor if step < 2 else 1.0)
+            optimizer.gradient_divisor = divisor if step < 2 else 1.0
+            optimizer.step()
+            assert optimizer.gradient_divisor == 1.0
+        return weight.detach()
+
+    torch.testing.assert_close(train(8.0), train(1.0), rtol=0, atol=0)
+
+
+def test_a_step_allocates_nothing_as_large_as_the_weights() -> None:
+    """On a GPU of 80 GB, temporaries of the size of the weights are the difference between fitting and not."""
+    weight = torch.nn.Parameter(torch.ones(1_000_000))
+    optimizer = FusedLayoutAdam([weight], lr=1e-2, weight_decay=0.1)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    optimizer.gradient_divisor = 2.0
+    with torch.profiler.profile(profile_memory=True) as profile:
+        optimizer.step()
+    assert max(event.self_cpu_memory_usage for event in profile.key_averages()) < 1000
+
+
+def test_parameters_that_a_rank_holds_nothing_of_are_accepted() -> None:
+    """With many data-parallel ranks, some ranks hold an empty part of a parameter."""
+    empty, weight = torch.nn.Parameter(torch.zeros(0)), torch.nn.Parameter(torch.ones(2))
+    optimizer = FusedLayoutAdam([empty, weight], lr=0.1)
+    empty.grad, weight.grad = torch.zeros(0), torch.ones(2)
+    optimizer.step()
+    assert weight.tolist() == pytest.approx([0.9, 0.9])
+
+
 def test_the_step_is_in_the_group_and_parameters_without_gradient_are_left_alone() -> None:
     with_gradient, without = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
     optimizer = FusedLayoutAdam([with_gradient, without], lr=0.1)

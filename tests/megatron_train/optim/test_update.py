@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from megatron_train.checkpoint.train_state import TrainState
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.settings import TrainConfig
-from megatron_train.optim.update import MIN_HISTORY, DivergedError, Divergence, is_spike
+from megatron_train.optim.update import MIN_HISTORY, DivergedError, Divergence, global_norm, is_spike
 from megatron_train.train_step import is_unwanted
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import LLAMA
@@ -51,6 +52,18 @@ def test_training_goes_on_when_the_level_has_changed_for_good() -> None:
         skipped += is_unwanted(state, config.optimizer, loss, 1.0)
         state = state.remember(loss, 1.0, config.optimizer.skip_spike_window)
     assert 0 < skipped < 10
+
+
+def test_the_norm_is_one_read_from_the_device(tmp_path: Path, single_process: None) -> None:
+    prefix = write_shard(tmp_path / "toy", toy_documents(8))
+    run = start(LLAMA, {"train_data_path": [prefix], "global_batch_size": 4})
+    run.step()
+    assert not run.optimizer.prepare_grads()
+    expected = float(run.optimizer.get_grad_norm())  # megatron-core's own, with a read per parameter
+    with torch.profiler.profile() as profile:
+        found = global_norm(run.optimizer)
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert sum(event.count for event in profile.key_averages() if event.key == "aten::item") == 1
 
 
 def test_skip_iters_leaves_the_weights_alone(tmp_path: Path, single_process: None) -> None:
