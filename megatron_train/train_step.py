@@ -15,7 +15,6 @@ from torch import Tensor
 from megatron_train.checkpoint.train_state import TrainState
 from megatron_train.config.settings import Optimizer
 from megatron_train.data.loader import DeviceBatch
-from megatron_train.optim.loss import masked_loss_sum
 from megatron_train.optim.optimizer import set_rates
 from megatron_train.optim.update import apply_update, is_spike
 from megatron_train.parallel.distributed import sum_over_ranks
@@ -85,14 +84,14 @@ def forward_backward(chunks: list[Any], optimizer: Any, batches: Sequence[Device
 
 def _forward_step(data_iterator: Iterator[DeviceBatch], model: Any) -> tuple[Tensor, Any]:
     batch = next(data_iterator)
-    losses = model(batch.tokens, batch.position_ids, None, labels=batch.labels, packed_seq_params=batch.packed)
-    return losses, partial(_scaled_loss, batch)
+    loss_sum = model(batch.tokens, batch.position_ids, None, labels=batch.targets, packed_seq_params=batch.packed)
+    return loss_sum, partial(_scaled_loss, batch)
 
 
-def _scaled_loss(batch: DeviceBatch, losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Turn `losses` [b, s] into the scalar to differentiate, the count that megatron-core expects, and the report."""
-    loss = masked_loss_sum(losses, batch.loss_mask) * batch.loss_factor
-    return loss, torch.ones((), dtype=torch.int, device=losses.device), {"loss": loss.detach().double().clone()}
+def _scaled_loss(batch: DeviceBatch, loss_sum: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Turn the weighted sum of losses into the scalar to differentiate, megatron-core's count, and the report."""
+    loss = loss_sum * batch.loss_factor
+    return loss, torch.ones((), dtype=torch.int, device=loss.device), {"loss": loss.detach().double().clone()}
 
 
 def global_sums(outputs: list[dict[str, Tensor]], batches: Sequence[DeviceBatch]) -> BatchSums:

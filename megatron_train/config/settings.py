@@ -79,6 +79,8 @@ class Model:
     """Train in bfloat16 with fp32 main weights and gradients."""
     fp16: bool = False
     """Train in float16 with dynamic loss scaling and fp32 main weights and gradients."""
+    loss_chunk_size: int = 1024
+    """Target tokens whose logits are in memory at the same time."""
     transformer_impl: Literal["local", "transformer_engine"] = "local"
     """Use torch's layers, or those of the package Transformer Engine (CUDA only; our tests do not run it)."""
     fp8_format: Literal["e4m3", "hybrid"] | None = None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from megatron_train.config.settings import Data
 from megatron_train.data.batch import Batch, Document, LossRule, packed_batch, padded_batch, padded_width
+from megatron_train.data.loss_targets import Targets, target_arrays
 from megatron_train.data.packed_row import PackedRow
 from megatron_train.data.sft_dataset import Samples
 from megatron_train.parallel.distributed import device
@@ -31,6 +32,8 @@ class DeviceBatch:
     loss_weight: float
     num_tokens: int
     squared_lengths: int
+    targets: Targets
+    """The positions that are trained on."""
     loss_factor: float = 0.0
     """Set once the whole global batch is known (optim/loss.py)."""
 
@@ -82,4 +85,5 @@ def to_device(batch: Batch) -> DeviceBatch:
         loss_weight=batch.loss_weight,
         num_tokens=batch.num_tokens,
         squared_lengths=batch.squared_lengths,
+        targets=Targets(*map(move, target_arrays(batch.labels, batch.loss_mask))),
     )

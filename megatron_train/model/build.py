@@ -26,6 +26,7 @@ from megatron_train.config.norm_names import STOCK_NORM_NAMES
 from megatron_train.config.settings import TrainConfig
 from megatron_train.model.attention import TorchAttention
 from megatron_train.model.biases import AttentionWithoutBias, MlpWithoutBias
+from megatron_train.model.chunked_loss import GPTModelWithLoss
 from megatron_train.model.lima_dropout import set_residual_dropout
 from megatron_train.model.neftune import NeftuneNoise
 from megatron_train.model.norm import Norm
@@ -176,7 +177,7 @@ def _build_chunk(
         layer_specs=[layer] * get_num_layers_to_build(core_config, vp_stage=vp_stage), layer_norm=Norm
     )
     position = {"ignore_virtual": vp_stage is None, "vp_stage": vp_stage}
-    chunk = GPTModel(
+    chunk = GPTModelWithLoss(
         config=core_config,
         transformer_layer_spec=spec,
         vocab_size=model.padded_vocab,
@@ -193,6 +194,7 @@ def _build_chunk(
         seq_len_interpolation_factor=model.rope_scaling_factor if model.rope_scaling_type == "linear" else None,
         vp_stage=vp_stage,
     )
+    chunk.vocab_size_in_use, chunk.loss_chunk_size = model.vocab_size, config.model.loss_chunk_size
     chunk.rotary_pos_emb = RotaryByPosition(chunk.rotary_pos_emb)
     if chunk.post_process and model.padded_vocab > model.vocab_size:
         chunk.output_layer.register_forward_hook(_PaddingMask(model))

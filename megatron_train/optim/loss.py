@@ -1,11 +1,10 @@
-"""Masked cross-entropy and what it is divided by.
+"""The factor by which each micro-batch's sum of losses enters the loss of the global batch.
 
-    token        every target token of the global batch weighs the same: loss_sum / sum of loss_mask over micro-batches
-                 and ranks
-    micro_batch  mean of the micro-batches' means, as Megatron-LLM: each weighs 1 / (num_microbatches * dp)
+    token        1 / the sum of loss weights over all micro-batches and ranks: each target token counts the same
+    micro_batch  the mean of the micro-batches' means, as in Megatron-LLM: each counts 1 / (num_microbatches * dp)
 
-Both are one factor per micro-batch, known before the forward pass because every rank reads its own data. A micro-batch
-without target tokens has factor 0 and contributes nothing, never NaN.
+Every rank knows the factors before the forward pass, because it reads its own data. A micro-batch without target tokens
+has factor 0 and contributes nothing, never NaN.
 """
 
 from __future__ import annotations
@@ -14,14 +13,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from megatron_train.parallel.device import uses_cuda
-
-
-def masked_loss_sum(losses: Tensor, loss_mask: Tensor) -> Tensor:
-    """Sum of `losses` [b, s] weighted by `loss_mask` [b, s], in fp32. Masked positions may hold anything, even NaN."""
-    return torch.where(loss_mask > 0, losses.float() * loss_mask, 0.0).sum()
 
 
 def loss_factors(
@@ -30,10 +23,9 @@ def loss_factors(
     data_parallel_size: int,
     group: object | None,
 ) -> list[float]:
-    """The factor each micro-batch's loss_sum is multiplied by. `weights`: sum of each micro-batch's loss_mask on this
-    rank.
+    """Return the factor of each micro-batch of this rank. `weights` are the sums of their loss weights.
 
-    `group` is the data-parallel process group (None: no other ranks).
+    `group` is the data-parallel process group; None means that there are no other ranks.
     """
     if normalization == "micro_batch":
         scale = len(weights) * data_parallel_size
