@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from megatron_train.checkpoint.folder import (
     remove_stale_staging,
     staging_folder,
 )
+from megatron_train.checkpoint.optimizer_state import gather_pieces, sharded_optimizer_state, sources_of
 from megatron_train.checkpoint.resume import Start
 from megatron_train.checkpoint.train_state import TrainState, load_rng, save_rng
 from megatron_train.checkpoint.write import TensorPlan, plan_tensors, write_and_publish
@@ -85,7 +87,8 @@ def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None
     try:
         _use_names_on_disk(folder, state_dict)
         with torch.no_grad():
-            loaded = dist_checkpointing.load(state_dict, str(folder))
+            # Each rank loads other parts of the optimizer, so the parts of one rank are not complete.
+            loaded = dist_checkpointing.load(state_dict, str(folder), validate_access_integrity=False)
     except (dist_checkpointing.core.CheckpointingException, CheckpointException) as error:
         raise CheckpointError(f"{folder}: does not fit this model: {str(error).strip().splitlines()[-1]}") from error
     for key, chunk in zip(_model_keys(chunks), chunks, strict=True):
@@ -157,7 +160,8 @@ def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
         gather_weights(chunks, config)
         state_dict = _sharded_state_dict(chunks, optimizer, loading=False)
         state_dict |= common_state(model_config, state.iteration, layout)
-        plan = plan_tensors(state_dict, staging, keep_copies)
+        fill = partial(gather_pieces, optimizer, sources_of(state_dict["optimizer"]))
+        plan = plan_tensors(state_dict, staging, keep_copies, fill)
         save_rng(staging, layout)
         if dist.get_rank() == 0:
             model_config.save(staging / MODEL_CONFIG)
@@ -179,8 +183,6 @@ def _model_keys(chunks: list[Any]) -> list[str]:
 def _sharded_state_dict(chunks: list[Any], optimizer: Any, loading: bool) -> dict[str, Any]:
     metadata = {
         "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
-        "distrib_optim_sharding_type": "fully_reshardable",
-        "chained_optim_avoid_prefix": True,
     }
     state_dict: dict[str, Any] = {
         key: unwrap(chunk).sharded_state_dict(metadata=metadata)
@@ -194,5 +196,5 @@ def _sharded_state_dict(chunks: list[Any], optimizer: Any, loading: bool) -> dic
         # Adam creates its moments in the first applied step, and every step so far may have been skipped.
         for part in optimizer.chained_optimizers:
             part.init_state_fn(part.optimizer, part.config)
-        state_dict["optimizer"] = optimizer.sharded_state_dict(state_dict, is_loading=loading, metadata=metadata)
+        state_dict["optimizer"] = sharded_optimizer_state(optimizer, state_dict, loading)
     return state_dict

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -71,18 +72,40 @@ class _PlannedOnly(TorchDistSaveShardedStrategy):
         return super()._get_save_and_finalize_callbacks(writer, save_state_dict_ret)
 
 
-def plan_tensors(state_dict: dict[str, Any], staging: Path, keep_copies: bool) -> TensorPlan:
+class _FilledWhenAssigned(FullyParallelSaveStrategyWrapper):
+    """megatron-core's choice of the rank that writes each tensor, which then gets the tensor's data."""
+
+    fill: Callable[..., list[torch.Tensor]]
+    new: list[torch.Tensor]
+    """The tensors that share no memory with the run."""
+
+    def async_save(self, sharded_state_dict: Any, checkpoint_dir: Path) -> Any:
+        self.apply_saving_parallelization(sharded_state_dict)
+        self.new = self.fill(sharded_state_dict=sharded_state_dict, group=self.parallelization_group)
+        return self.base_strategy.async_save(sharded_state_dict, checkpoint_dir)
+
+
+def plan_tensors(
+    state_dict: dict[str, Any], staging: Path, keep_copies: bool, fill: Callable[..., list[torch.Tensor]]
+) -> TensorPlan:
     """Agree with all ranks on who writes which tensor, and move this rank's part to the CPU. Rank 0 writes common.pt.
 
-    With `keep_copies`, the plan shares no memory with `state_dict`, which may then change.
+    `fill` puts data into the meta tensors of `state_dict` that this rank writes. With `keep_copies`, the plan shares no
+    memory with the run, which may then continue.
     """
     strategy = _PlannedOnly("torch_dist", 1)
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-    spread = FullyParallelSaveStrategyWrapper(strategy, group)
+    spread = _FilledWhenAssigned(strategy, group)
+    spread.fill = fill
     dist_checkpointing.save(state_dict, str(staging), spread, async_sharded_save=True)
     writer, metadata = strategy.planned
+    new = {tensor.untyped_storage().data_ptr() for tensor in spread.new}
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        return _on_cpu(tensor, keep_copies and tensor.untyped_storage().data_ptr() not in new)
+
     buckets = [
-        (path, name, (blobs, [(item, _on_cpu(tensor, keep_copies)) for item, tensor in tensors]))
+        (path, name, (blobs, [(item, moved(tensor)) for item, tensor in tensors]))
         for path, name, (blobs, tensors) in writer.write_buckets or []
     ]
     writer.write_buckets = None

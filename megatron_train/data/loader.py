@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ class BatchMaker:
 def to_device(batch: Batch) -> DeviceBatch:
     target = device()
 
-    def move(array: np.ndarray) -> Tensor:
+    def move(array: Any) -> Tensor:
         return torch.from_numpy(array).to(target, non_blocking=True)
 
     packed, position_ids = None, move(batch.position_ids)

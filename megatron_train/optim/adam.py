@@ -44,6 +44,7 @@ class FusedLayoutAdam(torch.optim.Optimizer):
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight].update(exp_avg=torch.zeros_like(weight), exp_avg_sq=torch.zeros_like(weight))
+        gradients: Any = [weight.grad for weight in weights]
         device = weights[0].device
         step = torch.full((), float(group["step"]), device=device)
         divisor = None
@@ -52,7 +53,7 @@ class FusedLayoutAdam(torch.optim.Optimizer):
         update = torch._fused_adamw_ if self.adam_w_mode else torch._fused_adam_
         update(
             weights,
-            [weight.grad for weight in weights],
+            gradients,
             [self.state[weight]["exp_avg"] for weight in weights],
             [self.state[weight]["exp_avg_sq"] for weight in weights],
             [],

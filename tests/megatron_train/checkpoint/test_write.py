@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from megatron_train.checkpoint.folder import list_iterations
+from megatron_train.checkpoint.optimizer_state import gather_pieces, sources_of
 from megatron_train.checkpoint.save_load import _sharded_state_dict
 from megatron_train.checkpoint.write import _on_cpu, _retain, plan_tensors
 from tests.conftest import toy_documents, write_shard
@@ -31,7 +33,8 @@ def test_a_plan_holds_no_memory_of_the_run(tmp_path: Path, single_process: None)
     run.step()
     (tmp_path / "staging").mkdir()
     state_dict = _sharded_state_dict(run.chunks, run.optimizer, loading=False)
-    plan = plan_tensors(state_dict, tmp_path / "staging", keep_copies=True)
+    fill = partial(gather_pieces, run.optimizer, sources_of(state_dict["optimizer"]))
+    plan = plan_tensors(state_dict, tmp_path / "staging", keep_copies=True, fill=fill)
     adam = [part.optimizer for part in run.optimizer.chained_optimizers]
     live = [parameter.data for chunk in run.chunks for parameter in chunk.parameters()]
     live += [value for each in adam for state in each.state.values() for value in state.values()]

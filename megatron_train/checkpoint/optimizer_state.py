@@ -1,0 +1,202 @@
+"""The optimizer's tensors in a checkpoint: whole on disk, and in pieces on the data-parallel ranks.
+
+Each data-parallel rank holds a range of the flattened parameters. A checkpoint holds whole tensors, so that any layout
+can load it. To save, each rank gets only the tensors that it writes itself, one at a time, from the ranks that hold
+their pieces. To load, each rank reads only the tensors that it holds a piece of. Neither needs more memory than the
+rank's own share of the state.
+
+    state = sharded_optimizer_state(optimizer, model_state, loading=False)       # tensors without data
+    ... megatron-core chooses the rank that writes each tensor ...
+    gather_pieces(optimizer, sources_of(state), tensors, group)                  # the data of this rank's own tensors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory, is_main_replica
+from torch import Tensor
+
+from megatron_train.parallel.distributed import device
+
+STATE_KEYS = ("param", "exp_avg", "exp_avg_sq")
+"""The fp32 main weight and Adam's two moments."""
+PREFIX = "optimizer.state"
+
+
+class Piece(NamedTuple):
+    """A range of the flattened elements of one parameter."""
+
+    start: int
+    end: int
+
+
+def sharded_optimizer_state(optimizer: Any, model_state: Any, loading: bool) -> dict[str, Any]:
+    """Return the optimizer's state in megatron-core's format `fully_reshardable`.
+
+    `model_state` holds the model's sharded tensors. With `loading`, the state has memory for every parameter that this
+    rank holds a piece of; otherwise it has every parameter, as meta tensors.
+    """
+    (part,) = optimizer.chained_optimizers
+    if loading:
+        part.load_state_dict(part.state_dict())
+    held, metadata = pieces_of(part), _metadata_of_parameters(model_state)
+    state: dict[str, Any] = part.state_dict()
+    state["param_state"] = {
+        index: _sharded(metadata[parameter], "cpu" if loading else "meta")
+        for index, parameter in enumerate(_parameters(part))
+        if not loading or parameter in held
+    }
+    state["param_state_sharding_type"] = "fully_reshardable"
+    return state
+
+
+class Source(NamedTuple):
+    """What a tensor of the checkpoint is made from."""
+
+    state_key: str
+    number: int
+    """Number of the parameter, the same on all data-parallel ranks."""
+
+
+def sources_of(state: dict[str, Any]) -> dict[int, Source]:
+    """Return the source of each meta tensor of `state`, by its storage, which megatron-core's views of it share."""
+    return {
+        _storage(sharded.data): Source(key, number)
+        for number, tensors in state["param_state"].items()
+        for key, sharded in tensors.items()
+    }
+
+
+def gather_pieces(optimizer: Any, sources: dict[int, Source], sharded_state_dict: Any, group: Any) -> list[Tensor]:
+    """Fill the meta tensors that this rank writes from the pieces on the ranks of `group`. All of them call this.
+
+    Returns the new tensors. Where one rank holds a whole tensor, no tensor is new and the rank's own memory is used.
+    """
+    (part,) = optimizer.chained_optimizers
+    parameters, held = list(_parameters(part)), pieces_of(part)
+    tensors = [
+        tensor
+        for tensor in nested_values(sharded_state_dict)
+        if isinstance(tensor, ShardedTensor) and tensor.data is not None and tensor.data.is_meta
+    ]
+    everyone: list[Any] = [None] * dist.get_world_size(group)
+    own_pieces = {index: held[parameter] for index, parameter in enumerate(parameters) if parameter in held}
+    own_tensors = [number for number, tensor in enumerate(tensors) if is_main_replica(tensor.replica_id)]
+    dist.all_gather_object(everyone, (own_pieces, own_tensors), group=group)
+    pieces, queues = [rank[0] for rank in everyone], [rank[1] for rank in everyone]
+
+    def local(source: Source) -> Tensor:
+        """Return the piece that this rank holds of the source."""
+        state = part._get_main_param_and_optimizer_states(parameters[source.number])
+        flat: Tensor = state[source.state_key].detach()
+        return flat
+
+    new: list[Tensor] = []
+    for place in range(max(map(len, queues))):  # in each round, every rank receives one of the tensors that it writes
+        exchange = _Exchange(group)
+        for owner, queue in enumerate(queues):
+            if place < len(queue):
+                tensor = tensors[queue[place]]
+                exchange.add(tensor, sources[_storage(tensor.data)], owner, pieces, local)
+        new += exchange.run()
+    return new
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+class _Exchange:
+    """Sends pieces of tensors to their owners, with one tensor per owner."""
+
+    def __init__(self, group: Any) -> None:
+        self.group, self.rank = group, dist.get_rank(group)
+        self.operations: list[Any] = []
+        self.received: tuple[ShardedTensor, Tensor] | None = None
+
+    def add(
+        self, tensor: ShardedTensor, source: Source, owner: int, pieces: list[dict[int, Piece]], local: Any
+    ) -> None:
+        view = tensor.data  # a meta tensor: a view of the parameter, or of a part that megatron-core splits off
+        assert view.is_contiguous()
+        wanted = Piece(view.storage_offset(), view.storage_offset() + view.numel())
+        overlaps = [_overlap(rank.get(source.number), wanted) for rank in pieces]
+        if owner == self.rank and overlaps[owner] == wanted:
+            start = wanted.start - pieces[owner][source.number].start
+            tensor.data = local(source)[start : start + view.numel()].view(view.shape)
+            return
+        if owner == self.rank:
+            self.received = (tensor, torch.empty(view.numel(), dtype=view.dtype, device=device()))
+        for rank, overlap in enumerate(overlaps):
+            if overlap is None or self.rank not in (rank, owner):
+                continue
+            if self.rank == rank:
+                first = pieces[rank][source.number].start
+                held = local(source)[overlap.start - first : overlap.end - first]
+            if self.rank == owner:
+                assert self.received is not None
+                place = self.received[1][overlap.start - wanted.start : overlap.end - wanted.start]
+            if rank == owner:
+                place.copy_(held)
+            elif self.rank == rank:
+                self._add_operation(dist.isend, held, owner)
+            else:
+                self._add_operation(dist.irecv, place, rank)
+
+    def _add_operation(self, kind: Any, tensor: Tensor, peer: int) -> None:
+        self.operations.append(dist.P2POp(kind, tensor, group=self.group, group_peer=peer))
+
+    def run(self) -> list[Tensor]:
+        """Exchange the pieces, and return the tensor that this rank has received on the CPU, if any."""
+        for request in dist.batch_isend_irecv(self.operations) if self.operations else []:
+            request.wait()
+        if self.received is None:
+            return []
+        tensor, flat = self.received
+        tensor.data = flat.cpu().view(tensor.data.shape)
+        return [tensor.data]
+
+
+def _overlap(held: Piece | None, wanted: Piece) -> Piece | None:
+    if held is None or max(held.start, wanted.start) >= min(held.end, wanted.end):
+        return None
+    return Piece(max(held.start, wanted.start), min(held.end, wanted.end))
+
+
+def pieces_of(part: Any) -> dict[Any, Piece]:
+    """Return the pieces that this rank of a DistributedOptimizer holds, by parameter."""
+    return {
+        parameter: Piece(ranges["param"].start, ranges["param"].end)
+        for buffer in part.gbuf_ranges
+        for buckets in buffer.values()
+        for bucket in buckets
+        for parameter, ranges in bucket["param_map"].items()
+        if ranges["param"].end > ranges["param"].start
+    }
+
+
+def _parameters(part: Any) -> Iterator[Any]:
+    """Yield all parameters in megatron-core's order, which numbers the entries of `param_state`."""
+    for buffer in part.buffers:
+        yield from buffer.param_index_map
+
+
+def _metadata_of_parameters(model_state: Any) -> dict[Any, Any]:
+    kinds = (ShardedTensor, ShardedTensorFactory)
+    return {tensor.data: tensor for tensor in nested_values(model_state) if isinstance(tensor, kinds)}
+
+
+def _sharded(metadata: Any, place: str) -> dict[str, Any]:
+    """Return the three tensors of a parameter with the sharding of the model's own tensor."""
+    found = {}
+    for key in STATE_KEYS:
+        data = torch.empty(metadata.data.shape, dtype=torch.float32, device=torch.device(place))
+        dtype = {} if isinstance(metadata, ShardedTensorFactory) else {"dtype": data.dtype}
+        found[key] = replace(metadata, key=f"{PREFIX}.{key}.{metadata.key}", data=data, **dtype)
+    return found
