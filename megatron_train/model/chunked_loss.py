@@ -37,6 +37,8 @@ class GPTModelWithLoss(GPTModel):
     def _postprocess(self, hidden_states: Tensor, labels: Any = None, **rest: Any) -> Any:
         if not (self.post_process and isinstance(labels, Targets)):
             return super()._postprocess(hidden_states=hidden_states, labels=labels, **rest)
+        for hook in self.output_layer._forward_pre_hooks.values():
+            hook(self.output_layer, ())  # with overlap_param_gather, the hooks wait for the layer's weights
         tied = self.share_embeddings_and_output_weights
         weight = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
         if self.config.sequence_parallel:
