@@ -78,6 +78,7 @@ def peak_gib(model: ModelConfig, config: TrainConfig) -> float | None:
     """Of two iterations, in GiB; None without CUDA."""
     from megatron_train.model.build import build_model
     from megatron_train.optim.optimizer import build_optimizer, wrap_model
+    from megatron_train.optim.update import apply_update
     from megatron_train.parallel.distributed import init_distributed
     from megatron_train.train_step import forward_backward
 
@@ -92,7 +93,7 @@ def peak_gib(model: ModelConfig, config: TrainConfig) -> float | None:
     optimizer: Any = build_optimizer(chunks, config)
     for _ in range(2):
         forward_backward(chunks, optimizer, [random_batch(model, config)])
-        optimizer.step()
+        apply_update(optimizer, config.optimizer.clip_grad, lambda norm: False)
     return (torch.cuda.max_memory_allocated() - before) / 2**30 if torch.cuda.is_available() else None
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import MutableMapping
 
 from megatron_train.config.flags import CommandLine, build_parser, parse
 from megatron_train.report.console import record_failure, tell_failure
@@ -91,8 +92,20 @@ def _has_peers() -> bool:
     return distributed is not None and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
+def set_cuda_defaults(environment: MutableMapping[str, str]) -> None:
+    """Set what CUDA and torch's allocator read from the environment when they start, unless the user has set it.
+
+    One hardware queue makes the collectives of tensor parallelism start before the computation that hides them.
+    Expandable segments keep packed rows of many shapes from fragmenting the memory.
+    """
+    environment.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    if "PYTORCH_CUDA_ALLOC_CONF" not in environment:
+        environment.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
 def _on_device(command: CommandLine, is_training: bool) -> int:
     """Train or evaluate on the device of this process, and return the exit code."""
+    set_cuda_defaults(os.environ)
     from megatron_train.parallel.device import install, quiet_known_warnings
 
     quiet_known_warnings()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+from megatron_train.__main__ import set_cuda_defaults
 from tests.paths import ROOT
 
 PROGRAM = """
@@ -27,6 +28,16 @@ train.train = fail
 dist.destroy_process_group = lambda *_: time.sleep(60)  # on NCCL this waits for the other ranks
 sys.exit(command.main(["--train_iters", "1", "--train_data_path", "d", "--model", "m"]))
 """
+
+
+def test_cuda_defaults_leave_the_users_settings_alone() -> None:
+    fresh: dict[str, str] = {}
+    set_cuda_defaults(fresh)
+    assert fresh == {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    own = {"CUDA_DEVICE_MAX_CONNECTIONS": "32", "PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:512"}
+    kept = dict(own)
+    set_cuda_defaults(kept)
+    assert kept == own
 
 
 def start(rank: int, port: int, error: str) -> subprocess.Popen[str]:

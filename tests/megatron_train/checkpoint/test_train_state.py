@@ -36,7 +36,7 @@ def test_the_last_losses_and_norms_are_remembered() -> None:
 
 
 def test_save_and_load_give_the_same_as_readable_json(tmp_path: Path) -> None:
-    state = TrainState(3, 192, 1, "abc", 1.5, 2, (2.0, 2.5), (0.25, 0.5))
+    state = TrainState(3, 192, 1, "abc", 8, 1.5, 2, (2.0, 2.5), (0.25, 0.5))
     state.save(tmp_path)
     assert json.loads((tmp_path / "train_state.json").read_text())["consumed_train_samples"] == 192
     assert TrainState.load(tmp_path) == state
