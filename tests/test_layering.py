@@ -50,6 +50,7 @@ SHARED = {
         "config.megatron_args",
         "config.norm_names",
         "checkpoint.safe_pickle",
+        "config.changed",
         "config.model_config",
         "config.parallel_layout",
         "inference",

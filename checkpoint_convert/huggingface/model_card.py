@@ -5,12 +5,14 @@ The card states what the checkpoint records. It leaves out everything else inste
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from checkpoint_convert.huggingface.lineage import is_hub_name, lineage, training_settings
+from megatron_train.config.changed import changed_settings
 from megatron_train.config.model_config import ModelConfig
 from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.formats import ChatFormat
@@ -48,8 +50,10 @@ def model_card(
         parts += [
             "## Data\n",
             _data(training),
-            "## Training arguments\n",
-            f"```yaml\n{yaml.safe_dump(training, sort_keys=False)}```\n",
+            "## Training\n",
+            _results(checkpoint),
+            "Settings that differ from the trainer's defaults:\n",
+            f"```yaml\n{yaml.safe_dump(changed_settings(training), sort_keys=False)}```\n",
         ]
     return "\n".join(part for part in parts if part)
 
@@ -92,6 +96,23 @@ def _data(training: dict[str, Any]) -> str:
             + (f"\n\n```\n{stats.read_text(encoding='utf-8').strip()}\n```" if stats.is_file() else "")
         )
     return "\n\n".join(parts) + "\n" if parts else ""
+
+
+def _results(checkpoint: Path) -> str:
+    """Return a table of the run's iterations, losses and last evaluation, as far as metrics.jsonl still exists."""
+    path = checkpoint.parent / "metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    steps = [record for record in records if "lm_loss" in record]
+    if not steps:
+        return ""
+    rows = {
+        "iterations": f"{steps[-1]['iteration']:,}",
+        "tokens": f"{sum(step.get('num_tokens') or 0 for step in steps):,}",
+        "loss": f"{steps[0]['lm_loss']:.3f} at first, {steps[-1]['lm_loss']:.3f} at last",
+    }
+    for name, result in next((record["eval"] for record in reversed(records) if "eval" in record), {}).items():
+        rows[f"evaluation on {name}"] = f"loss {result['loss']:.3f}, token accuracy {result['token_accuracy']:.1%}"
+    return "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows.items())
 
 
 def _words(value: Any) -> list[str]:

@@ -16,6 +16,7 @@ import yaml
 
 from examples.cards.card import ROOT, Card, Stage
 from megatron_train.checkpoint.folder import TRAIN_CONFIG
+from megatron_train.config.changed import changed_settings
 from pretokenizer.config.sections import load_sections, merge_sections
 from pretokenizer.config.yaml_config import ConfigError, load_yaml
 from pretokenizer.files.publish import write_text_atomic
@@ -75,11 +76,11 @@ def data_mix(card: Card) -> str:
 
 
 def run_section(run: Path, already: str) -> str:
-    """Data statistics and settings of a run that the exported card, which knows the last run only, does not have."""
+    """Return data statistics and settings of a run. The exported card has those of the last run only."""
     found = sorted(run.glob(f"iter_*/{TRAIN_CONFIG}"))
     if not found:
         return ""
-    settings = {key: value for key, value in load_yaml(found[-1]).items() if value not in (None, [], False)}
+    settings = changed_settings(load_yaml(found[-1]))
     parts = []
     for prefix in (*settings.get("data_path", ()), *settings.get("train_data_path", ())):
         stats = Path(f"{prefix}_stats.txt")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_train.checkpoint.folder import TRAIN_CONFIG, find_checkpoint
-from megatron_train.config.settings import TrainConfig
+from megatron_train.config.changed import changed_settings
 from pretokenizer.config.yaml_config import load_yaml
 
 
@@ -100,18 +100,6 @@ def read_stage(folder: Path) -> Stage:
         checkpoint=checkpoint.name,
         checksum=hashlib.sha256(sums.read_bytes()).hexdigest() if sums.is_file() else "",
     )
-
-
-def changed_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that differ from the trainer's defaults."""
-    defaults: dict[str, Any] = {}
-    for group in vars(TrainConfig()).values():
-        defaults |= vars(group)
-    return {
-        key: value
-        for key, value in settings.items()
-        if (tuple(value) if isinstance(value, list) else value) != defaults.get(key)
-    }
 
 
 def shards_of(settings: dict[str, Any]) -> Shards | None:

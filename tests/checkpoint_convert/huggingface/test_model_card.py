@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import yaml
@@ -21,7 +22,8 @@ def test_card_states_model_prompt_data_and_arguments(
     settings = {
         "load": "ckpts/stage1",
         "train_data_path": ["0.7", str(tmp_path / "top1-train")],
-        "lr": 1e-5,
+        "lr": 3e-5,
+        "packing": False,
         "wandb": None,
     }
     (checkpoint / "train_config.yaml").write_text(yaml.safe_dump(settings))
@@ -35,8 +37,22 @@ def test_card_states_model_prompt_data_and_arguments(
     assert "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{reply}<|im_end|>\n```\n" in card
     assert "A reply ends at `<|im_end|>`. Special tokens: `<|im_start|>` = 405, `<|im_end|>` = 406.\n" in card
     assert "## Data\n\n`top1-train`\n\n```\n# Stats for out/top1*\n\n  Accepted: 5/5 (100.0%)\n```\n" in card
-    assert "lr: 1.0e-05\n" in card
-    assert "wandb" not in card
+    assert "lr: 3.0e-05\n" in card
+    assert "wandb" not in card and "packing" not in card
+
+
+def test_card_shows_losses_and_the_last_evaluation(tiny_model_config: ModelConfig, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run" / "iter_0000002"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "train_config.yaml").write_text("lr: 3.0e-05")
+    lines = [{"iteration": i, "lm_loss": 4.0 / i, "num_tokens": 1000} for i in (1, 2)]
+    lines += [{"iteration": i, "eval": {"val": {"loss": 3.0 / i, "token_accuracy": 0.25 * i}}} for i in (1, 2)]
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    card = model_card("mine", tiny_model_config, checkpoint, None, None)
+
+    assert "| iterations | 2 |\n| tokens | 2,000 |\n| loss | 4.000 at first, 2.000 at last |\n" in card
+    assert "| evaluation on val | loss 1.500, token accuracy 50.0% |\n" in card
 
 
 def test_card_names_the_base_model(tiny_model_config: ModelConfig, tmp_path: Path) -> None:
