@@ -10,10 +10,11 @@ A prefix names PREFIX-text and PREFIX-role. The files of Megatron's own preproce
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from megatron_train.data.batch import Document
 from pretokenizer.files.shard import ShardError, ShardReader
@@ -39,10 +40,13 @@ class DocumentSet:
     def __len__(self) -> int:
         return int(self.first[-1])
 
-    @property
-    def roles(self) -> list[ShardReader]:
-        """The role shards of the prefixes that have one."""
-        return [role for _, role in self._shards if role is not None]
+    def flat_roles(self) -> Iterator[tuple[NDArray[np.integer], NDArray[np.integer]]]:
+        """Yield (role_ids of all tokens [tokens], sizes [documents]) of each prefix."""
+        for text, role in self._shards:
+            if role is None:
+                yield np.broadcast_to(np.uint16(0), int(text.sizes.sum())), text.sizes
+            else:
+                yield role.flat() if role.is_contiguous else np.concatenate(list(role)), role.sizes
 
     def piece(self, document: int, start: int, length: int) -> Document:
         """Return (token_ids [length], role_ids [length]) of a part of a document."""

@@ -21,11 +21,7 @@ def has_target(documents: DocumentSet, data: Data) -> NDArray[np.bool_]:
     if data.scalar_loss_mask > 0:
         return documents.lengths >= 2
     rule, limit = LossRule.of(data), data.seq_length + 1 if data.overlong == "truncate" else None
-    found = []
-    for reader in documents.roles:
-        roles = reader.flat() if reader.is_contiguous else np.concatenate(list(reader))
-        found.append(_of_roles(roles, reader.sizes, rule, limit))
-    return np.concatenate(found)
+    return np.concatenate([_of_roles(roles, sizes, rule, limit) for roles, sizes in documents.flat_roles()])
 
 
 def _of_roles(

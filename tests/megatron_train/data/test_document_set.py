@@ -10,7 +10,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from megatron_train.config.settings import Data
 from megatron_train.data.batch import LossRule, loss_weights
 from megatron_train.data.document_set import DocumentSet
-from megatron_train.data.sft_dataset import open_documents
+from megatron_train.data.sft_dataset import open_documents, training_samples
 from pretokenizer.config.yaml_config import ConfigError
 from pretokenizer.files.shard import ShardError, ShardWriter
 from tests.megatron_train.data.test_sft_dataset import shard_of
@@ -82,4 +82,6 @@ def test_shards_of_megatrons_own_preprocessing_need_loss_roles_all(tmp_path: Pat
             open_documents([name], Data(seq_length=8))
         data = Data(seq_length=8, loss_roles=("all",))
         assert open_documents([name], data).without_roles == [name]
+    samples = training_samples(Data(seq_length=8, train_data_path=(prefix,), loss_roles=("all",)), 2, seed=1)
+    assert sorted(part[0].tolist() for row in range(2) for part in samples.row(row)) == [[5, 6, 7], [8, 9]]
     assert loss_weights(np.array([0, 0, 0]), LossRule.of(data)).tolist() == [1.0, 1.0]
