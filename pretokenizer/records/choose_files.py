@@ -95,11 +95,20 @@ def _saved_files(state: Path) -> set[str]:
         return {path.name for path in state.parent.glob("*.arrow")}
 
 
-def choose_by_stem(files: FolderFiles, stems: Sequence[str], val_stems: Sequence[str]) -> DatasetFiles:
-    """Choose the files whose stems a source declares. `train` of the result is empty if there are none."""
+def choose_by_stem(files: FolderFiles, stems: Sequence[str], val_stems: Sequence[str], name: str) -> DatasetFiles:
+    """Choose the files whose stems a source declares. `train` of the result is empty if there are none.
+
+    Raises DataMissingError if files of one stem are in several folders, which hold different data sets.
+    """
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in files.records:
         by_stem[stem_of(path)].append(path)
+    for stem in (*stems, *val_stems):
+        if len({path.parent for path in by_stem[stem]}) > 1:
+            raise DataMissingError(
+                f"{name}: files of {stem} in several folders of {files.folder}: {files.relative(by_stem[stem])}; set"
+                " `data_path:` to one of the folders"
+            )
     train = [path for stem in stems for path in by_stem[stem]]
     val = [path for stem in val_stems for path in by_stem[stem]]
     names = ", ".join((*stems, *val_stems))

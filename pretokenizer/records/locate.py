@@ -120,7 +120,7 @@ def _choose(entry: DatasetEntry, layout: FileLayout, folder: Path) -> DatasetFil
     if not files.records:
         raise nothing_found(entry.name, files)
     if layout.stems and not entry.split:
-        chosen = choose_by_stem(files, layout.stems, layout.val_stems)
+        chosen = choose_by_stem(files, layout.stems, layout.val_stems, entry.name)
         if chosen.train:
             return chosen
         if layout.needs_stems:

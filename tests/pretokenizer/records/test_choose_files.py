@@ -116,7 +116,10 @@ def test_folders_of_save_to_disk(tmp_path: Path) -> None:
 
 def test_files_of_declared_stems(tmp_path: Path) -> None:
     touch(tmp_path, "test.jsonl", "train-00001-of-00002.parquet", "train-00000-of-00002.parquet", "old.jsonl")
-    chosen = choose_by_stem(list_folder(tmp_path), ("train",), ("test", "validation"))
+    chosen = choose_by_stem(list_folder(tmp_path), ("train",), ("test", "validation"), "gsm8k")
     assert [path.name for path in chosen.train] == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
     assert [path.name for path in chosen.val] == ["test.jsonl"]
     assert chosen.left_out == {str(tmp_path / "old.jsonl"): "this data set reads train, test, validation"}
+    touch(tmp_path, "socratic/train-00000-of-00001.parquet")
+    with pytest.raises(DataMissingError, match=r"gsm8k: files of train in several folders .*socratic.*data_path"):
+        choose_by_stem(list_folder(tmp_path), ("train",), (), "gsm8k")
