@@ -23,7 +23,7 @@ NO_EFFECT: dict[str, tuple[int, str]] = {
     ),
     "DDP_impl": (1, "there is one implementation"),
 }
-"""Flags of Megatron-LLM that are accepted and change nothing: name -> (number of values, reason)."""
+"""Accepted flags of Megatron-LLM that have no effect here: name -> (number of values, reason)."""
 
 ARCHITECTURE: dict[str, tuple[int, Callable[[Any, Any], bool]]] = {
     "use_rms_norm": (0, lambda model, _: model.normalization == "RMSNorm"),
@@ -45,4 +45,7 @@ ARCHITECTURE: dict[str, tuple[int, Callable[[Any, Any], bool]]] = {
     "num_attention_heads_kv": (1, lambda model, value: model.query_groups == int(value)),
     "make_vocab_size_divisible_by": (1, lambda model, value: model.make_vocab_size_divisible_by == int(value)),
 }
-"""Flags of Megatron-LLM that describe the architecture, which comes from elsewhere here: they are compared with it."""
+"""Flags of Megatron-LLM that describe the architecture: name -> (number of values, whether the model fits).
+
+The architecture comes from the checkpoint or from --model, and is compared with these flags.
+"""

@@ -1,4 +1,4 @@
-"""SHARED, torch-free: the architecture of a model and nothing else, in megatron-core's names.
+"""The architecture of a model, in megatron-core's names. SHARED and torch-free.
 
 A file of configs/model/*.yaml or the `model_config.yaml` inside a checkpoint holds exactly these keys:
 
@@ -127,13 +127,13 @@ class ModelConfig:
         write_text_atomic(Path(path), yaml.safe_dump(asdict(self), sort_keys=False))
 
     def with_positions(self, positions: int | None) -> ModelConfig:
-        """For rows of up to `positions` tokens: rotary embeddings have no weights, so only the number changes."""
+        """Return the model for rows of up to `positions` tokens; rotary embeddings have no weights to change."""
         if positions is None or positions <= self.max_position_embeddings:
             return self
         return replace(self, max_position_embeddings=positions)
 
     def problems(self) -> list[str]:
-        """What makes this architecture impossible, each with its remedy."""
+        """Return what makes this architecture impossible, each with its remedy."""
         found = []
         for name in (
             "num_layers",
@@ -162,8 +162,9 @@ class ModelConfig:
         return found
 
     def num_parameters(self, vocab_rows: int | None = None) -> int:
-        """Parameters of the model with `vocab_rows` embedding rows (default `vocab_size`; pass `padded_vocab` for what
-        is allocated).
+        """Return the parameters of the model with `vocab_rows` embedding rows; the default is `vocab_size`.
+
+        With `padded_vocab`, it is the number of parameters in memory.
         """
         rows = self.vocab_size if vocab_rows is None else vocab_rows
         embeddings = rows * self.hidden_size * (1 if self.share_embeddings_and_output_weights else 2)
@@ -184,5 +185,5 @@ class ModelConfig:
 
 
 def pad_vocab_size(vocab_size: int, multiple: int) -> int:
-    """`vocab_size` rounded up: 32,007 at 128 gives 32,128."""
+    """Round `vocab_size` up to a multiple: 32,007 at 128 gives 32,128."""
     return -(-vocab_size // multiple) * multiple

@@ -1,5 +1,4 @@
-"""SHARED, torch-free: which rank holds which part of the model. Pure arithmetic over arguments; nothing is read from
-the process.
+"""Which rank holds which part of the model: pure arithmetic over arguments. SHARED and torch-free.
 
 Ranks are laid out as megatron-core does by default ("tp-cp-ep-dp-pp"): tensor-parallel ranks are neighbours, then
 data-parallel ones, and pipeline stages are furthest apart:
@@ -37,7 +36,7 @@ class ParallelLayout:
 
     @classmethod
     def planned(cls, parallel: Parallel, world_size: int) -> ParallelLayout:
-        """What the settings ask for on `world_size` ranks."""
+        """Return the layout that the settings ask for on `world_size` ranks."""
         return cls(
             world_size=world_size,
             tp=parallel.tensor_model_parallel_size,
@@ -58,7 +57,7 @@ class ParallelLayout:
         return self.global_batch_size(batch) // (batch.micro_batch_size * self.dp)
 
     def problems(self) -> list[str]:
-        """What makes this layout impossible, each with its remedy; empty when it is sound."""
+        """Return what makes this layout impossible, each with its remedy."""
         found = []
         for name, size in (
             ("tensor", self.tp),
@@ -81,13 +80,13 @@ class ParallelLayout:
         return found
 
     def coordinates(self, rank: int) -> Coordinates:
-        """(tp, dp, pp) of `rank`; context-parallel ranks count as part of the data-parallel coordinate."""
+        """Return (tp, dp, pp) of `rank`; context-parallel ranks count as part of the data-parallel coordinate."""
         tp, rest = rank % self.tp, rank // self.tp
         data_ranks = self.dp * self.cp
         return Coordinates(tp=tp, dp=rest % data_ranks, pp=rest // data_ranks)
 
     def layers_of_stage(self, num_layers: int, pp_rank: int, chunk: int = 0) -> range:
-        """Global 0-based layer indices that model chunk `chunk` of stage `pp_rank` holds."""
+        """Return the layers, counted from 0, that model chunk `chunk` of stage `pp_rank` holds."""
         per_chunk = num_layers // (self.pp * self.vpp)
         start = (chunk * self.pp + pp_rank) * per_chunk
         return range(start, start + per_chunk)

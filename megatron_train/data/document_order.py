@@ -1,6 +1,6 @@
-"""In which order documents are trained on: split, epochs, blends. A pure function of numbers of documents and the seed.
+"""The order in which documents are trained on: split, epochs, blends. It follows from document counts and the seed.
 
-The order is Megatron-LLM's: the documents of a prefix are permuted and cut by `split`, then each epoch is a fresh
+The order is Megatron-LLM's. The documents of a prefix are permuted and cut by `split`; then each epoch is a new
 permutation:
 
     >>> train, valid, test = split_documents(10, "8,1,1", np.random.RandomState(1234))
@@ -23,7 +23,7 @@ Indices = NDArray[np.int64]
 
 
 def split_documents(num_documents: int, split: str, rng: np.random.RandomState) -> tuple[Indices, Indices, Indices]:
-    """Document numbers of train, validation and test: one permutation, cut at rounded shares."""
+    """Return the document numbers of training, validation and test: one permutation, cut at rounded shares."""
     shares = [float(part) for part in split.replace("/", ",").split(",") if part.strip()]
     shares = [*shares, 0.0, 0.0, 0.0][:3]
     if sum(shares) <= 0 or min(shares) < 0:
@@ -38,7 +38,7 @@ def split_documents(num_documents: int, split: str, rng: np.random.RandomState) 
 
 
 def epoch_order(subset: Indices, target: int, rng: np.random.RandomState) -> Indices:
-    """`target` documents: a fresh permutation of `subset` per epoch, the last one cut."""
+    """Return `target` documents: a new permutation of `subset` for each epoch, and a part of one for the last."""
     if not len(subset):
         return subset
     parts, count = [], 0
@@ -49,7 +49,7 @@ def epoch_order(subset: Indices, target: int, rng: np.random.RandomState) -> Ind
 
 
 def blend_order(weights: Sequence[float], num_samples: int) -> NDArray[np.int32]:
-    """Which component each of `num_samples` comes from: the one furthest behind its share; the first wins ties."""
+    """Return the component of each of `num_samples`: always the one furthest behind its share; ties go to the first."""
     shares = np.asarray(weights, dtype=np.float64) / sum(weights)
     taken = np.zeros(len(shares))
     order = np.empty(num_samples, dtype=np.int32)
@@ -60,7 +60,7 @@ def blend_order(weights: Sequence[float], num_samples: int) -> NDArray[np.int32]
 
 
 def parse_blend(paths: Sequence[str], key: str) -> list[tuple[float, str]]:
-    """`p` or `w1 p1 w2 p2 ...` -> (weight, prefix) pairs."""
+    """Turn `p` or `w1 p1 w2 p2 ...` into (weight, prefix) pairs. Raises ConfigError naming the setting `key`."""
     if len(paths) == 1:
         return [(1.0, paths[0])]
     try:
@@ -75,14 +75,12 @@ def parse_blend(paths: Sequence[str], key: str) -> list[tuple[float, str]]:
 
 
 def training_paths(data: Data) -> tuple[tuple[str, ...], str]:
-    """What is trained on as the user wrote it, and the name of the setting."""
+    """Return the training data as the user wrote it, and the name of the setting."""
     return (data.train_data_path, "train_data_path") if data.train_data_path else (data.data_path, "data_path")
 
 
 class OrderBuilder:
-    """Document order of a blend. Without blending the order is prefix-stable: asking for more leaves the beginning as
-    it was.
-    """
+    """The document order of a blend. A longer order has the same beginning."""
 
     def __init__(self, counts: Indices, weights: Sequence[float], split: str | None, seed: int) -> None:
         self.weights, self.seed, self.split = list(weights), seed, split
@@ -98,6 +96,7 @@ class OrderBuilder:
         return subset + int(self.first[index]), rng
 
     def order(self, target: int) -> Indices:
+        """Return the first `target` document numbers of the training order."""
         shares = np.asarray(self.weights) / sum(self.weights)
         if len(shares) == 1:
             subset, rng = self._component(0)

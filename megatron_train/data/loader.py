@@ -1,4 +1,4 @@
-"""Samples -> micro-batches on the device, as the training loop and the evaluation ask for them."""
+"""Samples -> micro-batches on the device, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EMPTY: Document = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
 @dataclass
 class DeviceBatch:
-    """A Batch as tensors. Shapes [b, s]; packed rows have b = 1 and `packed`."""
+    """A Batch as tensors of shape [b, s]. Packed rows have b = 1, and their boundaries in `packed`."""
 
     tokens: Tensor
     labels: Tensor
@@ -36,21 +36,21 @@ class DeviceBatch:
     targets: Targets
     """The positions that are trained on."""
     loss_factor: float = 0.0
-    """Set once the whole global batch is known (optim/loss.py)."""
+    """The loss is multiplied by it; optim/loss.py computes it from the whole global batch."""
 
 
 class BatchMaker:
-    """Knows the pad id, the loss rule and the shape of rows; called with samples and row numbers.
+    """Makes the micro-batch of given rows, with the pad id and the loss rule of a run.
 
-    With `vocab_size`, a token id that is not below it raises ShardError: shards without a manifest may hold any, and a
-    tensor-parallel embedding would take it for zeros.
+    Raises ShardError for a token id of `vocab_size` or above. Shards without a manifest may hold any id, and a
+    tensor-parallel embedding would silently look up zeros.
     """
 
     def __init__(self, data: Data, pad_id: int, vocab_size: int | None = None) -> None:
         self.data, self.rule, self.pad_id, self.vocab_size = data, LossRule.of(data), pad_id, vocab_size
 
     def __call__(self, samples: Samples, rows: Sequence[int], end: int | None = None) -> DeviceBatch:
-        """Rows at or beyond `end` (default: never) are padding without loss."""
+        """Return the micro-batch of `rows`. Rows from `end` on are padding without loss; by default there are none."""
         batch = self._batch([samples.row(row) if end is None or row < end else [] for row in rows])
         largest = int(max(batch.tokens.max(), batch.labels.max()))
         if self.vocab_size is not None and largest >= self.vocab_size:
@@ -69,6 +69,7 @@ class BatchMaker:
 
 
 def to_device(batch: Batch) -> DeviceBatch:
+    """Copy a batch to the device of this rank."""
     target = device()
 
     def move(array: Any) -> Tensor:

@@ -1,7 +1,7 @@
-"""Which documents share a row of `seq_length` positions: index only, deterministic, every document exactly once.
+"""Choose which documents share a row of `seq_length` positions. Each document is in exactly one row.
 
-Best fit, longest first, within windows of an order that is already shuffled; then the rows of a window are shuffled, so
-that long documents do not come first.
+Packing is best fit, longest first, within windows of an order that is already shuffled. The rows of a window are then
+shuffled, so that long documents do not come first.
 
     >>> rows = pack_rows(np.array([3, 5, 2, 4]), capacity=6, window=4, seed=0)
     >>> sorted(sorted(row.tolist()) for row in rows)
@@ -10,12 +10,14 @@ that long documents do not come first.
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 from numpy.typing import NDArray
 
 
 def pack_rows(lengths: NDArray[np.integer], capacity: int, window: int, seed: int) -> list[NDArray[np.int64]]:
-    """Rows of indices into `lengths` (positions each document fills), each row's sum at most `capacity`.
+    """Return rows of indices into `lengths` [documents], in positions. The lengths of a row sum to at most `capacity`.
 
     Raises ValueError when a length exceeds `capacity`.
     """
@@ -31,11 +33,11 @@ def pack_rows(lengths: NDArray[np.integer], capacity: int, window: int, seed: in
 
 
 def _best_fit(lengths: NDArray[np.integer], capacity: int) -> list[list[int]]:
-    """Best fit decreasing. `open_space` has bit r set when some row has r positions left, so the tightest fit is one
-    bit scan.
+    """Pack best fit, longest first. Bit r of `open_space` is set when a row has r positions left, so the tightest fit
+    is one bit scan.
     """
     rows: list[list[int]] = []
-    rows_with_space: list[list[int]] = [[] for _ in range(capacity + 1)]
+    rows_with_space: defaultdict[int, list[int]] = defaultdict(list)
     open_space = 0
     sizes = lengths.tolist()
     for index in np.argsort(-lengths, kind="stable").tolist():

@@ -1,13 +1,13 @@
-"""The packing plan on disk: computed once, then read by every rank and by every later launch of the same run.
+"""The packing plan on disk: one rank computes it, then every rank and every later launch of the run reads it.
 
-    samples = planned_samples(config, num_samples)      # all ranks call it; as sft_dataset.training_samples
+    samples = planned_samples(config, num_samples)      # on all ranks; equals sft_dataset.training_samples
 
     CACHE/packing-<key>/  document.npy start.npy length.npy row_offsets.npy   the columns of Samples, mapped into memory
                           plan.json                                           what the plan was computed from
                           SHA256SUMS
 
-CACHE is --data_cache_path, else `packing` in --save, else there is none. The key is a hash of all that the plan depends
-on, so a plan is never out of date; the folder may be deleted at any time.
+CACHE is --data_cache_path, else `packing` in --save, else there is no cache. The key is a hash of everything that the
+plan depends on, so a plan is never out of date. The folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from pretokenizer.files.checksums import verify_sha256sums, write_sha256sums
 from pretokenizer.files.publish import staged_folder, write_json_atomic
 
 PLAN_VERSION = 2
-"""Counts up when packing.py or sft_dataset.py would give other rows for the same settings."""
+"""Increase it when packing.py or sft_dataset.py gives different rows for the same settings."""
 
 COLUMNS = ("document", "start", "length", "row_offsets")
 FACTS = tuple(field.name for field in fields(EpochFacts))
 
 
 def planned_samples(config: TrainConfig, num_samples: int) -> Samples:
-    """The first `num_samples` rows of the training order. Trouble with the cache costs one warning and no more.
+    """Return the first `num_samples` rows of the training order. A cache that cannot be used costs one warning.
 
-    Rank 0 goes first, then the first rank of every other node (whose disk may be its own), then the others.
+    Rank 0 plans first, then the first rank of every other node, whose disk may not be shared, then the others.
     """
     folder, data, seed = cache_folder(config), config.data, config.batch.seed
     if folder is None:
@@ -71,7 +71,7 @@ def cache_folder(config: TrainConfig) -> Path | None:
 
 
 def plan_key(config: TrainConfig, documents: DocumentSet, num_samples: int) -> dict[str, Any]:
-    """Everything that the plan depends on."""
+    """Return everything that the plan depends on."""
     data = config.data
     return {
         "version": PLAN_VERSION,
@@ -93,7 +93,7 @@ def name_of(key: dict[str, Any]) -> str:
 
 
 def _read(folder: Path, key: dict[str, Any], documents: DocumentSet) -> Samples | None:
-    """None when there is no plan, or (with a warning) none that can be used."""
+    """Return the stored plan, or None when there is none. Warns about a plan that cannot be used."""
     if not folder.exists():
         return None
     try:
@@ -102,7 +102,7 @@ def _read(folder: Path, key: dict[str, Any], documents: DocumentSet) -> Samples 
             raise ValueError("; ".join(problems))
         plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         if plan["key"] != key:
-            raise ValueError(f"{folder / 'plan.json'}: is the plan of other data or settings")
+            raise ValueError(f"{folder / 'plan.json'} belongs to other data or settings")
         columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in COLUMNS}
         return Samples(documents=documents, **columns, **{name: plan[name] for name in FACTS})
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -121,4 +121,4 @@ def _write(folder: Path, key: dict[str, Any], samples: Samples) -> None:
             write_json_atomic(staging / "plan.json", {"key": key} | {name: getattr(samples, name) for name in FACTS})
             write_sha256sums(staging)
     except OSError as error:
-        warn(f"the packing plan is not kept: {error}")
+        warn(f"the packing plan could not be stored: {error}")
