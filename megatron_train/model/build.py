@@ -20,6 +20,7 @@ from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch.nn import Module
 
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.norm_names import STOCK_NORM_NAMES
@@ -206,7 +207,26 @@ def _build_chunk(
     for layer in chunk.decoder.layers:
         if isinstance(layer, ParallelResidualLayer):
             layer.dropout_on_sum = settings.parallel_residual_dropout == "sum"
+    if core_config.sequence_parallel:
+        wrong = parameters_without_gradient_sum(chunk)
+        assert not wrong, f"under sequence parallelism these gradients would be summed over no ranks: {wrong}"
     return chunk.cuda(torch.cuda.current_device()) if uses_cuda() else chunk
+
+
+def parameters_without_gradient_sum(chunk: Module) -> list[str]:
+    """Return the parameters whose gradients would be wrong under sequence parallelism.
+
+    Each rank sees a part of the positions there. A parameter must either be split over the tensor-parallel ranks, or be
+    marked for the sum of its gradient over them. The loss does not show an unmarked one: only its update is wrong.
+    megatron-core sums the norms of queries and keys by their names.
+    """
+    return [
+        name
+        for name, parameter in chunk.named_parameters()
+        if not getattr(parameter, "tensor_model_parallel", False)
+        and not getattr(parameter, "sequence_parallel", False)
+        and not {"q_layernorm", "k_layernorm"} & set(name.split("."))
+    ]
 
 
 class _PaddingMask:

@@ -13,7 +13,12 @@ from checkpoint_convert.convert import from_hf
 from checkpoint_convert.mapping.options import ImportOptions
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.model_config import ModelConfig
-from megatron_train.model.build import build_model, recompute_num_layers, transformer_config
+from megatron_train.model.build import (
+    build_model,
+    parameters_without_gradient_sum,
+    recompute_num_layers,
+    transformer_config,
+)
 from tests.checkpoint_convert.tiny_models import TRAINABLE, save_tiny_model
 from tests.distributed import run_distributed
 from tests.megatron_train.models import LLAMA
@@ -160,3 +165,25 @@ def test_interleaved_stages_overlap_their_messages() -> None:
     settings = {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2}
     config = transformer_config(replace(LLAMA, num_layers=4), config_from_settings(settings, "test"))
     assert (config.batch_p2p_comm, config.overlap_p2p_comm) == (False, True)
+
+
+def build_with_an_unmarked_norm() -> tuple[list[str], str]:
+    """Build under sequence parallelism, then once more with a norm whose gradients nobody sums."""
+    from megatron_train.model import norm
+    from tests.megatron_train.runs import enter_layout
+
+    config = config_from_settings({"tensor_model_parallel_size": 2, "sequence_parallel": True}, "test")
+    enter_layout(config)
+    (chunk,) = build_model(LLAMA, config)
+    sound = parameters_without_gradient_sum(chunk)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(norm, "setattr", lambda *_: None, raising=False)
+        with pytest.raises(AssertionError) as error:
+            build_model(LLAMA, config)
+    return sound, str(error.value)
+
+
+def test_sequence_parallelism_refuses_a_parameter_whose_gradient_nobody_sums() -> None:
+    for sound, message in run_distributed(build_with_an_unmarked_norm, 2):
+        assert sound == []
+        assert "decoder.layers.0.input_layernorm.weight" in message
