@@ -11,6 +11,7 @@ import transformers
 
 from checkpoint_convert.convert import from_hf, to_hf
 from checkpoint_convert.huggingface.generation import write_generation_config
+from checkpoint_convert.huggingface.source_files import keep_source
 from checkpoint_convert.huggingface.tokenizer_files import (
     TokenizerExport,
     checkpoint_tokenizer,
@@ -178,3 +179,28 @@ def test_a_template_whose_name_is_no_file_name_stays_in_the_config(
         "chat_template.jinja",
     ]
     assert "'../c'" in capsys.readouterr().err
+
+
+def test_a_trained_export_keeps_the_sources_settings(llama_with_tokenizer: Path, tmp_path: Path) -> None:
+    """The trainer's checkpoint has the tokenizer of the shards and the files of the source."""
+    settings = SETTINGS["flags"] | {"add_bos_token": True, "model_max_length": 77, "chat_template": [
+        {"name": "default", "template": "D"}, {"name": "tool_use", "template": "TOOL"}]}  # fmt: skip
+    (llama_with_tokenizer / "tokenizer_config.json").write_text(json.dumps(LLAMA | settings))
+    (llama_with_tokenizer / "added_tokens.json").write_text('{"<tool_call>": 400, "<|end|>": 401}')
+    tokens = ("<tool_call>", "<|end|>", *CHATML)
+    tokenizer = load_tokenizer(llama_with_tokenizer / "tokenizer.model", tokens, new_tokens=False)
+    tokenizer.save(tmp_path / "tokenizer", "chatml", adds_bos=False)
+    keep_source(llama_with_tokenizer, CHATML, tmp_path / "tokenizer")
+    out = tmp_path / "out"
+    out.mkdir()
+
+    write_tokenizer_files(checkpoint_tokenizer(tmp_path / "tokenizer"), out, max_length=64)
+    (out / "config.json").write_text('{"model_type": "llama"}')
+
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    text = "<|im_start|>user\nHi <|end|>  b<|im_end|>\n"
+    assert theirs(text)["input_ids"] == tokenizer.encode(text)
+    assert (theirs.unk_token, theirs.eos_token, theirs.model_max_length) == ("<unk>", "<|im_end|>", 77)
+    assert theirs.chat_template == {"default": CHAT_FORMATS["chatml"].hf_chat_template, "tool_use": "TOOL"}
+    flags = flags_of(theirs)
+    assert (flags[400]["special"], flags[401]["special"], flags[401]["rstrip"]) == (False, True, False)
