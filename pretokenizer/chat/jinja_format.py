@@ -29,7 +29,7 @@ from pretokenizer.tokenizer.base import Tokenizer
 DEFAULT_DATE = "2025-01-01"
 MAX_COMPARED = 16
 """Replies of one conversation that are compared with what is served, so that long traces take linear time."""
-MAX_COMPARED_UNRECORDED = 4
+MAX_COMPARED_UNRECORDED = 2
 """The same for conversations that no recording repeats, such as those with tool calls."""
 _PROOF_INTERVAL = 64
 """One of so many renderings is compared with plain Jinja's."""
