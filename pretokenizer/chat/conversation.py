@@ -12,19 +12,6 @@ from typing import Any, NamedTuple
 
 from pretokenizer.chat.roles import Role
 
-ROLE_OF_NAME = {
-    "system": Role.SYSTEM,
-    "user": Role.USER,
-    "prompter": Role.USER,
-    "human": Role.USER,
-    "assistant": Role.ASSISTANT,
-    "gpt": Role.ASSISTANT,
-    "model": Role.ASSISTANT,
-    "context": Role.CONTEXT,
-    "tool": Role.TOOL,
-}
-"""Role names accepted on input."""
-
 
 class Message(NamedTuple):
     """One message, neither trimmed nor escaped. A context message precedes the reply that uses it."""
