@@ -50,7 +50,7 @@ OURS = ("from-hf", "to-hf")
 
 
 class Row(NamedTuple):
-    """One measurement, or the medians of some."""
+    """One measurement, or the medians of several."""
 
     seconds: float
     cpu_seconds: float
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def measure_round(root: Path, has_transformers: bool) -> Iterator[tuple[str, Row]]:
-    """Each row once; what is no longer needed makes room."""
+    """Measure each row once and delete results that no later row reads."""
     hf, copy, ckpt, out, both = (root / name for name in ("hf", "copy", "ckpt", "out", "both"))
     convert = [sys.executable, "-m", "checkpoint_convert"]
     yield "import of the converter", measure([sys.executable, "-c", "import checkpoint_convert.convert"])
@@ -93,7 +93,7 @@ def measure_round(root: Path, has_transformers: bool) -> Iterator[tuple[str, Row
 
 
 def make_model(folder: Path, size_gb: float) -> int:
-    """A Llama of about that size: one random block of numbers, repeated. Returns its bytes of weights."""
+    """Write a Llama of about that size from one repeated random block. Return the bytes of its weights."""
     layer_bytes = 2 * 202_383_360  # of Llama-2-7B
     model = ModelConfig(
         family="llama",
@@ -122,7 +122,7 @@ def make_model(folder: Path, size_gb: float) -> int:
 
 
 def measure(command: list[object], source: Path | None = None, output: Path | None = None) -> Row:
-    """Runs a command, then flushes its output to the disk; both count."""
+    """Measure a command and the flush of its output to the disk."""
     if source is not None:
         read_all(source)
     start, used = time.perf_counter(), os.times()
@@ -143,7 +143,7 @@ def measure(command: list[object], source: Path | None = None, output: Path | No
 
 
 def read_all(folder: Path) -> None:
-    """Brings the files into the page cache."""
+    """Read the files once so that they are in the page cache."""
     buffer = bytearray(1 << 22)
     for path in folder.rglob("*"):
         if path.is_file():
@@ -153,7 +153,7 @@ def read_all(folder: Path) -> None:
 
 
 def status_bytes(pid: int, field: str) -> int:
-    """A field of /proc/PID/status in bytes; 0 when the process has just ended."""
+    """Return a field of /proc/PID/status in bytes, or 0 when the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -170,7 +170,7 @@ def print_table(rows: dict[str, Row], num_bytes: int) -> None:
 
 
 def print_ratios(rows: dict[str, Row]) -> None:
-    """Ours against the others; what is wanted stands behind."""
+    """Print our ratios to the others, each with the wanted ratio."""
     print()
     for name in OURS:
         ours, both = rows[name], rows.get(BOTH)

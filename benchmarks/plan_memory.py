@@ -1,4 +1,4 @@
-"""Measured peaks of GPU memory beside what `plan` says, one process, one row a configuration.
+"""Compare measured peaks of GPU memory with the estimates of `plan`, one row per configuration.
 
     python benchmarks/plan_memory.py                 needs a CUDA device with about 60 GiB free; a minute
     python benchmarks/plan_memory.py --small         small shapes, to try the program; without a GPU nothing is measured
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def peak_gib(model: ModelConfig, config: TrainConfig) -> float | None:
-    """Of two iterations, in GiB; None without CUDA."""
+    """Return the peak memory of two iterations in GiB, or None without CUDA."""
     from megatron_train.model.build import build_model
     from megatron_train.optim.optimizer import build_optimizer, wrap_model
     from megatron_train.optim.update import apply_update
@@ -98,7 +98,7 @@ def peak_gib(model: ModelConfig, config: TrainConfig) -> float | None:
 
 
 def random_batch(model: ModelConfig, config: TrainConfig) -> DeviceBatch:
-    """Full rows: two documents each when packed, else one."""
+    """Return full rows of random tokens: two documents each if packed, else one."""
     rng, rule, length = np.random.RandomState(0), LossRule((2,), "label", False, 0.0), config.data.seq_length
 
     def document(size: int) -> tuple[np.ndarray, np.ndarray]:

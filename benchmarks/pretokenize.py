@@ -1,4 +1,4 @@
-"""How fast the pretokenizer is, against what it replaces, on real text and one core.
+"""Compare the speed of the pretokenizer with the tools that it replaces, on real text and one core.
 
     python benchmarks/pretokenize.py --data_dir data --vocab_file data/tokenizers/llama2/tokenizer.model [--rounds 5]
 
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def write_corpus(data_dir: Path, corpus: Path, text_dir: Path | None = None, text_mb: int = 0) -> None:
-    """Every conversation below DATA_DIR in `messages` form; folders with other names are read as open forms."""
+    """Write every conversation below DATA_DIR in `messages` form. Unknown folders are read as open forms."""
     count = characters = 0
     source = make_source("messages", {})
     with corpus.open("w", encoding="utf-8") as file:
@@ -124,7 +124,7 @@ def write_corpus(data_dir: Path, corpus: Path, text_dir: Path | None = None, tex
 
 
 def conversations_of(folder: Path) -> Iterator[Conversation]:
-    """Conversations of a data set's folder; nothing where the records have another form."""
+    """Yield the conversations of a data set's folder. Records of another form yield none."""
     source = make_source(folder.name if folder.name in SOURCES else "messages", {})
     files = list_folder(folder).records
     records = (
@@ -140,7 +140,7 @@ def conversations_of(folder: Path) -> Iterator[Conversation]:
 
 
 def conversations_of_text(folder: Path, max_bytes: int) -> Iterator[Conversation]:
-    """Real text as conversations: a paragraph asks, the next 200 to 3000 characters answer."""
+    """Cut real text into conversations: a paragraph is the question, the next 200 to 3,000 characters are the answer."""
     rng = random.Random(0)
     paths = sorted(
         path for path in folder.rglob("*") if path.suffix in (".md", ".rst", ".txt", ".py") and path.is_file()
@@ -160,7 +160,7 @@ def conversations_of_text(folder: Path, max_bytes: int) -> Iterator[Conversation
 
 
 def measure_in_process(way: str, corpus: Path, vocab_file: Path) -> dict[str, Any]:
-    """One measurement in a fresh process."""
+    """Run one measurement in a fresh process."""
     command = [sys.executable, __file__, "--measure", way, "--corpus", str(corpus), "--vocab_file", str(vocab_file)]
     environment = {**os.environ, **({REFERENCE_ENV: "reference"} if way == "r" else {})}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -171,7 +171,7 @@ def measure_in_process(way: str, corpus: Path, vocab_file: Path) -> dict[str, An
 
 
 def measure_twice(corpus: Path, vocab_file: Path) -> float:
-    """Mean wall seconds of two runs of (a) side by side."""
+    """Return the mean wall seconds of two simultaneous runs of (a)."""
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(measure_in_process, "a", corpus, vocab_file) for _ in range(2)]
         return statistics.mean(float(run.result()["wall"]) for run in runs)
@@ -223,7 +223,7 @@ def joined_by_four(corpus: Path) -> Path:
 
 
 def timed(function: Callable[..., Any], name: str, seconds: dict[str, float]) -> Callable[..., Any]:
-    """`function`, its CPU time added up under `name`."""
+    """Wrap `function` so that its CPU time adds up under `name`."""
 
     def run(*arguments: Any, **keywords: Any) -> Any:
         started = time.process_time()
@@ -236,7 +236,7 @@ def timed(function: Callable[..., Any], name: str, seconds: dict[str, float]) ->
 
 
 def measure_original(corpus: Path, vocab_file: Path) -> dict[str, Any]:
-    """The original's loop as its behaviour is described: turn by turn, checked by encoding the joined text again."""
+    """Measure the original's loop: it encodes turn by turn, then encodes the joined text again to check."""
     started = time.process_time()
     tokenizer = load_tokenizer(vocab_file, CHATML.special_tokens)
     specials = list(tokenizer.special_tokens)
@@ -275,7 +275,7 @@ def measure_original(corpus: Path, vocab_file: Path) -> dict[str, Any]:
 
 
 def measure_reference(corpus: Path, vocab_file: Path) -> dict[str, Any]:
-    """The reference tokenizer on the turns' texts between control tokens."""
+    """Measure the reference tokenizer on the turns' texts between control tokens."""
     tokenizer = load_tokenizer(vocab_file, CHATML.special_tokens)
     marks = re.compile("|".join(map(re.escape, CHATML.special_tokens)))
     texts = [t for document in rendered(corpus) for t in marks.split(document) if t]
@@ -289,7 +289,7 @@ def measure_reference(corpus: Path, vocab_file: Path) -> dict[str, Any]:
 
 
 def measure_builder(corpus: Path, vocab_file: Path) -> dict[str, Any]:
-    """megatron-core's writer."""
+    """Measure megatron-core's dataset builder."""
     import torch
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
@@ -309,7 +309,7 @@ def measure_builder(corpus: Path, vocab_file: Path) -> dict[str, Any]:
 
 
 def measure_engine(corpus: Path, vocab_file: Path) -> dict[str, Any]:
-    """The fast engine, a call a document."""
+    """Measure the fast engine with one call per document."""
     tokenizer = load_tokenizer(vocab_file, CHATML.special_tokens)
     fast = FramedPass(tokenizer, CHATML, ReferencePass(tokenizer, CHATML))
     documents = ["".join(fast.marked_pieces(c.messages)) for c in conversations(corpus)]
@@ -319,24 +319,24 @@ def measure_engine(corpus: Path, vocab_file: Path) -> dict[str, Any]:
 
 
 def plain_encoder(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
-    """One SentencePiece call."""
+    """Return a function that encodes with one call of SentencePiece."""
     return tokenizer.processor.encode if isinstance(tokenizer, SentencePieceTokenizer) else tokenizer.encode
 
 
 def conversation_of(record: dict[str, Any]) -> Conversation:
-    """A record of the corpus."""
+    """Return the conversation of a record of the corpus."""
     converted = make_source("messages", {}).convert(record, "train")
     assert isinstance(converted, list), converted
     return converted[0]
 
 
 def conversations(corpus: Path) -> list[Conversation]:
-    """All of the corpus."""
+    """Return all conversations of the corpus."""
     return [conversation_of(record) for _, record in read_records(corpus)]
 
 
 def rendered(corpus: Path) -> list[str]:
-    """Every document's text."""
+    """Return the rendered text of every document."""
     return [CHATML.render(c).text for c in conversations(corpus)]
 
 
@@ -356,7 +356,7 @@ WAYS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
 
 
 def report(results: dict[str, list[dict[str, Any]]]) -> None:
-    """Medians, ratios, shares."""
+    """Print medians, ratios and shares."""
     median = {way: statistics.median(m["cpu"] for m in measured) for way, measured in results.items()}
     print(f"\n{'way':4} {'CPU s':>8} {'min':>8} {'Mtok/s':>8} {'tokens':>12}")
     for way, measured in results.items():

@@ -1,4 +1,4 @@
-"""Useful tokens per second of training: ours packed and padded beside transformers in a plain loop, on the same data.
+"""Compare useful tokens per second: our trainer, packed and padded, and transformers in a plain loop on the same data.
 
     python benchmarks/train.py                          sample conversations, a small Llama, whatever device is here
     python benchmarks/train.py --prefix OUT/gsm8k-train --prefix OUT/oasst-train --seq_length 512 --rounds 5
@@ -73,7 +73,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def sample_shards(folder: Path) -> str:
-    """The demo's stage 1 conversations, pretokenized."""
+    """Write the shards of the demo's stage 1 and return their prefix."""
     build = ["-m", "pretokenizer", "build", "--configs", "demo_stage1", "sample", "--data_dir", "examples/data"]
     subprocess.run(
         [sys.executable, *build, "--output_dir", str(folder / "data"), "--output_dir_suffix", ""],
@@ -85,7 +85,7 @@ def sample_shards(folder: Path) -> str:
 
 
 def run_measurement(mode: str, options: argparse.Namespace) -> float:
-    """One mode in its own process (or two): document tokens per second."""
+    """Run one mode in its own process, or two, and return document tokens per second."""
     words = [str(Path(__file__)), "--measure", mode]
     for name in ("documents", "model", "seq_length", "micro_batch_size", "packed_rows", "steps"):
         words += [f"--{name}", str(getattr(options, name))]
@@ -163,7 +163,7 @@ def our_steps(options: argparse.Namespace) -> Iterator[int]:
 
 
 def transformers_steps(options: argparse.Namespace) -> Iterator[int]:
-    """A plain loop: transformers' class and loss, torch's AdamW, gradient clipping; documents in a shuffled order."""
+    """Yield the document tokens of each step of a plain loop: transformers' class and loss, AdamW, clipping."""
     import torch
     import transformers
 
@@ -204,7 +204,7 @@ def llama_config(options: argparse.Namespace) -> Any:
 
 
 def documents(options: argparse.Namespace) -> list[Any]:
-    """(token ids, is a target) of each prefix's first documents in a fixed random order, cut to the row's length."""
+    """Return (token ids, is a target) of each prefix's first documents in a fixed order, cut to the row's length."""
     import numpy as np
 
     from pretokenizer.chat.roles import Role
@@ -223,7 +223,7 @@ Rows = Iterator[tuple[dict[str, Any], int]]
 
 
 def padded_rows(found: list[Any], options: argparse.Namespace) -> Rows:
-    """`micro_batch_size` documents a step, unsorted, padded to the longest."""
+    """Yield rows of `micro_batch_size` unsorted documents, padded to the longest."""
     import torch
 
     while True:
@@ -239,7 +239,7 @@ def padded_rows(found: list[Any], options: argparse.Namespace) -> Rows:
 
 
 def packed_rows(found: list[Any], options: argparse.Namespace) -> Rows:
-    """transformers' own packing: documents end to end in one row, position_ids that restart, no attention mask."""
+    """Yield rows packed as transformers does it: documents end to end, restarting position_ids, no attention mask."""
     import torch
 
     space = options.packed_rows * options.seq_length

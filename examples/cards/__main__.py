@@ -1,4 +1,4 @@
-"""The published models, run: one stage, all of them in miniature, at full width on the CPU, and their report.
+"""Run the published models: one stage, all of them in miniature, at full width on the CPU, and write their report.
 
     python -m examples.cards stage stage1 --card llama2-70b-oasst-sft-v10 --nproc 8    the card's launch
     python -m examples.cards stage stage1 --card falcon-7b-sft-top1-696 --tiny         in miniature, on the CPU, offline
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before `--` and after it."""
+    """Return the words before `--` and those after it."""
     place = words.index("--") if "--" in words else len(words)
     return words[:place], words[place + 1 :]
 
@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_stage(options: argparse.Namespace) -> int:
-    """Prints the launch and runs it."""
+    """Print the launch and run it."""
     card = load_card(options.card)
     stage = card.stage(options.stage)
     if options.tiny:
@@ -106,7 +106,7 @@ def run_stage(options: argparse.Namespace) -> int:
 
 
 def run_all(options: argparse.Namespace) -> int:
-    """Every card to its end, from the beginning, then a table."""
+    """Run every card in miniature from records to an answer, then print a table."""
     os.environ.setdefault("OASST_DEVICE", "cpu")
     rows = []
     for name in options.card or card_names():

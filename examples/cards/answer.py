@@ -1,4 +1,4 @@
-"""Asks an exported folder through transformers alone, with the card's prompt format, as any user of it would."""
+"""Ask an exported folder through transformers alone, with the card's prompt format, as its users do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PROMPT = "What is the capital of France?"
 
 
 def answer(folder: Path, generation_prompt: str, max_new_tokens: int = 20) -> str:
-    """The reply's text. Raises ValueError when the rendered prompt does not end as the card says."""
+    """Return the reply. Raises ValueError when the rendered prompt does not end as the card says."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -28,6 +28,6 @@ def answer(folder: Path, generation_prompt: str, max_new_tokens: int = 20) -> st
 
 
 def read_losses(folder: Path) -> list[float]:
-    """Loss of each iteration of a run, from its metrics.jsonl."""
+    """Return the loss of each iteration of a run, from its metrics.jsonl."""
     records = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
     return [record["lm_loss"] for record in records if "lm_loss" in record]

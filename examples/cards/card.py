@@ -1,4 +1,4 @@
-"""configs/cards.yaml as records: a published model, its stages, and the words to run them.
+"""configs/cards.yaml as records: a published model, its stages, and the arguments that run them.
 
 card = load_card("falcon-7b-sft-top1-696")
 card.stages["stage1"].config              # configs/train/falcon-7b-sft-top1-696.yaml
@@ -30,7 +30,7 @@ class Stage:
 
     @property
     def prefix(self) -> str:
-        """What the pretokenizer calls the shards of this section, without -train or -val."""
+        """Return the prefix of the section's shards without -train or -val."""
         return self.shards[-1].removesuffix("-train")
 
 
@@ -64,12 +64,12 @@ class Card:
         return self.stages[name]
 
     def sections(self, stage: Stage) -> list[str]:
-        """Sections of configs/pretokenize for `--configs`; the Hugging Face cards' name their tokenizer themselves."""
+        """Return the arguments of `--configs`. Sections of the Hugging Face cards name their tokenizer."""
         return [stage.section, self.tokenizer] if self.uses_sentencepiece else [stage.section]
 
 
 def load_card(name: str) -> Card:
-    """Raises ConfigError with the known names."""
+    """Load one card. Raises ConfigError with the known names for an unknown one."""
     cards = load_yaml(CARDS)
     if name not in cards:
         raise ConfigError(f"CARD={name}: no such card{suggest(name, cards)}; there are {', '.join(cards)}")

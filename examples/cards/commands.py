@@ -1,4 +1,4 @@
-"""Commands as a user would type them: printed, then run."""
+"""Print commands as a user types them, then run them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from examples.cards.card import ROOT
 
 
 def module(name: str, *arguments: object) -> list[str]:
-    """`python -m name ...`"""
+    """Return `python -m name ...` as words."""
     return [sys.executable, "-m", name, *map(str, arguments)]
 
 
 def launch(processes: int, name: str, *arguments: object) -> list[str]:
-    """torchrun on this machine; one process needs none."""
+    """Return the torchrun command for this machine. One process starts without torchrun."""
     if processes == 1:
         return module(name, *arguments)
     flags = ["--nproc_per_node", processes, "--master_port", free_port()]
@@ -26,7 +26,7 @@ def launch(processes: int, name: str, *arguments: object) -> list[str]:
 
 
 def run(command: Sequence[str], show: bool = True) -> None:
-    """Runs `command` from the repository root. Raises CalledProcessError."""
+    """Run a command from the repository root. Raises CalledProcessError."""
     if show:
         print(f"\n$ {shown(command)}", flush=True)
     environment = {"OMP_NUM_THREADS": "1"} | os.environ
@@ -34,7 +34,7 @@ def run(command: Sequence[str], show: bool = True) -> None:
 
 
 def shown(command: Sequence[str]) -> str:
-    """The command in one line that can be pasted; the port is left to chance."""
+    """Return the command as one line to paste, without the port."""
     words = ["python" if word == sys.executable else word for word in command]
     text = shlex.join(words).replace("python -m torch.distributed.run", "torchrun")
     start, found, rest = text.partition(" --master_port ")

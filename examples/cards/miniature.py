@@ -3,7 +3,7 @@
     miniature = Miniature(load_card("falcon-7b-sft-top1-696"), Path("output/cards/falcon-7b-sft-top1-696"))
     miniature.prepare("stage1"); miniature.train("stage1", processes=2)
 
-Everything is made by the commands a user would type, under one folder; what is there already is not made again.
+The commands that a user types make everything below one folder. Existing results are reused.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Miniature:
-    """One card below `folder`."""
+    """One card in miniature; all results are below `folder`."""
 
     card: Card
     folder: Path
@@ -49,7 +49,7 @@ class Miniature:
     """Sizes of the architecture other than `shrink` chooses."""
 
     def prepare(self, stage: str) -> None:
-        """Shards of the stage's section, and the base model, where they are missing."""
+        """Write the shards of the stage's section and the base model if they are missing."""
         if not self.vocabulary.is_file():
             train_byte_level(self.vocabulary)
         if not (self.data(stage) / "manifest.json").is_file():
@@ -60,14 +60,14 @@ class Miniature:
             self._base_model()
 
     def train(self, stage: str, processes: int, iterations: int = 20, extra: tuple[str, ...] = ()) -> None:
-        """A few iterations with the card's configuration."""
+        """Train a few iterations with the card's configuration."""
         source = self.source(stage)
         if not source.is_dir():
             raise ConfigError(f"{source} is not there: run stage1 of {self.card.name} first")
         run(launch(processes, "megatron_train", *self.flags(stage, processes, iterations), *extra))
 
     def flags(self, stage: str, processes: int, iterations: int) -> list[str]:
-        """The card's configuration file and what the miniature changes in it."""
+        """Return the card's configuration file and the flags that the miniature changes."""
         prefix = self.data(stage) / self.card.stage(stage).prefix
         shards = ["--train_data_path", f"{prefix}-train", "--valid_data_path", f"{prefix}-val"]
         if self.card.uses_sentencepiece:  # as printed: one shard, split again
@@ -80,7 +80,7 @@ class Miniature:
         return flags
 
     def export(self, stage: str) -> Path:
-        """The Hugging Face folder of what `stage` saved."""
+        """Export the checkpoint of `stage` and return the Hugging Face folder."""
         hf = self.folder / "hf"
         run(module("checkpoint_convert", "to-hf", self.folder / stage, hf))
         return hf
@@ -106,14 +106,14 @@ class Miniature:
 
 
 def layout_settings(model: ModelConfig, processes: int) -> dict[str, object]:
-    """Tensor parallel by two and then stages where the architecture allows, data parallel otherwise."""
+    """Return TP2, then PP2, as far as the architecture and the number of processes allow. The rest is data parallel."""
     tp = 2 if processes % 2 == 0 and model.query_groups % 2 == 0 else 1
     pp = 2 if processes % 4 == 0 and tp == 2 else 1
     return {"tensor_model_parallel_size": tp, "pipeline_model_parallel_size": pp, "sequence_parallel": tp > 1}
 
 
 def shrink(model: ModelConfig, layers: int, vocabulary: Path) -> ModelConfig:
-    """The same architecture, small: four heads of 16, key/value heads in proportion."""
+    """Return the same architecture with four heads of 16 channels and key/value heads in proportion."""
     grouped = model.query_groups < model.num_attention_heads
     return replace(
         model,
@@ -129,7 +129,7 @@ def shrink(model: ModelConfig, layers: int, vocabulary: Path) -> ModelConfig:
 
 
 def make_base(model: ModelConfig, vocabulary: Path, folder: Path) -> None:
-    """Random weights in a Hugging Face folder, with the tokenizer's file."""
+    """Write random weights and the tokenizer's file as a Hugging Face folder."""
     import shutil
 
     import torch
@@ -149,7 +149,7 @@ def make_base(model: ModelConfig, vocabulary: Path, folder: Path) -> None:
 
 
 def train_byte_level(path: Path) -> None:
-    """A byte-level BPE tokenizer of GPT-NeoX's kind, learnt from the sample conversations."""
+    """Train a byte-level BPE tokenizer of GPT-NeoX's kind on the sample conversations."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -168,7 +168,7 @@ def train_byte_level(path: Path) -> None:
 
 
 def sample_texts() -> Iterator[str]:
-    """Every string in the JSON lines of examples/data."""
+    """Yield every string in the JSON lines of examples/data."""
     for path in sorted(SAMPLES.rglob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             yield from _strings(json.loads(line))

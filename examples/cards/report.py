@@ -25,7 +25,7 @@ MARK = "<!-- added by make report -->"
 
 
 def write_report(card: Card, hf: Path, runs: list[Path]) -> Path:
-    """Writes HF_DIR/README.md. Raises ConfigError when the folder or a run's metrics are missing."""
+    """Write HF_DIR/README.md. Raises ConfigError when the folder or a run's metrics are missing."""
     path = hf / "README.md"
     if not path.is_file():
         raise ConfigError(
@@ -57,7 +57,7 @@ def front_matter(card: Card) -> str:
 
 
 def body(card: Card, exported: str) -> str:
-    """The exported card without its front matter, under the card's name."""
+    """Return the exported card without its front matter, under the card's name."""
     if exported.startswith("---\n"):
         exported = exported.split("\n---\n", 1)[1].strip()
     title, _, rest = exported.partition("\n")
@@ -65,7 +65,7 @@ def body(card: Card, exported: str) -> str:
 
 
 def data_mix(card: Card) -> str:
-    """The sections of the pretokenizer, merged, as YAML."""
+    """Return the merged sections of the pretokenizer as YAML."""
     sections = load_sections()
     parts = ["## Data mix"]
     for stage in card.stages.values():
@@ -94,7 +94,7 @@ def run_section(run: Path, already: str) -> str:
 
 
 def loss_section(run: Path) -> str:
-    """Training loss as a curve of characters, and the evaluations as a table."""
+    """Return the training loss as a plot of characters and the evaluations as a table."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [record for record in records if "lm_loss" in record]
     losses = [record["lm_loss"] for record in steps]
@@ -125,7 +125,7 @@ def evaluations(records: list[dict[str, Any]]) -> list[str]:
 
 
 def curve(losses: list[float], width: int = 64, height: int = 10) -> str:
-    """Means of `width` runs of iterations, highest loss on top."""
+    """Plot the means of `width` equal groups of iterations as characters, the highest loss on top."""
     columns = min(width, len(losses))
     edges = [round(i * len(losses) / columns) for i in range(columns + 1)]
     means = [sum(losses[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
@@ -143,7 +143,7 @@ def published(card: Card) -> str:
 
 
 def reproduce(card: Card) -> str:
-    """The commands from records to this folder."""
+    """Return the commands from the records to this folder."""
     tokens = ",".join(card.extra_tokens)
     lines = []
     for stage in card.stages.values():

@@ -1,4 +1,4 @@
-"""`make simulate`: a card's own topology as processes on the CPU, with a model of as many, but thin, layers.
+"""`make simulate`: run a card's own topology as processes on the CPU, with thin layers in the card's number.
 
 For llama2-70b-oasst-sft-v10: TP8 x PP4 with sequence parallelism = 32 processes, 80 layers, 64 heads in 8 groups, two
 iterations of each stage on the sample data. In fp32 without dropout the losses must equal the one-process run within
@@ -34,7 +34,7 @@ PATIENCE = ("--distributed_timeout_minutes", "60")
 
 
 def simulate(card: Card, folder: Path) -> int:
-    """0 when every loss agrees."""
+    """Run the simulation and return 0 if every loss agrees, else 1."""
     config = parse(["--config", next(iter(card.stages.values())).config]).config
     size = config.parallel.tensor_model_parallel_size * config.parallel.pipeline_model_parallel_size
     if size == 1:
@@ -53,7 +53,7 @@ def simulate(card: Card, folder: Path) -> int:
 
 
 def prepare(card: Card, folder: Path) -> None:
-    """Shards of every stage and a thin base model with the card's number of layers, heads and groups."""
+    """Write the shards of every stage and a thin base model with the card's number of layers, heads and groups."""
     model = card.model
     thin = {
         "num_layers": model.num_layers,
@@ -70,7 +70,7 @@ def prepare(card: Card, folder: Path) -> None:
 
 
 def rank_arguments(card: Card, folder: Path, name: str, stages: list[str], alone: bool = False) -> list[str]:
-    """Runs for simulate_ranks, each a list of training flags after a `+`."""
+    """Return the arguments of simulate_ranks: a `+` and the training flags for each run."""
     words: list[str] = []
     for stage in stages:
         words += ["+", *flags_of(card, folder, name, stage, alone), "--bf16", "false", "--fp16", "false"]
@@ -83,7 +83,7 @@ def rank_arguments(card: Card, folder: Path, name: str, stages: list[str], alone
 
 
 def flags_of(card: Card, folder: Path, name: str, stage: str, alone: bool) -> list[str]:
-    """The card's configuration on the sample shards, two iterations, saved in a folder of its own."""
+    """Return the flags of two iterations of the card's configuration on the sample shards."""
     prefix = folder / f"data_{stage}" / card.stage(stage).prefix
     kind = "--data_path" if card.uses_sentencepiece else "--train_data_path"
     flags = ["--config", card.stage(stage).config, kind, f"{prefix}-train", "--load", str(folder / "base")]
@@ -108,7 +108,7 @@ def flags_of(card: Card, folder: Path, name: str, stage: str, alone: bool) -> li
 
 
 def run_watched(command: list[str]) -> int:
-    """Runs `command`; returns the highest sum of its processes' own memory, in bytes. Raises CalledProcessError."""
+    """Run a command and return the peak memory of its processes in bytes. Raises CalledProcessError."""
     process = subprocess.Popen(command)
     peak, done = [0], threading.Event()
 
@@ -127,7 +127,7 @@ def run_watched(command: list[str]) -> int:
 
 
 def memory_of(pid: int) -> int:
-    """Memory of a process and its children that would be free without them (pages shared between them count once)."""
+    """Return the memory of a process and its children in bytes. Pages that they share count once."""
     total = 0
     try:
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -143,7 +143,7 @@ def memory_of(pid: int) -> int:
 
 
 def compare(folder: Path, stages: list[str]) -> int:
-    """Prints each loss of both runs and how far they are apart."""
+    """Print the losses of both runs with their relative difference."""
     worst = 0.0
     for stage in stages:
         alone, together = read_losses(folder / f"one_{stage}"), read_losses(folder / f"all_{stage}")

@@ -1,4 +1,4 @@
-"""One rank of `make simulate`: several training runs one after another in the same processes, which start only once.
+"""One rank of `make simulate`: several training runs in the same processes, so that these start only once.
 
     torchrun --nproc_per_node 32 -m examples.cards.simulate_ranks + <flags of a run> + <flags of the next>
 
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def dropout_rates(flags: list[str]) -> list[float]:
-    """Of every layer in order, collected from the ranks that hold them."""
+    """Return the residual dropout rate of every layer in order, collected from the ranks."""
     import torch.distributed as dist
 
     from megatron_train.checkpoint.resume import find_start, load_model_config

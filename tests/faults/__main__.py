@@ -1,4 +1,4 @@
-"""The whole campaign, part after part, and a table of what each did.
+"""Run every part of the fault campaign and print a table of the results.
 
 python -m tests.faults --seed 1               # `make faults`: about two hours on two cores, half of them fuzzing
 python -m tests.faults --seed 1 --share 0.1   # a tenth of everything
@@ -22,14 +22,14 @@ FUZZ_SECONDS = 600
 
 
 def commands(seed: int, share: float) -> list[list[str]]:
-    """The arguments of each part."""
+    """Return the arguments of each part."""
     counted = [[name, "--runs", str(max(2, round(count * share)))] for name, count in COUNTS.items()]
     fuzz = ["fuzz", "--seconds", str(max(5, round(FUZZ_SECONDS * share)))]
     return [[*words, "--seed", str(seed)] for words in [["hostile"], ["secrets"], *counted, fuzz]]
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """One line a part, as Markdown."""
+    """Return a Markdown table with one line per part."""
     lines = ["| campaign | part | counts | problems |", "|---|---|---|---:|"]
     return "\n".join([*lines, *(f"| {r['campaign']} | {r['part']} | {r['said']} | {r['problems']} |" for r in rows)])
 

@@ -25,7 +25,7 @@ KINDS = ("flipped", "truncated", "missing", "swapped", "zeroed", "longer")
 
 @dataclass(frozen=True)
 class Reader:
-    """Something that reads the files of a folder; it raises a ValueError or OSError, or returns problems."""
+    """A function that reads the files of a folder. It raises ValueError or OSError, or returns problems."""
 
     name: str
     folder: Path
@@ -35,7 +35,7 @@ class Reader:
 
 
 def damage(path: Path, kind: str, others: list[Path], rng: random.Random) -> bool:
-    """Damage one file; False when nothing came of it."""
+    """Damage one file. Return False when its bytes did not change."""
     before = path.read_bytes()
     if kind == "missing":
         path.unlink()
@@ -60,7 +60,7 @@ def damage(path: Path, kind: str, others: list[Path], rng: random.Random) -> boo
 
 
 def one(reader: Reader, rng: random.Random) -> tuple[str, str]:
-    """(outcome, what was done and said) of one damage; the folder is as before afterwards."""
+    """Damage one file, read the folder, and restore the file. Return the outcome and a description."""
     files = sorted(path for path in reader.folder.rglob("*") if path.is_file())
     path, kind = rng.choice(files), rng.choice(KINDS)
     original = path.read_bytes()
@@ -90,7 +90,7 @@ def _outcome(reader: Reader, path: Path, what: str) -> tuple[str, str]:
 
 
 def campaign(readers: list[Reader], runs: int, rng: random.Random, tally: Tally) -> None:
-    """`runs` damages spread evenly over the readers."""
+    """Run `runs` damages, spread evenly over the readers."""
     for number, reader in enumerate(readers):
         problems: list[str] = []
         counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What is damaged: one small folder of each kind that the project reads, and the functions that read it."""
+"""Folders to damage, one small folder of each kind that the project reads, and the functions that read them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Parts = tuple[str, Path, Callable[[Path], "list[str] | None"], Callable[[Path], 
 
 
 def make_readers(root: Path, only: str = "") -> Iterator[Parts]:
-    """(name, folder, reader, which files a checksum covers) of everything, or of what has `only` in its name."""
+    """Return (name, folder, reader, files under a checksum) of every target, or of those with `only` in their name."""
     makers = {
         "shards": shard_readers,
         "parts": part_readers,
@@ -52,7 +52,7 @@ def _config(root: Path, **keys: Any) -> Any:
 
 
 def write_small_data(data: Path) -> None:
-    """Two data sets of 40 records."""
+    """Write two data sets of 40 records each."""
     rows = {
         "gsm8k/train": [{"question": f"What is {i}?", "answer": f"It is {i * i}."} for i in range(40)],
         "alpaca/train": [{"instruction": f"Say {i}", "input": "", "output": f"{i} {i}"} for i in range(40)],

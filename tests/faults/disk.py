@@ -1,4 +1,4 @@
-"""A full disk, a disk gone read-only or away, folders and files without permission: a clear error, nothing lost.
+"""Full disks, vanished or read-only disks, missing permissions: each gives a clear error and loses nothing.
 
     python -m tests.faults.disk --runs 8 --seed 1        # full disks of random sizes, and the rest
 
@@ -45,7 +45,7 @@ class Disk:
         _run("mount", "-o", f"remount,{options}", str(self.path))
 
     def unmount(self) -> None:
-        """At once, whoever still uses it."""
+        """Unmount at once, even while a process uses the disk."""
         subprocess.run(["umount", "-l", str(self.path)], capture_output=True)
 
 
@@ -54,7 +54,7 @@ def _run(*command: str) -> None:
 
 
 def is_possible() -> bool:
-    """Whether a tmpfs can be mounted here."""
+    """Return whether a tmpfs can be mounted here."""
     if os.geteuid() != 0 or not shutil.which("mount"):
         return False
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +78,7 @@ def mounted(path: Path, num_bytes: int) -> Iterator[Disk]:
 
 
 def error_problems(run: Run, code: int, words: tuple[str, ...]) -> list[str]:
-    """What is wrong with how a command failed: it must say one of `words`, in an error line, without a traceback."""
+    """Return problems of a failed command. It must print one of `words` in an error line, without a traceback."""
     text = run.tail(20_000)
     if code == 0:
         return [f"ended well: {text[-200:]}"]
@@ -91,7 +91,7 @@ def error_problems(run: Run, code: int, words: tuple[str, ...]) -> list[str]:
 
 
 def full_disk(target: Target, root: Path, expected: dict[str, str], room: int, rng: random.Random) -> list[str]:
-    """The whole run on a disk that is too small, then with room."""
+    """Run on a disk that is too small, then again with enough space."""
     problems: list[str] = []
     with mounted(root / "small", int(room * rng.uniform(0.02, 0.98))) as disk:
         log_folder = root / "small"
@@ -117,7 +117,7 @@ def used(folder: Path) -> int:
 
 
 def disturbed(target: Target, root: Path, kind: str, seconds: float, rng: random.Random) -> list[str]:
-    """The disk becomes read-only, or goes away, in the middle of the last step."""
+    """Make the disk read-only, or remove it, in the middle of the last step."""
     problems: list[str] = []
     with mounted(root / "small", 1 << 30) as disk:
         folder = root / "small"
@@ -148,7 +148,7 @@ def disturbed(target: Target, root: Path, kind: str, seconds: float, rng: random
 
 
 def refused(target: Target, root: Path, kind: str) -> list[str]:
-    """Someone without rights: the folder of the output, or an input file, is not theirs."""
+    """Run as a user who may not write the output folder or read an input file."""
     folder = root / "theirs"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

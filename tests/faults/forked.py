@@ -1,4 +1,4 @@
-"""The project's commands in processes that are forked from here: importing torch a hundred times would take the time.
+"""Run the project's commands in forked processes, because importing torch for each of them is slow.
 
     preload("trainer")
     run = launch("trainer", ["--config", "run.yaml"], Path("folder"), processes=2)
@@ -50,12 +50,12 @@ def preload(program: str) -> None:
 
 
 class HangError(AssertionError):
-    """A command that did not end; the message has its stacks."""
+    """A command did not end. The message holds its stacks."""
 
 
 @dataclass
 class Run:
-    """A launched command: one process, or one a rank."""
+    """A launched command: one process, or one per rank."""
 
     pids: list[int]
     log: Path
@@ -63,7 +63,7 @@ class Run:
     """Exit status by pid, negative for a signal."""
 
     def poll(self) -> bool:
-        """Whether every process has ended."""
+        """Return whether every process has ended."""
         for pid in self.pids:
             if pid not in self.codes:
                 done, status = os.waitpid(pid, os.WNOHANG)
@@ -72,7 +72,7 @@ class Run:
         return len(self.codes) == len(self.pids)
 
     def wait(self, seconds: float) -> int:
-        """The worst exit status. Raises HangError with the log when it takes longer than `seconds`."""
+        """Return the worst exit status. Raises HangError with the log after `seconds`."""
         deadline = time.monotonic() + seconds
         while not self.poll():
             if time.monotonic() > deadline:
@@ -85,7 +85,7 @@ class Run:
         return max((abs(code) for code in self.codes.values()), default=0)
 
     def kill(self, number: int | None = None) -> None:
-        """SIGKILL to every process with all its children, or to the one of that number alone."""
+        """Send SIGKILL to every process and its children, or to one rank alone."""
         for pid in self.pids if number is None else [self.pids[number]]:
             if pid in self.codes:
                 continue
@@ -101,7 +101,7 @@ class Run:
                 time.sleep(0.001)
 
     def tail(self, characters: int = 2000) -> str:
-        """The end of what it printed."""
+        """Return the end of the command's output."""
         return self.log.read_text(errors="replace")[-characters:]
 
 

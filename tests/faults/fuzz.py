@@ -29,7 +29,7 @@ MAX_BYTES = 1 << 14
 
 
 def fuzz_with_atheris(target: str, seconds: int, seed: int) -> tuple[int, list[str]]:
-    """(inputs tried, what was found). A process of its own: libFuzzer ends the one it runs in."""
+    """Return the number of inputs and the findings. It runs in its own process, because libFuzzer ends its process."""
     with tempfile.TemporaryDirectory() as name:
         found, start = Path(name) / "found", Path(name) / "start"
         found.mkdir()
@@ -58,7 +58,7 @@ def _keep(target: str, data: bytes, text: str) -> str:
 
 
 def run_child(target: str, flags: list[str]) -> None:
-    """libFuzzer in this process, with the project's own code instrumented."""
+    """Run libFuzzer in this process, with the project's code instrumented."""
     import atheris
 
     if target in ("pickle", "safetensors"):
@@ -80,7 +80,7 @@ def _ignore(target: str, data: bytes) -> None:
 
 
 def fuzz_blindly(target: str, seconds: float, seed: int) -> tuple[int, list[str]]:
-    """(inputs tried, what was found) without coverage: good inputs with random changes."""
+    """Fuzz without coverage, with random changes of good inputs. Return the number of inputs and the findings."""
     rng, start, tried = random.Random(f"{seed} {target}"), seeds(target), 0
     problems: list[str] = []
     end = time.monotonic() + seconds
@@ -97,7 +97,7 @@ def fuzz_blindly(target: str, seconds: float, seed: int) -> tuple[int, list[str]
 
 
 def mutated(data: bytearray, rng: random.Random) -> bytes:
-    """A few bytes flipped, set to limits, repeated, cut out or put in."""
+    """Return the bytes with a few flipped, set to limits, repeated, removed or inserted."""
     for _ in range(rng.choice((1, 1, 2, 4, 8))):
         place = rng.randrange(len(data) + 1)
         kind = rng.randrange(5)

@@ -1,4 +1,4 @@
-"""What is fuzzed: readers of bytes that a stranger made. Each may raise ValueError or OSError and nothing else."""
+"""Readers of untrusted bytes to fuzz. Each may raise ValueError or OSError and nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALLOWED = (ValueError, OSError)
 
 @contextmanager
 def file_of(data: bytes) -> Iterator[Path]:
-    """A file in memory with these bytes."""
+    """Return the path of an in-memory file with these bytes."""
     descriptor = os.memfd_create("fuzz")
     try:
         os.write(descriptor, data)
@@ -23,7 +23,7 @@ def file_of(data: bytes) -> Iterator[Path]:
 
 
 def read_json(data: bytes) -> None:
-    """Records as JSON lines or a list, converted by the source for conversations of one's own."""
+    """Read records from JSON lines or a list and convert them with the source `messages`."""
     from pretokenizer.records.reader import FileSpan, read_records
     from pretokenizer.sources import make_source
     from pretokenizer.sources.source import WRONG_FORM
@@ -37,7 +37,7 @@ def read_json(data: bytes) -> None:
 
 
 def read_compressed(data: bytes) -> None:
-    """The same inside gzip, zstandard and tar, whichever the bytes are."""
+    """Read records inside gzip, zstandard and tar."""
     from pretokenizer.records.reader import read_records
 
     with file_of(data) as path:
@@ -46,7 +46,7 @@ def read_compressed(data: bytes) -> None:
 
 
 def read_shard(data: bytes) -> None:
-    """An index with a .bin of 64 bytes."""
+    """Read a shard: the bytes as index, with a .bin of 64 bytes."""
     import numpy as np
 
     from pretokenizer.files import shard
@@ -63,7 +63,7 @@ def read_shard(data: bytes) -> None:
 
 
 def read_pickle(data: bytes) -> None:
-    """A pickle or torch.save archive, by the scan that must come first and by the converter's reader."""
+    """Read a pickle or torch.save archive with the allow-list scan and with the converter's reader."""
     from checkpoint_convert.tensors.mapped_file import MappedFile
     from checkpoint_convert.tensors.torch_archive import read_archive
     from megatron_train.checkpoint.safe_pickle import inert_load, scan_archive
@@ -78,7 +78,7 @@ def read_pickle(data: bytes) -> None:
 
 
 def read_safetensors(data: bytes) -> None:
-    """A safetensors file: header checked by the library, tensors mapped by us."""
+    """Read a safetensors file: the library checks the header, and we map the tensors."""
     from checkpoint_convert.huggingface.weights import _open_safetensors
 
     with file_of(data) as path:
@@ -88,7 +88,7 @@ def read_safetensors(data: bytes) -> None:
 
 
 def read_yaml(data: bytes) -> None:
-    """A configuration of the trainer and of the pretokenizer."""
+    """Read a configuration of the trainer and of the pretokenizer."""
     from megatron_train.config.model_config import ModelConfig
     from pretokenizer.config.yaml_config import load_yaml
 
@@ -108,7 +108,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 def seeds(target: str) -> list[bytes]:
-    """Good inputs to begin with."""
+    """Return valid inputs to start from."""
     from tests.faults import hostile_data, hostile_weights
 
     row = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]}\n'

@@ -1,4 +1,4 @@
-"""Files made to do harm: code in pickles, bombs, endless nesting, offsets that lie, templates that never finish.
+"""Hostile files: code in pickles, bombs, endless nesting, wrong offsets, templates that never end.
 
     python -m tests.faults.hostile                 # every case, each in a process of its own
     python -m tests.faults.hostile --only pickle
@@ -33,7 +33,7 @@ READ = "read within bounds"
 
 
 def run_case(read: Callable[[Path], str | None], folder: Path, may_read: bool) -> list[str]:
-    """What is wrong with how `read` takes its hostile files, which it makes in `folder` first; runs in a fork."""
+    """Write the hostile files of a case in `folder`, read them in a fork, and return the problems."""
     report, marker = folder / "report", folder / MARKER
     pid = os.fork()
     if pid == 0:

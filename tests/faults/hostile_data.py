@@ -23,7 +23,7 @@ ROW = json.dumps({"question": "q", "answer": "a"}).encode() + b"\n"
 
 
 def data_cases() -> dict[str, dict[str, Case]]:
-    """kind -> name -> case."""
+    """Return kind -> name -> case."""
     return {
         "archives": archive_cases(),
         "JSON": json_cases(),
@@ -35,7 +35,7 @@ def data_cases() -> dict[str, dict[str, Case]]:
 
 
 def records_of(name: str, data: bytes | Callable[[], bytes]) -> Callable[[Path], str | None]:
-    """Writes `data` (made only then, where it is large) and reads it as records."""
+    """Return a case that writes `data` and reads it as records. Large data is made only when the case runs."""
 
     def read(folder: Path) -> str | None:
         from pretokenizer.records.reader import read_records
@@ -47,7 +47,7 @@ def records_of(name: str, data: bytes | Callable[[], bytes]) -> Callable[[Path],
 
 
 def counted(name: str, data: bytes, bad: int, good: int) -> Callable[[Path], str | None]:
-    """Writes `data`, reads it and counts: `bad` records are passed over, `good` are there."""
+    """Return a case that writes `data`, reads it, and expects `good` good and `bad` bad records."""
 
     def read(folder: Path) -> str | None:
         from pretokenizer.records.reader import read_records
@@ -63,7 +63,7 @@ def counted(name: str, data: bytes, bad: int, good: int) -> Callable[[Path], str
 
 
 def built(name: str, data: bytes, documents: int, max_bad: float = 0.9) -> Callable[[Path], str | None]:
-    """Builds shards from one gsm8k file; so many documents come of it."""
+    """Return a case that builds shards from one gsm8k file and expects a number of documents."""
 
     def read(folder: Path) -> str | None:
         from pretokenizer.build import build
@@ -104,7 +104,7 @@ def zeros_in_tar_in_gzip() -> bytes:
 
 
 def bomb(compress: Callable[[bytes], bytes]) -> bytes:
-    """1.2 GB of zeros."""
+    """Return 1.2 GB of zeros."""
     return compress(bytes(300 << 20)) * 4
 
 
@@ -127,7 +127,7 @@ def tar_with(name: str, data: bytes, **fields: Any) -> bytes:
 
 
 def leading_out(folder: Path) -> str | None:
-    """Read like any other: nothing is written where the names say."""
+    """Return an archive whose names lead out of its folder. It is read without writing there."""
     from pretokenizer.records.reader import read_records
 
     outside = folder / "outside"
@@ -141,7 +141,7 @@ def leading_out(folder: Path) -> str | None:
 
 
 def with_links(folder: Path) -> str | None:
-    """Links to a file with records, and devices, are passed over."""
+    """Return an archive with links and devices, which the reader must skip."""
     from pretokenizer.records.reader import read_records
 
     (folder / "secret.jsonl").write_bytes(ROW * 5)
@@ -160,7 +160,7 @@ def with_links(folder: Path) -> str | None:
 
 
 def sparse_tar() -> bytes:
-    """GNU's old sparse format: a few bytes that stand for 8 EB of zeros."""
+    """Return a tar in GNU's old sparse format: a few bytes that stand for 8 EB of zeros."""
     block = bytearray(tar_with("a.jsonl", b"x" * 512, type=tarfile.GNUTYPE_SPARSE)[:512])
     block[386:398] = b"00000000000\0"  # offset of the first piece
     block[398:410] = b"00000001000\0"  # its length
@@ -219,7 +219,7 @@ def json_cases() -> dict[str, Case]:
 
 
 def one_line(folder: Path) -> str | None:
-    """A sparse file: zeros without an end of line, then a record."""
+    """Write a sparse file: zeros without an end of line, then a record."""
     from pretokenizer.records.reader import read_records
 
     path = folder / "a.jsonl"
@@ -247,7 +247,7 @@ def one_item(folder: Path) -> str | None:
 
 
 def deep_trees(folder: Path) -> str | None:
-    """Message trees as deep as JSON allows."""
+    """Return message trees as deep as JSON allows."""
     from pretokenizer.sources import make_source
     from pretokenizer.sources.source import InputRecord
 
@@ -262,7 +262,7 @@ def deep_trees(folder: Path) -> str | None:
 
 
 def deep_own_file(name: str, text: bytes) -> Callable[[Path], str | None]:
-    """One of the project's own JSON files."""
+    """Return a case with deep nesting in one of the project's own JSON files."""
 
     def read(folder: Path) -> str | None:
         from checkpoint_convert.families.family import read_hf_config
@@ -355,7 +355,7 @@ def index_bytes(
     entries: int | None = None,
     code: int = 8,
 ) -> bytes:
-    """An .idx with these figures, true or not."""
+    """Return an .idx file with these figures, whether they are true or not."""
     header = struct.pack(
         "<9sQBQQ",
         b"MMIDIDX\x00\x00",
@@ -466,7 +466,7 @@ def tokenizer_cases() -> dict[str, Case]:
 
 
 def broken_pieces() -> bytes:
-    """The sample model with a piece that is no UTF-8."""
+    """Return the sample model with a piece that is not UTF-8."""
     data = bytearray(SAMPLE_MODEL.read_bytes())
     place = data.index(b"\xe2\x96\x81")
     data[place : place + 3] = b"\xff\xfe\xfd"

@@ -1,4 +1,4 @@
-"""Hostile weights: pickles with code in every place that one could be read, safetensors whose offsets lie."""
+"""Hostile weights: pickles with code wherever a pickle could be read, safetensors with wrong offsets."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PLACES = ("common.pt", ".metadata", "__0_0.distcp", "extra.pkl", "rng_state.pt")
 
 
 def weight_cases() -> dict[str, dict[str, Case]]:
-    """kind -> name -> case."""
+    """Return kind -> name -> case."""
     return {"pickles": pickle_cases(), "safetensors": safetensors_cases()}
 
 
 def code(module: str, name: str, argument: str, protocol: int) -> bytes:
-    """A pickle that calls module.name(argument), written opcode by opcode."""
+    """Return a pickle that calls module.name(argument), written opcode by opcode."""
     if protocol == 0:
         return f"c{module}\n{name}\n(V{argument}\ntR.".encode()
     if protocol == 1:
@@ -38,7 +38,7 @@ def code(module: str, name: str, argument: str, protocol: int) -> bytes:
 
 
 def payloads() -> dict[str, bytes]:
-    """name -> a pickle that must not run."""
+    """Return name -> a pickle that must not run."""
     command = "touch owned"
     found = {
         f"{module}.{name} by protocol {protocol}": code(module, name, command, protocol)
@@ -55,7 +55,7 @@ def payloads() -> dict[str, bytes]:
 
 
 def torch_zip(pickled: bytes, name: str = "archive/data.pkl") -> bytes:
-    """A torch.save archive around a pickle."""
+    """Return a torch.save archive around a pickle."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(name, pickled)
@@ -65,7 +65,7 @@ def torch_zip(pickled: bytes, name: str = "archive/data.pkl") -> bytes:
 
 
 def legacy(pickled: bytes) -> bytes:
-    """torch's format before archives: magic number, protocol, system, then the object."""
+    """Return the pickle in torch's format before archives: magic number, protocol, system, then the object."""
     head = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
     return head + pickled
 
@@ -104,7 +104,7 @@ def pickle_cases() -> dict[str, Case]:
 
 @cache
 def template_folders() -> Path:
-    """A checkpoint and a Hugging Face folder, made once, to be copied and spoilt."""
+    """Write a checkpoint and a Hugging Face folder once, for the cases to copy and damage."""
     import atexit
     import tempfile
 
@@ -120,7 +120,7 @@ def template_folders() -> Path:
 
 
 def in_checkpoint(place: str, data: bytes) -> Callable[[Path], str | None]:
-    """A checkpoint with that file, its sums made anew; read by everything that reads checkpoints."""
+    """Return a case that puts a file into a checkpoint, renews its sums, and runs every reader of checkpoints."""
     root = template_folders()
 
     def read(folder: Path) -> str | None:
@@ -157,7 +157,7 @@ def _read_all(kind: Any) -> Callable[[Path], None]:
 
 
 def foreign(file: str, data: bytes) -> Callable[[Path], str | None]:
-    """A file of another project's checkpoint, converted as a user would."""
+    """Return a case that converts a hostile file of another project's checkpoint."""
 
     def read(folder: Path) -> str | None:
         from checkpoint_convert.huggingface.weights import HfWeights
@@ -185,7 +185,7 @@ def rng_state(data: bytes) -> Callable[[Path], str | None]:
 
 
 def in_part(payload: bytes) -> Callable[[Path], str | None]:
-    """A part whose columns are pickled objects."""
+    """Return a part whose columns are pickled objects."""
 
     def read(folder: Path) -> str | None:
         from pretokenizer.tasks.part_files import _COLUMNS, PartHeader, read_part

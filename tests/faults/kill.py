@@ -1,4 +1,4 @@
-"""Kill anything, anywhere: random SIGKILLs, then the same command again until it ends; nothing is lost or half done.
+"""Send random SIGKILLs and start the same command again until it ends. Nothing may be lost or half done.
 
     python -m tests.faults.kill --runs 100 --seed 1                      # 100 kills of each program
     python -m tests.faults.kill --runs 10 --only trainer --seed 7
@@ -33,7 +33,7 @@ ORPHANS_SECONDS = 40.0
 
 @dataclass
 class Outcome:
-    """Of the kills of one target."""
+    """Results of the kills of one target."""
 
     kills: int = 0
     windows: int = 0
@@ -46,7 +46,7 @@ class Outcome:
 
 
 def campaign(target: Target, runs: int, rng: random.Random, root: Path) -> Outcome:
-    """`runs` kills of one target, over as many folders as that takes."""
+    """Kill one target `runs` times, in as many folders as this takes."""
     outcome = Outcome()
     reference = fresh(root / "reference")
     seconds = {}
@@ -72,7 +72,7 @@ def campaign(target: Target, runs: int, rng: random.Random, root: Path) -> Outco
 def _harass(
     target: Target, step: Step, folder: Path, seconds: float, runs: int, rng: random.Random, outcome: Outcome
 ) -> None:
-    """Kill one command now and again until it has done its work."""
+    """Kill one command at random moments until it has done its work."""
     for _ in range(rng.randint(1, MAX_KILLS_A_STEP)):
         if outcome.kills >= runs:
             break
@@ -106,7 +106,7 @@ def _harass(
 def _wait_for_moment(
     run: Run, target: Target, step: Step, folder: Path, seconds: float, is_aimed: bool, rng: random.Random
 ) -> None:
-    """Until a random moment of the run; `is_aimed`: of the time after something begins to be published."""
+    """Wait until a random moment of the run. If `is_aimed`, wait until a file is being published."""
     end = time.monotonic() + (rng.uniform(0, seconds) if not is_aimed else 3 * seconds)
     while time.monotonic() < end and not run.poll():
         if is_aimed and target.is_publishing(folder, step):

@@ -1,4 +1,4 @@
-"""What is killed: the variants of each program as the commands a user would type, and what must hold after a kill."""
+"""Programs to kill: their variants as commands that a user types, and what must hold after a kill."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Step:
     processes: int = 1
 
     def is_done(self, folder: Path) -> bool:
-        """Whether the final name is there: the command was killed after its work was done."""
+        """Return whether the final name exists, because the kill came after the work."""
         return (folder / self.output).exists()
 
 
@@ -47,35 +47,35 @@ class Target(ABC):
         self.name = name
 
     def prepare(self, root: Path) -> None:  # noqa: B027 - some programs need none
-        """Make the inputs, in folders beside the runs'."""
+        """Write the inputs in folders beside those of the runs."""
 
     @abstractmethod
     def steps(self, folder: Path) -> list[Step]:
-        """The commands of a run."""
+        """Return the commands of a run."""
 
     @abstractmethod
     def is_publishing(self, folder: Path, step: Step) -> bool:
-        """Whether something is about to get its final name."""
+        """Return whether a file is about to get its final name."""
 
     @abstractmethod
     def problems(self, folder: Path) -> list[str]:
-        """What is incomplete under a final name."""
+        """Return incomplete results under final names."""
 
     @abstractmethod
     def result(self, folder: Path) -> dict[str, str]:
-        """SHA-256 of the files of the result, by name."""
+        """Return the SHA-256 of the files of the result, by name."""
 
     def progress(self, folder: Path) -> int:
-        """Iterations done, of a program that has some."""
+        """Return the number of iterations done, for a program that has iterations."""
         return 0
 
     def saved(self, folder: Path) -> int:
-        """The iteration from which the next start goes on."""
+        """Return the iteration from which the next start resumes."""
         return 0
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, by name."""
+    """Return the SHA-256 of every file below a folder, by name."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -140,7 +140,7 @@ class Pretokenizer(Target):
 
 
 def write_records(data: Path) -> None:
-    """Five small data sets in eleven files; random words, always the same."""
+    """Write five small data sets in eleven files, with the same random words each time."""
     rng = random.Random(5)
 
     def text(words: int) -> str:
@@ -225,7 +225,7 @@ class Trainer(Target):
         return max(saved, default=0)
 
     def _losses(self, folder: Path) -> dict[int, float]:
-        """The last loss reported of each iteration; a line cut by a kill is no line."""
+        """Return the last reported loss of each iteration. A line that a kill cut off does not count."""
         path, losses = folder / "checkpoints/metrics.jsonl", {}
         for line in path.read_text().splitlines() if path.is_file() else []:
             try:
@@ -237,7 +237,7 @@ class Trainer(Target):
 
 
 def write_shards(root: Path) -> None:
-    """`data/toy`: 60 documents."""
+    """Write the shards `data/toy` with 60 documents."""
     from tests.conftest import toy_documents, write_shard
 
     (root / "data").mkdir()
@@ -245,7 +245,7 @@ def write_shards(root: Path) -> None:
 
 
 def write_model(path: Path) -> None:
-    """Large enough that saving takes a moment."""
+    """Write a model that is large enough to take a moment to save."""
     from tests.conftest import TINY_LLAMA
 
     replace(TINY_LLAMA, num_layers=2, vocab_size=2048, padded_vocab_size=2048).save(path)
@@ -287,7 +287,7 @@ class Converter(Target):
 
 
 def write_hugging_face_folder(root: Path) -> None:
-    """`hf`: a Llama of some 40 MB with the sample tokenizer."""
+    """Write `hf`, a Llama of about 40 MB with the sample tokenizer."""
     import subprocess
     import sys
 

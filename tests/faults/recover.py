@@ -1,4 +1,4 @@
-"""Training that comes back by itself: torchrun restarts it when a rank is killed; a damaged checkpoint is passed over.
+"""Recovery of training: torchrun restarts it after a killed rank, and it skips a damaged checkpoint.
 
     python -m tests.faults.recover --runs 10 --seed 1
 
@@ -30,7 +30,7 @@ NEWEST = f"checkpoints/iter_{TRAIN_ITERS:07d}"
 
 
 def restarted(target: Trainer, root: Path, expected: dict[str, str], rng: random.Random) -> list[str]:
-    """One rank killed under torchrun."""
+    """Kill one rank under torchrun."""
     folder = fresh(root / "run")
     (step,) = target.steps(folder)
     torchrun = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -58,7 +58,7 @@ def restarted(target: Trainer, root: Path, expected: dict[str, str], rng: random
 
 
 def gone_back(target: Trainer, root: Path, expected: dict[str, str], rng: random.Random) -> list[str]:
-    """The newest checkpoint damaged."""
+    """Damage the newest checkpoint."""
     folder = root / "finished"
     (step,) = target.steps(folder)
     files = sorted(path for path in (folder / NEWEST).rglob("*") if path.is_file())

@@ -34,7 +34,7 @@ IN_SECTION = "hf_PLANTEDinsection0123456789abcdefghij"
 
 
 def run_everything(root: Path) -> int:
-    """Everything that writes; the number of commands. Raises AssertionError when one fails."""
+    """Run every command that writes and return their number. Raises AssertionError when one fails."""
     write_records(root / "data")
     section = {
         "datasets": ["gsm8k", "alpaca"],
@@ -71,7 +71,7 @@ def run_everything(root: Path) -> int:
 
 
 def leaks(root: Path, inputs: set[Path]) -> tuple[int, list[str]]:
-    """(files searched, what was found) below `root`, apart from `inputs`, one of which holds a token."""
+    """Search the files below `root` except `inputs`. Return their number and the tokens found."""
     secrets = [value.encode() for value in (*PLANTED.values(), IN_SECTION)]
     problems, count = [], 0
     for path in sorted(root.rglob("*")):

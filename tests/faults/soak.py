@@ -1,4 +1,4 @@
-"""A long run: nothing grows, and twenty resumptions change nothing.
+"""A long run in which nothing may grow and twenty resumptions may change nothing.
 
     python -m tests.faults.soak                                   # 2,000 iterations, one process
     python -m tests.faults.soak --processes 2 --iterations 2000   # two data-parallel processes
@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def write_run(root: Path, options: argparse.Namespace) -> list[str]:
-    """Data, model and the flags that both runs have in common."""
+    """Write data and model, and return the flags that both runs share."""
     TINY_LLAMA.save(root / "model.yaml")
     train = write_shard(root / "train", toy_documents(300, options.seed))
     valid = write_shard(root / "valid", toy_documents(20, options.seed + 1))
@@ -85,7 +85,7 @@ def write_run(root: Path, options: argparse.Namespace) -> list[str]:
 
 
 def train_and_sample(flags: list[str], launches: int) -> list[Sample]:
-    """In one process: `launches` runs of the trainer one after another; a sample every ten iterations."""
+    """Run the trainer `launches` times in one process and take a sample every ten iterations."""
     from megatron_train.config.flags import parse
     from megatron_train.run import Run
     from megatron_train.train import train
@@ -114,7 +114,7 @@ def sampling(original: Callable[[Any], Any], samples: list[Sample]) -> Callable[
 
 
 def report(name: str, rank: int, samples: list[Sample]) -> list[str]:
-    """Prints slopes; returns what rose too much."""
+    """Print the slopes and return those that rise too much."""
     half = samples[len(samples) // 2 :]
     iterations = np.array([sample.iteration for sample in half], dtype=float)
     problems = []
@@ -136,7 +136,7 @@ def report(name: str, rank: int, samples: list[Sample]) -> list[str]:
 
 
 def differences(root: Path, iterations: int) -> list[str]:
-    """Where the metrics of the two runs differ, times aside."""
+    """Return where the metrics of both runs differ, apart from times."""
     found = []
     for name in ("whole", "parts"):
         records = [json.loads(line) for line in (root / name / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Counts of a campaign: a line for each part as it ends, what went wrong, and the exit status."""
+"""Counts of a campaign: a line for each finished part, its problems, and the exit status."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Tally:
         self.started = time.monotonic()
 
     def add(self, part: str, cases: int, problems: list[str], line: str = "") -> None:
-        """One part: its cases, what was wrong, and more to say."""
+        """Add one part with its cases, problems and remarks."""
         seconds, self.started = time.monotonic() - self.started, time.monotonic()
         self.num_problems += len(problems)
         words = line or f"{cases:,} cases"
@@ -42,5 +42,5 @@ class Tally:
                 file.write(json.dumps({**row, "seed": self.seed}) + "\n")
 
     def close(self) -> int:
-        """The exit status."""
+        """Return the exit status."""
         return 1 if self.num_problems else 0

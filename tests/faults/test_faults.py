@@ -43,7 +43,7 @@ RECORDS = st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=10)
 
 
 def run(*words: str) -> str:
-    """A campaign with few cases; what it printed, when nothing was wrong."""
+    """Run a campaign with few cases and return its output. A problem fails the assertion."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", "-m", f"tests.faults.{words[0]}", *words[1:]]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
