@@ -140,7 +140,7 @@ def conversations_of(folder: Path) -> Iterator[Conversation]:
 
 
 def conversations_of_text(folder: Path, max_bytes: int) -> Iterator[Conversation]:
-    """Cut real text into conversations: a paragraph is the question, the next 200 to 3,000 characters are the answer."""
+    """Cut real text into conversations: a paragraph asks, and the next 200 to 3,000 characters answer."""
     rng = random.Random(0)
     paths = sorted(
         path for path in folder.rglob("*") if path.suffix in (".md", ".rst", ".txt", ".py") and path.is_file()

@@ -3,7 +3,7 @@
     python -m tests.faults.kill --runs 100 --seed 1                      # 100 kills of each program
     python -m tests.faults.kill --runs 10 --only trainer --seed 7
 
-After each kill: no final name holds an incomplete thing (the project's own checks), and the same command goes on. At
+After each kill: no final name holds an incomplete thing (the project's own checks), and the same command resumes. At
 the end of each run: its files are, byte for byte, those of a run that was left alone; at most `save_interval`
 iterations were done again after a kill.
 """
