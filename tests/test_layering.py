@@ -14,7 +14,6 @@ import pytest
 from tests.import_graph import PACKAGES, circles, file_graph, folder_graph, imports_of, sources
 from tests.paths import ROOT
 
-
 FOLDER_ORDER = {
     "pretokenizer": "config files records template tokenizer chat encode sources tasks selection figures reports"
     " audit output *",
