@@ -11,7 +11,7 @@ FROM ${BASE}
 RUN python -c "import torch; found = torch.__version__; assert found.startswith('2.13'), f'torch {found}, 2.13 is needed'"
 
 WORKDIR /app
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY pretokenizer pretokenizer
 COPY megatron_train megatron_train
 COPY checkpoint_convert checkpoint_convert
