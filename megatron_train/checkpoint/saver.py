@@ -16,8 +16,10 @@ import time
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
+from typing import Any
 
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from megatron_train.checkpoint.folder import CheckpointError, folder_name
 from megatron_train.checkpoint.save_load import Contents, save_checkpoint, stage_checkpoint
@@ -30,6 +32,23 @@ SLOWEST_WRITE = datetime.timedelta(hours=2)
 """How much longer the files of one rank may take than those of another. A rank that dies is noticed at once."""
 
 
+def _group_for_files(timeout_minutes: float) -> Any:
+    """Connect all ranks over gloo, with the run's timeout at first and SLOWEST_WRITE afterwards.
+
+    Raises CheckpointError when gloo cannot connect the hosts, as on clusters with several networks.
+    """
+    try:
+        group = dist.new_group(backend="gloo", timeout=datetime.timedelta(minutes=timeout_minutes))
+        dist.all_gather_object([None] * dist.get_world_size(group), None, group=group)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the ranks cannot connect over gloo, which saves need ({error}); set GLOO_SOCKET_IFNAME to the network "
+            "interface that connects the machines"
+        ) from error
+    distributed_c10d._set_pg_timeout(SLOWEST_WRITE, group)
+    return group
+
+
 class CheckpointSaver:
     """Saves the checkpoints of one run. All ranks call every method in the same iterations."""
 
@@ -40,7 +59,7 @@ class CheckpointSaver:
         self._thread: Thread | None = None
         self._in_progress = 0
         self._problem: BaseException | None = None
-        self._group = dist.new_group(backend="gloo", timeout=SLOWEST_WRITE) if config.checkpoint.save else None
+        self._group = _group_for_files(config.parallel.distributed_timeout_minutes) if config.checkpoint.save else None
 
     def save(self, contents: Contents) -> None:
         """Save a checkpoint, or start to. Raises CheckpointError when this save or the previous one failed."""

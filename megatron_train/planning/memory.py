@@ -34,14 +34,13 @@ class StageMemory:
     logits: int
     buffers: int
     """Communication buffers, temporaries of the largest module, and FIXED_BYTES."""
-    update: int
-    """Temporaries of the optimizer step, which starts after the activations are freed."""
+    saving: int
+    """Bytes of host memory while a checkpoint is saved or loaded: this rank's share of the optimizer state in fp32."""
 
     @property
     def total(self) -> int:
-        """Peak bytes: in the forward and backward pass, or in the optimizer step."""
-        static = self.weights + self.gradients + self.optimizer + self.buffers
-        return static + max(self.activations + self.logits, self.update)
+        """Peak bytes, in the forward and backward pass. The optimizer step needs no memory of its own."""
+        return self.weights + self.gradients + self.optimizer + self.buffers + self.activations + self.logits
 
 
 def weight_bytes(config: TrainConfig) -> int:
@@ -69,7 +68,7 @@ def stage_memory(model: ModelConfig, config: TrainConfig, layout: ParallelLayout
         activations=stage_activations(model, config, layout, stage),
         logits=logits_bytes(model, config, layout, tokens) if stage == layout.pp - 1 else 0,
         buffers=FIXED_BYTES + working_bytes(model, config, layout, tokens),
-        update=shard * 4,
+        saving=shard * 12,
     )
 
 
@@ -249,9 +248,14 @@ def chunks_in_flight(layout: ParallelLayout, config: TrainConfig, stage: int) ->
 
 
 def logits_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, tokens: int) -> int:
-    """Return the bytes of the output layer's logits and of the fp32 softmax that the loss saves."""
-    size = weight_bytes(config)
-    return int(tokens * model.padded_vocab / layout.tp * (size + 4 if size == 2 else 4))
+    """Return the bytes of the loss: one chunk of logits, and the fp32 gradient of the output weights.
+
+    A chunk has its logits, their fp32 softmax and their gradient; for an fp32 model these are one tensor and a
+    temporary.
+    """
+    size, rows = weight_bytes(config), model.padded_vocab / layout.tp
+    chunk = min(tokens, config.model.loss_chunk_size) * rows * (8 if size == 4 else 4 + 2 * size)
+    return int(chunk + rows * model.hidden_size * 4)
 
 
 def working_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, tokens: int) -> int:

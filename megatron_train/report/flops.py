@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from megatron_train.config.model_config import ModelConfig
 
-PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "GH200": 989.0, "A100": 312.0, "B200": 2250.0, "L40S": 362.0, "A10G": 70.0}
-"""Dense bf16 TFLOP/s by a part of the device's name, from the vendor's data sheets."""
+PEAK_TFLOPS = {
+    "H200": 989.0,
+    "H200 NVL": 835.0,
+    "H100": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "GH200": 989.0,
+    "A100": 312.0,
+    "B200": 2250.0,
+    "L40S": 362.0,
+    "A10G": 70.0,
+}
+"""Dense bf16 TFLOP/s by a part of the device's name, from data sheets. The longest part that fits counts."""
 
 
 def peak_flops(given_tflops: float | None, device_name: str | None) -> float | None:
-    """Return the FLOP/s of one device: the given peak, else the table's value for its name, else None."""
+    """Return the FLOP/s of one device: the given peak, else the table's value for its name, else None.
+
+    A MIG slice has no peak here: its name is that of the whole device.
+    """
     if given_tflops:
         return given_tflops * 1e12
-    if device_name is None:
+    if device_name is None or "MIG" in device_name:
         return None
-    return next((tflops * 1e12 for part, tflops in PEAK_TFLOPS.items() if part in device_name), None)
+    fits = [part for part in PEAK_TFLOPS if part in device_name]
+    return PEAK_TFLOPS[max(fits, key=len)] * 1e12 if fits else None
 
 
 def model_flops(model: ModelConfig, num_tokens: int, squared_lengths: int) -> float:

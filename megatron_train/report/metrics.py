@@ -131,13 +131,20 @@ class Reporter:
     def _write(self, record: dict[str, Any]) -> None:
         if self.path:
             with naming(self.path), self.path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json.dumps(_as_json(record), allow_nan=False) + "\n")
 
     def __enter__(self) -> Reporter:
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def _as_json(value: Any) -> Any:
+    """Return the value with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _as_json(each) for key, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def step_scalars(report: StepReport) -> dict[str, float]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,40 +25,78 @@ WANDB_ID_FILE = "wandb_run_id.txt"
 
 
 class Trackers:
-    """The trackers that a run's settings name; none is fine."""
+    """The trackers that a run's settings name; none is fine.
+
+    A tracker never ends a run: one that fails is dropped with a warning. metrics.jsonl has every value.
+    """
 
     def __init__(self, config: TrainConfig, iteration: int, samples: int) -> None:
         """Open the trackers of a run that has reached `iteration` and `samples`; later values are taken back."""
-        self.tensorboard: Any = None
-        self.by_samples: Any = None
-        """A second TensorBoard run: resuming takes back by the steps of one axis."""
-        self.wandb: Any = None
-        if config.logging.tensorboard_dir:
-            from torch.utils.tensorboard import SummaryWriter
-
-            folder = Path(config.logging.tensorboard_dir)
-            self.tensorboard = SummaryWriter(str(folder), purge_step=iteration + 1)
-            self.by_samples = SummaryWriter(str(folder / "samples"), purge_step=samples + 1)
+        self._open: dict[str, Any] = {}
+        if folder := config.logging.tensorboard_dir:
+            self._try("--tensorboard_dir", lambda: _TensorBoard(Path(folder), iteration, samples))
         if config.logging.wandb_logger:
-            self.wandb = _start_wandb(config, resumed=iteration > 0)
+            self._try("--wandb_logger", lambda: _start_wandb(config, resumed=iteration > 0))
+
+    def _try(self, name: str, action: Callable[[], Any]) -> None:
+        """Keep what `action` returns as the tracker `name`; drop the tracker if the action fails or returns None."""
+        tracker = None
+        try:
+            tracker = action()
+        except Exception as error:  # whatever a tracker raises, the run is worth more
+            warn(f"{name}: {type(error).__name__}: {error}; the run continues without it")
+        if tracker is None:
+            self._open.pop(name, None)
+        else:
+            self._open[name] = tracker
 
     def log(self, values: dict[str, float], iteration: int, samples: int | None = None) -> None:
         """Log `values` by iteration. TensorBoard also gets Megatron's values by `samples`."""
-        if self.tensorboard:
-            for name, value in values.items():
-                self.tensorboard.add_scalar(name, value, iteration)
-                if samples is not None and "/" not in name:
-                    self.by_samples.add_scalar(f"{name} vs samples", value, samples)
-        if self.wandb:
-            self.wandb.log(values, step=iteration)
+        for name, tracker in list(self._open.items()):
+            self._try(name, partial(_logged, tracker, values, iteration, samples))
 
     def close(self) -> None:
         """Flush and close what is open."""
-        if self.tensorboard:
-            self.tensorboard.close()
-            self.by_samples.close()
-        if self.wandb:
-            self.wandb.finish()
+        for name, tracker in list(self._open.items()):
+            self._try(name, tracker.close)
+
+
+def _logged(tracker: Any, values: dict[str, float], iteration: int, samples: int | None) -> Any:
+    tracker.log(values, iteration, samples)
+    return tracker
+
+
+class _TensorBoard:
+    """Event files by iteration, and in `samples` by samples: resuming takes back by the steps of one axis."""
+
+    def __init__(self, folder: Path, iteration: int, samples: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.by_iteration = SummaryWriter(str(folder), purge_step=iteration + 1)
+        self.by_samples = SummaryWriter(str(folder / "samples"), purge_step=samples + 1)
+
+    def log(self, values: dict[str, float], iteration: int, samples: int | None) -> None:
+        for name, value in values.items():
+            self.by_iteration.add_scalar(name, value, iteration)
+            if samples is not None and "/" not in name:
+                self.by_samples.add_scalar(f"{name} vs samples", value, samples)
+
+    def close(self) -> None:
+        self.by_iteration.close()
+        self.by_samples.close()
+
+
+class _Wandb:
+    """A run of Weights & Biases."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+
+    def log(self, values: dict[str, float], iteration: int, samples: int | None) -> None:
+        self.run.log(values, step=iteration)
+
+    def close(self) -> None:
+        self.run.finish()
 
 
 def _has_wandb_key() -> bool:
@@ -77,13 +117,14 @@ def _start_wandb(config: TrainConfig, resumed: bool) -> Any:
     if not _has_wandb_key() and os.environ.get("WANDB_MODE") not in {"offline", "disabled"}:
         warn("--wandb_logger: neither WANDB_API_KEY nor a key of `wandb login`; the run continues without it")
         return None
-    return wandb.init(
+    run = wandb.init(
         project=config.logging.wandb_project,
         id=_wandb_run_id(config, resumed),
         config=asdict(config),
         dir=config.logging.tensorboard_dir,
         resume="allow",
     )
+    return _Wandb(run)
 
 
 def _wandb_run_id(config: TrainConfig, resumed: bool) -> str | None:

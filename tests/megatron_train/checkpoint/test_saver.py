@@ -114,6 +114,23 @@ def test_one_save_at_a_time_and_leaving_waits(tmp_path: Path, gate: threading.Ev
     check_folder(root / "iter_0000002")
 
 
+def test_hosts_that_gloo_cannot_connect_are_an_error_at_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(SMALL, settings_in(tmp_path))
+
+    def refuse(**_: Any) -> None:
+        raise RuntimeError("[gloo/transport/tcp/device.cc] connect 127.0.1.1: Connection refused")
+
+    monkeypatch.setattr(dist, "new_group", refuse)
+    with pytest.raises(CheckpointError, match=r"Connection refused.*set GLOO_SOCKET_IFNAME"):
+        saver_of(run, tmp_path / "save")
+
+
+def test_a_slow_disk_has_two_hours(tmp_path: Path) -> None:
+    with saver_of(start(SMALL, settings_in(tmp_path)), tmp_path / "save") as saver:
+        assert saver._group is not None
+        assert saver._group._get_backend(torch.device("cpu")).options._timeout == saver_module.SLOWEST_WRITE
+
+
 def test_an_error_of_training_waits_for_the_save_too(tmp_path: Path, gate: threading.Event) -> None:
     run = start(SMALL, settings_in(tmp_path))
     run.step()

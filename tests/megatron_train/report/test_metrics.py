@@ -128,6 +128,52 @@ def test_a_resumed_run_takes_back_only_what_came_later(tmp_path: Path) -> None:
     assert by_samples == list(zip(range(64, 513, 64), losses, strict=True))
 
 
+def test_the_metrics_file_holds_only_json(tmp_path: Path) -> None:
+    """NaN and Infinity, as Python writes them, are refused by other readers."""
+    log = reporter(tmp_path)
+    log.step(replace(REPORT, lm_loss=math.nan, grad_norm=math.inf, skipped=True))
+    log.evaluation(30, {"val": {"loss": math.nan, "ppl": math.nan, "token_accuracy": 0.5, "num_target_tokens": 0}})
+    log.close()
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is not JSON")
+
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    step, evaluation = (json.loads(line, parse_constant=refuse) for line in lines)
+    assert (step["lm_loss"], step["grad_norm"], step["lr"]) == (None, None, 9.5e-6)
+    assert evaluation["eval"]["val"]["loss"] is None
+
+
+def test_a_tracker_that_fails_is_dropped_with_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = RecordedWandb()
+    monkeypatch.setitem(sys.modules, "wandb", recorded)
+    monkeypatch.setenv("WANDB_API_KEY", "planted-secret")
+
+    def broken(values: object, step: int) -> None:
+        raise ConnectionError("the server is gone")
+
+    recorded.log = broken  # type: ignore[method-assign,assignment]
+    with reporter(tmp_path, wandb_logger=True, tensorboard_dir=str(tmp_path / "tb")) as log:
+        log.step(replace(REPORT, iteration=29))
+        log.step(REPORT)
+    warning = "warning: --wandb_logger: ConnectionError: the server is gone; the run continues without it"
+    assert [line for line in capsys.readouterr().err.splitlines() if "warning" in line] == [warning]
+    assert len(lines_of(tmp_path)) == 2
+    assert [step for step, _ in scalars_in(tmp_path / "tb")["lm loss"]] == [29, 30]
+
+
+def test_a_tensorboard_folder_that_cannot_be_written_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tb").write_text("a file")
+    with reporter(tmp_path, tensorboard_dir=str(tmp_path / "tb")) as log:
+        log.step(REPORT)
+    assert "warning: --tensorboard_dir: FileExistsError" in capsys.readouterr().err
+    assert len(lines_of(tmp_path)) == 1
+
+
 def test_nan_stays_nan() -> None:
     scalars = evaluation_scalars({"a": RESULTS["a"] | {"loss": math.nan}, "b": RESULTS["b"]}, "eval")
     assert math.isnan(scalars["lm loss validation"]) and math.isnan(scalars["lm loss validation ppl"])
