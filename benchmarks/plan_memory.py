@@ -47,7 +47,9 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="hidden size 256, 256 tokens")
+    parser.add_argument(
+        "--small", action="store_true", help="two narrow layers, 1,000 token ids, 256 tokens: tries the program"
+    )
     small = parser.parse_args().small
     if not (small or torch.cuda.is_available()):
         print("error: needs a CUDA device; --small tries the program without one", file=sys.stderr)
@@ -62,6 +64,7 @@ def main() -> int:
         config = config_from_settings({"seq_length": 4096, "bf16": True, "train_iters": 2} | settings, "benchmark")
         if small:
             model = replace(model, hidden_size=model.num_attention_heads * 16, kv_channels=16, ffn_hidden_size=512)
+            model = replace(model, num_layers=2, vocab_size=1000, padded_vocab_size=None)
             config = replace(config, data=replace(config.data, seq_length=256))
         plan = stage_memory(model, config, ParallelLayout(1), 0)
         planned, measured = (plan.total - FIXED_BYTES) / 2**30, peak_gib(model, config)

@@ -68,8 +68,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--modes", nargs="*", default=list(MODES), choices=MODES)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--small", action="store_true", help="a tiny model, two modes, one step: tries the program")
     parser.add_argument("--measure", choices=MODES, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.small:
+        options.model = str(ROOT / "configs" / "model" / "tiny_llama.yaml")
+        options.seq_length, options.steps, options.rounds = 64, 1, 1
+        options.modes = ["ours packed", "transformers packed"]
+    return options
 
 
 def sample_shards(folder: Path) -> str:
