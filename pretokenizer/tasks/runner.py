@@ -195,9 +195,11 @@ class TaskRunner:
     def _not_expressed(self, conversations: list[Conversation]) -> BadRecord | None:
         try:
             for conversation in conversations:
-                self.chat_format.render(conversation)
+                self.chat_format.render(conversation).text.encode("utf-8")
         except ChatFormatError as error:
             return BadRecord("the chat format cannot express it", str(error))
+        except UnicodeEncodeError:  # in a field of a message, such as a tool call
+            return BadRecord("broken Unicode")
         return None
 
     def _write_batch(self, part: PartWriter, batch: Batch, encoder: Encoder, log: BadRecordLog) -> None:

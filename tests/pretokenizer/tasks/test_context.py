@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pretokenizer.chat.jinja_format import TemplateFormat
+from pretokenizer.config.settings import RunOptions
 from pretokenizer.config.yaml_config import ConfigError
 from pretokenizer.files.shard import ShardReader
 from pretokenizer.tasks.context import load_plan_tokenizer
@@ -56,3 +57,14 @@ def test_a_template_that_drops_thoughts_is_reported_and_unrolled(build_toy: Buil
     assert "compared replies" not in (folder / "stats.md").read_text()
     roles = [sorted(set(document.tolist())) for document in ShardReader(f"{folder}/toy-train-role")]
     assert roles == [[1, 2, 4], [1, 2, 4]]
+
+
+def test_broken_unicode_in_a_field_is_a_bad_record(build_toy: BuildToy, tmp_path: Path) -> None:
+    broken = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "\ud800"}]
+    lines = [json.dumps({"messages": messages}) for messages in (TALK, broken, TALK)]
+    path = tmp_path / "data/messages/train.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(lines))
+    manifest, _ = build_toy([{"messages": {"val_split": 0}}], RunOptions(max_bad_fraction=0.5))
+    assert manifest.splits["train"].documents == 2
+    assert "broken Unicode" in str(manifest.reports["bad_records"])
