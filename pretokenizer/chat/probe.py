@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from pretokenizer.template.fragment import text_of
-from pretokenizer.template.rendering import CompiledTemplate, TemplateFailureError
+from pretokenizer.template.rendering import CompiledTemplate, TemplateFailureError, TemplateLimitError
 from pretokenizer.tokenizer.base import Tokenizer
 
 _QUESTION, _ANSWER = {"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}
@@ -33,6 +33,8 @@ def probe(template: CompiledTemplate, tokenizer: Tokenizer) -> Probe:
             found = template.fragments(talk)
             prompt = template.text(talk[:-1], add_generation_prompt=True)
             break
+        except TemplateLimitError:
+            raise
         except TemplateFailureError as error:
             failure = failure or error
     else:

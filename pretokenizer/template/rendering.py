@@ -31,6 +31,10 @@ class TemplateFailureError(ValueError):
     """A template has wrong syntax, refuses a conversation or does not finish; the message names its file."""
 
 
+class TemplateLimitError(TemplateFailureError):
+    """A template takes too much time or memory, so there is no point in another try."""
+
+
 class CompiledTemplate:
     """A chat template, compiled with and without origins."""
 
@@ -38,11 +42,10 @@ class CompiledTemplate:
         """`tokens` are the tokenizer's, such as `bos_token`. Raises TemplateFailureError for wrong syntax."""
         self.path, self.source, self._tokens = path, source, tokens
         self._tracing = TracingEnvironment(date)
-        try:
-            self._plain = ChatEnvironment(date).from_string(source)
-            self._traced = self._tracing.from_string(source)
-        except jinja2.TemplateSyntaxError as error:
-            raise TemplateFailureError(f"{path}:{error.lineno}: not a Jinja template: {error.message}") from None
+        plain = ChatEnvironment(date)
+        # Jinja computes constant expressions while it compiles, so the limits hold here too.
+        self._plain = self._run(lambda: plain.from_string(source))
+        self._traced = self._run(lambda: self._tracing.from_string(source))
 
     def text(self, messages: Messages, tools: Any = None, add_generation_prompt: bool = False) -> str:
         """Return the text as plain Jinja renders it. Raises TemplateFailureError with the template's own message."""
@@ -65,6 +68,8 @@ class CompiledTemplate:
             return self._run(
                 lambda: _fragments(self._traced.root_render_func(self._traced.new_context(variables)), tracer)
             )
+        except TemplateLimitError:
+            raise
         except TemplateFailureError:
             self.text(messages, tools, add_generation_prompt)  # fails with a message about plain strings
             raise
@@ -78,7 +83,9 @@ class CompiledTemplate:
             with bounded(self.path):
                 return render()
         except BoundsError as error:
-            raise TemplateFailureError(str(error)) from None
+            raise TemplateLimitError(str(error)) from None
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateFailureError(f"{self.path}:{error.lineno}: not a Jinja template: {error.message}") from None
         except _FAILURES as error:
             raise TemplateFailureError(f"{self.path}: the template fails: {error}") from None
 

@@ -148,3 +148,9 @@ def test_an_endless_loop_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     source = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"
     with pytest.raises(TemplateFailureError, match=r"t\.jinja: does not finish within 0\.2 s"):
         compiled(source).text(TALK)
+
+
+@pytest.mark.parametrize("expression", ["'%010000000000d' % 1", "'x' * 10000000000", "'x' | center(10000000000)"])
+def test_constants_that_take_too_much_memory(expression: str) -> None:
+    with pytest.raises(TemplateFailureError, match=r"t\.jinja: "):
+        compiled("{{ " + expression + " }}").fragments(TALK)
