@@ -88,7 +88,7 @@ def check_module(module: str, words: list[str]) -> None:
     if module == "megatron_train" and words[0] == "plan":
         parse(plan_parser().parse_known_args(words[1:])[1])
     elif module == "megatron_train":
-        parse(words)
+        parse(words[1:] if words[0] == "evaluate" else words)
     elif module in ("pretokenizer", "checkpoint_convert"):
         check_flags([module, words[0]], words[1:])
     else:
