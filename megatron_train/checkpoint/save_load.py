@@ -6,7 +6,7 @@ A checkpoint does not depend on the layout that wrote it: every TP, PP, VPP and 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -160,7 +160,9 @@ def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
         gather_weights(chunks, config)
         state_dict = _sharded_state_dict(chunks, optimizer, loading=False)
         state_dict |= common_state(model_config, state.iteration, layout)
-        fill = partial(gather_pieces, optimizer, sources_of(state_dict["optimizer"]))
+        fill: Callable[..., list[torch.Tensor]] = _nothing_to_fill
+        if optimizer is not None:
+            fill = partial(gather_pieces, optimizer, sources_of(state_dict["optimizer"]))
         plan = plan_tensors(state_dict, staging, keep_copies, fill)
         save_rng(staging, layout)
         if dist.get_rank() == 0:
@@ -174,6 +176,11 @@ def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
             shutil.rmtree(staging, ignore_errors=True)
         raise CheckpointError(f"{root / folder_name(state.iteration)}: could not be saved: {error}") from error
     return plan
+
+
+def _nothing_to_fill(**_: Any) -> list[torch.Tensor]:
+    """Stand in for gather_pieces where a checkpoint holds weights alone, whose data is complete."""
+    return []
 
 
 def _model_keys(chunks: list[Any]) -> list[str]:
