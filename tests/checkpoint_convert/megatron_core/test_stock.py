@@ -22,6 +22,7 @@ from megatron_train.config.model_config import ModelConfig
 from tests.checkpoint_convert.megatron_core.stock_model import load_strictly, save_stock, stock_logits, stock_model
 from tests.distributed import run_distributed
 
+pytestmark = pytest.mark.slow
 KINDS = ("llama_gqa", "llama_tied")
 
 
