@@ -51,6 +51,7 @@ RANGES: dict[str, Range] = {
     "global_batch_size": COUNT,
     "train_iters": NATURAL,
     "train_epochs": POSITIVE,
+    "loss_chunk_size": COUNT,
     "seed": Range(0, 2**32 - 1, reason="numpy takes no other seed"),
     "adam_beta1": MOMENT,
     "adam_beta2": MOMENT,
