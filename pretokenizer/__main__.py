@@ -25,7 +25,10 @@ from pretokenizer.files.publish import forbid_world_writable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status. An error of the user's is one message without a traceback."""
+    """Run the command on the command line and return the exit status of the process.
+
+    An error that the user can fix prints one message without a traceback.
+    """
     forbid_world_writable()
     try:
         return run_command(sys.argv[1:] if arguments is None else arguments)
@@ -48,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Run the command named first and return the exit status. Raises UsageError for an unknown command."""
+    """Run the command that `arguments[0]` names and return its exit status.
+
+    Raises UsageError for an unknown command.
+    """
     usage = (__doc__ or "").strip()
     if arguments and arguments[0] in ("-h", "--help"):
         print(usage)
@@ -98,7 +104,7 @@ def _add_keys(parser: Parser) -> Parser:
 
 
 def _config_of(given: dict[str, Any]) -> PretokenizeConfig:
-    """Merge the sections and the flags, and print the warnings."""
+    """Return the configuration of the sections in --configs, overridden by the flags given. Print its warnings."""
     sections = load_sections([Path(folder) for folder in given["config_dir"]])
     merged = merge_sections(sections, given["configs"]) | _values_of(PretokenizeConfig, given)
     config, warnings = make_config(merged, "+".join(given["configs"]))
@@ -108,7 +114,10 @@ def _config_of(given: dict[str, Any]) -> PretokenizeConfig:
 
 
 def _values_of(cls: type[Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Select the flags that are fields of `cls`. A list may also be written with commas: `--datasets gsm8k,joke`."""
+    """Return the given flags that are fields of the dataclass `cls`, as {name: value}.
+
+    The value of a list flag is also split at commas, so `--datasets gsm8k,joke` gives two items.
+    """
     values = {field.name: given[field.name] for field in fields(cls) if field.name in given}
     return {
         name: [item for text in value for item in text.split(",") if item] if isinstance(value, list) else value

@@ -1,7 +1,8 @@
 """The whole build: plan, run the tasks, assemble, publish. Read this file first.
 
 Everything is written into `<output>.building` beside the output. A build that was killed at any moment resumes after
-its last finished part when the same command runs again. The output appears complete, by one rename.
+its last finished part when the same command runs again. One rename publishes the complete output, so a half-written
+output is never visible.
 """
 
 import contextlib
@@ -50,7 +51,7 @@ def build(config: PretokenizeConfig, options: RunOptions) -> DataManifest:
 
 
 def _was_published(config: PretokenizeConfig, final: Path, work: Path) -> bool:
-    """Return whether an earlier run of this build was killed between publishing and tidying up."""
+    """Return whether an earlier run of this build published `final` and was killed before it removed `work`."""
     if not (final / MANIFEST_NAME).is_file() or not (work / PLAN_NAME).is_file() or (work / "output").exists():
         return False
     return fingerprint_in(work / PLAN_NAME) == make_plan(config).fingerprint()
@@ -76,7 +77,10 @@ def compress(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _rare_garbage_collection() -> Iterator[None]:
-    """Search for reference cycles less often: records have none, and the default takes 7 % of a build's time."""
+    """Make Python's garbage collector search for reference cycles less often within the block.
+
+    Records have no such cycles, and with the default settings the search takes 7 % of a build's time.
+    """
     threshold = gc.get_threshold()
     gc.set_threshold(100_000, *threshold[1:])
     try:

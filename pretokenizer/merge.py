@@ -1,7 +1,7 @@
 """Build on several machines: `build --part i --num_parts n` writes a part folder, `merge` joins them into one output.
 
 A part folder holds `plan.json` (the whole plan), `parts/` (the files of its tasks) and `tokenizer/`, so that a merge
-needs neither the input files nor the original tokenizer. The output has the same bytes as that of one machine.
+needs neither the input files nor the original tokenizer. The output has the same bytes as a build on one machine.
 """
 
 import shutil
@@ -27,9 +27,10 @@ from pretokenizer.tokenizer.load import load_tokenizer_folder
 
 
 def build_part(config: PretokenizeConfig, options: RunOptions) -> Path:
-    """Run every num_parts-th task, starting with task `part`, and return the part's folder.
+    """Build one part of `options.num_parts` and return its folder.
 
-    The folder is `<output>.parts/part-00000-of-00004`. Raises the same errors as `build`.
+    The part gets every num_parts-th task of the plan, starting with task `options.part`. The folder is
+    `<output>.parts/part-00000-of-00004`. Raises the same errors as `build`.
     """
     assert options.part is not None and options.num_parts is not None
     parent = config.output_folder.with_name(config.output_folder.name + ".parts")
@@ -51,9 +52,9 @@ def build_part(config: PretokenizeConfig, options: RunOptions) -> Path:
 
 
 def merge(folders: list[Path], final: Path, options: RunOptions | None = None) -> DataManifest:
-    """Join part folders into `final` and return its manifest.
+    """Join part folders into the output folder `final` and return its manifest.
 
-    Raises BuildError for parts that are missing, damaged, or of another plan.
+    Raises BuildError for part folders that are missing or damaged, or that belong to different builds.
     """
     options = options or RunOptions()
     refuse_finished(final, options.overwrite)
@@ -74,7 +75,10 @@ def merge(folders: list[Path], final: Path, options: RunOptions | None = None) -
 
 
 def _common_plan(folders: list[Path]) -> Plan:
-    """Return the plan that all part folders share. Raises BuildError naming a folder that is damaged or differs."""
+    """Return the plan that all part folders share.
+
+    Raises BuildError naming a folder that is damaged or belongs to another build.
+    """
     for folder in folders:
         check_part(folder)
     plan = read_plan(folders[0])
@@ -85,7 +89,7 @@ def _common_plan(folders: list[Path]) -> Plan:
 
 
 def check_part(folder: Path) -> None:
-    """Raise BuildError when a folder is damaged, or is not a folder of `build --part`."""
+    """Raise BuildError when a folder was not written by `build --part`, or differs from its checksums."""
     if not (folder / SHA256SUMS).is_file() and not (folder / PLAN_NAME).is_file():
         raise BuildError(f"{folder / PLAN_NAME}: missing; {folder} is not a folder of `build --part`")
     problems = verify_sha256sums(folder)
@@ -106,7 +110,7 @@ def _refuse_missing_tasks(plan: Plan, part_folders: list[Path]) -> None:
 
 
 def _refuse_mixed_encoders(part_folders: list[Path]) -> None:
-    """Raise BuildError when one part found the fast encoder wrong and another part kept its ids."""
+    """Raise BuildError when one part folder found the fast encoder wrong and another has ids of that encoder."""
     mismatch = next(filter(None, map(found_mismatch, part_folders)), None)
     for folder in part_folders if mismatch else []:
         encoders = {read_header(path.with_suffix("")).encoder for path in folder.glob("part-*.json")}

@@ -15,8 +15,8 @@
     given == {"lr": "3e-4", "fused": True, "betas": ["0.9", "0.95"]}
     config = from_mapping(Optimizer, given, "command line")        # converts and checks the values
 
-The docstring of a field is its help text, and its default is shown behind. A flag that is not given is absent from the
-result, so that a file's value or the field's default applies. Values stay text; `from_mapping` converts them.
+The docstring of a field is its help text, and --help shows its default in brackets. A flag that is not given is absent
+from the result, so that a file's value or the field's default applies. Values stay text; `from_mapping` converts them.
 """
 
 import argparse
@@ -49,7 +49,11 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}\n{self.format_usage().strip()}")
 
     def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """Return the flags given and the defaults of others, by name. Raises UsageError, also for an unknown flag."""
+        """Return {flag name: value} of the flags given. A flag of `add_flags` that is not given is absent.
+
+        Other flags that are not given have their argparse default. Raises UsageError for an unknown flag or an
+        invalid command line.
+        """
         known = [option for action in self._actions for option in action.option_strings]
         for word in arguments:
             flag = word.partition("=")[0]
@@ -91,7 +95,7 @@ def add_flags(
 
 
 def field_docs(cls: type[Any]) -> dict[str, str]:
-    """Return the docstring under each field of a class, on one line."""
+    """Return {field name: docstring} of a dataclass, each docstring joined to one line."""
     body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]).body
     docs = {}
     for statement, following in itertools.pairwise(body):
@@ -105,7 +109,10 @@ def field_docs(cls: type[Any]) -> dict[str, str]:
 
 
 def _default_of(field: "dataclasses.Field[Any]") -> str:
-    """Return ` [default]`, or nothing where there is no default to show."""
+    """Return a field's default for its help text, such as ` [42]`.
+
+    Return "" when the field has no default, or the default is None, False or empty.
+    """
     default = field.default
     if default is dataclasses.MISSING or default in (None, False, (), ""):
         return ""
@@ -113,7 +120,7 @@ def _default_of(field: "dataclasses.Field[Any]") -> str:
 
 
 def _options(hint: Any) -> dict[str, Any]:
-    """Return the options of `add_argument` for a field's type."""
+    """Return the keyword arguments `nargs`, `const` and `metavar` of add_argument that suit a field's type `hint`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return {"metavar": "{" + ",".join(map(str, arguments)) + "}"}

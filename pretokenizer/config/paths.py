@@ -7,7 +7,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def shipped_configs() -> Path:
-    """Return the folder of shipped YAML files: `configs/` of a checkout, else the data package of the wheel."""
+    """Return the folder of the YAML files that this project ships.
+
+    It is `configs/` in a checkout of the repository, and a package of data files in an installed wheel.
+    """
     folder = REPOSITORY / "configs"
     if folder.is_dir():
         return folder
@@ -15,18 +18,19 @@ def shipped_configs() -> Path:
 
 
 def find_config(kind: str, name: str | Path) -> Path:
-    """Return the YAML file of a run (`train`) or of an architecture (`model`).
+    """Return the path of the YAML file that describes a run (`kind` "train") or a model architecture ("model").
 
-    `name` is a shipped name such as `llama2_70b`, or a path as `find_file` takes it.
+    `name` is the name of a shipped file such as `llama2_70b`, or a path that `find_file` resolves.
     """
     shipped = shipped_configs() / kind / f"{name}.yaml"
     return shipped if Path(name).name == str(name) and shipped.is_file() else find_file(name)
 
 
 def find_file(path: str | Path) -> Path:
-    """Return a path relative to the working folder, else below the checkout or the shipped `configs/`.
+    """Return the first existing file or folder that `path` may mean.
 
-    The path is returned unchanged when no such file exists.
+    A relative path is looked up in the working folder, then in the checkout of the repository, then, if it starts with
+    `configs/`, among the shipped files. When nothing exists, the path is returned as given.
     """
     given = Path(path).expanduser()
     if given.exists() or given.is_absolute():

@@ -24,7 +24,7 @@ _SUFFIXES = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Section:
-    """One section and the file that holds it."""
+    """One section of a YAML file: its name, its keys with their values, and the path of the file."""
 
     name: str
     values: dict[str, Any]
@@ -32,7 +32,9 @@ class Section:
 
 
 def load_sections(config_dirs: Iterable[Path] = ()) -> dict[str, Section]:
-    """Read the shipped sections and those of `config_dirs`. A later folder's section replaces an earlier one.
+    """Return {name: section} of the shipped YAML files and those in `config_dirs`.
+
+    A section replaces one of the same name from an earlier folder.
 
     Raises ConfigError for a missing folder, a file that is not YAML, and a name that occurs twice in one folder.
     """
@@ -51,10 +53,10 @@ def load_sections(config_dirs: Iterable[Path] = ()) -> dict[str, Section]:
 
 
 def merge_sections(sections: dict[str, Section], names: Sequence[str]) -> dict[str, Any]:
-    """Merge `defaults` and the named sections from left to right. Raises ConfigError for an unknown name.
+    """Return the keys and values of `defaults` and the named sections, merged from left to right.
 
-    The last section with `datasets` gives the defaults `output/<section>` of `output_dir` and `<section>` of
-    `filename_prefix`.
+    Where no section sets them, `output_dir` is `output/<mix>` and `filename_prefix` is `<mix>`, where `<mix>` names the
+    last section with `datasets`, or the alias that was asked for. Raises ConfigError for an unknown name.
     """
     sections, names = _with_files(sections, names)
     merged: dict[str, Any] = {}
@@ -71,9 +73,10 @@ def merge_sections(sections: dict[str, Section], names: Sequence[str]) -> dict[s
 
 
 def expand(sections: dict[str, Section], names: Sequence[str], inside: tuple[str, ...] = ()) -> list[str]:
-    """Replace every alias among `names` by the sections it merges. `inside` names the aliases around these names.
+    """Return the names of sections with every alias replaced by the sections it merges.
 
-    Raises ConfigError for an unknown name, and for an alias that contains itself or other keys than `sections`.
+    `inside` holds the aliases that are being expanded, to find an alias that contains itself. Raises ConfigError for an
+    unknown name, and for an alias that contains itself or other keys than `sections`.
     """
     expanded = []
     for name in names:
@@ -98,7 +101,10 @@ def expand(sections: dict[str, Section], names: Sequence[str], inside: tuple[str
 
 
 def _with_files(sections: dict[str, Section], names: Sequence[str]) -> tuple[dict[str, Section], list[str]]:
-    """Read the YAML files among `names`. Return all sections, and the names with each file replaced by its section."""
+    """Read each `FILE.yaml` or `FILE.yaml:NAME` among `names`.
+
+    Return `sections` extended by the sections of these files, and `names` with the section's name in place of a file.
+    """
     sections, resolved = dict(sections), []
     for name in itertools.chain.from_iterable(str(name).split(",") for name in names):
         path, _, wanted = name.partition(":")
@@ -117,7 +123,10 @@ def _with_files(sections: dict[str, Section], names: Sequence[str]) -> tuple[dic
 
 
 def _mix_name(sections: dict[str, Section], names: Sequence[str], section: str) -> str:
-    """Return the name of the output: the requested alias that merges `section` with others, else `section`."""
+    """Return the default name of the output: the alias among `names` that merges `section` with other sections.
+
+    Return `section` itself when no such alias was asked for.
+    """
     for name in names:
         parts = expand(sections, [name]) if name in sections else []
         if name != section and section in parts and len(parts) > 1:

@@ -21,33 +21,33 @@ _TRAINER_KEYS = """
     use_system_tag verbose wandb_entity warmup_steps warmup_type weight_decay weight_decay_lm
 """
 HF_TRAINER_KEYS = frozenset(_TRAINER_KEYS.split())
-"""Keys of the cards' sections that configure the Hugging Face trainer. One warning names those that a section has."""
+"""Keys that sections of the original have for the Hugging Face trainer. A build ignores them with one warning."""
 
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """One data set of a section's `datasets` list."""
+    """One data set of a section's `datasets` list, with its options."""
 
     name: str
-    """Name of a source in SOURCES, in lower case."""
+    """Name of the data set, in lower case: a key of SOURCES, which says how its records are converted."""
     val_split: float = 0.2
-    """Share of the records that become validation data, or their number if it is 1 or more. 0 means none."""
+    """Share of the records that become validation data (below 1), or their number (1 or more). 0 means none."""
     max_val_set: int | None = None
-    """Largest number of validation samples. The original discards the others, and so does this. 0 means no limit."""
+    """Largest number of validation samples; the others are discarded, as in the original. 0 means no limit."""
     max_train_set: int | None = None
-    """Largest number of training samples, drawn as for `fraction`. 0 means no limit."""
+    """Largest number of training samples. From more, a random subset is drawn. 0 means no limit."""
     fraction: float | None = None
-    """Share of the training samples: 0.5 draws half of them, 2.5 writes all twice and half again. It beats `size`."""
+    """Share of the training samples: 0.5 draws half of them, 2.5 writes all twice and draws half. Replaces `size`."""
     size: int | None = None
-    """Number of training samples to draw."""
+    """Number of training samples to draw at random."""
     data_path: str | None = None
-    """Folder of the data set's files, instead of data_dir/<name>."""
+    """Folder with the data set's files. The default is data_dir/<name>."""
     revision: str | None = None
-    """Commit or branch of the data set on the hub. The default is the one that the source names."""
+    """Commit or branch to download of a data set on the hub. Each source has its own default."""
     split: str | None = None
-    """Split of the folder's files to read, such as `train_sft`. The default is the only split for training."""
+    """Split to read, such as `train_sft`. It is needed only where a folder holds several training splits."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Options of the data set's source, such as `lang`, `top_k` or `input_file_path`."""
+    """Further options that only this kind of data set has, such as `lang`, `top_k` or `input_file_path`."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -63,7 +63,7 @@ class DatasetEntry:
 
 
 _COMMON_KEYS = {field.name for field in fields(DatasetEntry)} - {"name", "options"}
-"""Keys of an entry that every data set has."""
+"""Options in a `datasets` list that every data set has."""
 
 
 @dataclass(frozen=True)
@@ -71,33 +71,33 @@ class PretokenizeConfig:
     """The settings that decide the bytes of the output."""
 
     datasets: list[Any]
-    """Names of data sets, or one-key mappings `name: {options}`."""
+    """The data sets to build, each a name or a one-key mapping `name: {options}`."""
     output_dir: str
-    """Output folder, without output_dir_suffix."""
+    """Folder to write; output_dir_suffix is appended to it."""
     filename_prefix: str
-    """Stem of the shards' file names; -train and -val are appended."""
+    """Start of the shards' file names; -train or -val follows it."""
     vocab_file: str | None = None
-    """Path of a tokenizer.model or tokenizer.json."""
+    """Path of the tokenizer: a tokenizer.model or tokenizer.json."""
     datasets_extra: list[Any] = field(default_factory=list)
-    """More entries, written after those of `datasets`."""
+    """More data sets, in the same form as `datasets` and written after them."""
     data_dir: str = "data"
-    """Folder that holds one folder for each data set."""
+    """Folder with the input data: one folder for each data set, named like it."""
     cache_dir: str | None = None
     """Folder for downloads from the hub. The default is the hub library's own cache."""
     rng_seed: int = 42
-    """Seed of the sampling, and of the random choices of some sources."""
+    """Seed for drawing samples, and for the random choices that some data sets make."""
     eval_size: int | None = None
-    """Number of validation samples to keep of each data set, from its first one on."""
+    """Number of validation samples to keep of each data set; the first ones are kept."""
     min_assistant_tokens: int | None = None
-    """Leave out documents with fewer tokens in assistant turns, template tokens included."""
+    """Smallest number of tokens in assistant turns, template tokens included; shorter documents are left out."""
     max_count: int | None = None
-    """Number of accepted documents after which a split ends, to try a configuration quickly."""
+    """Largest number of documents in each of train and val, to try a configuration quickly."""
     output_dir_suffix: str = ""
     """Text appended to output_dir; the tokenizer sections name the tokenizer here."""
     tokenizer_type: str | None = None
-    """SentencePieceTokenizer or FalconTokenizer, as the original spells it. It has no effect: vocab_file decides."""
+    """SentencePieceTokenizer or FalconTokenizer, as in the original. It has no effect: vocab_file decides."""
     vocab_extra_ids_list: str | None = None
-    """Special tokens to add in this order, separated by commas. The default is the tokens of the chat format."""
+    """Special tokens to add, in this order, separated by commas. The default is the tokens of the chat format."""
     new_tokens: bool = True
     """Append <CLS> <SEP> <EOD> <MASK> <PAD> to a SentencePiece vocabulary, as Megatron's wrapper does."""
     chat_format: str = "chatml"
@@ -106,34 +106,34 @@ class PretokenizeConfig:
     A path names a Jinja file or a tokenizer_config.json; FILE:NAME chooses one of several templates in the latter.
     """
     template_loss: Literal["turn", "reply", "marks"] | None = None
-    """What of the assistant gets loss: its whole turn, only what it writes after the generation prompt, or what stands
+    """Tokens with loss. turn: the assistant's whole turn. reply: only the text after the generation prompt. marks: text
     inside the template's {% generation %} marks. Default: marks where the template has them, else turn."""
     history: Literal["full", "unroll"] = "full"
-    """full: one document holds the conversation. unroll: one document for each reply, with the prompt served for it."""
+    """full: one document for each conversation. unroll: one for each reply, with the prompt a server would send."""
     template_date: str = "2025-01-01"
-    """The day (YYYY-MM-DD) that a chat template sees as today."""
+    """The date (YYYY-MM-DD) that a chat template gets as today's, so that the output does not depend on the day."""
     special_tokens_in_text: Literal["text", "encode"] = "text"
-    """What a control token spelled in a message becomes: text, or (encode, as in the original) the control token."""
+    """What <|im_end|> or another control token in a message becomes. text: plain text. encode: the control token."""
     consecutive_roles: Literal["allow", "merge", "refuse"] = "allow"
     """What happens to two messages of one role in a row: allow, merge (with a blank line between), or refuse."""
     dedup: Literal["none", "exact"] = "none"
-    """exact: keep only the first of several documents with the same tokens; train comes before val."""
+    """exact: of documents with the same tokens, keep only the first; train comes before val. none: keep all."""
     near_duplicates: bool = False
-    """Also count near-duplicates, which needs the extra `neardup`. The documents are written all the same."""
+    """Count near-duplicates in the reports, but write them. Needs `pip install 'oasst-megatron[neardup]'`."""
     decontaminate: list[str] = field(default_factory=list)
-    """Files of test questions. Training documents that share a run of words with a question are left out."""
+    """Files of test questions. Training documents that share consecutive words with a question are left out."""
     decontaminate_ngram: int = 13
-    """Length of the shared run that `decontaminate` looks for, in words."""
+    """Number of shared consecutive words for which `decontaminate` leaves out a document."""
     write_json: bool = False
     """Also write the text of every document, as JSON lines."""
     compress: bool = False
     """Also pack the finished folder into <folder>.tar.gz."""
     max_line_mb: int = 64
-    """Largest size of a line in MiB. A longer line counts as a bad record, which bounds the memory used."""
+    """Largest size of an input line in MiB. A longer line counts as a bad record, which bounds the memory used."""
     dataset_impl: Literal["mmap"] = "mmap"
-    """Format of the shards; there is only one."""
+    """Format of the shards. Megatron's mmap format is the only one."""
     use_system_prefix: bool = False
-    """Accepted because the original's sections have it. It has no effect, there or here."""
+    """Has no effect, as in the original; accepted because sections of the original have it."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -156,12 +156,12 @@ class PretokenizeConfig:
 
     @property
     def output_folder(self) -> Path:
-        """The folder that the build writes."""
+        """Folder that the build writes: output_dir and output_dir_suffix joined."""
         return Path(self.output_dir + self.output_dir_suffix)
 
     @property
     def entries(self) -> list[DatasetEntry]:
-        """The entries of `datasets` and `datasets_extra`. Raises ConfigError for a bad entry."""
+        """All data sets with their options: `datasets`, then `datasets_extra`. Raises ConfigError for a bad item."""
         return [parse_entry(item)[0] for item in (*self.datasets, *self.datasets_extra)]
 
 
@@ -170,19 +170,19 @@ class RunOptions:
     """How a build runs. None of these settings changes a byte of the output."""
 
     workers: int = 1
-    """Number of processes that read and encode."""
+    """Number of processes that read and encode records."""
     overwrite: bool = False
-    """Replace a finished output, or start an unfinished one over."""
+    """Replace a finished output, or start an unfinished build over."""
     executor: Literal["local", "ray"] = "local"
-    """Run on this machine, or on a Ray cluster."""
+    """Where to run. local: this machine. ray: a Ray cluster."""
     part: int | None = None
-    """Build only this part of `num_parts`, counted from 0; `merge` joins the parts."""
+    """Number of the part to build, from 0 to num_parts - 1; the command `merge` joins the parts."""
     num_parts: int | None = None
-    """Number of parts that a build on several machines is divided into."""
+    """Number of parts into which a build on several machines is divided."""
     strict: bool = False
-    """Stop at the first bad record instead of counting it."""
+    """Stop at the first bad record, instead of counting bad records and leaving them out."""
     max_bad_fraction: float = 0.05
-    """Stop when the share of bad records in a data set is larger than this."""
+    """Largest share of bad records in a data set; the build stops with an error when there are more."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -198,9 +198,9 @@ class RunOptions:
 
 
 def make_config(merged: dict[str, Any], source: str) -> tuple[PretokenizeConfig, list[str]]:
-    """Return the configuration in `merged`, the values of sections and flags, and its warnings.
+    """Return the configuration that the keys and values in `merged` describe, and a list of warnings.
 
-    `source` names the sections in errors. Raises ConfigError with all problems.
+    `source` names the merged sections in error messages. Raises ConfigError listing all problems.
     """
     warnings = []
     ignored = sorted(set(merged) & HF_TRAINER_KEYS)
@@ -219,7 +219,10 @@ def make_config(merged: dict[str, Any], source: str) -> tuple[PretokenizeConfig,
 
 
 def parse_entry(item: Any) -> tuple[DatasetEntry, list[str]]:
-    """Return one item of `datasets` as an entry, and its warnings. Raises ConfigError naming the data set."""
+    """Return the data set that one item of a `datasets` list describes, and a list of warnings.
+
+    Raises ConfigError naming the data set.
+    """
     if isinstance(item, str):
         return DatasetEntry(item.lower()), []
     if not isinstance(item, dict) or not item:
@@ -249,7 +252,7 @@ def parse_entry(item: Any) -> tuple[DatasetEntry, list[str]]:
 
 
 def check_known_options(options: dict[str, Any], known: list[str], name: str) -> None:
-    """Raise ConfigError for an option that neither every data set nor the source of this one has."""
+    """Raise ConfigError for an option of the data set `name` that is not in `known`, the options its source has."""
     valid = sorted({*known, *_COMMON_KEYS})
     for key in options:
         if key not in known:

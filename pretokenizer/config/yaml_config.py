@@ -22,7 +22,7 @@ import yaml
 ConfigT = TypeVar("ConfigT")
 
 MAX_NODES = 100_000
-"""Largest number of values in one file, with every alias written out."""
+"""Largest number of values in one YAML file after its aliases (`*name`) are expanded."""
 
 
 class ConfigError(ValueError):
@@ -50,9 +50,9 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping; an empty file is an empty mapping.
+    """Return the mapping in a YAML file. An empty file gives an empty mapping.
 
-    Raises ConfigError naming the file and the line.
+    Raises ConfigError naming the file, and the line if the file is not valid YAML.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _load(text: str) -> Any:
-    """Load YAML text. Raises ValueError when aliases expand it to more than MAX_NODES values."""
+    """Return the value of YAML text. Raises ValueError when its aliases expand to more than MAX_NODES values."""
     loader = _UniqueKeyLoader(text)
     try:
         node = loader.get_single_node()
@@ -89,7 +89,7 @@ def _load(text: str) -> Any:
 
 
 def _expanded_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
-    """Count the values in `node` with every alias written out.
+    """Return the number of values in a YAML node after its aliases are expanded.
 
     `sizes` caches the count of each node by identity; it holds None while a node is being counted.
     """
@@ -106,16 +106,16 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
 
 
 def suggest(word: str, known: typing.Iterable[str]) -> str:
-    """Return ` (did you mean 'x'?)` with the closest known word, or nothing when none is close."""
+    """Return the text ` (did you mean 'x'?)` with the known word closest to `word`, or "" when none is close."""
     near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def from_mapping(cls: type[ConfigT], mapping: dict[str, Any], source: str) -> ConfigT:
-    """Build the dataclass `cls` from `mapping`. `source`, such as a file name, starts every error line.
+    """Return an instance of the dataclass `cls` with the values in `mapping`.
 
-    Fields may be dataclasses, list[X], tuple[X, ...], dict[str, X], X | None, Literal, Any and scalars.
-    Raises ConfigError with all problems, one on each line.
+    `source`, such as a file name, starts every line of an error message. Fields may be dataclasses, list[X],
+    tuple[X, ...], dict[str, X], X | None, Literal, Any and scalars. Raises ConfigError with one line for each problem.
     """
     problems: list[str] = []
     config = _build(cls, mapping, "", problems)
@@ -208,7 +208,7 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 
 
 def _shown(value: Any) -> str:
-    """Return a value as it appears in a message, cut after 200 characters."""
+    """Return the text of a value for an error message, cut after 200 characters."""
     try:
         text = repr(value)
     except ValueError:
@@ -217,7 +217,7 @@ def _shown(value: Any) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """Return the finite number that a value represents, or None."""
+    """Return the finite number that a value represents, or None when it represents none."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

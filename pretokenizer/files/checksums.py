@@ -22,7 +22,7 @@ SHA256SUMS = "SHA256SUMS"
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Size and checksum of one file."""
+    """Size in bytes and SHA-256 checksum of one file."""
 
     bytes: int
     sha256: str
@@ -35,16 +35,19 @@ def sha256_file(path: str | Path) -> str:
 
 
 def write_sha256sums(folder: Path, known: Mapping[Path, str] | None = None) -> None:
-    """Write `SHA256SUMS` for all other files below `folder`, sorted by name. Digests in `known` are not recomputed."""
+    """Write `folder/SHA256SUMS` with the checksum of every other file below `folder`, sorted by name.
+
+    `known` maps paths to checksums that need not be computed.
+    """
     digests = known or {}
     lines = [f"{digests.get(path) or sha256_file(path)}  {name}\n" for name, path in _files_below(folder).items()]
     write_text_atomic(folder / SHA256SUMS, "".join(lines))
 
 
 def verify_sha256sums(folder: Path, part: int = 0, num_parts: int = 1) -> list[str]:
-    """Compare a folder with its `SHA256SUMS` and return the problems, one line for each file; none means sound.
+    """Compare the files in a folder with its `SHA256SUMS`. Return one line for each problem, or [] when all agree.
 
-    Several processes can share the reading: each passes its own `part` of `num_parts`.
+    Several processes can share the work: process `part` of `num_parts` hashes every num_parts-th file.
     """
     sums_path = folder / SHA256SUMS
     if not sums_path.is_file():
@@ -66,7 +69,7 @@ def verify_sha256sums(folder: Path, part: int = 0, num_parts: int = 1) -> list[s
 
 
 def differing_files(folder: Path, names: Collection[str]) -> list[Path]:
-    """Return the files among `names` that `SHA256SUMS` lists with another checksum."""
+    """Return the paths of the files among `names` whose contents differ from their checksum in `folder/SHA256SUMS`."""
     lines = (folder / SHA256SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name in names}
     return [folder / name for name, digest in listed.items() if sha256_file(folder / name) != digest]
@@ -80,7 +83,7 @@ def _files_below(folder: Path) -> dict[str, Path]:
 
 
 class FinishedFiles:
-    """Hashes finished files and flushes them to disk in threads, while other files are still being written."""
+    """Computes checksums of finished files and flushes the files to disk, in threads beside the caller's work."""
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads)
@@ -90,12 +93,15 @@ class FinishedFiles:
         return self
 
     def add(self, path: Path) -> None:
-        """Start hashing a file that no longer changes."""
+        """Start to hash a file and flush it to disk in a thread. The file must not change any more."""
         if path not in self._records:
             self._records[path] = self._pool.submit(_settle, path)
 
     def record(self, path: Path) -> FileRecord:
-        """Return the size and checksum of a file, hashing it now if it was not added. Raises OSError."""
+        """Wait for a file's thread and return the file's size and checksum, adding the file first if necessary.
+
+        Raises OSError when the file cannot be read.
+        """
         self.add(path)
         return self._records[path].result()
 

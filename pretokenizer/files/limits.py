@@ -2,11 +2,12 @@
 
     with bounded("template.jinja"):         # a chat template
         text = template.render(...)
-    with limited_memory():                  # a pickle, of which five bytes can ask for 32 GB
+    with limited_memory():                  # a pickle; five bytes of it can ask for 32 GB
         value = unpickler.load()
 
-Time is CPU time: the result must not depend on how busy the machine is. The memory limit works on Linux, and the
-time limit in the main thread of a process on Linux. Elsewhere only the sandbox protects.
+The limit on time counts CPU time, so that the result does not depend on how busy the machine is. The memory limit works
+on Linux only, and the time limit only in the main thread of a process on Linux. Elsewhere no limit applies, and the
+sandbox of templates is the only protection.
 """
 
 import contextlib
@@ -19,20 +20,23 @@ from pathlib import Path
 from types import FrameType
 
 SECONDS = 5.0
-"""Limit on the CPU time of a block."""
+"""Limit on the CPU time that a `bounded` block may take, in seconds."""
 MEGABYTES = 1024
-"""Memory that a block may take in addition to what the process has."""
+"""Memory that a block may allocate in addition to the memory that the process has, in MiB."""
 _STATUS = Path("/proc/self/statm")
 _TURN = threading.RLock()
 
 
 class BoundsError(ValueError):
-    """A block exceeded its time or memory limit."""
+    """Untrusted code exceeded its time or memory limit."""
 
 
 @contextlib.contextmanager
 def bounded(name: str) -> Iterator[None]:
-    """Limit the block to SECONDS and MEGABYTES. Raises BoundsError naming `name`, also for endless recursion."""
+    """Limit the block to SECONDS of CPU time and MEGABYTES of additional memory.
+
+    Raises BoundsError naming `name` when the block exceeds a limit or recurses without end.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise BoundsError(f"{name}: does not finish within {SECONDS:g} s of CPU time; look for an endless loop in it")
@@ -56,9 +60,10 @@ def bounded(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def limited_memory(num_bytes: int = 0) -> Iterator[None]:
-    """Limit the memory that the process can take in the block to MEGABYTES, and `num_bytes` known to be needed.
+    """Limit the memory that the process can allocate within the block to MEGABYTES plus `num_bytes`.
 
-    Beyond the limit, allocations raise MemoryError. Threads enter the block one after another.
+    `num_bytes` is the memory that the block is known to need. Beyond the limit, allocations raise MemoryError. Only one
+    thread can be in the block at a time, because the limit applies to the whole process.
     """
     if sys.platform != "linux":
         yield

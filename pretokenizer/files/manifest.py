@@ -3,8 +3,8 @@
     manifest = DataManifest.load("output/oasst_top1_llama2")
     manifest.vocab_size, manifest.pad_token_id, manifest.eos_token_id     # the integers a trainer needs
 
-The trainer never loads a tokenizer. It reads these numbers, and compares `tokenizer_fingerprint` with that of its
-checkpoint.
+The trainer never loads a tokenizer. It reads these numbers, and compares `tokenizer_fingerprint` with the fingerprint
+in its checkpoint.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from pretokenizer.files.publish import read_json, write_json_atomic
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
 DIGEST_KEY = "manifest_sha256"
-"""Key with the SHA-256 of all other keys, because no other file has a checksum of the manifest."""
+"""Key that holds the SHA-256 of all other keys of the manifest, because no other file has a checksum of it."""
 
 
 class ManifestError(ValueError):
@@ -30,21 +30,24 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class DatasetCounts:
-    """What one split holds of one data set."""
+    """Numbers of documents and tokens of one data set in one split."""
 
     name: str
     """Name of the data set in the section."""
     documents: int
-    """Number of documents written."""
+    """Number of documents that the split holds."""
     tokens: int
-    """Number of tokens written."""
+    """Number of tokens in these documents."""
     skipped: dict[str, int] = field(default_factory=dict)
-    """Number of samples left out, by reason."""
+    """Number of documents that were drawn but left out, by reason."""
 
 
 @dataclass(frozen=True)
 class SplitManifest:
-    """One split, train or val: `<prefix>-text.{bin,idx}` and `<prefix>-role.{bin,idx}` beside the manifest."""
+    """One split, train or val.
+
+    Its shards are `<prefix>-text.{bin,idx}` and `<prefix>-role.{bin,idx}` beside the manifest.
+    """
 
     prefix: str
     documents: int
@@ -54,12 +57,12 @@ class SplitManifest:
 
 @dataclass(frozen=True)
 class DataManifest:
-    """The description of a folder. Every field is a key of `manifest.json`."""
+    """Description of a folder of shards. Every field is a key of `manifest.json`."""
 
     chat_format: str
     """Name of the chat format: a key of CHAT_FORMATS, or `jinja`."""
     vocab_size: int
-    """Number of tokens, added tokens included and without padding. Every token id is below it."""
+    """Number of tokens in the vocabulary, with added tokens and without padding. Every token id is below it."""
     pad_token_id: int
     eos_token_id: int
     """The id of the chat format's end-of-turn token, such as <|im_end|>, at which a reply ends."""
@@ -68,7 +71,7 @@ class DataManifest:
     """SHA-256 of the table of ids and tokens; see `Tokenizer.fingerprint`."""
     special_tokens: dict[str, int]
     splits: dict[str, SplitManifest]
-    """`train` and `val`, each only where it has documents."""
+    """The splits by name: `train` and `val`. A split without documents is absent."""
     section: dict[str, Any] = field(default_factory=dict)
     """The complete configuration of the build."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -80,7 +83,10 @@ class DataManifest:
 
     @classmethod
     def load(cls, folder: str | Path) -> "DataManifest":
-        """Read `folder/manifest.json` without verifying its checksum. Raises ManifestError naming the file."""
+        """Return the manifest in `folder/manifest.json` without verifying its checksum.
+
+        Raises ManifestError naming the file.
+        """
         path = Path(folder) / MANIFEST_NAME
         raw = _read(path)
         if raw.get("format_version") != FORMAT_VERSION:
@@ -95,13 +101,16 @@ class DataManifest:
             raise ManifestError(str(error)) from None
 
     def save(self, folder: str | Path) -> None:
-        """Write `folder/manifest.json`. publish_folder flushes it to disk later."""
+        """Write `folder/manifest.json` without flushing it to disk; publish_folder flushes it later."""
         mapping = dataclasses.asdict(self)
         write_json_atomic(Path(folder) / MANIFEST_NAME, {**mapping, DIGEST_KEY: _digest(mapping)}, sync=False)
 
 
 def check_digest(folder: str | Path) -> list[str]:
-    """Verify the manifest's checksum of itself and return the problems. Raises ManifestError when it cannot be read."""
+    """Compare `folder/manifest.json` with the checksum that it holds of itself.
+
+    Return the problems, or [] when it agrees. Raises ManifestError when the file cannot be read.
+    """
     path = Path(folder) / MANIFEST_NAME
     raw = _read(path)
     recorded = raw.pop(DIGEST_KEY, None)
@@ -125,6 +134,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _digest(mapping: dict[str, Any]) -> str:
-    """Return the SHA-256 of the compact JSON with sorted keys, which is the same before writing and after reading."""
+    """Return the SHA-256 of a manifest's keys and values as compact JSON with sorted keys.
+
+    The digest is the same before the manifest is written and after it is read back.
+    """
     read_back = json.loads(json.dumps(mapping))  # turns other keys into text before they are sorted
     return hashlib.sha256(json.dumps(read_back, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()

@@ -9,13 +9,14 @@ from pretokenizer.files.shard import ShardError
 
 
 def origin_path(prefix: Path) -> Path:
-    """Return the path of the origins of a shard's documents."""
+    """Return the path of the file that holds the origins of a shard's documents, `<prefix>_origin.npy`."""
     return prefix.with_name(prefix.name + "_origin.npy")
 
 
 def read_origins(path: Path, count: int) -> NDArray[np.int64] | None:
-    """Read the origins of `count` documents: an array (count, 3) of the indices of data set, file and record.
+    """Return the origins of the `count` documents of a shard as an array (count, 3).
 
+    Each row holds the index of the document's data set, of its file in the data set, and of its record in the file.
     Return None when the file does not exist. Raises ShardError when it is damaged.
     """
     if not path.is_file():

@@ -2,7 +2,7 @@
 
     with staged_folder(Path("output/mix"), replace=True) as staging:
         (staging / "a.txt").write_text("...")
-    # output/mix now holds a.txt. After an error or a kill it holds what it held before.
+    # output/mix now holds a.txt. After an error or a kill its old contents are unchanged.
 
 A file or folder is written under a hidden name beside its target, flushed to disk, and renamed.
 """
@@ -27,9 +27,9 @@ class BusyError(ValueError):
 def staged_folder(final: Path, *, staging: Path | None = None, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder, and publish it as `final` when the block ends without an error.
 
-    The folder is `staging`, by default the hidden `.NAME.staging` beside `final`. An error removes it. With `replace`
-    it takes the place of an existing `final`. Raises BusyError when another process stages the same folder, and
-    FileExistsError when `final` exists and `replace` is false.
+    The block writes into `staging`, by default the hidden folder `.NAME.staging` beside `final`. An error in the block
+    removes it. With `replace`, the new folder replaces an existing `final`. Raises BusyError when another process
+    stages the same folder, and FileExistsError when `final` exists and `replace` is false.
     """
     if not replace:
         _refuse(final)
@@ -49,7 +49,8 @@ def staged_folder(final: Path, *, staging: Path | None = None, replace: bool = F
 def publish_folder(staging: Path, final: Path, replace: bool = False) -> None:
     """Flush everything in `staging` to disk, then rename it to `final` on the same file system.
 
-    With `replace`, an existing `final` is set aside first and removed last. Without it, raises FileExistsError.
+    With `replace`, an existing `final` is renamed first and removed last. Without `replace`, an existing `final` raises
+    FileExistsError.
     """
     for path in sorted(staging.rglob("*")):
         fsync_path(path)
@@ -74,9 +75,10 @@ def _refuse(final: Path) -> None:
 
 
 def set_aside(final: Path) -> Path | None:
-    """Rename a published folder to the hidden `.NAME.replaced` and return that path; None when there is no folder.
+    """Rename a published folder to the hidden `.NAME.replaced` and return the new path, for the caller to remove.
 
-    Rename a folder before removing it: a half-removed folder must not be visible under its final name.
+    The rename keeps a half-removed folder from being visible under its final name. Return None when `final` does not
+    exist.
     """
     if not final.exists():
         return None
@@ -90,9 +92,10 @@ def _aside(final: Path) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path, target: Path, patience_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the exclusive lock on `folder`, also while it is renamed. The lock ends with the process, even a killed one.
+    """Hold an exclusive lock on `folder` within the block, even if the folder is renamed there.
 
-    Raises BusyError naming `target` and the process that still holds the lock after `patience_seconds`.
+    The lock ends with the process, even when the process is killed. Raises BusyError naming `target` and the process
+    that still holds the lock after `patience_seconds`.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -108,7 +111,10 @@ def locked(folder: Path, target: Path, patience_seconds: float = 0.0) -> Iterato
 
 
 def _lock(descriptor: int, patience_seconds: float) -> bool:
-    """Take the lock, or return False when another process keeps it. A file system without locks locks nothing."""
+    """Lock an open folder. Return False when another process still holds the lock after `patience_seconds`.
+
+    Return True without a lock on a file system that has no locks.
+    """
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
@@ -123,7 +129,7 @@ def _lock(descriptor: int, patience_seconds: float) -> bool:
 
 
 def _holder(descriptor: int) -> str:
-    """Name the process that holds the lock on an open folder, where Linux reports it."""
+    """Return `process PID` for the process that holds the lock on an open folder, or `another process` if unknown."""
     inode = str(os.fstat(descriptor).st_ino)
     with contextlib.suppress(OSError):
         for line in Path("/proc/locks").read_text().splitlines():  # 1: FLOCK ADVISORY WRITE 4242 00:2f:9301 0 EOF
@@ -134,7 +140,7 @@ def _holder(descriptor: int) -> str:
 
 
 def _empty(folder: Path) -> None:
-    """Remove everything in `folder`; the folder itself stays, and so does a lock on it."""
+    """Remove everything in `folder`. The folder itself stays, because a lock may be on it."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -143,7 +149,7 @@ def _empty(folder: Path) -> None:
 
 
 def fsync_path(path: str | Path) -> None:
-    """Flush a file or a folder entry to disk."""
+    """Flush a file to disk, or the list of names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with naming(Path(path)):
@@ -154,7 +160,7 @@ def fsync_path(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add `path` to any OSError in the block that names no file, as the error of a full disk does not."""
+    """Add `path` to an OSError that the block raises without a file name, such as the error for a full disk."""
     try:
         yield
     except OSError as error:
@@ -166,7 +172,7 @@ def naming(path: Path) -> Iterator[None]:
 def write_text_atomic(path: str | Path, text: str, sync: bool = True) -> None:
     """Write `text` to `path` as UTF-8, completely or not at all.
 
-    With `sync` false the file is not flushed to disk; publish_folder does it later.
+    With `sync` false the file is not flushed to disk; publish_folder can flush it later.
     """
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -186,12 +192,15 @@ def write_text_atomic(path: str | Path, text: str, sync: bool = True) -> None:
 
 
 def write_json_atomic(path: str | Path, value: Any, sync: bool = True) -> None:
-    """Write `value` as indented JSON that keeps the order of keys and ends with a line feed."""
+    """Write `value` to `path` as indented JSON, completely or not at all. Keys keep their order."""
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", sync)
 
 
 def read_json(path: Path) -> Any:
-    """Return the value in a JSON file. Raises OSError or ValueError, also for a file that nests without end."""
+    """Return the value in a JSON file.
+
+    Raises OSError for an unreadable file, and ValueError for invalid JSON or values that are nested too deep.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
@@ -199,7 +208,7 @@ def read_json(path: Path) -> Any:
 
 
 def forbid_world_writable() -> None:
-    """Make sure that no file this process creates is writable by everyone, whatever the umask allows."""
+    """Set the umask so that files created by this process are never writable by everyone."""
     os.umask(_umask() | 0o002)
 
 

@@ -56,21 +56,24 @@ class ShardError(ValueError):
 
 
 def optimal_dtype(vocab_size: int) -> type[np.integer[Any]]:
-    """Return uint16 for fewer than 65,500 tokens, else int32. This is the original's rule, so the bytes agree."""
+    """Return the element type for token ids: uint16 for a vocabulary below 65,500 tokens, else int32.
+
+    The original has the same rule, so the bytes of its shards and these agree.
+    """
     return np.uint16 if vocab_size < 65500 else np.int32
 
 
 class ShardReader(Sequence[NDArray[Any]]):
-    """Reads the items of a shard through a memory map, and checks every number of the index when it opens the shard.
+    """Reads the items of a shard through a memory map. The constructor checks every number in the index.
 
-    The views it returns stay valid after the reader is deleted. It pickles as its prefix, and worker processes map the
-    files themselves. Raises ShardError for a file that is missing or damaged.
+    The arrays that it returns stay valid after the reader is deleted. A pickled reader holds only the path, so each
+    worker process maps the files itself. The constructor raises ShardError for a file that is missing or damaged.
     """
 
     def __init__(self, prefix: str | Path) -> None:
         self.prefix = str(prefix)
         self.sizes, self.pointers, self.document_index, self.dtype = _read_index(self.prefix + ".idx")
-        """int32 (N,), int64 (N,), int64 (D,), and the element type"""
+        """The fields of the .idx file: int32 (N,), int64 (N,), int64 (D,), and the type of the elements."""
         self._bin = _map_file(self.prefix + ".bin")
         _check_pointers(self.prefix, self.sizes, self.pointers, self.dtype.itemsize, self._bin.size)
 
@@ -78,7 +81,7 @@ class ShardReader(Sequence[NDArray[Any]]):
         return int(self.sizes.size)
 
     def __getitem__(self, index: Any) -> Any:
-        """Return item `index` as a read-only 1-D view, or the items of a slice as a list of views."""
+        """Return item `index` as a read-only 1-D array, or a list of such arrays when `index` is a slice."""
         if isinstance(index, slice):
             return [self.get(i) for i in range(*index.indices(len(self)))]
         return self.get(index)
@@ -87,9 +90,10 @@ class ShardReader(Sequence[NDArray[Any]]):
         return (self.get(index) for index in range(len(self)))
 
     def get(self, index: int, offset: int = 0, length: int | None = None) -> NDArray[Any]:
-        """Return `length` elements of item `index` from `offset` on, by default all to its end, as a read-only view.
+        """Return `length` elements of item `index`, starting at element `offset`, as a read-only array (length,).
 
-        Raises IndexError for an item that does not exist, and ShardError for a range outside the item.
+        By default the elements extend to the end of the item. Raises IndexError for an item that does not exist, and
+        ShardError for a range outside the item.
         """
         position = int(index)
         if position < 0:
@@ -105,7 +109,7 @@ class ShardReader(Sequence[NDArray[Any]]):
 
     @property
     def is_contiguous(self) -> bool:
-        """Whether the items fill the .bin in order and without gaps."""
+        """Whether the items fill the .bin file in order and without gaps."""
         ends = np.cumsum(self.sizes, dtype=np.int64) * self.dtype.itemsize
         starts = ends - self.sizes.astype(np.int64) * self.dtype.itemsize
         return bool(np.array_equal(self.pointers, starts)) and int(self._bin.size) == (
@@ -113,7 +117,7 @@ class ShardReader(Sequence[NDArray[Any]]):
         )
 
     def flat(self) -> NDArray[Any]:
-        """Return the elements of all items as one read-only view. Raises ShardError when the .bin has gaps."""
+        """Return the elements of all items as one read-only 1-D array. Raises ShardError when the .bin has gaps."""
         if not self.is_contiguous:
             raise ShardError(f"{self.prefix}.bin: items are not stored one after another")
         return self._bin.view(self.dtype)
@@ -125,7 +129,8 @@ class ShardReader(Sequence[NDArray[Any]]):
 class ShardWriter:
     """Writes a shard item by item or in batches. The files appear when the `with` block ends without an error.
 
-    publish_folder flushes them to disk later. Raises ShardError for a value that does not fit the element type.
+    They are not flushed to disk; publish_folder flushes them later. Raises ShardError for a value that does not fit the
+    element type.
     """
 
     def __init__(self, prefix: str | Path, dtype: DTypeLike) -> None:
@@ -152,7 +157,7 @@ class ShardWriter:
         self.num_items += 1
 
     def add_batch(self, flat_ids: ArrayLike, sizes: ArrayLike) -> None:
-        """Append many items at once: their elements joined, and the number of elements of each."""
+        """Append N items at once: `flat_ids` holds the elements of all items, `sizes` (N,) their lengths."""
         array = self._as_elements(flat_ids)
         lengths = np.asarray(sizes, dtype=np.int64).reshape(-1)
         if int(lengths.sum()) != array.size or (lengths.size and int(lengths.min()) < 0):
@@ -211,7 +216,7 @@ class ShardWriter:
 
 
 def write_index(path: str | Path, sizes: NDArray[np.int32], dtype: DTypeLike) -> None:
-    """Write the .idx of items with `sizes` elements that are stored one after another."""
+    """Write the .idx file of a shard whose N items are stored one after another. `sizes` (N,) holds their lengths."""
     dtype = np.dtype(dtype)
     pointers = np.zeros(sizes.size, dtype="<i8")
     np.cumsum(sizes[:-1], dtype=np.int64, out=pointers[1:])

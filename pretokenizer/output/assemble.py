@@ -1,4 +1,4 @@
-"""Turn finished parts into the contents of the output folder: select, write, report, describe."""
+"""Turn finished part files into the output folder: select documents, write shards, reports and manifest."""
 
 from pathlib import Path
 
@@ -32,14 +32,14 @@ from pretokenizer.tasks.context import BuildContext
 from pretokenizer.tasks.part_files import found_mismatch
 
 NUM_EXAMPLES = 3
-"""Number of documents that stats.md shows."""
+"""Number of example documents that stats.md shows."""
 
 
 def assemble(context: BuildContext, part_folders: list[Path], output: Path) -> DataManifest:
-    """Write everything that belongs into the finished folder to `output`, and return its manifest.
+    """Write the complete contents of the output folder to `output` from the parts in `part_folders`.
 
-    Raises BadRecordsError when more than `max_bad_fraction` of a data set's records are bad, ConfigError for a split or
-    a size that the data does not allow, and PartError for a damaged part.
+    Return the manifest of the folder. Raises BadRecordsError when more than `max_bad_fraction` of a data set's records
+    are bad, ConfigError when a data set is too small for its split or size, and PartError for a damaged part.
     """
     store = TokenStore(optimal_dtype(context.tokenizer.vocab_size))
     tables = read_tables(context.plan, part_folders, store.dtype.itemsize)
@@ -77,7 +77,7 @@ def assemble(context: BuildContext, part_folders: list[Path], output: Path) -> D
 
 
 def _empty_sets(train: list[Selected]) -> list[str]:
-    """Return a warning for each data set without a document in train, or one warning if all have none."""
+    """Return a warning for each data set without a document in train, or a single warning if train has none at all."""
     if not any(selected.documents.size for selected in train):
         return ["train has no document at all: nothing can be trained on this (the reasons are in stats.md)"]
     return [
@@ -88,7 +88,7 @@ def _empty_sets(train: list[Selected]) -> list[str]:
 
 
 def _count(context: BuildContext, chosen: dict[str, list[Selected]]) -> dict[str, list[DatasetStats]]:
-    """Return the figures of each split; of val only where it has samples."""
+    """Return the statistics of each data set, by split. The split val is absent when it has no samples."""
     entries = context.config.entries
     return {
         split: [dataset_stats(selected, entries[selected.dataset], split == "train") for selected in selection]
@@ -100,7 +100,7 @@ def _count(context: BuildContext, chosen: dict[str, list[Selected]]) -> dict[str
 def _write_splits(
     context: BuildContext, chosen: dict[str, list[Selected]], store: TokenStore, output: Path, finished: FinishedFiles
 ) -> None:
-    """Write the shards of each split that has documents."""
+    """Write the shards of each split that has documents, and add their .bin files to `finished`."""
     for split, selection in chosen.items():
         if any(selected.documents.size for selected in selection):
             prefix = output / f"{context.config.filename_prefix}-{split}"

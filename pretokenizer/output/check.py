@@ -1,4 +1,4 @@
-"""Verify an output: compare every file with the manifest, and read every count and id again.
+"""Verify an output folder: compare every file with the manifest, and check all counts, token ids and role ids.
 
 python -m pretokenizer check output/oasst_top1_llama2          exit status 0: sound; 1: problems, each with its file
 python -m pretokenizer check output/oasst_top1_llama2/oasst_top1-train
@@ -22,11 +22,14 @@ from pretokenizer.tokenizer.base import SPEC_NAME, Tokenizer, TokenizerError
 from pretokenizer.tokenizer.load import load_tokenizer_folder, read_tokenizer_spec
 
 BLOCK_TOKENS = 16 << 20
-"""Number of tokens that are checked at a time."""
+"""Number of tokens that are read and checked at a time."""
 
 
 def check_path(path: Path) -> tuple[list[str], str]:
-    """Check a folder or the prefix of one shard. Return (problems, line to print when there are none)."""
+    """Check an output folder, or one split given by the path of its shards.
+
+    Return (problems, message to print when there are none).
+    """
     if path.is_dir():
         return check_folder(path)
     prefix = strip_suffix(path)
@@ -42,7 +45,10 @@ def check_path(path: Path) -> tuple[list[str], str]:
 
 
 def check_folder(folder: Path) -> tuple[list[str], str]:
-    """Check manifest, checksums, shards, counts and tokenizer of a folder, and the input files that still exist."""
+    """Check the manifest, files, shards, counts and tokenizer of an output folder, and input files that still exist.
+
+    Return (problems, message to print when there are none).
+    """
     try:
         manifest = DataManifest.load(folder)
         problems = check_digest(folder)
@@ -63,9 +69,9 @@ def check_folder(folder: Path) -> tuple[list[str], str]:
 
 
 def check_prefix(prefix: Path, vocab_size: int | None) -> tuple[list[str], int, int]:
-    """Check a text shard and its role shard, and the ids if `vocab_size` is known.
+    """Check the text shard and the role shard `<prefix>-text` and `<prefix>-role`.
 
-    Return (problems, number of documents, number of tokens).
+    Token ids are checked only if `vocab_size` is known. Return (problems, number of documents, number of tokens).
     """
     try:
         text, role = ShardReader(f"{prefix}-text"), ShardReader(f"{prefix}-role")
@@ -134,7 +140,10 @@ def _check_split(folder: Path, split: SplitManifest, manifest: DataManifest) -> 
 
 
 def _check_datasets(prefix: Path, split: SplitManifest, manifest: DataManifest) -> list[str]:
-    """Compare the counts of each data set with the origins. The documents of a data set are consecutive."""
+    """Compare the manifest's counts of each data set in a split with the origins of the split's documents.
+
+    Return the problems. The documents of one data set are consecutive in a shard.
+    """
     sizes = ShardReader(f"{prefix}-text").sizes.astype(np.int64)
     try:
         origins = read_origins(origin_path(prefix), sizes.size)
@@ -190,7 +199,10 @@ def _check_tokenizer(folder: Path, manifest: DataManifest) -> list[str]:
 
 
 def _check_end_of_turn(folder: Path, tokenizer: Tokenizer, manifest: DataManifest) -> list[str]:
-    """Compare the manifest's eos_token_id with the end of turn of the chat format; the tokenizer's file lacks it."""
+    """Compare the manifest's eos_token_id with the id of the chat format's end-of-turn token. Return the problems.
+
+    The tokenizer's own files cannot be used, because they name another end-of-text token.
+    """
     try:
         chat_format = CHAT_FORMATS.get(manifest.chat_format) or read_template(folder / TEMPLATE_NAME, tokenizer)
     except ChatFormatError as error:
@@ -204,7 +216,7 @@ def _check_end_of_turn(folder: Path, tokenizer: Tokenizer, manifest: DataManifes
 
 
 def strip_suffix(path: Path) -> Path:
-    """Return the prefix of a shard, also for the name of one of its files."""
+    """Return the path that all files of a split start with, given this path or the path of one of its shard files."""
     name = path.name
     for suffix in (".bin", ".idx", "-text", "-role"):
         name = name.removesuffix(suffix)

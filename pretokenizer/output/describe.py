@@ -1,4 +1,4 @@
-"""Describe an output: its tokenizer, its special tokens and its manifest."""
+"""Write the tokenizer of an output folder, and make its special_tokens.json and its manifest."""
 
 import dataclasses
 import json
@@ -15,22 +15,22 @@ from pretokenizer.tasks.context import BuildContext
 from pretokenizer.tokenizer.base import Tokenizer
 
 PACKAGES = ("oasst-megatron", "numpy", "sentencepiece", "tokenizers", "gigatoken", "orjson")
-"""Packages that the bytes of an output may depend on."""
+"""Packages whose versions the manifest records, because the bytes of an output may depend on them."""
 
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer, chat_format: ChatFormat) -> None:
-    """Write the tokenizer and its chat template into `folder`."""
+    """Write the tokenizer's files and the chat format's Jinja template into `folder`."""
     tokenizer.save(folder, chat_format.name, adds_bos=False)
     write_text_atomic(folder / TEMPLATE_NAME, chat_format.hf_chat_template, sync=False)
 
 
 def special_tokens_json(tokenizer: Tokenizer) -> str:
-    """Return the contents of special_tokens.json as the original writes them, without a line feed at the end."""
+    """Return the contents of special_tokens.json as the original writes the file, without a line feed at the end."""
     return json.dumps(tokenizer.special_tokens)
 
 
 def make_manifest(context: BuildContext, reports: BuildReports, output: Path, finished: FinishedFiles) -> DataManifest:
-    """Describe everything in `output`. The checksums of files come from `finished`."""
+    """Return the manifest of the output folder `output`. The checksums of its files come from `finished`."""
     tokenizer, chat_format = context.tokenizer, context.chat_format
     end_of_turn = tokenizer.token_to_id(chat_format.end_of_turn)
     assert end_of_turn is not None
@@ -64,7 +64,7 @@ def make_manifest(context: BuildContext, reports: BuildReports, output: Path, fi
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that the bytes may depend on."""
+    """Return {name: version} of Python and of the installed packages in PACKAGES."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

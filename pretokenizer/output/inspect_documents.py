@@ -3,8 +3,9 @@
     python -m pretokenizer inspect output/oasst_top1_llama2 --num 2                     # of train and of val
     python -m pretokenizer inspect output/oasst_top1_llama2/oasst_top1-train --num 2
 
-Each role has a colour, and tokens with loss are underlined. With --plain, and in a file, each run of tokens of one role
-is written in brackets, and `*` marks loss: `[user:9 ...][assistant*:24 ...]`.
+Each role has a colour, and tokens with loss are underlined. With --plain, or when the output is no terminal, each run
+of tokens of one role is written in brackets with its role and its number of tokens, and `*` marks loss:
+`[user:9 ...][assistant*:24 ...]`.
 """
 
 from collections.abc import Iterator
@@ -23,9 +24,9 @@ from pretokenizer.tokenizer.load import load_tokenizer_folder
 
 
 def inspect_path(path: Path, num: int, start: int, plain: bool) -> Iterator[str]:
-    """Yield lines that show `num` documents from document `start` on: of one shard, or of every shard in a folder.
+    """Yield the lines to print for `num` documents, starting at document `start`, of one shard or of each in a folder.
 
-    Raises ShardError for a damaged shard or a `start` behind its end, and ManifestError for a folder without manifest.
+    Raises ShardError for a damaged shard or a `start` beyond its end, and ManifestError for a folder without manifest.
     """
     prefixes = [strip_suffix(path)]
     if path.is_dir():
@@ -58,7 +59,7 @@ def _inspect_shard(prefix: Path, num: int, start: int, plain: bool) -> Iterator[
 
 
 def _origin(origins: Any, index: int, manifest: DataManifest) -> str:
-    """Return `, from FILE record N`, or nothing for a shard without origins."""
+    """Return the text `, from FILE record N` that names a document's record, or "" when `origins` is None."""
     if origins is None:
         return ""
     dataset, file, record = (int(n) for n in origins[index])

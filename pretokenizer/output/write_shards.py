@@ -1,4 +1,4 @@
-"""Write the selected documents: text and role shards, their origins, and their text as JSON lines."""
+"""Write the selected documents of a split: shards of token ids and role ids, origins, and texts as JSON lines."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,15 +12,16 @@ from pretokenizer.selection.select_documents import Selected
 from pretokenizer.selection.token_store import TokenStore, batches
 
 ROLE_VOCABULARY = 16
-"""Number of role ids that the original reserves; it makes the role files uint16."""
+"""Number of role ids that the original reserves. It makes the elements of the role shards uint16."""
 BATCH_ORIGINS = 1 << 18
-"""Number of documents whose origins are in memory at a time."""
+"""Number of documents whose origins are written at a time."""
 
 
 def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_json: bool) -> list[Path]:
     """Write `prefix-{text,role}.{bin,idx}`, `prefix_origin.npy` and, with `write_json`, `prefix.jsonl`.
 
-    Return the paths of the two .bin files, which are large and final.
+    `chosen` holds the selected documents of each data set. Return the paths of the two .bin files, which are the large
+    ones, so that the caller can start to hash them.
     """
     role_dtype = optimal_dtype(ROLE_VOCABULARY)
     total = sum(int(selected.table.sizes[selected.documents].sum()) for selected in chosen)
@@ -45,7 +46,10 @@ def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_
 
 
 def _write_origins(path: Path, chosen: list[Selected]) -> None:
-    """Write an array (N, 3) of int64: for each document, the indices of its data set, its file and its record."""
+    """Write the origins of N documents to a .npy file, as an int64 array (N, 3).
+
+    Each row holds the index of the document's data set, of its file in the data set, and of its record in the file.
+    """
     shape = (sum(selected.documents.size for selected in chosen), 3)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": shape})

@@ -18,7 +18,7 @@ from pretokenizer.tasks.plan import Plan
 
 
 class PartTokens:
-    """The tokens or texts of a part, as a memory map."""
+    """The tokens or texts of one part file, as a memory map."""
 
     def __init__(self, path: Path) -> None:
         size = path.stat().st_size
@@ -27,13 +27,13 @@ class PartTokens:
         self.bytes: NDArray[np.uint8] = np.frombuffer(self._map or b"", dtype=np.uint8)
 
     def give_back(self) -> None:
-        """Release the pages read so far. The kernel reads them from the file again when they are needed."""
+        """Release the memory of the pages read so far. The kernel reads a page again when it is needed."""
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
 class PartFiles(NamedTuple):
-    """The part that holds some of the documents, in record order."""
+    """The path (without suffix) of a part that holds documents of a table, and the number of these documents."""
 
     stem: Path
     num_documents: int
@@ -41,42 +41,43 @@ class PartFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class DocumentTable:
-    """N documents in record order, with T turns, from U units. A unit is a record that gives samples.
+    """The N documents of one data set in record order, with T turns, from U units. Most fields are columns (arrays).
 
-    With tens of millions of documents every column takes much memory, so each has the narrow type of its part file.
+    A unit is a record that gives samples. With tens of millions of documents every column takes much memory, so each
+    has a narrow element type.
     """
 
     parts: Sequence[PartFiles]
     num_records: int
     unit_records: NDArray[np.int64]
-    """(U,) index of the record in the data set."""
+    """(U,) index of each unit's record in the data set."""
     unit_files: NDArray[np.int32]
-    """(U,) index of the record's file in the data set."""
+    """(U,) index of each unit's file in the data set."""
     unit_rows: NDArray[np.int64]
-    """(U,) index of the record in its file."""
+    """(U,) index of each unit's record in its file."""
     unit_documents: NDArray[np.int32]
-    """(U,) number of documents of each unit."""
+    """(U,) number of documents that each unit gives."""
     sizes: NDArray[np.int32]
-    """(N,) number of tokens."""
+    """(N,) number of tokens of each document."""
     turns: NDArray[np.int32]
-    """(N,) number of turns."""
+    """(N,) number of turns of each document."""
     keys: NDArray[np.uint64]
-    """(N,) CRC-32 and number of the tokens. Equal documents have equal keys."""
+    """(N,) CRC-32 of each document's tokens and their number, in one integer. Equal documents have equal keys."""
     controls: NDArray[np.int32]
-    """(N,) number of control tokens spelled in text."""
+    """(N,) number of control tokens, such as <|im_end|>, that each document's messages spell in their text."""
     langs: NDArray[np.uint16]
-    """(N,) index into lang_names."""
+    """(N,) index of each document's language in lang_names."""
     lang_names: list[str]
     contaminated: NDArray[np.bool_]
-    """(N,) whether the document contains a test question."""
+    """(N,) whether each document contains a test question."""
     text_bytes: NDArray[np.int32]
-    """(N,) size of the document's JSON line in bytes; empty when texts are not written."""
+    """(N,) size of each document's JSON line in bytes; the column is empty when texts are not written."""
     turn_sizes: NDArray[np.int32]
     """(T,) number of tokens of each turn."""
     turn_roles: NDArray[np.uint8]
     """(T,) role id of each turn."""
     dropped: Counter[str]
-    """Number of records that give no sample, by reason."""
+    """Number of records that are sound but give no sample, by reason."""
     headers: list[PartHeader]
 
     @cached_property
@@ -90,17 +91,17 @@ class DocumentTable:
         return np.cumsum(self.unit_documents, dtype=np.int64)
 
     def origins_of(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return (n, 2): for each of n documents, the indices of its file in the data set and of its record."""
+        """Return (n, 2): for each document, the index of its file in the data set and of its record in the file."""
         units = np.searchsorted(self.unit_ends, documents, side="right")
         return np.column_stack([self.unit_files[units].astype(np.int64), self.unit_rows[units]])
 
     @cached_property
     def assistant_tokens(self) -> NDArray[np.int64]:
-        """(N,) number of tokens in assistant turns, template tokens included."""
+        """(N,) number of tokens in each document's assistant turns, template tokens included."""
         return self.role_tokens(Role.ASSISTANT)
 
     def role_tokens(self, role: Role) -> NDArray[np.int64]:
-        """Return (N,): the number of tokens in turns of a role, template tokens included."""
+        """Return (N,): the number of tokens in each document's turns of a role, template tokens included."""
         if not self.turns.size:
             return np.empty(0, dtype=np.int64)
         of_role = self.turn_sizes * (self.turn_roles == role)
@@ -114,33 +115,34 @@ class DocumentTable:
 
     @cached_property
     def token_starts(self) -> NDArray[np.int64]:
-        """(N,) offset of each document's first token in its part."""
+        """(N,) index of each document's first token among the tokens of its part."""
         return _starts_within(self.part_of, self.sizes)
 
     @cached_property
     def text_starts(self) -> NDArray[np.int64]:
-        """(N,) offset of each document's JSON line in its part, in bytes."""
+        """(N,) byte offset of each document's JSON line in the texts of its part."""
         return _starts_within(self.part_of, self.text_bytes)
 
     def documents_of_units(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the documents of units, in the order of the units."""
+        """Return the indices of all documents that the given units (indices) give, in the order of the units."""
         counts = self.unit_documents[units]
         return ranges(self.unit_ends[units] - counts, counts)
 
 
 Tables = list[tuple[DocumentTable, DocumentTable | None]]
-"""The documents of each data set: (all, or those of train; those of its own validation files)."""
+"""For each data set, the table of its train files and that of its validation files, or None if it has none."""
 
 
 def part_headers(tables: Tables) -> list[list[PartHeader]]:
-    """Return the part headers of each data set."""
+    """Return, for each data set, the headers of all its parts."""
     return [[header for table in pair if table for header in table.headers] for pair in tables]
 
 
 def read_tables(plan: Plan, folders: Sequence[Path], itemsize: int) -> Tables:
-    """Read (documents of train, or of all records; documents of its own validation files) of each data set.
+    """Read the part files of a build and return the tables of each data set.
 
-    Raises PartError for a part that is missing or damaged.
+    A part is in one of `folders`, and its tokens take `itemsize` bytes each. Raises PartError for a part that is
+    missing or damaged.
     """
     by_dataset: dict[tuple[int, bool], list[tuple[Part, tuple[int, bool]]]] = {}
     for task in plan.tasks:
@@ -175,7 +177,7 @@ def _join(parts: list[tuple[Part, tuple[int, bool]]]) -> DocumentTable:
     files = [PartFiles(part.stem, part.columns["document_sizes"].size) for part, _ in parts]
 
     def column(name: str) -> NDArray[Any]:
-        """Join a column of all parts, and free it in the parts."""
+        """Return one column of all parts, joined. The parts lose the column, to free its memory."""
         return np.concatenate([part.columns.pop(name) for part, _ in parts])
 
     return DocumentTable(
@@ -201,7 +203,10 @@ def _join(parts: list[tuple[Part, tuple[int, bool]]]) -> DocumentTable:
 
 
 def _starts_within(groups: NDArray[np.int32], sizes: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return (N,): the sum of the `sizes` before each element in its group. `groups` is sorted."""
+    """Return (N,): for each element, the sum of the `sizes` of the elements before it in the same group.
+
+    `groups` (N,) holds the group of each element, in ascending order.
+    """
     starts = np.cumsum(sizes, dtype=np.int64) - sizes
     if not starts.size:
         return starts

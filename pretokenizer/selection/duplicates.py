@@ -20,21 +20,21 @@ MAX_EXAMPLES = 10
 
 
 class Places(NamedTuple):
-    """D documents in the order in which they are written."""
+    """Where D documents are in the selection: in which data set of which split, and at which position there."""
 
     selected: NDArray[np.int64]
-    """(D,) index of the Selected that holds the document."""
+    """(D,) index of the Selected that holds each document, counted over train and then val."""
     positions: NDArray[np.int64]
-    """(D,) index of the document in `Selected.processed`."""
+    """(D,) index of each document in `processed` of its Selected."""
 
     def of(self, documents: NDArray[np.integer]) -> "Places":
-        """Return the places of some of the documents."""
+        """Return the places of those documents whose indices (from 0 to D - 1) are given."""
         return Places(self.selected[documents], self.positions[documents])
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The record that a document comes from."""
+    """The record that a document comes from, given by its data set, its file and its number in the file."""
 
     dataset: str
     file: int
@@ -48,24 +48,27 @@ class Origin:
 
 @dataclass(frozen=True)
 class DuplicateReport:
-    """Numbers of duplicates, for the reports and the manifest."""
+    """Numbers of exact duplicates in train and val, for the reports and the manifest."""
 
     train: int
-    """Number of documents of train that occur earlier in train."""
+    """Number of documents of train with an equal earlier document in train."""
     val: int
-    """Number of documents of val that occur earlier in val."""
+    """Number of documents of val with an equal earlier document in val, and none in train."""
     leaked: int
-    """Number of documents of val that occur in train."""
+    """Number of documents of val with an equal document in train."""
     removed: int
-    """Number of documents that `--dedup exact` left out."""
+    """Number of duplicates that `--dedup exact` left out."""
     examples: list[dict[str, "Origin"]]
-    """For some leaked documents, the origin of each copy: {"val": ..., "train": ...}."""
+    """The first leaked documents, each with the origins of its two copies: {"val": ..., "train": ...}."""
 
 
 def handle_duplicates(
     splits: dict[str, list[Selected]], store: TokenStore, remove: bool
 ) -> tuple[dict[str, list[Selected]], DuplicateReport]:
-    """Count duplicates. With `remove`, keep only the first of equal documents; train comes before val."""
+    """Return the selection of each split and the numbers of duplicates in it.
+
+    With `remove`, the returned selection keeps only the first of equal documents; train comes before val.
+    """
     everything = [*splits["train"], *splits["val"]]
     num_train = len(splits["train"])
     firsts, copies = _copies(everything, store)
@@ -86,7 +89,10 @@ def handle_duplicates(
 
 
 def _hits(selected: Selected, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return the mask over `processed` of the documents at `positions`, and of their repetitions."""
+    """Return a mask over `selected.processed` that is true for the documents at `positions`.
+
+    It is also true where a `fraction` above 1 repeats one of these documents.
+    """
     if selected.fraction > 1:
         return np.isin(selected.processed, selected.processed[positions])
     hit = np.zeros(selected.processed.size, dtype=bool)
@@ -95,7 +101,10 @@ def _hits(selected: Selected, positions: NDArray[np.int64]) -> NDArray[np.bool_]
 
 
 def _first_positions(selected: Selected) -> NDArray[np.int64]:
-    """Return the positions in `processed` of accepted documents. A repeated document counts once."""
+    """Return the positions of accepted documents in `selected.processed`.
+
+    A document that a `fraction` above 1 repeats has only its first position here.
+    """
     positions = np.flatnonzero(selected.accepted)
     if selected.fraction > 1:
         _, first = np.unique(selected.processed[positions], return_index=True)
@@ -104,7 +113,10 @@ def _first_positions(selected: Selected) -> NDArray[np.int64]:
 
 
 def _copies(everything: list[Selected], store: TokenStore) -> tuple[Places, Places]:
-    """Return (first occurrences, later copies) of equal accepted documents, in the order of the copies."""
+    """Find all accepted documents that equal an earlier one, and return (firsts, copies) in the order of writing.
+
+    `copies` holds the places of these documents; `firsts` holds, for each, the place of the first equal document.
+    """
     own_positions = [_first_positions(s) for s in everything]
     own_keys = (s.table.keys[s.processed[own]] for s, own in zip(everything, own_positions, strict=True))
     keys = np.concatenate([*own_keys, np.empty(0, dtype=np.uint64)])
@@ -132,7 +144,7 @@ def _copies(everything: list[Selected], store: TokenStore) -> tuple[Places, Plac
 
 
 def _digests(table: DocumentTable, documents: NDArray[np.int64], store: TokenStore) -> Iterator[bytes]:
-    """Yield a digest of the tokens of each document."""
+    """Yield a 16-byte BLAKE2b digest of the tokens of each document."""
     for batch in batches(documents, table.sizes):
         raw = memoryview(store.gather(table, batch)).cast("B")  # type: ignore[arg-type]
         ends = (np.cumsum(table.sizes[batch], dtype=np.int64) * store.dtype.itemsize).tolist()
@@ -146,6 +158,6 @@ def _origin(everything: list[Selected], places: Places, number: int) -> Origin:
 
 
 def origin_of(selected: Selected, document: NDArray[np.int64]) -> Origin:
-    """Return the origin of a document, given as an array of one index."""
+    """Return the origin of one document. `document` (1,) holds its index in the table of `selected`."""
     file_number, row = selected.table.origins_of(document)[0].tolist()
     return Origin(selected.name, file_number, row + 1)

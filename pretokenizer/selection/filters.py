@@ -1,8 +1,8 @@
 """Filters decide which selected documents are left out, and give the reason.
 
-A filter is a function (table, documents, config) -> mask of the documents to leave out. The reports count a document
-under the first filter that matches. To add a filter, write a function, a line in FILTERS and a field in
-PretokenizeConfig; add it to TRAIN_ONLY if val keeps such documents.
+A filter is a function (table, documents, config) -> boolean mask that is true for the documents to leave out. The
+reports count a document under the first filter that matches. To add a filter, write a function, a line in FILTERS and a
+field in PretokenizeConfig; add it to TRAIN_ONLY if val keeps such documents.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,12 +19,15 @@ Filter = Callable[[DocumentTable, NDArray[np.int64], PretokenizeConfig], NDArray
 def too_few_assistant_tokens(
     table: DocumentTable, documents: NDArray[np.int64], config: PretokenizeConfig
 ) -> NDArray[np.bool_]:
-    """Match documents with fewer than min_assistant_tokens tokens in assistant turns, template tokens included."""
+    """Return (n,): whether each document has fewer than `min_assistant_tokens` tokens in its assistant turns.
+
+    Template tokens count.
+    """
     return table.assistant_tokens[documents] < (config.min_assistant_tokens or 0)
 
 
 def contaminated(table: DocumentTable, documents: NDArray[np.int64], config: PretokenizeConfig) -> NDArray[np.bool_]:
-    """Match documents that share a run of words with a test question (see tasks/decontaminate.py)."""
+    """Return (n,): whether each document shares consecutive words with a test question (see tasks/decontaminate.py)."""
     return table.contaminated[documents]
 
 
@@ -35,13 +38,13 @@ FILTERS: dict[str, Filter] = {
 
 
 TRAIN_ONLY = ("test question",)
-"""Filters that do not apply to val."""
+"""Names of filters that apply to train only, not to val."""
 
 
 def matching(
     table: DocumentTable, documents: NDArray[np.int64], config: PretokenizeConfig, split: str
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yield the reason of each filter of a split, and the mask of the documents that it matches."""
+    """Yield, for each filter that applies to `split`, its reason and the mask of the documents that it leaves out."""
     for reason, is_out in FILTERS.items():
         if split == "train" or reason not in TRAIN_ONLY:
             yield reason, is_out(table, documents, config)

@@ -1,7 +1,8 @@
 """Count near-duplicates: documents that share most of their runs of tokens with an earlier document.
 
-Each document is a set of runs of 5 tokens. MinHash signatures (`pip install 'oasst-megatron[neardup]'`) estimate the
-Jaccard similarity of two sets. Only documents that agree in one band of their signatures are compared.
+Each document is a set of runs of 5 consecutive tokens. MinHash signatures (`pip install 'oasst-megatron[neardup]'`)
+estimate the Jaccard similarity of two sets. A signature has 64 slots in 16 bands of 4; only documents that agree in a
+whole band are compared.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pretokenizer.selection.token_store import TokenStore, batches
 from pretokenizer.tasks.plan import BuildError
 
 SIMILARITY = 0.8
-"""Estimated share of runs that two documents must have in common."""
+"""Estimated Jaccard similarity (share of common runs) from which two documents count as near-duplicates."""
 NUM_SLOTS = 64
 SLOTS_PER_BAND = 4
 RUN_TOKENS = 5
@@ -24,18 +25,21 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class NearDuplicateReport:
-    """Numbers of documents that resemble an earlier one; exact duplicates are included."""
+    """Numbers of documents that nearly equal an earlier document; exact duplicates are included."""
 
     train: int
-    """Number of documents of train that resemble an earlier document of train."""
+    """Number of documents of train that nearly equal an earlier document of train."""
     leaked: int
-    """Number of documents of val that resemble a document of train."""
+    """Number of documents of val that nearly equal a document of train."""
     examples: list[dict[str, Origin]]
-    """For some of them, the origins of both documents: {"document": ..., "resembles": ...}."""
+    """For the first near-duplicates, the origins of both documents: {"document": ..., "resembles": ...}."""
 
 
 def count_near_duplicates(splits: dict[str, list[Selected]], store: TokenStore) -> NearDuplicateReport:
-    """Compare the documents of all splits; a repeated document counts once. Raises BuildError without the library."""
+    """Return the numbers of near-duplicates in train and val. A document that is written several times counts once.
+
+    Raises BuildError when the library for MinHash signatures is not installed.
+    """
     everything = [*splits["train"], *splits["val"]]
     unique = [np.sort(np.unique(selected.documents)) for selected in everything]
     owner = np.repeat(np.arange(len(everything)), [own.size for own in unique])
@@ -60,9 +64,9 @@ def count_near_duplicates(splits: dict[str, list[Selected]], store: TokenStore) 
 
 
 def earlier_similar(signatures: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Return, for each row of (N, NUM_SLOTS) signatures, the index of an earlier similar row, or -1.
+    """Return (N,): for each row of `signatures` (N, NUM_SLOTS), the index of an earlier similar row, or -1 for none.
 
-    Rows that agree in a band are compared with the first of them only.
+    Of several rows that agree in a band, each is compared only with the first.
     """
     earlier = np.full(len(signatures), -1, dtype=np.int64)
     for start in range(0, NUM_SLOTS, SLOTS_PER_BAND):
@@ -77,7 +81,7 @@ def earlier_similar(signatures: NDArray[np.uint32]) -> NDArray[np.int64]:
 
 
 def _signatures(selected: Selected, documents: NDArray[np.int64], store: TokenStore) -> NDArray[np.uint32]:
-    """Return the (N, NUM_SLOTS) signatures of N documents."""
+    """Return (N, NUM_SLOTS): the MinHash signatures of N documents of `selected`."""
     try:
         from rensa import RMinHash
     except ImportError:
@@ -92,9 +96,10 @@ def _signatures(selected: Selected, documents: NDArray[np.int64], store: TokenSt
 
 
 def run_hashes(tokens: NDArray[np.integer], sizes: NDArray[np.integer]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Return (a hash of every run of RUN_TOKENS tokens in joined documents, number of runs of each document).
+    """Return (hash of every run of RUN_TOKENS consecutive tokens, number of runs of each of the N documents).
 
-    A shorter document is padded to one run. Runs do not cross from one document to the next.
+    `tokens` holds the documents joined, `sizes` (N,) their lengths. A document with fewer tokens is padded to one run.
+    A run never crosses from one document to the next.
     """
     padded = np.maximum(sizes.astype(np.int64), RUN_TOKENS)
     flat = np.zeros(int(padded.sum()), dtype=np.uint64)

@@ -1,6 +1,6 @@
-"""Draw training documents and cut validation sets, index for index as the original does.
+"""Draw training documents and shorten validation sets, with the same random choices as the original.
 
-The draws depend only on counts and seeds. Source of the rules: LAION-AI/Open-Assistant f1e6ed9.
+The choices depend only on the numbers of documents and the seeds. Source of the rules: LAION-AI/Open-Assistant f1e6ed9.
 """
 
 import numpy as np
@@ -13,15 +13,20 @@ Indices = NDArray[np.int64]
 
 
 class TrainSampler:
-    """Draws the training documents of each data set. One generator serves all data sets, in their order."""
+    """Draws the training documents of each data set.
+
+    All data sets share one random generator, so their order matters.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = np.random.RandomState(seed)
 
     def sample(self, documents: Indices, entry: DatasetEntry) -> tuple[Indices, float]:
-        """Return (documents to write, fraction that the report shows). Raises ConfigError when `size` is too large.
+        """Return (indices of the documents to write, their share of all `documents` for the report).
 
-        A fraction above 1 repeats all documents, and draws the rest: 2.5 gives all, all again, and a random half.
+        The entry's `fraction`, `size` and `max_train_set` decide how many are drawn. A fraction above 1 repeats them:
+        2.5 gives all documents twice, and a random half. Raises ConfigError when `size` is above the number of
+        documents.
         """
         count = documents.size
         fraction = 1.0
@@ -43,14 +48,17 @@ class TrainSampler:
 
 
 class ValCutter:
-    """Cuts validation sets. One generator serves all data sets, as numpy's global generator does in the original."""
+    """Shortens the validation set of each data set. All data sets share one random generator, as in the original."""
 
     def __init__(self, seed: int, eval_size: int | None) -> None:
         self._random = np.random.RandomState(seed)
         self._eval_size = eval_size
 
     def cut(self, documents: Indices, max_val_set: int | None) -> tuple[Indices, bool]:
-        """Return (validation documents to keep, whether a limit applied)."""
+        """Return (indices of the validation documents to keep, whether any were discarded).
+
+        Keep at most `max_val_set` documents, chosen at random, and of these the first `eval_size`.
+        """
         is_cut = False
         if max_val_set and documents.size > max_val_set:
             documents = documents[self._random.choice(documents.size, size=max_val_set, replace=False)]

@@ -1,7 +1,7 @@
-"""Select the documents of train and val: order, split, sampling, filters.
+"""Select the documents of train and val: order the records, split them, sample, and filter.
 
-Random numbers are drawn in the order of the original: first the validation sets are cut, in the section's order, and
-then the training sets are sampled, in the same order.
+Random numbers are drawn in the order of the original: first to shorten the validation set of every data set, in the
+order of the section, and then to sample the training set of every data set.
 """
 
 from dataclasses import dataclass, replace
@@ -22,43 +22,43 @@ from pretokenizer.tasks.plan import Plan
 
 @dataclass(frozen=True)
 class Selected:
-    """The documents of one data set in one split."""
+    """The documents of one data set that are selected for one split, train or val."""
 
     dataset: int
-    """Index into the configuration's entries."""
+    """Index of the data set among the configuration's entries."""
     name: str
     """Name of the data set in the section."""
     report_name: str
     """Name of the data set in the published report."""
     table: DocumentTable
     candidates: NDArray[np.int64]
-    """Documents of the split, before drawing."""
+    """Indices into `table` of all documents that belong to the split, before samples are drawn."""
     processed: NDArray[np.int64]
-    """Documents that were drawn, in the order in which they are written. A fraction above 1 repeats documents."""
+    """Indices into `table` of the documents drawn, in the order of writing. A fraction above 1 repeats documents."""
     fraction: float
-    """Share of the samples, as the report shows it."""
+    """Share of the candidates that were drawn, as the report shows it."""
     outcomes: NDArray[np.uint8]
-    """(processed,) 0 for a document that is written, i + 1 for one that is left out for reasons[i]."""
+    """One value for each document in `processed`: 0 if it is written, i + 1 if it is left out for reasons[i]."""
     reasons: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> NDArray[np.bool_]:
-        """Mask of the documents in `processed` that are written."""
+        """Mask over `processed` that is true for the documents to write."""
         return self.outcomes == 0
 
     @property
     def documents(self) -> NDArray[np.int64]:
-        """The documents to write, in order."""
+        """Indices into `table` of the documents to write, in this order."""
         return self.processed[self.accepted]
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Number of documents left out, by reason."""
+        """{reason: number of documents in `processed` that are left out for it}."""
         counts = np.bincount(self.outcomes, minlength=len(self.reasons) + 1)[1:].tolist()
         return {reason: count for reason, count in zip(self.reasons, counts, strict=True) if count}
 
     def leave_out(self, hit: NDArray[np.bool_], reason: str) -> "Selected":
-        """Return a copy that leaves out the documents in `hit`, a mask over `processed`, for a new reason."""
+        """Return a copy that also leaves out the documents marked in `hit`, a mask over `processed`, for `reason`."""
         hit = hit & self.accepted
         if not hit.any():
             return self
@@ -67,9 +67,10 @@ class Selected:
 
 
 def select(plan: Plan, tables: list[tuple[DocumentTable, DocumentTable | None]]) -> dict[str, list[Selected]]:
-    """Select {"train": ..., "val": ...} and apply the filters.
+    """Return {"train": ..., "val": ...}: for each split, the documents selected from each data set.
 
-    Raises ConfigError for a split or a size that the data does not allow.
+    `tables` holds the tables of each data set, as `read_tables` returns them. Raises ConfigError when a data set is too
+    small for its `val_split` or `size`.
     """
     config, sources = plan.config, plan.sources
     sampler = TrainSampler(config.rng_seed)
@@ -100,7 +101,11 @@ def select(plan: Plan, tables: list[tuple[DocumentTable, DocumentTable | None]])
 def _split(
     entry: DatasetEntry, source: Source, table: DocumentTable, native_val: DocumentTable | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, bool]:
-    """Return (training documents, validation documents or None, whether the report calls them Subsets)."""
+    """Split a data set. Return (training documents, validation documents or None, whether the report says `Subset of`).
+
+    Documents are indices into the table of their split. The report names data sets as the original does, which calls
+    some splits `Subset of NAME`.
+    """
     units = np.arange(table.unit_documents.size)
     order = source.order(table.num_records)
     if order is not None:
@@ -134,7 +139,7 @@ def _filter(selected: Selected, config: PretokenizeConfig, split: str) -> Select
 
 
 def _limit(chosen: list[Selected], max_count: int | None) -> list[Selected]:
-    """Cut the selection after max_count accepted documents in all."""
+    """Return the selection of one split, cut after `max_count` accepted documents in all; None or 0 means no limit."""
     if not max_count:
         return chosen
     limited = []

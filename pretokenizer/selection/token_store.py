@@ -1,4 +1,4 @@
-"""Read tokens, roles and texts of documents back from the parts, in any order."""
+"""Read tokens, roles and texts of documents from the part files, in any order."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +11,16 @@ from pretokenizer.encode.batch import ranges
 from pretokenizer.selection.document_table import DocumentTable, PartTokens
 
 GIVE_BACK_BYTES = 128 << 20
-"""Mapped pages are released after this many bytes, which bounds the memory used."""
+"""Number of bytes read after which the memory of mapped files is released, which bounds the memory used."""
 FAULT_BYTES = 64 << 10
-"""Bytes that the kernel maps around the first byte touched, its fault-around window, even for a short document."""
+"""Smallest number of bytes counted for one read: the kernel maps a window of this size even for a short document."""
 
 BATCH_TOKENS = 1 << 19
-"""Number of tokens that are in memory at a time."""
+"""Approximate number of tokens in one batch of documents."""
 
 
 class TokenStore:
-    """Reads documents from the mapped files of parts. It opens each file once."""
+    """Reads tokens, roles and texts of documents. It maps each part file into memory once."""
 
     def __init__(self, dtype: DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
@@ -29,17 +29,17 @@ class TokenStore:
         self._mapped = 0
 
     def gather(self, table: DocumentTable, documents: NDArray[np.int64]) -> NDArray[Any]:
-        """Return the token ids of documents, joined in the given order."""
+        """Return the token ids of the given documents of `table`, joined in their order into one array."""
         return self._gather(table, documents, table.token_starts, table.sizes, ".tokens", self.dtype)
 
     def gather_texts(self, table: DocumentTable, documents: NDArray[np.int64]) -> bytes:
-        """Return the JSON lines of documents, joined in the given order."""
+        """Return the JSON lines with the texts of the given documents of `table`, joined in their order."""
         return self._gather(
             table, documents, table.text_starts, table.text_bytes, ".texts", np.dtype(np.uint8)
         ).tobytes()
 
     def gather_roles(self, table: DocumentTable, documents: NDArray[np.int64], dtype: DTypeLike) -> NDArray[Any]:
-        """Return the role id of every token of documents, joined in the given order."""
+        """Return the role id of every token of the given documents of `table`, joined in their order into one array."""
         turns = ranges(table.turn_starts[documents], table.turns[documents])
         return np.repeat(table.turn_roles[turns].astype(dtype), table.turn_sizes[turns])
 
@@ -52,7 +52,10 @@ class TokenStore:
         suffix: str,
         dtype: np.dtype[Any],
     ) -> NDArray[Any]:
-        """Return the elements of documents. `starts` and `sizes` locate each document in the file of its part."""
+        """Return the elements of the given documents, joined, from the part files with the given suffix.
+
+        `starts` and `sizes` locate every document of the table in the file of its part, counted in elements of `dtype`.
+        """
         if not documents.size:
             return np.empty(0, dtype=dtype)
         # Consecutive documents of one part are copied as one run.
@@ -79,7 +82,10 @@ class TokenStore:
 
 
 def batches(documents: NDArray[np.int64], sizes: NDArray[np.int32]) -> Iterator[NDArray[np.int64]]:
-    """Cut `documents` into runs of about BATCH_TOKENS tokens. `sizes` has the tokens of every document of the table."""
+    """Yield `documents` in batches of about BATCH_TOKENS tokens.
+
+    `sizes` holds the number of tokens of every document of the table that `documents` indexes.
+    """
     if documents.size:
         batch_of = np.cumsum(sizes[documents], dtype=np.int64) // BATCH_TOKENS
         yield from np.split(documents, np.flatnonzero(np.diff(batch_of)) + 1)

@@ -1,4 +1,4 @@
-"""Bad records are counted by reason, and the first are named by file and line. Too many stop the build.
+"""Count bad records by reason, name the first ones by file and line, and stop a build with too many.
 
 A record is bad when it is not a JSON object, has other keys or types than its source expects, has roles that do not
 alternate or empty turns, or has broken Unicode. Records that the original drops without an error are not bad.
@@ -10,25 +10,25 @@ from pretokenizer.sources.source import BadRecord
 from pretokenizer.tasks.part_files import PartHeader
 
 MAX_EXAMPLES = 20
-"""Number of bad records that a part names."""
+"""Number of bad records that the header of a part names by file and line."""
 MAX_REASONS = 50
-"""Number of reasons that a part distinguishes."""
+"""Number of reasons that the header of a part counts separately; all further ones count as `other reasons`."""
 
 
 class BadRecordsError(ValueError):
-    """More bad records than --max_bad_fraction allows. The message names the first of them."""
+    """A data set has more bad records than --max_bad_fraction allows. The message names the first of them."""
 
 
 class BadRecordLog:
-    """Collects the bad records of one part in its header."""
+    """Counts and names the bad records of one part, in the header of the part."""
 
     def __init__(self, header: PartHeader, spans: dict[int, FileSpan], is_strict: bool) -> None:
         self.header, self.spans, self.is_strict = header, spans, is_strict
         self.last_unreadable = -1
-        """Row of the last line that could not be read as a record, or -1."""
+        """Row of the last line that could not be read as a record, or -1 when all lines could."""
 
     def add(self, file_number: int, row: int, bad: BadRecord) -> None:
-        """Count a record that was read and is bad. Raises RecordError with --strict."""
+        """Count a bad record, given by its file and its row in the file. Raises RecordError with --strict."""
         if self.is_strict or len(self.header.bad_examples) < MAX_EXAMPLES:
             self._name(
                 f"{place_of(self.spans[file_number], row)}: {bad.reason}" + (f"; {bad.found}" if bad.found else "")
@@ -36,7 +36,7 @@ class BadRecordLog:
         self._count(bad.reason)
 
     def add_unreadable(self, row: int, place: str, reason: str) -> None:
-        """Count a line that cannot be read as a record. Raises RecordError with --strict."""
+        """Count a line that is not a record. `place` names its file and line. Raises RecordError with --strict."""
         self.last_unreadable = row
         self._name(f"{place}: {reason}")
         self._count(reason.partition(":")[0].partition(",")[0])
@@ -54,14 +54,15 @@ class BadRecordLog:
 
 
 def _printable(text: str) -> str:
-    """Escape control characters and line breaks, which the text of a record may hold."""
+    """Return `text` with its control characters and line breaks escaped, for use in one line of a message."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def refuse_too_many(names: list[str], headers: list[list[PartHeader]], max_fraction: float) -> list[str]:
-    """Return a warning for each data set with bad records. `headers` lists the parts of each data set in `names`.
+    """Return one warning for each data set that has bad records.
 
-    Raises BadRecordsError when the share of bad records in one data set is above `max_fraction`.
+    `names` holds the names of the data sets, and `headers` the part headers of each. Raises BadRecordsError when the
+    share of bad records in one data set is above `max_fraction`.
     """
     warnings = []
     for name, parts in zip(names, headers, strict=True):

@@ -1,4 +1,4 @@
-"""What every step of a build shares: the plan, the tokenizer, the chat format, and how the build runs."""
+"""The inputs that every step of a build shares: the plan, the tokenizer, the chat format and the run options."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,30 +15,34 @@ from pretokenizer.tokenizer.load import load_tokenizer
 
 @dataclass(frozen=True)
 class BuildContext:
-    """The fixed inputs of a build."""
+    """The inputs that every step of a build shares and none changes."""
 
     plan: Plan
     tokenizer: Tokenizer
     chat_format: ChatFormat
     options: RunOptions
     final: Path
-    """The finished folder; reports name it while it is built elsewhere."""
+    """Path of the output folder, which reports name. The folder is written elsewhere and renamed at the end."""
 
     @classmethod
     def load(cls, plan: Plan, options: RunOptions, final: Path) -> "BuildContext":
-        """Load the tokenizer and the chat format that the plan names. Raises ConfigError or TokenizerError."""
+        """Return the context of a build, with the tokenizer and the chat format that the plan's configuration names.
+
+        Raises ConfigError or TokenizerError when they cannot be loaded.
+        """
         return cls(plan, *load_plan_tokenizer(plan.config), options, final)
 
     @property
     def config(self) -> PretokenizeConfig:
-        """The configuration in the plan."""
+        """The configuration of the build, from its plan."""
         return self.plan.config
 
 
 def load_plan_tokenizer(config: PretokenizeConfig) -> tuple[Tokenizer, ChatFormat]:
-    """Load the tokenizer and the chat format. The format's control tokens are added when the configuration names none.
+    """Return the tokenizer and the chat format that a configuration names.
 
-    Raises ConfigError when the vocabulary still lacks a token that the format needs.
+    When the configuration names no special tokens, those of the chat format are added to the vocabulary. Raises
+    ConfigError when the vocabulary then still lacks a token that the chat format needs.
     """
     named = CHAT_FORMATS.get(config.chat_format)
     path = template_file(config)

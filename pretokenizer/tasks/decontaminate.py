@@ -4,8 +4,9 @@ A document is contaminated when it shares `decontaminate_ngram` (13) consecutive
 question of at least 5 words must occur as a whole. Words are lower-cased runs of letters and digits; in scripts without
 spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Myanmar) each character is a word.
 
-A file of questions is any file of records, or .txt with one question on each line. Of a record, the fields question,
-prompt, instruction, text, problem, input and turns hold questions; if it has none of them, every text field does.
+A file of questions is a file of records in any supported format, or a .txt file with one question on each line. The
+questions of a record are its fields question, prompt, instruction, text, problem, input and turns. A record without any
+of these fields gives the texts of all its fields.
 """
 
 import re
@@ -35,7 +36,7 @@ _FIELDS = ("question", "prompt", "instruction", "text", "problem", "input", "tur
 
 
 class Questions:
-    """The runs of words in test questions, by their length."""
+    """The runs of consecutive words that mark a document as contaminated: all runs in the test questions."""
 
     def __init__(self, texts: Iterator[str] | list[str], ngram: int) -> None:
         self.runs: dict[int, set[str]] = {}
@@ -50,7 +51,10 @@ class Questions:
 
     @classmethod
     def load(cls, config: PretokenizeConfig) -> "Questions":
-        """Read the questions in the configuration's files. Raises RecordError when there are none."""
+        """Read the test questions in the configuration's `decontaminate` files.
+
+        Raises RecordError when there are none.
+        """
         questions = cls(
             (text for path in question_files(config) for text in read_questions(path)),
             config.decontaminate_ngram,
@@ -62,7 +66,7 @@ class Questions:
         return questions
 
     def has_run_of(self, conversation: Conversation) -> bool:
-        """Return whether a message of the conversation shares a run of words with a question."""
+        """Return whether a message of the conversation contains one of the questions' runs of words."""
         for message in conversation.messages:
             words = words_of(message.text)
             for length, known in self.runs.items():
@@ -72,7 +76,7 @@ class Questions:
 
 
 def question_files(config: PretokenizeConfig) -> list[Path]:
-    """Return the configuration's files of questions. Raises ConfigError for a missing file."""
+    """Return the paths of the configuration's `decontaminate` files. Raises ConfigError for a missing file."""
     paths = [find_file(path) for path in config.decontaminate]
     for path in paths:
         if not path.is_file():
@@ -98,7 +102,7 @@ def runs_of(words: list[str], length: int) -> Iterator[str]:
 
 
 def read_questions(path: Path) -> Iterator[str]:
-    """Yield the questions in a file. Raises RecordError when it cannot be read."""
+    """Yield the test questions in a file. Raises RecordError when the file cannot be read."""
     if path.suffix == ".txt":
         try:
             yield from path.read_text(encoding="utf-8").splitlines()
@@ -110,7 +114,7 @@ def read_questions(path: Path) -> Iterator[str]:
 
 
 def question_texts(record: Record) -> Iterator[str]:
-    """Yield the texts in a record's question fields, or in all its fields when it has none of those."""
+    """Yield the texts in the fields of a record that usually hold questions, or in all its fields if it has none."""
     chosen = [record[name] for name in _FIELDS if record.get(name)]
     for value in chosen or record.values():
         yield from _texts_in(value)

@@ -1,7 +1,8 @@
-"""Part files: the encoded documents of one piece, in record order, before they are split and sampled.
+"""Part files: the encoded documents of one piece of a build's plan, in record order, before splitting and sampling.
 
-A part is `part-00003-01.{tokens,npz,json}`, and `.texts` where the text is kept. The `.json` is written last: a part
-with its `.json` is complete, and a resumed build keeps it. The bytes do not depend on the machine or the process.
+The part of task 3 and piece 1 is `part-00003-01.{tokens,npz,json}`, and `.texts` with --write_json. The `.json` is
+written last: a part with its `.json` is complete, and a resumed build keeps it. The bytes do not depend on the machine
+or the process.
 """
 
 import json
@@ -36,7 +37,7 @@ _COLUMNS = {
 
 _MISMATCH_NAME = "encoder_mismatch.json"
 MAX_LANGS = 250
-"""Number of languages that a part distinguishes."""
+"""Number of languages that a part counts separately; all further ones count as `unknown`."""
 MAX_LANG_CHARACTERS = 35
 """Length of the longest language tags that RFC 5646 asks programs to support."""
 
@@ -47,14 +48,14 @@ class PartError(ValueError):
 
 @dataclass(frozen=True)
 class EncoderMismatch:
-    """The fast encoder gave other ids than the reference, so a build keeps none of its ids."""
+    """A text for which the fast encoder gave other ids than the reference. The build then uses only the reference."""
 
     fast: str
     """Name of the fast encoder."""
     reference: str
     """Name of the reference encoder."""
     text: str
-    """Start of the text that they encoded differently."""
+    """Start of the text that the two encoders encoded differently."""
 
     def __str__(self) -> str:
         return (
@@ -65,43 +66,43 @@ class EncoderMismatch:
 
 @dataclass
 class PartHeader:
-    """The `.json` of a part."""
+    """Counts and notes about one part, stored in its `.json` file."""
 
     num_records: int = 0
-    """Number of records read, also of those that were dropped."""
+    """Number of records read, including dropped and bad records."""
     num_tokens: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    """Number of records that give no sample, by reason."""
+    """Number of records that are sound but give no training sample, by reason."""
     bad: Counter[str] = field(default_factory=Counter)
     """Number of bad records, by reason."""
     bad_examples: list[str] = field(default_factory=list)
     """The first bad records, each as `file:line: reason`."""
     file_records: Counter[str] = field(default_factory=Counter)
-    """Number of records read by the index of their file, as text because JSON keys are text."""
+    """Number of records read from each file, by the file's index as text, because JSON keys are text."""
     unused: list[str] = field(default_factory=list)
-    """Fields that records have and the source does not use."""
+    """Names of fields that records have but the conversion does not use."""
     irregular: Counter[str] = field(default_factory=Counter)
-    """Number of conversations by irregularity that is allowed."""
+    """Number of conversations with each irregularity that is allowed, such as two messages of one role in a row."""
     langs: list[str] = field(default_factory=lambda: ["unknown"])
-    """Names of the languages that `document_langs` indexes."""
+    """Names of the languages; the column `document_langs` holds indices into this list."""
     encoder: str = ""
-    """Name of the encoder of this part."""
+    """Name of the encoder that encoded this part."""
     engine: str = ""
-    """The encoder and its proof, as the reports show them."""
+    """Description of the encoder for the reports, which says whether it was compared with the reference."""
     is_exact: bool = False
     """Whether the reference encoded the part because the fast encoder was found wrong."""
     warnings: list[str] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
-    """What the chat format did to the conversations: counts by the names in encode/batch.py."""
+    """Numbers of compared replies, dropped messages and other work of the chat format, by NOTES in encode/batch.py."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """CPU seconds by step."""
+    """CPU time in seconds that the part took, under the key `total`."""
 
 
 _COUNTERS = ("dropped", "bad", "file_records", "irregular", "notes")
 
 
 class PartWriter:
-    """Writes one part. The part is complete when the `with` block ends without an error."""
+    """Writes the files of one part. The part is complete when the `with` block ends without an error."""
 
     def __init__(self, stem: Path, dtype: DTypeLike, keep_texts: bool) -> None:
         self.stem = stem
@@ -117,11 +118,17 @@ class PartWriter:
         return self
 
     def add_units(self, files: list[int], rows: list[int], documents: list[int]) -> None:
-        """Add records that give samples: the file and row of each, and its number of documents, which may be 0."""
+        """Add units (records that give samples): for each, the index of its file, its row and its number of documents.
+
+        The number of documents may be 0.
+        """
         self._append(unit_files=files, unit_rows=rows, unit_documents=documents)
 
     def add_documents(self, batch: EncodedBatch, langs: list[str | None], contaminated: list[bool] | None) -> None:
-        """Add the documents of the units added last, in order."""
+        """Add the encoded documents of the units that `add_units` added last, in the same order.
+
+        `langs` and `contaminated` hold one value for each document; None means that none is contaminated.
+        """
         tokens = batch.tokens.astype(self._dtype, copy=False)
         raw = memoryview(tokens).cast("B")  # type: ignore[arg-type]
         ends = (np.cumsum(batch.document_sizes) * self._dtype.itemsize).tolist()
@@ -169,7 +176,10 @@ class PartWriter:
             self._columns[name].append(np.asarray(values, dtype=_COLUMNS[name]))
 
     def _lang_id(self, lang: str | None) -> int:
-        """Return the index of a language in `langs`, or 0 (unknown) for an invalid name and after MAX_LANGS names."""
+        """Add a new language to the header's `langs` and return its index.
+
+        Return 0 (unknown) for None, for an invalid name, and when the header has MAX_LANGS names already.
+        """
         is_name = isinstance(lang, str) and 0 < len(lang) <= MAX_LANG_CHARACTERS and lang.isprintable()
         if lang is None or not is_name or len(self.header.langs) >= MAX_LANGS:
             return 0
@@ -180,7 +190,7 @@ class PartWriter:
 
 @dataclass(frozen=True)
 class Part:
-    """A finished part, with its columns in memory and its tokens on disk."""
+    """A finished part: its header, and one array for each column of its .npz file. Tokens stay on disk."""
 
     stem: Path
     header: PartHeader
@@ -188,23 +198,23 @@ class Part:
 
 
 def is_complete(stem: Path) -> bool:
-    """Return whether the part was finished."""
+    """Return whether the part with the path `stem` (without suffix) was written completely."""
     return stem.with_suffix(".json").is_file()
 
 
 def found_mismatch(folder: Path) -> EncoderMismatch | None:
-    """Return the mismatch that some process recorded in a folder of parts, or None."""
+    """Return the mismatch that a process recorded in a folder of parts with record_mismatch, or None."""
     path = folder / _MISMATCH_NAME
     return EncoderMismatch(**read_json(path)) if path.is_file() else None
 
 
 def record_mismatch(folder: Path, mismatch: EncoderMismatch) -> None:
-    """Record in a folder of parts that the fast encoder is wrong, for all processes of the build."""
+    """Write to a folder of parts that the fast encoder is wrong, so that all processes of the build find out."""
     write_json_atomic(folder / _MISMATCH_NAME, asdict(mismatch), sync=False)
 
 
 def read_header(stem: Path) -> PartHeader:
-    """Read the header of a finished part. Raises PartError naming the file."""
+    """Read the header of a finished part. Raises PartError naming the file when it is missing or damaged."""
     path = stem.with_suffix(".json")
     try:
         raw = read_json(path)
@@ -214,7 +224,10 @@ def read_header(stem: Path) -> PartHeader:
 
 
 def read_part(stem: Path, itemsize: int) -> Part:
-    """Read a finished part with tokens of `itemsize` bytes. Raises PartError naming the file."""
+    """Read a finished part whose tokens take `itemsize` bytes each.
+
+    Raises PartError naming a missing or damaged file.
+    """
     header = read_header(stem)
     try:
         with np.load(stem.with_suffix(".npz"), allow_pickle=False) as arrays:

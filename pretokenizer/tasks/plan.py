@@ -1,7 +1,7 @@
 """The plan of a build: the files it reads, cut into tasks that any process on any machine can run alone.
 
-A plan depends only on the configuration and the input files, never on the number of workers. Its tasks, and the bytes
-made from them, are therefore the same everywhere.
+A plan has tasks, a task has pieces, and a piece has spans (byte ranges) of input files. A plan depends only on the
+configuration and the input files, never on the number of workers. So the output has the same bytes everywhere.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ from pretokenizer.tokenizer.base import TokenizerError
 from pretokenizer.tokenizer.load import load_tokenizer
 
 CHUNK_BYTES = 8 << 20
-"""Size of the spans that uncompressed JSON-lines files are cut into."""
+"""Size in bytes of the spans that uncompressed JSON-lines files are cut into."""
 FINGERPRINT_VERSION = 3
-"""Increases when part files change, so that a build does not resume with parts of another version."""
+"""Version of the part files' format. A build does not resume with parts of another version."""
 
 
 class BuildError(ValueError):
@@ -38,55 +38,58 @@ class BuildError(ValueError):
 
 @dataclass(frozen=True)
 class Piece:
-    """Spans of one data set's files, in order; they become one part file."""
+    """A share of the work on one data set: spans of its files, whose documents are written to one part file."""
 
     dataset: int
-    """Index into the configuration's entries."""
+    """Index of the data set among the configuration's entries."""
     is_val: bool
     """Whether the spans belong to the data set's own validation files."""
     files: tuple[tuple[int, FileSpan], ...]
-    """Each span with the index of its file among the data set's train and val files."""
+    """Pairs (index of the file among the data set's train and val files, span of that file)."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Pieces that one process does in order. Only data sets that share random numbers put several into one task."""
+    """Pieces that one process works on in order. A task has several pieces only where they share random numbers."""
 
     index: int
     pieces: tuple[Piece, ...]
 
     def stem(self, folder: Path, piece: int) -> Path:
-        """Return the path of a piece's part in `folder`, without suffix."""
+        """Return the path, without suffix, of the part file in `folder` that belongs to the piece number `piece`."""
         return folder / f"part-{self.index:05d}-{piece:02d}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The work of a build."""
+    """The work of a build: its configuration, input files and tasks."""
 
     config: PretokenizeConfig
     datasets: tuple[DatasetFiles, ...]
-    """The files of each entry of the configuration."""
+    """The input files of each data set in the configuration."""
     tasks: tuple[Task, ...]
     input_paths: tuple[Path, ...]
-    """Every file that the build reads, the tokenizer's too."""
+    """Every file that the build reads, including the tokenizer and the chat template."""
     known_inputs: dict[str, dict[str, Any]] | None = None
-    """`inputs`, where the plan comes from a file."""
+    """The value of `inputs` when the plan was read from plan.json; None when it must be computed."""
 
     @cached_property
     def inputs(self) -> dict[str, dict[str, Any]]:
-        """Map the path of every input file to its `bytes` and `sha256`. The first access reads all files."""
+        """{path: {"bytes": size, "sha256": checksum}} of every input file. The first access reads all files."""
         if self.known_inputs is not None:
             return self.known_inputs
         return {str(path): {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in self.input_paths}
 
     @property
     def sources(self) -> list[Source]:
-        """The source of each entry of the configuration."""
+        """For each data set in the configuration, the source that converts its records."""
         return make_sources(self.config)
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of everything that decides the bytes. Parts of plans with one fingerprint fit together."""
+        """Return a SHA-256 of everything that decides the bytes of the output.
+
+        Part files of two plans can be combined only when the fingerprints are equal.
+        """
         config = dataclasses.asdict(self.config)
         for key in ("output_dir", "output_dir_suffix", "filename_prefix", "compress", "data_dir", "cache_dir"):
             del config[key]
@@ -96,12 +99,15 @@ class Plan:
 
 
 def make_sources(config: PretokenizeConfig) -> list[Source]:
-    """Return the source of each entry of the configuration. Raises ConfigError for an unknown name or option."""
+    """Return, for each data set in the configuration, the source that converts its records.
+
+    Raises ConfigError for an unknown name or option.
+    """
     return [make_source(e.name, e.options, e.val_split, config.consecutive_roles) for e in config.entries]
 
 
 def make_plan(config: PretokenizeConfig, chunk_bytes: int = CHUNK_BYTES) -> Plan:
-    """Find every input file and cut the work into tasks. Raises ConfigError, DataMissingError or TokenizerError."""
+    """Find all input files of a build and return its plan. Raises ConfigError, DataMissingError or TokenizerError."""
     entries = config.entries
     sources = make_sources(config)
     tokenizer_path = tokenizer_file(config)
@@ -119,7 +125,10 @@ def make_plan(config: PretokenizeConfig, chunk_bytes: int = CHUNK_BYTES) -> Plan
 
 
 def _pieces(dataset: int, source: Source, files: DatasetFiles, chunk_bytes: int) -> list[Piece]:
-    """Cut the files of a data set: into spans where records are independent, else into one piece for each split."""
+    """Return the pieces of a data set: one for each span of at most `chunk_bytes` where records are independent.
+
+    Otherwise return one piece for all train files and one for all val files.
+    """
     pieces = []
     for is_val, paths, first in ((False, files.train, 0), (True, files.val, len(files.train))):
         spans = []
@@ -134,7 +143,10 @@ def _pieces(dataset: int, source: Source, files: DatasetFiles, chunk_bytes: int)
 
 
 def tokenizer_file(config: PretokenizeConfig) -> Path:
-    """Return the file of the tokenizer. Raises ConfigError where none is named, TokenizerError where none is found."""
+    """Return the path of the configuration's tokenizer file.
+
+    Raises ConfigError when the configuration names none, and TokenizerError when the file does not exist.
+    """
     if not config.vocab_file:
         raise ConfigError(
             "vocab_file: not set; add a tokenizer section to --configs (llama2, gpt_neox, falcon, sample)"
@@ -152,7 +164,10 @@ def tokenizer_file(config: PretokenizeConfig) -> Path:
 
 
 def template_file(config: PretokenizeConfig) -> Path | None:
-    """Return the file of a Jinja chat template, or None for a named format. Raises ConfigError for anything else."""
+    """Return the path of the configuration's Jinja chat template, or None when `chat_format` is a built-in format.
+
+    Raises ConfigError when `chat_format` is neither.
+    """
     if config.chat_format in CHAT_FORMATS:
         return None
     path = find_file(template_path(config.chat_format)[0])

@@ -1,4 +1,4 @@
-"""`plan.json`: the plan in a part folder, complete enough to merge parts without the input files."""
+"""Read and write `plan.json`: the plan of a build, complete enough to merge parts without the input files."""
 
 import dataclasses
 from pathlib import Path
@@ -15,12 +15,12 @@ PLAN_NAME = "plan.json"
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
-    """Write `folder/plan.json`, which read_plan reads."""
+    """Write the plan to `folder/plan.json`, where `read_plan` finds it."""
     write_json_atomic(folder / PLAN_NAME, plan_to_json(plan), sync=False)
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """Return the plan as plain data."""
+    """Return the plan as the dicts and lists that `plan.json` stores."""
     return {
         "fingerprint": plan.fingerprint(),
         "config": dataclasses.asdict(plan.config),
@@ -34,7 +34,10 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 
 
 def read_plan(folder: Path) -> Plan:
-    """Read the plan of a part folder. Raises BuildError naming the file."""
+    """Return the plan in `folder/plan.json`.
+
+    Raises BuildError when the file is missing, damaged or of another version.
+    """
     path = folder / PLAN_NAME
     try:
         raw = read_json(path)
@@ -59,7 +62,7 @@ def _files(raw: dict[str, Any]) -> DatasetFiles:
 
 
 def fingerprint_in(path: Path) -> str | None:
-    """Return the fingerprint in a plan's file, or None when the file cannot be read."""
+    """Return the plan's fingerprint that a `plan.json` file holds, or None when the file cannot be read."""
     try:
         return str(read_json(path)["fingerprint"])
     except (OSError, ValueError, LookupError, TypeError):

@@ -22,10 +22,11 @@ from pretokenizer.tasks.runner import TaskRunner
 
 
 def run_tasks(context: BuildContext, tasks: list[Task], folder: Path, pool: ProcessPoolExecutor | None) -> None:
-    """Run the unfinished tasks and leave their parts in `folder`.
+    """Run the unfinished tasks, which write their part files to `folder`.
 
-    If any process finds the fast encoder wrong, run the tasks a second time: they redo every piece that the reference
-    did not encode. `pool` comes from start_workers. Raises BuildError when a worker process dies.
+    If any process finds the fast encoder wrong, the tasks run a second time and redo every piece that the reference
+    encoder did not encode. `pool` comes from start_workers; without it, this process runs the tasks. Raises BuildError
+    when a worker process dies.
     """
     options = context.options
     with contextlib.ExitStack() as stack:
@@ -50,7 +51,10 @@ def run_tasks(context: BuildContext, tasks: list[Task], folder: Path, pool: Proc
 
 @contextlib.contextmanager
 def start_workers(context: BuildContext, tasks: list[Task], folder: Path) -> Iterator[ProcessPoolExecutor | None]:
-    """Start processes that load the tokenizer while this process continues. Yield None when one process is enough."""
+    """Start the worker processes, which get ready while this process continues, and yield their pool.
+
+    Yield None when one process is enough, or when Ray runs the tasks.
+    """
     count = min(context.options.workers, len(tasks))
     if count < 2 or context.options.executor == "ray":
         yield None
@@ -68,7 +72,7 @@ def start_workers(context: BuildContext, tasks: list[Task], folder: Path) -> Ite
 
 
 _runner: TaskRunner | None = None
-"""The runner of a worker process."""
+"""The object that runs tasks in a worker process; None in the main process."""
 
 
 def _start_forked(context: BuildContext, folder: Path, parent: int) -> None:
@@ -82,7 +86,7 @@ def _start_spawned(plan: Plan, options: RunOptions, final: Path, folder: Path, p
 
 
 def _exit_with(parent: int) -> None:
-    """Exit when the parent process ends: a killed parent cannot stop its workers."""
+    """Wait until the process `parent` ends, then exit this process. A killed parent cannot stop its workers itself."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

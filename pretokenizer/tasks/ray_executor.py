@@ -12,9 +12,9 @@ from pretokenizer.tasks.runner import TaskRunner
 
 
 def run_on_ray(context: BuildContext, tasks: list[Task], folder: Path, progress: Any) -> None:
-    """Run `tasks` on as many actors as the cluster has CPUs, or on `workers` actors if more than one is asked for.
+    """Run `tasks` on one Ray actor (process) for each CPU of the cluster, or on `--workers` actors if that is above 1.
 
-    Raises BuildError when Ray is not installed, and ValueError for an error of the user's.
+    Raises BuildError when Ray is not installed, and ValueError for an error that the user can fix, such as bad data.
     """
     try:
         import ray
@@ -24,13 +24,13 @@ def run_on_ray(context: BuildContext, tasks: list[Task], folder: Path, progress:
     plan, options, final = context.plan, context.options, context.final  # a loaded tokenizer cannot be sent
 
     class Worker:
-        """One process of the cluster. It loads the tokenizer once."""
+        """One process of the Ray cluster. It loads the tokenizer once and runs many tasks."""
 
         def __init__(self) -> None:
             self.runner = TaskRunner(BuildContext.load(plan, options, final), folder)
 
         def run(self, task: Task) -> str | None:
-            """Run a task. Return the message of an error that the user can fix."""
+            """Run a task. Return the message of an error that the user can fix, or None for success."""
             try:
                 self.runner.run(task)
             except ValueError as error:

@@ -41,15 +41,15 @@ from pretokenizer.tasks.plan import Piece, Task
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 4 << 20
 MAX_UNUSED = 100
-"""Number of unused fields that a part names."""
+"""Largest number of unused fields that the header of a part names."""
 MAX_SHAPES = 1000
-"""Number of different lists of keys whose unused fields are noted."""
+"""Largest number of different key lists, among the records of a piece, whose unused fields are noted."""
 Batch = list[tuple[int, int, list[Conversation]]]
-"""(index of the file, row, conversations) of records that give samples."""
+"""Records that give samples, each as (index of its file, row in the file, its conversations)."""
 
 
 class TaskRunner:
-    """Runs tasks of one build. It proves the fast encoder once, and counts bad records or stops at the first."""
+    """Runs tasks of one build in one process. It compares the fast encoder with the reference once, at the start."""
 
     def __init__(self, context: BuildContext, folder: Path) -> None:
         self.config, self.folder, self.is_strict = context.config, folder, context.options.strict
@@ -68,7 +68,7 @@ class TaskRunner:
     def run(self, task: Task) -> None:
         """Run the unfinished pieces of a task.
 
-        If any process found the fast encoder wrong, redo every piece that the reference did not encode. Raises
+        If any process found the fast encoder wrong, redo every piece that the reference encoder did not encode. Raises
         RecordError for a damaged file and, with --strict, for the first bad record.
         """
         stems = [task.stem(self.folder, number) for number in range(len(task.pieces))]
@@ -109,7 +109,10 @@ class TaskRunner:
                 part.header.seconds["total"] = time.process_time() - started
 
     def _batches(self, piece: Piece, part: PartWriter, log: BadRecordLog, rng: random.Random) -> Iterator[Batch]:
-        """Yield records with their conversations in batches. Records that give none are counted by reason."""
+        """Yield the records of a piece in batches, each record with its conversations.
+
+        Records without a conversation are counted in the header of `part` and left out.
+        """
         batch: Batch = []
         documents = characters = 0
         for number, row, converted in self._convert(piece, part, log, rng):
@@ -139,7 +142,10 @@ class TaskRunner:
     def _convert(
         self, piece: Piece, part: PartWriter, log: BadRecordLog, rng: random.Random
     ) -> Iterator[tuple[int, int, Converted]]:
-        """Yield (index of the file, row, result) for each record."""
+        """Yield (index of the file, row, result) for each record of a piece.
+
+        The result is the record's conversations, the reason to drop it, or a BadRecord.
+        """
         source = self.sources[piece.dataset]
         if source.independent:
             for number, span in piece.files:
@@ -151,7 +157,7 @@ class TaskRunner:
     def _convert_alone(
         self, source: Source, number: int, span: FileSpan, part: PartWriter, log: BadRecordLog
     ) -> Iterator[tuple[int, int, Converted]]:
-        """Convert the records of a source that needs no other record for it."""
+        """Yield (index of the file, row, result) for the records of a span, each of which is converted alone."""
         stem, convert = stem_of(Path(span.path)), source.convert
         shapes: set[tuple[str, ...]] = set()
         row = log.last_unreadable = -1
@@ -167,7 +173,7 @@ class TaskRunner:
         part.header.file_records[str(number)] += num_records
 
     def _records(self, source: Source, piece: Piece, part: PartWriter, log: BadRecordLog) -> Iterator[InputRecord]:
-        """Yield the records of all files, for a source that needs the whole data set and may stop early."""
+        """Yield the records in all files of a piece, for a source that converts them together and may stop early."""
         before = 0
         shapes: set[tuple[str, ...]] = set()
         for number, span in piece.files:
@@ -182,7 +188,7 @@ class TaskRunner:
             before = part.header.num_records = before + part.header.file_records[str(number)]
 
     def _sound(self, batch: Batch, log: BadRecordLog) -> Batch:
-        """Return the records of a batch that can be encoded, and log the others."""
+        """Return the records of a batch that the chat format can express, and log the others as bad records."""
         sound: Batch = []
         for number, row, conversations in batch:
             bad = wrong_text(conversations) or self._not_expressed(conversations)
@@ -220,7 +226,10 @@ class TaskRunner:
 
 
 def _note_fields(source: Source, record: Record, shapes: set[tuple[str, ...]]) -> None:
-    """Note the unused fields of a record, once for each list of keys that records have."""
+    """Let `source` note the fields of a record that it does not use.
+
+    `shapes` holds the key lists noted so far; a record with a known key list is skipped, which saves time.
+    """
     shape = tuple(record)
     if shape not in shapes and len(shapes) < MAX_SHAPES:
         shapes.add(shape)
@@ -228,7 +237,7 @@ def _note_fields(source: Source, record: Record, shapes: set[tuple[str, ...]]) -
 
 
 def _refuse_bad(stems: list[Path]) -> None:
-    """Raise RecordError for the first bad record in parts that an earlier run without --strict finished."""
+    """Raise RecordError for the first bad record in finished parts, which an earlier run without --strict allowed."""
     for stem in stems:
         examples = read_header(stem).bad_examples if is_complete(stem) else []
         if examples:

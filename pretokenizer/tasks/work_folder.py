@@ -15,26 +15,26 @@ from pretokenizer.tasks.plan import BuildError, Plan
 from pretokenizer.tasks.plan_file import PLAN_NAME, fingerprint_in, write_plan
 
 LOCK_PATIENCE_SECONDS = 5.0
-"""Time to wait for the lock: the workers of a killed build need a moment to exit."""
+"""Seconds to wait for the lock, because the workers of a killed build need a moment to exit."""
 
 
 def refuse_finished(final: Path, overwrite: bool) -> None:
-    """Raise BuildError when the output exists and may not be replaced."""
+    """Raise BuildError when the output `final` exists already and `overwrite` is false."""
     if final.exists() and not overwrite:
         raise BuildError(f"{final}: exists already; give --overwrite to replace it, or another --output_dir")
 
 
 def work_path(final: Path) -> Path:
-    """Return the work folder of an output."""
+    """Return the path of the work folder in which the output `final` is built, `<final>.building`."""
     return final.with_name(final.name + ".building")
 
 
 @contextlib.contextmanager
 def work_folder(work: Path, plan: Plan, overwrite: bool) -> Iterator[None]:
-    """Create or resume the work folder, and lock it for one process.
+    """Create the work folder, or resume with the finished parts in it, and lock it within the block.
 
-    Raises BusyError when another process holds the lock, and BuildError when the folder has parts of another plan that
-    `overwrite` does not allow to remove.
+    Parts of another plan are removed with `overwrite`, and raise BuildError without it. Raises BusyError when another
+    process holds the lock.
     """
     parts, unpublished = work / "parts", work / "output" / "parts"
     parts.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def work_folder(work: Path, plan: Plan, overwrite: bool) -> Iterator[None]:
 
 
 def fresh_folder(path: Path) -> Path:
-    """Create an empty folder at `path`, in place of an old one, and return it."""
+    """Remove the folder at `path` if it exists, create it empty, and return its path."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path

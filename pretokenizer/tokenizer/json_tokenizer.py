@@ -1,4 +1,4 @@
-"""Tokenizers from a `tokenizer.json`, through Hugging Face `tokenizers`. (SHARED)"""
+"""Tokenizers from a `tokenizer.json` file, through the library `tokenizers` of Hugging Face. (SHARED)"""
 
 import contextlib
 import json
@@ -15,17 +15,17 @@ EOS_CANDIDATES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end
 BOS_CANDIDATES = ("<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>")
 PAD_CANDIDATES = ("<|padding|>", "<pad>", "<PAD>", "[PAD]", "<|pad|>")
 MAX_IDS = 1 << 24
-"""Upper bound on ids, above any real vocabulary. It bounds the id -> token table that a damaged file can ask for."""
+"""Upper bound on ids, above any real vocabulary. It bounds the memory that the ids of a damaged file can ask for."""
 
 
 class JsonTokenizer(Tokenizer):
-    """Any `tokenizer.json`."""
+    """The tokenizer in a `tokenizer.json` file. The library `tokenizers` is the backend that encodes and decodes."""
 
     kind = "tokenizers"
     file_name = "tokenizer.json"
 
     def __init__(self, path: Path, extra_special_tokens: Sequence[str] = (), new_tokens: bool = True) -> None:
-        """Raises TokenizerError if the file is no tokenizer.json, has an id above MAX_IDS or no end-of-text token."""
+        """Load the file. Raises TokenizerError if it is invalid, has too large an id, or lacks an end-of-text token."""
         super().__init__(path, extra_special_tokens, new_tokens)
         self.backend = _load_backend(path, extra_special_tokens)
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
@@ -45,28 +45,28 @@ class JsonTokenizer(Tokenizer):
 
     @property
     def control_tokens(self) -> dict[str, int]:
-        """Every added token with the flag `special`, EOS and BOS included."""
+        """{token: id} of every added token with the flag `special`, EOS and BOS included."""
         added = self.backend.get_added_tokens_decoder()
         return {token.content: token_id for token_id, token in sorted(added.items()) if token.special}
 
     def token_to_id(self, token: str) -> int | None:
-        """Return the id of a vocabulary entry or added token, or None."""
+        """Return the id of a vocabulary entry or added token, or None when the vocabulary lacks it."""
         token_id: int | None = self.backend.token_to_id(token)
         return token_id
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text; the backend finds special tokens in it."""
+        """Return the token ids of a text. The backend finds control tokens in it."""
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Apply `encode` to each text, in one call of the backend."""
+        """Return the token ids of each text, from one call of the backend."""
         return [e.ids for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def align(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> Alignment:
-        """Return the backend's ids and alignment.
+        """Return the token ids of a text and the characters that each token covers (see `Tokenizer.align`).
 
-        Where a control token is spelled inside `plain`, a second backend encodes the text. It knows the control tokens
-        as marks only, and the text has marks in place of its other control tokens.
+        When a control token is spelled inside `plain`, `_marked_backend` encodes the text. It recognises a random mark
+        in place of each control token, and only the control tokens outside of `plain` are replaced by their marks.
         """
         own, is_spelled = self.control_matches(text, plain)
         if not is_spelled:
@@ -86,15 +86,15 @@ class JsonTokenizer(Tokenizer):
 
     @cached_property
     def typed_pattern(self) -> re.Pattern[str]:
-        """A pattern that matches any control token, the longest first; `single_word` tokens only as whole words."""
+        """Regular expression for the control tokens, longer ones first. `single_word` tokens match only whole words."""
         added = sorted(self.backend.get_added_tokens_decoder().values(), key=lambda token: -len(token.content))
         found = [(re.escape(token.content), token.single_word) for token in added if token.special]
         return re.compile("|".join(rf"(?<!\w){name}(?!\w)" if alone else name for name, alone in found) or r"(?!)")
 
     def _alignment(self, encoding: Any, text: str, other_ids: Mapping[int, int]) -> Alignment:
-        """Return a backend's encoding, with `other_ids` in place of its ids.
+        """Return a backend's encoding of `text` as an Alignment, with ids replaced as `other_ids` maps them.
 
-        A token that takes the white space before it (`lstrip`) begins with its own first character.
+        A token with the flag `lstrip` takes the white space before it; here it covers its own characters only.
         """
         ids = [other_ids.get(token_id, token_id) for token_id in encoding.ids] if other_ids else list(encoding.ids)
         begins, ends = zip(*encoding.offsets, strict=True) if ids else ((), ())
@@ -107,12 +107,15 @@ class JsonTokenizer(Tokenizer):
 
     @cached_property
     def _taking_before(self) -> set[int]:
-        """Ids of the added tokens that take the white space before them."""
+        """Ids of the added tokens with the flag `lstrip`, which take the white space before them."""
         return {token_id for token_id, token in self.backend.get_added_tokens_decoder().items() if token.lstrip}
 
     @contextlib.contextmanager
     def _exact_offsets(self) -> Iterator[None]:
-        """Take off the post-processor, which trims white space from offsets. It changes no ids here."""
+        """Remove the backend's post-processor within the block: it trims white space from the offsets of tokens.
+
+        It would not change any id here, because no special tokens are added.
+        """
         processor = self.backend.post_processor
         self.backend.post_processor = None
         try:
@@ -122,16 +125,16 @@ class JsonTokenizer(Tokenizer):
 
     @cached_property
     def _marks(self) -> dict[str, str]:
-        """Control token -> a random text that no message contains."""
+        """{control token: mark}. Marks are random texts that no message contains. They replace tokens in `align`."""
         nonce = secrets.token_hex(4)
         return {token: f"\x01{nonce}{number}\x02" for number, token in enumerate(self.control_tokens)}
 
     @cached_property
     def _marked_backend(self) -> tuple[Any, dict[int, int]]:
-        """The same vocabulary with a mark in place of each control token, and this vocabulary's id for each of its ids.
+        """A backend that recognises marks instead of control tokens, and {id of its added token: id of this tokenizer}.
 
-        A control token that is also a piece keeps the piece, so its mark gets another id. The added tokens after it may
-        get others too.
+        The ids can differ: a control token that is also a piece of the vocabulary keeps its id there, so the mark gets
+        another id, and so may the added tokens after it.
         """
         import tokenizers
 
@@ -146,11 +149,11 @@ class JsonTokenizer(Tokenizer):
         return backend, {own: renamed[content] for content, own in ids.items() if own is not None}
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the backend's decoding, special tokens included."""
+        """Return the text of token ids as the backend decodes them, with special tokens spelled out."""
         return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=False))
 
     def _choose_own_tokens(self) -> None:
-        """Take EOS, BOS and pad from `tokenizer_config.json` beside the file, else from the usual names."""
+        """Set the ids of EOS, BOS and pad from `tokenizer_config.json` beside the file, else from their usual names."""
         config = read_json_object(self.path.with_name("tokenizer_config.json"))
         eos = self._first_known(config.get("eos_token"), EOS_CANDIDATES)
         if eos is None:

@@ -27,10 +27,11 @@ _SPEC_KEYS = (
 
 
 def load_tokenizer(path: str | Path, extra_special_tokens: Sequence[str] = (), new_tokens: bool = True) -> Tokenizer:
-    """Load a `tokenizer.model` or `tokenizer.json`, or a folder that holds one, and add the missing special tokens.
+    """Load a `tokenizer.model` or `tokenizer.json`, or a folder that holds one.
 
-    `new_tokens=False` leaves out the tokens that the SentencePiece wrapper appends on its own; a model without a pad
-    token then pads with EOS. Raises TokenizerError naming the file.
+    `extra_special_tokens` are added unless the vocabulary has them. `new_tokens=False` leaves out the tokens that
+    Megatron's wrapper appends to a SentencePiece vocabulary; a model without a pad token then pads with EOS. Raises
+    TokenizerError naming the file.
     """
     path = Path(path)
     if path.is_dir():
@@ -46,7 +47,10 @@ def load_tokenizer(path: str | Path, extra_special_tokens: Sequence[str] = (), n
 
 
 def load_tokenizer_folder(folder: str | Path) -> Tokenizer:
-    """Load the tokenizer that `save` wrote. Raises TokenizerError if a file is missing or the vocabulary differs."""
+    """Load the tokenizer that `Tokenizer.save` wrote into `folder`.
+
+    Raises TokenizerError if a file is missing, or the vocabulary differs from the one that was saved.
+    """
     folder = Path(folder)
     spec = read_tokenizer_spec(folder)
     if spec["kind"] not in KINDS:
@@ -61,7 +65,10 @@ def load_tokenizer_folder(folder: str | Path) -> Tokenizer:
 
 
 def read_tokenizer_spec(folder: str | Path) -> dict[str, Any]:
-    """Return the contents of `tokenizer_spec.json`. Raises TokenizerError if it is missing or lacks a key."""
+    """Return the contents of `folder/tokenizer_spec.json`.
+
+    Raises TokenizerError if the file is missing or lacks a key.
+    """
     path = Path(folder) / SPEC_NAME
     if not path.is_file():
         raise TokenizerError(f"{path}: missing; {folder} is not a tokenizer folder written by this project")

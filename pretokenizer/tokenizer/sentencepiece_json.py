@@ -1,4 +1,4 @@
-"""A SentencePiece model as `tokenizer.json` contents, for readers that know only that format. (SHARED)
+"""Convert a SentencePiece model to the contents of a `tokenizer.json`, for readers that know only that format. (SHARED)
 
     contents = tokenizer_json(tokenizer)       # the model, its special tokens, BOS in front
     contents = describe(tokenizer)             # the model alone
@@ -20,20 +20,21 @@ from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenize
 
 SPACE = "▁"
 NORMAL, USER_DEFINED, UNUSED = 1, 4, 5
-"""Values of `SentencePiece.type` in sentencepiece_model.proto."""
+"""Types of pieces: values of `SentencePiece.type` in sentencepiece_model.proto."""
 UNIGRAM, BPE = 1, 2
-"""Values of `TrainerSpec.model_type`."""
+"""Types of models: values of `TrainerSpec.model_type` in sentencepiece_model.proto."""
 
 
 class UnsupportedModelError(TokenizerError):
-    """A SentencePiece model has a feature that the target format cannot express."""
+    """A SentencePiece model has a feature that `tokenizer.json` cannot express."""
 
 
 def tokenizer_json(tokenizer: SentencePieceTokenizer, add_bos: bool = True, add_eos: bool = False) -> dict[str, Any]:
-    """Return the complete `tokenizer.json` object: `describe`, the added tokens, and BOS and EOS around every text.
+    """Return the complete contents of a `tokenizer.json`: model, added tokens, and BOS and EOS around each text.
 
     User-defined pieces become added tokens, because SentencePiece finds them before it merges anything. `<unk>` is no
-    special token: spelled in a text, it stays text. Raises UnsupportedModelError like `describe`.
+    special token: spelled in a text, it stays text. Raises UnsupportedModelError for the models that `describe`
+    refuses.
     """
     contents = describe(tokenizer)
     defined = {
@@ -52,9 +53,8 @@ def tokenizer_json(tokenizer: SentencePieceTokenizer, add_bos: bool = True, add_
 def describe(tokenizer: SentencePieceTokenizer, exact: bool = False) -> dict[str, Any]:
     """Return the model as a `tokenizer.json` object without added tokens or post-processor.
 
-    With `exact` the model may have no feature for which BPE merges give other ids than SentencePiece for some text.
-    Raises UnsupportedModelError for such a feature, for model types other than BPE and unigram, and for whitespace as a
-    suffix.
+    With `exact`, refuse a model with a feature for which BPE merges can give other ids than SentencePiece. Raises
+    UnsupportedModelError for a refused model, for types other than BPE and unigram, and for whitespace as a suffix.
     """
     model = read_model(tokenizer)
     pieces = tokenizer.pieces
@@ -86,7 +86,10 @@ def describe(tokenizer: SentencePieceTokenizer, exact: bool = False) -> dict[str
 
 
 def read_model(tokenizer: SentencePieceTokenizer) -> Any:
-    """Return the model file as a `ModelProto` message. Raises UnsupportedModelError if it cannot be parsed."""
+    """Return the tokenizer's model file as a `ModelProto` message.
+
+    Raises UnsupportedModelError if it cannot be parsed.
+    """
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
@@ -97,13 +100,13 @@ def read_model(tokenizer: SentencePieceTokenizer) -> Any:
 
 
 def added_token(content: str, token_id: int, special: bool = True) -> dict[str, Any]:
-    """Return an entry of `added_tokens` that matches `content` anywhere in a text."""
+    """Return an item for the `added_tokens` of a `tokenizer.json`. It matches `content` anywhere in a text."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
     return {"id": token_id, "content": content, **flags}
 
 
 def template_processor(tokenizer: SentencePieceTokenizer, bos: str | None, eos: str | None) -> dict[str, Any]:
-    """Return the `post_processor` that puts `bos` in front of every text and `eos` after it."""
+    """Return a `post_processor` that puts `bos` before each text and `eos` after it, each unless it is None."""
 
     def around(sequence: str, type_id: int) -> list[dict[str, Any]]:
         first, last = ([{"SpecialToken": {"id": token, "type_id": type_id}}] if token else [] for token in (bos, eos))
@@ -121,9 +124,10 @@ def template_processor(tokenizer: SentencePieceTokenizer, bos: str | None, eos: 
 
 
 def ranked_merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Return every cut of a piece into two other pieces: pieces of best score first, a piece's longest left part first.
+    """Return every way to cut a piece into two other pieces (left, right), in the order of BPE merges.
 
-    Of pieces with equal scores the longer comes first.
+    `scores` maps pieces to scores. Cuts of a piece with a higher score come first, then those of a longer piece, then
+    those with a longer left part.
 
     >>> ranked_merges({"ab": -1, "aba": -2, "a": -9, "b": -9})
     [('a', 'b'), ('ab', 'a')]
@@ -160,7 +164,7 @@ def _unigram(trainer: Any, pieces: Sequence[str], scores: Sequence[float]) -> di
 
 
 def _bpe(trainer: Any, pieces: Sequence[str], normal: Mapping[str, float]) -> dict[str, Any]:
-    """Return the BPE model; `normal` are the scores of the pieces that merges may build."""
+    """Return the BPE `model` of a `tokenizer.json`. `normal` maps the pieces that merges may build to their scores."""
     return {
         "type": "BPE",
         "dropout": None,

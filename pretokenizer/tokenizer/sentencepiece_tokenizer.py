@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers, id for id as the Open-Assistant pretokenizer numbers them. (SHARED)
+"""SentencePiece tokenizers, with the same ids as in the Open-Assistant pretokenizer. (SHARED)
 
 Megatron's wrapper appends `<CLS> <SEP> <EOD> <MASK> <PAD>` to the vocabulary before any extra special token. So does
 this class.
@@ -16,22 +16,22 @@ from typing import Any
 from pretokenizer.tokenizer.base import Alignment, Tokenizer, TokenizerError
 
 WRAPPER_TOKENS = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")
-"""Tokens that Megatron's wrapper appends, before the model's own pad, BOS and EOS tokens."""
+"""Tokens that Megatron's wrapper appends to the vocabulary, before the model's own pad, BOS and EOS tokens."""
 
 _USER_DEFINED = 4
-"""Value of `SentencePiece.type` in sentencepiece_model.proto: a piece that SentencePiece reads from text as a whole."""
+"""Type of a piece that SentencePiece never splits: a value of `SentencePiece.type` in sentencepiece_model.proto."""
 _CONTROL_SYMBOL = re.compile(r"<[^<>\s]*[_|][^<>\s]*>")
-"""Gemma's `<end_of_turn>` or `<|im_end|>`, but not the HTML tags and runs of spaces that are user-defined too."""
+"""User-defined pieces that are control tokens, such as Gemma's `<end_of_turn>`, and not HTML tags or runs of spaces."""
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece `tokenizer.model` behind the rules of Megatron's wrapper."""
+    """The tokenizer in a SentencePiece `tokenizer.model`, with the special tokens that Megatron's wrapper appends."""
 
     kind = "sentencepiece"
     file_name = "tokenizer.model"
 
     def __init__(self, path: Path, extra_special_tokens: Sequence[str] = (), new_tokens: bool = True) -> None:
-        """Raises TokenizerError if the file is not a SentencePiece model."""
+        """Load the file. Raises TokenizerError if it is not a SentencePiece model."""
         import sentencepiece
 
         super().__init__(path, extra_special_tokens, new_tokens)
@@ -55,11 +55,14 @@ class SentencePieceTokenizer(Tokenizer):
         self.pad_token_id = self._ids.get(pad, self.eos_token_id)
 
     def token_to_id(self, token: str) -> int | None:
-        """Return the id of a piece or special token, or None."""
+        """Return the id of a piece or special token, or None when the vocabulary lacks it."""
         return self._ids.get(token)
 
     def encode(self, text: str) -> list[int]:
-        """Encode the fragments between special tokens separately; each gets SentencePiece's dummy prefix."""
+        """Return the token ids of a text. A special token spelled in the text becomes its id.
+
+        The fragments between special tokens are encoded separately, so SentencePiece adds its dummy prefix to each.
+        """
         ids: list[int] = []
         position = 0
         for match in self.control_pattern.finditer(text):
@@ -69,10 +72,10 @@ class SentencePieceTokenizer(Tokenizer):
         return ids + list(self.processor.encode(text[position:]))
 
     def align(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> Alignment:
-        """Return SentencePiece's ids and alignment, fragment by fragment as `encode` does.
+        """Return the token ids of a text and the characters that each token covers (see `Tokenizer.align`).
 
-        SentencePiece never reads control pieces from text, but it reads user-defined ones. Where one is spelled inside
-        `plain`, a second processor encodes the fragment; it knows these symbols as marks only.
+        SentencePiece finds user-defined pieces in a text, and some are control tokens. When one is spelled inside
+        `plain`, `_marked_processor` encodes the text. It recognises a random mark in place of each such piece.
         """
         own, is_spelled = self.control_matches(text, plain)
         symbols = [match for match in own if match.group() in self._symbols]
@@ -91,13 +94,16 @@ class SentencePieceTokenizer(Tokenizer):
 
     @cached_property
     def typed_pattern(self) -> re.Pattern[str]:
-        """A pattern that matches any special token or control symbol of the model, the longest first."""
+        """Regular expression for the special tokens and the user-defined control tokens, longer ones first."""
         longest_first = sorted({**self.special_tokens, **self._symbols}, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     @cached_property
     def _symbols(self) -> dict[str, str]:
-        """User-defined pieces that are or look like control tokens, with a mark for each that no message contains."""
+        """{piece: mark} of the user-defined pieces that are control tokens or look like them.
+
+        A mark is a random text that no message contains and that stands for the piece in `align`.
+        """
         from sentencepiece import sentencepiece_model_pb2
 
         model = sentencepiece_model_pb2.ModelProto.FromString(self.path.read_bytes())
@@ -111,7 +117,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @cached_property
     def _marked_processor(self) -> Any:
-        """The same model with marks in place of its control symbols."""
+        """A processor of the same model that recognises the marks in `_symbols` instead of the pieces."""
         import sentencepiece
         from sentencepiece import sentencepiece_model_pb2
 
@@ -124,7 +130,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _encode_fragment(
         self, text: str, begin: int, end: int, symbols: Sequence[re.Match[str]], found: Alignment
     ) -> None:
-        """Append the tokens of a fragment."""
+        """Append the tokens of `text[begin:end]` to `found`, as SentencePiece encodes them. `symbols` has no effect."""
         if begin == end:
             return
         mapping = self.processor.encode(text[begin:end], out_type="offset_mapping")
@@ -135,7 +141,7 @@ class SentencePieceTokenizer(Tokenizer):
     def _encode_marked(
         self, text: str, begin: int, end: int, symbols: Sequence[re.Match[str]], found: Alignment
     ) -> None:
-        """Append the tokens of a fragment in which only `symbols` are symbols."""
+        """Append the tokens of `text[begin:end]` to `found`. Only the matches in `symbols` become control tokens."""
         pieces, positions, at = [], [], begin
         for match in symbols:
             if begin <= match.start() < end:
@@ -150,7 +156,7 @@ class SentencePieceTokenizer(Tokenizer):
         found.ends.extend([positions[last] for _, last in mapping["offsets"]])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Decode runs of ordinary ids with SentencePiece and spell special tokens out."""
+        """Return the text of token ids, with special tokens spelled out. SentencePiece decodes the ids between them."""
         pieces: list[str] = []
         run: list[int] = []
         special = {i: token for token, i in self.special_tokens.items()}
