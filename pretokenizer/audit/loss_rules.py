@@ -1,11 +1,12 @@
-"""Which tokens of a conversation get loss, by this build and by the rules of others.
+"""Compute which tokens of a conversation get loss under four rules: the build's own rule and three common ones.
 
-    build     the roles that this build writes
-    marks     tokens inside the template's `{% generation %}` marks
-    trl       TRL's `assistant_only_loss`: tokens that touch a mark, as transformers' `assistant_masks` has them
-    prefix    what follows the served prompt, for each reply: the rendering up to the reply minus that before it
+    build     tokens to which this build gives the role `assistant`
+    marks     tokens that lie entirely inside the chat template's `{% generation %}` marks
+    trl       TRL's `assistant_only_loss`: tokens with a character inside the marks (transformers' `assistant_masks`)
+    prefix    tokens of a reply: those after the prompt that a server renders from the earlier messages
 
-The last three read the chat template, and have no answer where it has no marks or renders another text.
+The last three rules need the chat template. They give no result for a template without marks (`marks` and `trl`), or if
+the template renders a text that differs from the build's.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,24 +30,24 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Audited:
-    """One conversation with N tokens, and the mask of each rule."""
+    """One conversation of N tokens, and for each rule the mask of the tokens that get loss."""
 
     pieces: list[str]
-    """The text of each token."""
+    """The text of each of the N tokens."""
     masks: dict[str, Mask]
-    """Rule -> (N,) whether each token gets loss; a rule without an answer is absent."""
+    """Name of a rule -> (N,) whether each token gets loss. A rule that gives no result is absent."""
     problems: dict[str, str]
-    """Rule -> why it has no answer."""
+    """Name of a rule without a result -> why it has none."""
 
     @property
     def differs(self) -> bool:
-        """Whether two rules disagree about a token."""
+        """Whether two rules disagree about the loss of any token."""
         masks = list(self.masks.values())
         return any(not np.array_equal(masks[0], mask) for mask in masks[1:])
 
 
 class LossAudit:
-    """Applies every rule to conversations of one build."""
+    """Computes the loss masks of conversations under every rule, with the tokenizer and chat format of one build."""
 
     def __init__(self, context: BuildContext) -> None:
         config, source = context.config, context.chat_format.hf_chat_template
@@ -58,7 +59,10 @@ class LossAudit:
         self._has_marks = "endgeneration" in source
 
     def audit(self, conversation: Conversation) -> Audited:
-        """Return the mask of each rule. Raises ChatFormatError for a conversation that the format cannot express."""
+        """Return the tokens of a conversation and their loss mask under each rule.
+
+        Raises ChatFormatError for a conversation that the chat format cannot express.
+        """
         rendered = self._reference.render(conversation)
         batch = self._reference.encode_rendered([rendered])
         build = np.repeat(batch.turn_roles, batch.turn_sizes) == Role.ASSISTANT
@@ -84,7 +88,10 @@ class LossAudit:
         return Audited(pieces, masks, problems)
 
     def _marked(self, conversation: Conversation, text: str) -> Mask:
-        """Return the characters inside generation marks. Raises LookupError without marks, or for another text."""
+        """Return a mask of the characters of `text` that are inside the template's `{% generation %}` marks.
+
+        Raises LookupError if the template has no marks or renders a text that differs from `text`.
+        """
         if not self._has_marks:
             raise LookupError("the chat template has no {% generation %} marks")
         fragments = self._template.fragments(_messages(conversation), conversation.tools)
@@ -94,7 +101,10 @@ class LossAudit:
         return np.repeat(np.array(flags, dtype=bool), [len(fragment.text) for fragment in fragments])
 
     def _after_prompts(self, conversation: Conversation, text: str) -> Mask:
-        """Return the characters that follow a served prompt. Raises LookupError where renderings do not continue."""
+        """Return a mask of the characters of `text` that belong to replies: those after the prompt served for a reply.
+
+        Raises LookupError if the rendering up to a reply is not the start of `text`, or does not start with its prompt.
+        """
         messages, mask = _messages(conversation), np.zeros(len(text), dtype=bool)
         for number, message in enumerate(conversation.messages):
             if message.role is not Role.ASSISTANT or number == 0:
@@ -112,9 +122,10 @@ def _messages(conversation: Conversation) -> Sequence[dict[str, Any]]:
 
 
 def _token_mask(characters: Mask, begins: NDArray[np.int64], ends: NDArray[np.int64], touching: bool) -> Mask:
-    """Return whether each token has loss: all its characters do or, with `touching`, one of them.
+    """Return (N,) whether each token gets loss, from the mask `characters` of the characters that get loss.
 
-    A token without characters, SentencePiece's dummy prefix, goes with the character after it.
+    Token i has the characters [begins[i], ends[i]). It gets loss if all of them do or, with `touching`, if one does. A
+    token without characters (SentencePiece's dummy prefix) gets loss like the character after it.
 
     >>> _token_mask(np.array([False, True, True]), np.array([0, 2]), np.array([2, 3]), False)
     array([False,  True])

@@ -1,4 +1,4 @@
-"""Show which tokens get loss by which rule: one table, and the conversations in which the rules disagree.
+"""Print the loss audit: a table of the tokens with loss under each rule, and conversations in which the rules disagree.
 
 python -m pretokenizer audit --configs oasst_top1 llama2 --num 20
 """
@@ -24,7 +24,7 @@ from pretokenizer.tasks.context import BuildContext
 from pretokenizer.tasks.plan import make_plan
 
 MAX_SHOWN = 5
-"""Number of conversations that are shown in full."""
+"""Maximum number of conversations that the audit prints in full."""
 _NAMES = {
     "build": "this build",
     "marks": "{% generation %} marks",
@@ -34,10 +34,10 @@ _NAMES = {
 
 
 def audit(config: PretokenizeConfig, num: int, plain: bool) -> Iterator[str]:
-    """Yield the table and the conversations for a sample of `num` conversations, from the start of each data set.
+    """Yield the lines of the loss audit for a sample of `num` conversations.
 
-    Raises the errors of a build for bad configurations and missing files, and RecordError when no conversation is
-    found.
+    The first lines are the table of all rules. The next ones show conversations in which rules disagree. Raises the
+    errors of a build for bad configurations and missing files, and RecordError when no conversation can be rendered.
     """
     context = BuildContext.load(make_plan(config), RunOptions(), config.output_folder)
     rules = LossAudit(context)
@@ -64,7 +64,10 @@ def audit(config: PretokenizeConfig, num: int, plain: bool) -> Iterator[str]:
 
 
 def sample(context: BuildContext, num: int) -> Iterator[Conversation]:
-    """Take the first conversations of each data set, in turn, until there are `num`."""
+    """Yield `num` conversations: the first one of each data set, then the second one of each, and so on.
+
+    There are fewer if the data sets hold fewer.
+    """
     rng = random.Random(context.config.rng_seed)
     datasets = zip(context.plan.sources, context.plan.datasets, strict=True)
     streams = [_conversations(source, files.train, rng) for source, files in datasets]
@@ -83,7 +86,7 @@ def _in_turn(streams: Sequence[Iterator[Conversation]]) -> Iterator[Conversation
 
 
 def _conversations(source: Source, paths: Sequence[Path], rng: random.Random) -> Iterator[Conversation]:
-    """Yield the conversations of a data set that can be encoded. Bad records are skipped."""
+    """Yield the conversations of one data set in the order of its files. Bad records are skipped."""
     records = (
         InputRecord(number, row, stem_of(path), record)
         for number, path in enumerate(paths)
@@ -95,7 +98,11 @@ def _conversations(source: Source, paths: Sequence[Path], rng: random.Random) ->
 
 
 def summary(found: list[Audited]) -> Iterator[str]:
-    """Yield a table with the tokens that get loss by each rule, and those on which it differs from the build."""
+    """Yield the lines of a table with one row for each rule.
+
+    A row has three numbers of tokens: those that get loss under the rule, those that get loss only under the rule, and
+    those that get loss only in the build.
+    """
     total = sum(len(audited.pieces) for audited in found)
     yield f"{len(found)} conversations, {total:,} tokens"
     yield ""
@@ -117,7 +124,10 @@ def _legend(plain: bool) -> str:
 
 
 def render(audited: Audited, plain: bool) -> str:
-    """Return the text of a conversation in which each run of tokens shows the rules that give it loss."""
+    """Return the text of a conversation in which each run of tokens shows the rules that give it loss.
+
+    Brackets mark the runs if `plain` is set, and terminal colours otherwise.
+    """
     names = list(audited.masks)
     columns = np.stack([audited.masks[name] for name in names], axis=1).tolist()
     shown = []

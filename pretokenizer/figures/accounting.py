@@ -1,4 +1,7 @@
-"""Count every record that was read exactly once: written to train, written to val, left out, or bad."""
+"""Count the records of each data set by outcome: written to train, written to val, left out, or bad.
+
+Each record read has exactly one outcome.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -17,7 +20,7 @@ _NOT_DRAWN = {
 
 @dataclass(frozen=True)
 class RecordCounts:
-    """What became of the records of one data set. The numbers add up to `records`."""
+    """Number of records of one data set by outcome. `train`, `val`, `left_out` and `bad` add up to `records`."""
 
     name: str
     records: int
@@ -25,15 +28,18 @@ class RecordCounts:
     train: int
     """Number of records with at least one document in train."""
     val: int
-    """Number of records with a document in val."""
+    """Number of records with at least one document in val."""
     left_out: dict[str, int]
-    """Number of records that are sound and have no document in the output, by reason."""
+    """Reason -> number of valid records without a document in the output."""
     bad: dict[str, int]
-    """Number of bad records, by reason."""
+    """Reason -> number of bad records."""
 
 
 def count_records(names: list[str], tables: Tables, chosen: dict[str, list[Selected]]) -> list[RecordCounts]:
-    """Count the records of each data set in `names`."""
+    """Return the number of records by outcome for each data set in `names`.
+
+    `tables` has the documents of each data set, and `chosen` the documents selected from each data set for each split.
+    """
     counts = []
     for number, (name, pair, headers) in enumerate(zip(names, tables, part_headers(tables), strict=True)):
         selections = [(split, own) for split, all_ in chosen.items() for own in all_ if own.dataset == number]
@@ -52,7 +58,11 @@ def count_records(names: list[str], tables: Tables, chosen: dict[str, list[Selec
 
 
 def _outcomes(table: DocumentTable, selections: Iterable[tuple[str, Selected]]) -> Counter[str]:
-    """Count the outcomes of the records in a table that give samples."""
+    """Return outcome -> number of records in `table`.
+
+    An outcome is `train`, `val`, or a reason to leave the record out. `selections` has (split, documents selected from
+    the table).
+    """
     owner = np.repeat(np.arange(table.unit_documents.size), table.unit_documents)
     labels = ["in no split", "no conversation in the record"]
     label_of = (table.unit_documents == 0).astype(np.int64)

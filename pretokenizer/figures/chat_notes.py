@@ -1,10 +1,12 @@
-"""What the chat format did to the conversations, as warnings for the report."""
+"""Warn in the report if the chat template drops messages or changes replies."""
 
 from collections import Counter
 
 
 def chat_warnings(notes: Counter[str]) -> list[str]:
-    """Return a sentence for each count that a user should know; `notes` has the names of encode/batch.py.
+    """Return a warning for each problem in `notes`: replies that differ from those served, and dropped messages.
+
+    `notes` maps the names of problems, as in encode/batch.py, to their counts.
 
     >>> chat_warnings(Counter(messages_dropped=3))
     ['the chat template does not show 3 messages that have text, so they are in no document']

@@ -1,4 +1,4 @@
-"""A few training documents for the reports, spread over the data sets."""
+"""Sample a few training documents for the reports, spread over the data sets."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,22 +10,25 @@ from pretokenizer.selection.select_documents import Selected
 from pretokenizer.selection.token_store import TokenStore
 
 MAX_TOKENS = 600
-"""Longer documents are cut in the reports."""
+"""Number of tokens after which the reports cut a document."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One document, cut after MAX_TOKENS tokens."""
+    """A sample document for the reports, cut after MAX_TOKENS tokens."""
 
     dataset: str
     num_tokens: int
-    """Number of tokens of the whole document."""
+    """Number of tokens in the document before the cut."""
     token_ids: NDArray[Any]
     role_ids: NDArray[Any]
 
 
 def sample_documents(chosen: list[Selected], store: TokenStore, count: int) -> list[Example]:
-    """Take `count` documents, one from each data set in turn; fewer only when no data set has a document."""
+    """Return `count` documents, taken from each data set in turn. A small data set may give a document twice.
+
+    The list is empty if no data set has a document.
+    """
     with_documents = [selected for selected in chosen if selected.documents.size]
     examples = []
     for i in range(count if with_documents else 0):

@@ -1,4 +1,4 @@
-"""Lengths of documents: histograms, and how well documents fit and pack into rows. Pure functions of the lengths."""
+"""Compute figures from the lengths of documents: histograms, and how well documents fit and pack into training rows."""
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass
@@ -8,39 +8,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 BAR = 50
-"""Length of the longest bar, in characters."""
+"""Length of the longest bar of a text histogram, in characters."""
 SEQ_LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
-"""Row lengths that the reports offer, in tokens."""
+"""Values of `seq_length` for which the reports show figures, in tokens."""
 GLOBAL_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-"""Global batch sizes that the reports offer, in samples."""
+"""Global batch sizes for which the reports show the iterations of an epoch, in samples."""
 
 
 @dataclass(frozen=True)
 class SeqLength:
-    """What one `seq_length` costs, and how well documents pack into its rows."""
+    """Numbers of documents and tokens that one `seq_length` cuts, and how full packed rows of that length are."""
 
     seq_length: int
     documents_cut: int
     tokens_lost: int
     packed_rows: int
     packed_share: float
-    """Share of the positions in packed rows that documents fill."""
+    """Share of the token positions in packed rows that documents fill. The rest is padding."""
 
 
 @dataclass(frozen=True)
 class LengthReport:
-    """Lengths of the documents of a split, and what they mean for training."""
+    """Figures about the lengths of a split's documents: a histogram, effects of each `seq_length`, and iterations."""
 
     bounds: list[int]
     counts: list[int]
     """counts[i] documents have at least bounds[i] and fewer than bounds[i + 1] tokens."""
     seq_lengths: list[SeqLength]
     iterations_per_epoch: dict[int, dict[str, float]]
-    """Iterations of one epoch: global batch size -> `documents` or `packed_N` -> number."""
+    """Global batch size -> `documents` (one in each row) or `packed_N` (rows of N tokens) -> iterations in an epoch."""
 
 
 def length_report(lengths: NDArray[np.integer[Any]]) -> LengthReport:
-    """Compute all figures of a split from its documents' lengths."""
+    """Return the length figures of a split. `lengths` has the number of tokens of each document.
+
+    All figures are empty for a split without documents.
+    """
     if not lengths.size:
         return LengthReport([], [], [], {})
     rows = []
@@ -53,7 +56,7 @@ def length_report(lengths: NDArray[np.integer[Any]]) -> LengthReport:
 
 
 def histogram(lengths: NDArray[np.integer[Any]]) -> tuple[list[int], list[int]]:
-    """Count lengths in ranges whose bounds double: counts[i] lengths are in bounds[i] <= length < bounds[i + 1].
+    """Return (bounds, counts): counts[i] lengths are in bounds[i] <= length < bounds[i + 1]. Bounds double from 16.
 
     >>> histogram(np.array([3, 5, 40]))
     ([0, 16, 32, 64], [2, 0, 1])
@@ -67,7 +70,7 @@ def histogram(lengths: NDArray[np.integer[Any]]) -> tuple[list[int], list[int]]:
 
 
 def text_histogram(bounds: list[int], counts: list[int]) -> list[str]:
-    """Return one line with a bar for each range, without the empty ranges at both ends."""
+    """Return a histogram as text, one line with a bar for each range. Empty ranges at both ends are left out."""
     filled = [i for i, count in enumerate(counts) if count]
     if not filled:
         return []
@@ -80,7 +83,10 @@ def text_histogram(bounds: list[int], counts: list[int]) -> list[str]:
 
 
 def pack(lengths: NDArray[np.integer[Any]], row_length: int) -> tuple[int, float]:
-    """Pack documents, cut to `row_length`, into rows, best fit and longest first. Return (rows, filled share).
+    """Pack documents into rows of `row_length` tokens.
+
+    Return (number of rows, share of their positions that is filled). Longer documents are cut. The longest documents
+    are packed first, each into the fullest row with enough room.
 
     >>> pack(np.array([6, 5, 5, 4]), 10)
     (2, 1.0)

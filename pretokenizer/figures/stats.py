@@ -1,4 +1,4 @@
-"""Figures of the documents in the output, for each data set and in total."""
+"""Compute statistics of the documents in the output, for each data set and in total."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -14,47 +14,47 @@ from pretokenizer.selection.select_documents import Selected
 
 @dataclass(frozen=True)
 class DatasetStats:
-    """Figures of one data set in one split, or of all data sets."""
+    """Statistics of one data set in one split, or the total over all data sets of the split."""
 
     name: str
-    """Name of the data set in the section."""
+    """Name of the data set in the configuration."""
     report_name: str
-    """Name of the data set in the published report."""
+    """Name of the data set in the published report `P-train_stats.txt`."""
     candidates: int
-    """Number of documents before drawing."""
+    """Number of documents from which `fraction` or `size` draws."""
     requested: int
-    """Number of documents that `fraction` or `size` asks for."""
+    """Number of documents that `fraction` or `size` asks for in train. In val it equals `candidates`."""
     samples: int
-    """Number of samples that were drawn."""
+    """Number of documents drawn, before any are left out. A document drawn twice counts twice."""
     fraction: float
-    """Share of the samples that were drawn."""
+    """Share of the candidates that is drawn, as the reports show it. Above 1, documents are drawn again."""
     accepted: int
-    """Number of documents written."""
+    """Number of documents written to the output."""
     skipped: dict[str, int]
-    """Number of samples left out, by reason."""
+    """Reason -> number of drawn documents that are left out."""
     tokens: int
-    """Number of tokens written."""
+    """Number of tokens in the written documents."""
     role_tokens: dict[str, int]
-    """Number of tokens by role."""
+    """Role -> number of its tokens in the written documents."""
     languages: dict[str, int]
-    """Number of documents by language."""
+    """Language -> number of written documents."""
     control_tokens_in_text: int
-    """Number of control tokens spelled inside messages."""
+    """Number of control tokens, such as `</s>`, that the text of messages spells."""
     dropped: dict[str, int]
-    """Number of records that give no sample, by reason; those of train and val are counted with train."""
+    """Reason -> number of records that give no document. Train counts them for the whole data set."""
     lengths: NDArray[np.integer[Any]]
-    """(accepted,) number of tokens of each document."""
+    """(accepted,) number of tokens of each written document."""
     turns: NDArray[np.integer[Any]]
-    """(accepted,) number of turns of each document."""
+    """(accepted,) number of turns of each written document."""
 
     @property
     def processed(self) -> int:
-        """Number of samples, accepted and left out."""
+        """Number of drawn documents, written and left out."""
         return self.accepted + sum(self.skipped.values())
 
     @property
     def loss_tokens(self) -> int:
-        """Number of tokens with loss."""
+        """Number of tokens that get loss."""
         return self.role_tokens.get(Role.ASSISTANT.name.lower(), 0)
 
     def length_figures(self) -> dict[str, float]:
@@ -66,7 +66,10 @@ class DatasetStats:
         return _figures(self.turns)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all figures except the single lengths, as plain data."""
+        """Return all statistics as plain data for stats.json.
+
+        It has summaries of `lengths` and `turns` instead of the arrays.
+        """
         figures = {key: value for key, value in asdict(self).items() if key not in ("lengths", "turns")}
         return {
             **figures,
@@ -92,7 +95,7 @@ def _figures(values: NDArray[np.integer[Any]]) -> dict[str, float]:
 
 
 def dataset_stats(selected: Selected, entry: DatasetEntry, is_train: bool) -> DatasetStats:
-    """Count the documents of one data set in one split."""
+    """Return the statistics of the documents that are selected from one data set for one split."""
     candidates = int(selected.candidates.size)
     size = min(entry.size, candidates) if entry.size is not None else candidates
     requested = int(candidates * entry.fraction) if entry.fraction is not None else size
@@ -119,7 +122,7 @@ def dataset_stats(selected: Selected, entry: DatasetEntry, is_train: bool) -> Da
 
 
 def total_stats(parts: list[DatasetStats]) -> DatasetStats:
-    """Add up the figures of data sets, under the name `total`."""
+    """Return the sum of the statistics of several data sets, under the name `total`."""
     counters: dict[str, Counter[str]] = {name: Counter() for name in ("skipped", "role_tokens", "languages", "dropped")}
     for part in parts:
         for name, counter in counters.items():

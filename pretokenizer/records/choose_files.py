@@ -1,6 +1,6 @@
-"""Choose the files of a folder that belong to the training split, and give the reason for each file left out.
+"""Choose the files of a folder that belong to the training split, and give a reason for each file left out.
 
-The reports list all of them. If the names do not tell which files are for training, it is an error.
+The reports list all files with these reasons. It is an error if the file names do not identify the training split.
 """
 
 import json
@@ -33,11 +33,11 @@ class DatasetFiles:
     """The files of one data set in reading order, and the files of its folder that are not used."""
 
     train: tuple[Path, ...]
-    """Files of the train split, or all files of a data set that is split by drawing."""
+    """Files of the train split. If the source splits records at random, these are all its files."""
     val: tuple[Path, ...] = ()
     """Files of the val split."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Path -> reason."""
+    """Path -> reason, for each file of the folder that is not used."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,20 @@ class FolderFiles:
     """Path -> reason, for files without records."""
 
     def split_of(self, path: Path) -> SplitName:
-        """Return the split that the path of a file names."""
+        """Return the split of the data set, such as `train`, that the path of a file names."""
         return split_name(path.relative_to(self.folder))
 
     def relative(self, paths: Sequence[Path]) -> str:
-        """Return the first paths as a list for messages."""
+        """Return up to five of `paths`, relative to the folder and joined by commas, for a message."""
         shown = ", ".join(str(path.relative_to(self.folder)) for path in paths[:5])
         return f"{shown} and {len(paths) - 5} more" if len(paths) > 5 else shown
 
 
 def list_folder(folder: Path) -> FolderFiles:
-    """List the files of a folder and its subfolders. Hidden files and folders never hold records.
+    """Return the files of a folder and its subfolders, with a reason for each one that holds no records.
 
-    Raises DataMissingError for an Arrow folder that needs `flatten_indices`.
+    Hidden files and folders never hold records. Raises DataMissingError for an Arrow folder that needs
+    `flatten_indices`.
     """
     records, left_out = [], {}
     arrow_files = {path.parent: _saved_files(path) for path in sorted(folder.rglob("state.json"))}
@@ -85,7 +86,11 @@ def list_folder(folder: Path) -> FolderFiles:
 
 
 def _saved_files(state: Path) -> set[str]:
-    """Return the names of the Arrow files that a state.json of `datasets.save_to_disk` lists."""
+    """Return the names of the Arrow files that a state.json of `datasets.save_to_disk` lists.
+
+    If the file is unreadable, return the names of all Arrow files beside it. Raises DataMissingError for a saved
+    selection.
+    """
     try:
         values = json.loads(state.read_text(encoding="utf-8"))
         if values.get("_indices_data_files") or values.get("_indices_files"):
@@ -96,9 +101,10 @@ def _saved_files(state: Path) -> set[str]:
 
 
 def choose_by_stem(files: FolderFiles, stems: Sequence[str], val_stems: Sequence[str], name: str) -> DatasetFiles:
-    """Choose the files whose stems a source declares. `train` of the result is empty if there are none.
+    """Choose the train files, which have one of `stems`, and the val files, which have one of `val_stems`.
 
-    Raises DataMissingError if files of one stem are in several folders, which hold different data sets.
+    A stem is a file name without suffixes and shard number. `train` of the result is empty if no file has one of
+    `stems`. Raises DataMissingError if files of one stem are in several folders, which hold different data sets.
     """
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in files.records:
@@ -117,7 +123,7 @@ def choose_by_stem(files: FolderFiles, stems: Sequence[str], val_stems: Sequence
 
 
 def choose_by_split(files: FolderFiles, wanted: str | None, name: str) -> DatasetFiles:
-    """Choose the files of the split `wanted`; by default the train split, or all files if no name has a split.
+    """Choose the files of the split `wanted`. The default is the train split, or all files if no file name has a split.
 
     Raises DataMissingError, which lists the splits, if `wanted` does not exist or the train split is ambiguous.
     """
@@ -151,7 +157,7 @@ def _listed(files: FolderFiles, splits: dict[Path, SplitName]) -> str:
 
 
 def _refuse_copies(files: FolderFiles, chosen: Sequence[Path], name: str) -> None:
-    """Raise DataMissingError if two chosen files differ in nothing but their suffix, like a.jsonl and a.parquet."""
+    """Raise DataMissingError if two chosen files differ only in their suffix, like a.jsonl and a.parquet."""
     first_of: dict[str, Path] = {}
     for path in chosen:
         suffix = max((s for s in RECORD_SUFFIXES if path.name.lower().endswith(s)), key=len)
@@ -165,6 +171,6 @@ def _refuse_copies(files: FolderFiles, chosen: Sequence[Path], name: str) -> Non
 
 
 def nothing_found(name: str, files: FolderFiles) -> DataMissingError:
-    """Return the error for a folder without records."""
+    """Return the error to raise for a folder that has no file with records."""
     found = f"; it has {', '.join(Path(path).name for path in list(files.left_out)[:5])}" if files.left_out else ""
     return DataMissingError(f"{name}: no file with records in {files.folder} ({SUFFIXES_IN_WORDS}){found}")

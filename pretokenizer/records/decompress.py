@@ -14,18 +14,21 @@ from typing import Any, BinaryIO, cast
 import zstandard
 
 MAX_RATIO = 250
-"""Limit of decompressed bytes for each compressed byte. Text has 3 to 20; zeros have 1,000 in gzip, 30,000 in zstd."""
+"""Maximum number of decompressed bytes for each compressed byte.
+
+Text expands 3 to 20 times; zeros expand 1,000 times in gzip and 30,000 times in zstd.
+"""
 FREE_BYTES = 256 << 20
-"""Number of decompressed bytes below which the ratio is not checked."""
+"""Number of decompressed bytes up to which MAX_RATIO is not checked."""
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-"""Exceptions for damaged and truncated streams, apart from OSError."""
+"""Exceptions that the decompressors raise for damaged or truncated streams, besides OSError."""
 _INPUT_BYTES = 1 << 13
-"""Compressed bytes that a frame gets at a time. Their output stays in memory and has at most 256 MiB."""
+"""Compressed bytes given to a decompressor at a time. It holds their output in memory, at most 256 MiB."""
 _XZ_MEMORY_BYTES = 256 << 20
 
 
 class DecompressionError(ValueError):
-    """A stream expands beyond MAX_RATIO."""
+    """A compressed stream expands beyond MAX_RATIO, so reading it could fill the memory."""
 
 
 def decompressed(file: BinaryIO, kind: str) -> BinaryIO:
@@ -50,7 +53,7 @@ def _bounded(stream: io.RawIOBase, counted: "_Counted") -> BinaryIO:
 
 
 class _Counted:
-    """A file that counts the bytes read from it."""
+    """A compressed file that counts the bytes read from it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -63,7 +66,7 @@ class _Counted:
 
 
 class _Bounded(io.RawIOBase):
-    """A decompressed stream that raises DecompressionError beyond MAX_RATIO."""
+    """A decompressed stream. Reading raises DecompressionError as soon as the stream expands beyond MAX_RATIO."""
 
     def __init__(self, stream: io.RawIOBase, compressed: _Counted) -> None:
         self._stream, self._compressed, self._count = stream, compressed, 0
@@ -83,7 +86,10 @@ class _Bounded(io.RawIOBase):
 
 
 class _Frames(io.RawIOBase):
-    """Decompressed frames. The libraries' own readers take a truncated frame for the end of the file; this raises."""
+    """The decompressed content of zstd, xz or bz2 frames. Reading a truncated frame raises EOFError.
+
+    The libraries' own readers treat a truncated frame as the end of the file.
+    """
 
     def __init__(self, file: _Counted, new_frame: Callable[[], Any], kind: str) -> None:
         self._file, self._new_frame, self._kind = file, new_frame, kind

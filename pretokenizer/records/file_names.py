@@ -1,4 +1,4 @@
-"""What the name of a file says: whether the file holds records, and to which split of a data set it belongs."""
+"""Read from a file's name whether the file holds records, and to which split of a data set it belongs."""
 
 import re
 from pathlib import PurePath
@@ -21,18 +21,18 @@ _SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _SHARD = re.compile(r"[-_.]\d+([-_]of[-_]\d+(-[0-9a-f]{16})?)?$")
-"""Shard number at the end of a stem. The hub appends a hash to it."""
+"""Shard number at the end of a stem, such as `-00000-of-00002`. The hub may append a hash to it."""
 
 
 class SplitName(NamedTuple):
-    """The split that the path of a file names."""
+    """The split of a data set that the path of a file names."""
 
     kind: str
     """`train`, `validation` or `test`; "" if the path names no split."""
     label: str
-    """The name in full: `train_sft` for `data/train_sft-00000-of-00002.parquet`."""
+    """The split's name in full: `train_sft` for `data/train_sft-00000-of-00002.parquet`."""
     folder: str = ""
-    """Folders of the path apart from one that names the split: `main` for `main/train/0000.parquet`."""
+    """The path's folders, without the folder that names the split: `main` for `main/train/0000.parquet`."""
 
     @property
     def full_label(self) -> str:
@@ -41,17 +41,19 @@ class SplitName(NamedTuple):
 
 
 def has_record_suffix(name: str) -> bool:
-    """Return whether a file name ends in one of RECORD_SUFFIXES, in any case."""
+    """Return whether a file name ends in one of RECORD_SUFFIXES, ignoring case."""
     return name.lower().endswith(RECORD_SUFFIXES)
 
 
 def stem_of(path: PurePath) -> str:
-    """Return the name without suffixes and shard number: `train-00000-of-00002.parquet` gives `train`."""
+    """Return a file name in lower case without suffixes and shard number: `train-0-of-2.parquet` gives `train`."""
     return _SHARD.sub("", path.name.split(".")[0]).lower()
 
 
 def split_name(path: PurePath) -> SplitName:
-    """Return the split that a path relative to the data set's folder names. The file name takes precedence.
+    """Return the split that a path relative to the data set's folder names.
+
+    A split in the file name takes precedence over one in a folder name.
 
     >>> split_name(PurePath("data/train_sft-00000-of-00002.parquet"))
     SplitName(kind='train', label='train_sft', folder='data')
@@ -72,7 +74,10 @@ def split_name(path: PurePath) -> SplitName:
 
 
 def _split_in(name: str, max_words: int | None = None) -> tuple[str, str] | None:
-    """Return (kind, label) if one of the first `max_words` words names a split. The label leaves numbers out."""
+    """Return (kind, label) of the split that one of the first `max_words` words in `name` names, or None.
+
+    The label leaves numbers out.
+    """
     words = [word for word in re.split(r"[^a-z0-9]+", _SHARD.sub("", name.lower())) if word]
     for position, word in enumerate(words[:max_words]):
         kind = _SPLIT_WORDS.get(word.rstrip("0123456789"))

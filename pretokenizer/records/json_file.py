@@ -20,18 +20,21 @@ from pretokenizer.records.json_text import (
 
 _BLOCK_BYTES = 1 << 22
 _MAX_OBJECT_BYTES = 256 << 20
-"""Limit of a file that is one object, because such a file is held in memory."""
+"""Maximum size of a file that is one JSON object, because the whole file is held in memory."""
 _CONTAINERS = ("data", "train", "examples", "instances")
-"""Keys of a single object whose value is the list of records."""
+"""Keys under which a file that is one JSON object may hold its list of records."""
 
 
 def read_lines(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int, Record]]:
-    """Return (row, record) for each line that is a record."""
+    """Return (row, record) for each line of a JSON-lines file that is a record."""
     return parse_lines(_lines(file, reading), reading, partial(skip_line, file))
 
 
 def read_list(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int, Record]]:
-    """Read text that begins with `[`: a JSON list, or JSON lines of which the first is a list by itself."""
+    """Return (row, record) for each record of a text that begins with `[`.
+
+    The text is a JSON list, or JSON lines whose first line is a list by itself.
+    """
     lines = _lines(file, reading)
     start = [next(lines)]
     if start[0].endswith(b"\n") and is_json(start[0]):
@@ -46,9 +49,10 @@ def read_list(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int, 
 
 
 def read_object(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int, Record]]:
-    """Read text that begins with `{`: JSON lines, a single record, or one object such as `{"data": [...]}`.
+    """Return (row, record) for each record of a text that begins with `{`.
 
-    Raises RecordError for one object that is too large to hold in memory.
+    The text is JSON lines, a single record, or one object that holds the records, such as `{"data": [...]}`. Raises
+    RecordError for one object that is too large to hold in memory.
     """
     start = [file.readline(reading.max_line_bytes + 1)]
     if start[0].endswith(b"\n") and is_json(start[0]) and file.peek(1).strip():
@@ -80,7 +84,7 @@ def is_json(text: bytes) -> bool:
 
 
 def is_json_lines(file: BinaryIO, max_line_bytes: int) -> bool:
-    """Return whether the first line of text that begins with `{` is an object and another line follows."""
+    """Return whether a text that begins with `{` is JSON lines: the first line is an object and another follows."""
     first = file.readline(max_line_bytes)
     return first.endswith(b"\n") and is_json(first) and bool(file.read(512).strip())
 

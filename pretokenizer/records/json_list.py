@@ -16,12 +16,15 @@ from pretokenizer.records.json_text import Reading, Record, RecordError
 _BLANKS = " \t\r\n"
 _SEPARATOR = re.compile(r"[ \t\r\n]*([,\]])[ \t\r\n]*")
 _END = "\0"
-"""Appended to the text, so that the end of the file differs from the end of what has been read."""
+"""Character appended to the text of a file, to distinguish the end of the file from the end of the window."""
 _decode = json.JSONDecoder().raw_decode
 
 
 def parse_list(blocks: Iterable[bytes], reading: Reading) -> Iterator[tuple[int, Record]]:
-    """Return (row, record) for each item that is a record. Raises RecordError for text that is not a JSON list."""
+    """Return (row, record) for each item of a JSON list that is a record; other items are reported to `reading.on_bad`.
+
+    `blocks` are the bytes of the list. Raises RecordError for text that is not a JSON list.
+    """
     text = chain(codecs.iterdecode(iter(blocks), "utf-8-sig"), (_END,))
     for row, item in enumerate(_items(text, reading)):
         if isinstance(item, dict):
@@ -32,9 +35,9 @@ def parse_list(blocks: Iterable[bytes], reading: Reading) -> Iterator[tuple[int,
 
 
 def _items(blocks: Iterator[str], reading: Reading) -> Iterator[Any]:
-    """Decode items from a window over the text, which starts with `[` and ends with _END.
+    """Yield the items of a JSON list, decoded from a window over its text, which starts with `[` and ends with _END.
 
-    If the window ends within an item or within the blanks after it, it grows and the item is decoded again.
+    If the window ends within an item or within the blanks after it, the window grows and the item is decoded again.
     """
     window = next(stripped for block in blocks if (stripped := block.lstrip(_BLANKS)))
     position = number = 1
@@ -68,7 +71,7 @@ def _items(blocks: Iterator[str], reading: Reading) -> Iterator[Any]:
 
 
 def _grow(window: str, blocks: Iterator[str]) -> tuple[str, bool]:
-    """Return the window with more text, about twice as long and without leading blanks, and whether there is more."""
+    """Return `window` extended to about twice its length, without leading blanks, and whether text was added."""
     parts, size = [window], 0
     for block in blocks:
         parts.append(block)

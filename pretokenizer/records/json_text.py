@@ -16,39 +16,39 @@ except ImportError:  # no wheel for this platform
 
 Record = dict[str, Any]
 MAX_LINE_BYTES = 64 << 20
-"""Default limit of a line, so that memory stays bounded."""
+"""Default maximum length of a line in bytes, which bounds the memory of a reader."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 OnBad = Callable[[int, str, str], None]
-"""Called with (row, `file:line`, problem) for a line or item that is not a record."""
+"""Callback for a line or item that is not a record. Its arguments are (row, `file:line`, problem)."""
 
 
 class RecordError(ValueError):
-    """A file or a record cannot be read. The message names the file and the line or row."""
+    """A file or a record cannot be read. The message names the file and, for a record, the line or row."""
 
 
 class Reading(NamedTuple):
-    """Settings for reading one file."""
+    """Settings for reading the records of one file."""
 
     name: str
-    """Name of the file in messages."""
+    """The file's name, as messages show it."""
     on_bad: OnBad
     max_line_bytes: int
 
     @property
     def limit(self) -> str:
-        """The size limit for messages, e.g. `64 MiB (--max_line_mb)`."""
+        """The maximum line length as messages show it, e.g. `64 MiB (--max_line_mb)`."""
         return f"{self.max_line_bytes / (1 << 20):g} MiB (--max_line_mb)"
 
 
 def starts_list(head: bytes) -> bool:
-    """Return whether the text begins with `[`, possibly after a byte order mark and blanks."""
+    """Return whether a text begins with `[`, possibly after a byte order mark and blanks. `head` is its start."""
     return head.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] == b"["
 
 
 def lines_of_span(file: BinaryIO, start: int, end: int, max_bytes: int = -2) -> Iterator[bytes]:
-    """Return the lines that begin in bytes [start, end), the last one beyond `end` if need be.
+    """Return the lines of a file that begin in bytes [start, end). The last line may extend beyond `end`.
 
-    Of a line longer than `max_bytes` only the first `max_bytes` + 1 bytes are returned.
+    A line longer than `max_bytes` is cut to `max_bytes` + 1 bytes. By default no line is cut.
     """
     position = start
     if start > 0:
@@ -66,14 +66,14 @@ def lines_of_span(file: BinaryIO, start: int, end: int, max_bytes: int = -2) -> 
 
 
 def beginnings(file: BinaryIO, max_bytes: int) -> Iterator[bytes]:
-    """Return the first `max_bytes` bytes of each line."""
+    """Return the first `max_bytes` bytes of each line of a file."""
     while line := file.readline(max_bytes):
         yield line
         skip_line(file, line)
 
 
 def skip_line(file: BinaryIO, line: bytes) -> int:
-    """Read the rest of the line that begins with `line`. Return the number of bytes read."""
+    """Skip the rest of a line whose beginning, `line`, has been read. Return the number of bytes skipped."""
     skipped = 0
     while not line.endswith(b"\n") and (line := file.readline(1 << 20)):
         skipped += len(line)
@@ -83,10 +83,10 @@ def skip_line(file: BinaryIO, line: bytes) -> int:
 def parse_lines(
     lines: Iterator[bytes], reading: Reading, skip_rest: Callable[[bytes], object], span_start: int = 0
 ) -> Iterator[tuple[int, Record]]:
-    """Return (row, record) for each line that is a record; blank lines have no row.
+    """Return (row, record) for each line that is a record; other lines are reported to `reading.on_bad`.
 
-    `skip_rest` is called with the beginning of a line that is too long. `span_start` is the offset in the file at which
-    `lines` begin.
+    Rows count from 0 and leave out blank lines. `skip_rest` gets the beginning of a line that is too long and skips the
+    rest. `span_start` is the offset in the file at which `lines` begin.
     """
     row = 0
     for number, line in enumerate(lines, 1):
@@ -115,7 +115,10 @@ def parse_lines(
 
 
 def _slow_loads(text: bytes) -> tuple[Any, str]:
-    """Parse what orjson refuses and Python accepts: NaN and huge numbers. Return (record, problem or "")."""
+    """Parse a line that orjson refuses but Python may accept, such as one with NaN or a huge number.
+
+    Return (value, problem). The problem is "" if the value is a record.
+    """
     try:
         record = json.loads(text)
     except RecursionError:
@@ -126,7 +129,10 @@ def _slow_loads(text: bytes) -> tuple[Any, str]:
 
 
 def line_name(name: str, span_start: int, number: int) -> str:
-    """Return `file:line` for line `number` of a span. The lines before the span are counted in the file."""
+    """Return `file:line` for line `number`, counted from 1, of a span that begins at byte `span_start` of the file.
+
+    The function reads the file up to the span to count the lines before it.
+    """
     if span_start:
         with Path(name).open("rb") as file:
             before, remaining = 0, span_start

@@ -1,11 +1,11 @@
-"""Recognise the kind of a file by its first bytes; CSV and TSV by the suffix."""
+"""Detect the kind of a data file, such as gzip or parquet, by its first bytes, and CSV and TSV by the suffix."""
 
 from pretokenizer.records.json_text import BYTE_ORDER_MARK, RecordError, starts_list
 
 HEAD_BYTES = 512
-"""Number of bytes that `kind_of` needs."""
+"""Number of bytes at the start of a file that `kind_of` needs."""
 COMPRESSED = {"gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bz2": ".bz2"}
-"""Kind -> suffix."""
+"""Kind of compression -> suffix of file names."""
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -17,7 +17,7 @@ _MAGIC = {
     b"\xfe\xff": "utf-16",
 }
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
-"""Follows a first byte of 0x50 to 0x5f."""
+"""Second to fourth byte of a skippable zstd frame, whose first byte is 0x50 to 0x5f."""
 _PICKLE = "a Python pickle, which is not read because it can run code; save the records as JSON lines"
 _FOREIGN = {
     b"version https://git-lfs": "a Git LFS pointer instead of the file; run `git lfs pull` in its repository",
@@ -37,8 +37,9 @@ _FOREIGN = {
 def kind_of(head: bytes, name: str) -> str:
     """Return the kind of a file: gzip, zstd, xz, bz2, tar, parquet, arrow, utf-16, csv, tsv, list, object or lines.
 
-    `object` is text in a `.json` file that begins with `{`: one object, or JSON lines. Raises RecordError for a kind
-    that is known not to hold records.
+    The last three are JSON. `list` is text that begins with `[`. `object` is text in a `.json` file that begins with
+    `{`: one object, or JSON lines. `lines` is any other text. Raises RecordError for a kind that is known not to hold
+    records.
     """
     for magic, kind in _MAGIC.items():
         if head.startswith(magic):

@@ -21,34 +21,34 @@ from pretokenizer.records.file_names import SUFFIXES_IN_WORDS
 
 
 class HubFiles(NamedTuple):
-    """Files of a data set on the Hugging Face hub."""
+    """The files of a data set on the Hugging Face hub."""
 
     repo_id: str
     revision: str
-    """A commit, or a branch where no commit is known. The key `revision` of a data set overrides it."""
+    """Commit to download, or a branch if no commit is pinned. The key `revision` of a data set overrides it."""
     patterns: tuple[str, ...]
     """Glob patterns of the files to download."""
 
 
 @dataclass(frozen=True)
 class FileLayout:
-    """Which files of its folder a data set uses."""
+    """How to choose the files that a data set reads."""
 
     input_file_path: str | None = None
-    """A file or a glob pattern, instead of the data set's folder."""
+    """A file or a glob pattern to read instead of the data set's folder."""
     stems: tuple[str, ...] = ()
-    """Stems of the train files in reading order. Empty: the files with the train split in their names, or all."""
+    """Stems (names without suffixes and shard number) of the train files in order. Empty: files are chosen by split."""
     val_stems: tuple[str, ...] = ()
-    """Stems of the val files."""
+    """Stems (names without suffixes and shard number) of the val files."""
     needs_stems: bool = False
-    """Whether it is an error that no file has one of `stems`."""
+    """Whether it is an error if no file has one of `stems`. Otherwise the splits in the file names decide."""
     hub: HubFiles | None = None
 
 
 def locate_files(entry: DatasetEntry, layout: FileLayout, data_dir: Path, cache_dir: str | None) -> DatasetFiles:
     """Return the files of a data set. Raises DataMissingError if there are none.
 
-    They come from the first of these that is given or exists: `input_file_path`, the folder (`data_path`, else
+    They come from the first of these places that is given or exists: `input_file_path`, the folder (`data_path`, else
     `data_dir/<name>`), the hub.
     """
     folder = Path(entry.data_path).expanduser() if entry.data_path else data_dir / entry.name
@@ -101,7 +101,10 @@ def fetch(hub: HubFiles, folder: Path, cache_dir: str | None) -> Path:
 
 
 def _named_files(entry: DatasetEntry, pattern: str, data_dir: Path, folder: Path) -> tuple[Path, ...]:
-    """Return the file that `pattern` names, or the files that it matches as a glob pattern."""
+    """Return the file that `pattern` names, or the files that match it as a glob pattern.
+
+    A relative pattern is looked up in `data_dir`, then in `folder`. Raises DataMissingError if no file matches.
+    """
     given = Path(pattern).expanduser()
     candidates = [given] if given.is_absolute() else [data_dir / pattern, folder / pattern]
     for candidate in candidates:
@@ -115,7 +118,11 @@ def _named_files(entry: DatasetEntry, pattern: str, data_dir: Path, folder: Path
 
 
 def _choose(entry: DatasetEntry, layout: FileLayout, folder: Path) -> DatasetFiles:
-    """Choose files of a folder. Subfolders count, because hub repositories have data/ or main/."""
+    """Choose the files of a folder that a data set reads.
+
+    Subfolders count, because hub repositories have data/ or main/. Raises DataMissingError if no file has records, or
+    the names do not show which files to read.
+    """
     files = list_folder(folder)
     if not files.records:
         raise nothing_found(entry.name, files)

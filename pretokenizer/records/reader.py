@@ -35,22 +35,22 @@ from pretokenizer.records.tables import read_arrow, read_csv, read_parquet
 
 _BLOCK_BYTES = 1 << 20
 _MAX_DEPTH = 4
-"""Limit of archives inside archives; a compressed tar archive counts twice."""
+"""Maximum nesting depth of archives inside archives. Each tar archive adds 2."""
 
 
 class FileSpan(NamedTuple):
-    """The lines of a file that begin in bytes [start, end), or a whole file."""
+    """A range of a file to read: the lines that begin in bytes [start, end), or the whole file."""
 
     path: str
     start: int = 0
     end: int = -1
-    """-1: the span is the whole file."""
+    """End of the range in bytes; -1 for the whole file."""
 
 
 def split_file(path: Path, chunk_bytes: int) -> list[FileSpan]:
-    """Split a plain JSON-lines file into spans of about `chunk_bytes`. Any other file gives one span.
+    """Return spans of about `chunk_bytes` that cover a plain JSON-lines file, so that several processes can share it.
 
-    Raises RecordError for a file that cannot hold records.
+    Any other file gives one span, the whole file. Raises RecordError for a file that cannot hold records.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -65,10 +65,10 @@ def split_file(path: Path, chunk_bytes: int) -> list[FileSpan]:
 def read_records(
     source: Path | FileSpan, on_bad: OnBad | None = None, max_line_bytes: int = MAX_LINE_BYTES
 ) -> Iterator[tuple[int, Record]]:
-    """Return (row, record) for each record of a file or span. Rows count from 0; blank lines have no row.
+    """Return (row, record) for each record of a file or span. Rows count from 0 and leave out blank lines.
 
-    A line or item that is not a record goes to `on_bad` and counts as a row. Raises RecordError for a damaged file, and
-    for the first such line if there is no `on_bad`.
+    A line or item that is not a record counts as a row and is reported to `on_bad`; without `on_bad` it raises
+    RecordError. A damaged file raises RecordError, too.
     """
     span = source if isinstance(source, FileSpan) else FileSpan(str(source))
     path = Path(span.path)
@@ -97,7 +97,10 @@ def read_records(
 
 
 def place_of(span: FileSpan, row: int) -> str:
-    """Return `file:line` of a record, or `file: record N` in a file without lines. Reads the file again."""
+    """Return the place of a span's record as `file:line`, or as `file: record N` in a file without lines.
+
+    `row` counts the records of the span from 0. The function reads the file again.
+    """
     path = Path(span.path)
     with path.open("rb") as file:
         stream, kind = _decoded(file, str(path))
@@ -124,7 +127,7 @@ def _raise_bad(row: int, place: str, reason: str) -> None:
 
 
 def _decoded(file: io.BufferedReader, name: str, depth: int = 0) -> tuple[io.BufferedReader, str]:
-    """Return the stream without its compression, as UTF-8 if it is text, and the kind of its content."""
+    """Return the content of a file as a stream without compression, in UTF-8 if it is text, and its kind."""
     kind = kind_of(file.peek(HEAD_BYTES)[:HEAD_BYTES], name)
     if depth > _MAX_DEPTH:
         raise RecordError(f"{name}: archives are nested too deep; unpack the file first")
@@ -150,7 +153,7 @@ def _read_stream(file: io.BufferedReader, name: str, reading: Reading, depth: in
 
 
 def _read_tar(file: BinaryIO, reading: Reading, depth: int) -> Iterator[tuple[int, Record]]:
-    """Return (row, record) for the record files of a tar archive; rows count through all of them.
+    """Return (row, record) for each record in the files of a tar archive. Rows count through all files.
 
     Nothing is written to disk: links, devices and sparse files are skipped, and names are used in messages only.
     """
@@ -178,7 +181,10 @@ def _read_tar(file: BinaryIO, reading: Reading, depth: int) -> Iterator[tuple[in
 
 
 class _TarMember(tarfile.TarInfo):
-    """A member that raises for a damaged or missing header. The library takes both for the end of the archive."""
+    """Header of a tar member. Reading a damaged or missing header raises an error.
+
+    The library treats such a header as the end of the archive.
+    """
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
@@ -191,7 +197,10 @@ class _TarMember(tarfile.TarInfo):
 
 
 class _Utf8(io.RawIOBase):
-    """UTF-16 text as UTF-8 bytes. Without a byte order mark, the position of the first NUL byte gives the order."""
+    """A stream that converts a UTF-16 file to UTF-8 bytes.
+
+    Without a byte order mark, the position of the first NUL byte shows the byte order.
+    """
 
     def __init__(self, file: io.BufferedReader) -> None:
         head = file.peek(2)[:2]

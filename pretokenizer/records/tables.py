@@ -11,12 +11,12 @@ from typing import Any, BinaryIO
 from pretokenizer.records.json_text import Reading, Record, RecordError
 
 _ROWS = 1024
-"""Rows of a parquet file that are read at a time."""
+"""Number of rows of a parquet or Arrow file that are converted to records at a time."""
 _TOOL_KEYS = frozenset(("tools", "functions", "tool_calls", "function_call"))
 
 
 def read_parquet(path: Path) -> Iterator[tuple[int, Record]]:
-    """Return (row, record) for each row. Raises RecordError for a damaged file."""
+    """Return (row, record) for each row of a parquet file. Raises RecordError for a damaged file."""
     import pyarrow
     import pyarrow.parquet
 
@@ -53,7 +53,11 @@ def _rows(schema: Any, batches: Iterable[Any]) -> Iterator[tuple[int, Record]]:
 
 
 def _without_filled_nulls(value: Any, is_inside_tool: bool = False) -> Any:
-    """Remove the nulls that a table puts into tool calls and tool schemas for keys that only other rows have."""
+    """Return a copy of a record without the nulls inside tool calls and tool schemas.
+
+    A table has such a null for each key that only other rows use. `is_inside_tool` says whether `value` is part of a
+    tool call or schema.
+    """
     if isinstance(value, dict):
         return {
             key: _without_filled_nulls(item, is_inside_tool or key in _TOOL_KEYS)
@@ -69,7 +73,7 @@ def read_csv(file: BinaryIO, kind: str, reading: Reading) -> Iterator[tuple[int,
     """Return (row, record) for each row of a CSV or TSV text whose first row names the columns.
 
     A CSV file may use commas, semicolons or tabs. A row with more or fewer fields than the header is a bad record.
-    Raises RecordError for a header with an empty or doubled name, and for broken quotes.
+    Raises RecordError for a header that names a column twice, and for broken quotes.
     """
     csv.field_size_limit(reading.max_line_bytes)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")

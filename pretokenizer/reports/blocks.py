@@ -1,4 +1,4 @@
-"""The parts of a report, which stats.md and stats.html show in their own ways."""
+"""The blocks of a report, such as headings and tables, which stats.md and stats.html render in their own ways."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from pretokenizer.figures.examples import Example
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading; level 1 is the title."""
+    """A heading of the report; level 1 is the title."""
 
     level: int
     text: str
@@ -15,14 +15,14 @@ class Heading:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Text in which backticks mark code."""
+    """A paragraph of text in which backticks mark code."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Bullets:
-    """A list of items, each with a list of subordinate items."""
+    """A list of items, each of which may have subordinate items."""
 
     items: list[str]
     details: dict[int, list[str]] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Lengths:
-    """The histogram of document lengths of one split. The plot of train shows all splits."""
+    """The histogram of document lengths of one split. The plot shown with train has the histograms of all splits."""
 
     split: str
     lines: list[str]
@@ -49,7 +49,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Document:
-    """A document with the role of each token."""
+    """A sample document of the training data, shown with the role of each token."""
 
     example: Example
 

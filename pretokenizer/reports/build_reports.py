@@ -1,4 +1,4 @@
-"""The figures of a build, from which stats.md, stats.json and the manifest are written."""
+"""Collect the figures of a build that stats.md, stats.json and the manifest show."""
 
 import dataclasses
 from collections import Counter
@@ -25,37 +25,37 @@ class BadRecords:
     num_records: int
     """Number of records read, good and bad."""
     reasons: dict[str, int]
-    """Number of bad records by reason."""
+    """Reason -> number of bad records."""
     examples: list[str]
     """The first bad records, each as `file:line: reason`."""
 
 
 @dataclass(frozen=True)
 class BuildReports:
-    """All figures of a build. Dictionaries by data set use its index among the configuration's entries."""
+    """All figures of a build. An integer key is the index of a data set among the configuration's entries."""
 
     stats: dict[str, list[DatasetStats]]
-    """Figures of each data set by split, `train` and `val`; `val` only where it has documents."""
+    """Split (`train`, and `val` if it has documents) -> statistics of each data set."""
     records: list[RecordCounts]
-    """What became of the records of each data set."""
+    """Number of records of each data set by outcome: train, val, left out, or bad."""
     lengths: dict[str, LengthReport]
-    """Lengths of the documents of each split."""
+    """Split -> figures about the lengths of its documents."""
     engines: list[str]
-    """The encoders and their proofs."""
+    """Descriptions of the encoders that were used, each with the proof that its token ids are right."""
     warnings: list[str]
     bad_records: dict[int, BadRecords]
     duplicates: DuplicateReport
     near_duplicates: NearDuplicateReport | None
-    """None without --near_duplicates."""
+    """Number and examples of near-duplicates; None without --near_duplicates."""
     contaminated: dict[int, tuple[str, int]]
-    """(name, number of documents that contain a test question) of each data set; empty without --decontaminate."""
+    """Data set index -> (name, number of documents that contain a test question); empty without --decontaminate."""
     inputs: list[InputReport]
-    """What was read of each data set."""
+    """Files and fields of each data set that were read or not used."""
     files: list[list[str]]
-    """Input files of each data set, in the order that document origins refer to."""
+    """Paths of the input files of each data set. A document's origin names its file by the index in this list."""
 
     def for_manifest(self) -> dict[str, Any]:
-        """Return the part that the manifest records, as plain data."""
+        """Return the figures that the manifest records, as plain data."""
         return {
             "engines": self.engines,
             "warnings": self.warnings,
@@ -86,7 +86,7 @@ class BuildReports:
 
 
 def bad_records(context: BuildContext, tables: Tables) -> dict[int, BadRecords]:
-    """Return the bad records of each data set that has any, by the index of the data set."""
+    """Return data set index -> bad records, for each data set that has any."""
     return {
         number: BadRecords(
             name=entry.name,
@@ -100,7 +100,7 @@ def bad_records(context: BuildContext, tables: Tables) -> dict[int, BadRecords]:
 
 
 def contaminated(context: BuildContext, tables: Tables) -> dict[int, tuple[str, int]]:
-    """Count the documents that contain a test question, by the index of the data set."""
+    """Return data set index -> (name, number of documents with a test question); empty without --decontaminate."""
     if not context.config.decontaminate:
         return {}
     entries = zip(context.config.entries, tables, strict=True)
@@ -108,12 +108,12 @@ def contaminated(context: BuildContext, tables: Tables) -> dict[int, tuple[str, 
 
 
 def engines_of(tables: Tables) -> list[str]:
-    """Return the encoders of all parts and their proofs, sorted."""
+    """Return the sorted descriptions of the encoders that encoded the parts of the build, with their proofs."""
     return sorted({header.engine for headers in part_headers(tables) for header in headers if header.engine})
 
 
 def warnings_of(tables: Tables) -> list[str]:
-    """Return the warnings of all parts, and those about what the chat format did to the conversations."""
+    """Return the warnings of all part files, and those about replies or messages that the template changes."""
     headers = [header for own in part_headers(tables) for header in own]
     notes: Counter[str] = sum((header.notes for header in headers), Counter())
     return [*(warning for header in headers for warning in header.warnings), *chat_warnings(notes)]

@@ -1,4 +1,4 @@
-"""Show a report as one HTML page without any other file, for `stats.html`."""
+"""Render the blocks of a report as one self-contained HTML page, `stats.html`."""
 
 import html
 import re
@@ -36,7 +36,7 @@ li li code { white-space: normal; }
 
 
 def to_html(blocks: list[Block], tokenizer: Tokenizer, svg: str = "") -> str:
-    """Return the blocks as an HTML page. `svg` is the plot of lengths, if one was drawn."""
+    """Return the blocks as an HTML page. `svg` is the plot of document lengths, or "" if none was drawn."""
     title = next((block.text for block in blocks if isinstance(block, Heading)), "")
     body = "\n".join(filter(None, (_block(block, tokenizer, svg) for block in blocks)))
     return (

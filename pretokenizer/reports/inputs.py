@@ -1,4 +1,4 @@
-"""What was read: the files of each data set with their records, and the files and fields that are not used."""
+"""Report which files and fields of each data set were read, and which were not used."""
 
 import re
 from collections import Counter
@@ -15,22 +15,22 @@ from pretokenizer.tasks.part_files import PartHeader
 
 _SHARD = re.compile(r"(.*)[-_]\d+[-_]of[-_](\d+)\b")
 _MAX_LISTED = 50
-"""Number of files left out that stats.md lists for each data set."""
+"""Maximum number of unused files that stats.md lists for each data set."""
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """One file that was read."""
+    """One input file that was read."""
 
     path: str
     split: str
-    """The split in its name, such as `train_sft`; "" if there is none."""
+    """Name of the split in the file's name, such as `train_sft`; "" if there is none."""
     num_records: int
 
 
 @dataclass(frozen=True)
 class InputReport:
-    """What was read of one data set."""
+    """Files and fields of one data set that were read, and those that were not used."""
 
     name: str
     files: list[InputFile]
@@ -39,7 +39,7 @@ class InputReport:
     unused: list[str]
     """Fields that records have and the source does not use."""
     irregular: dict[str, int]
-    """Irregularities that are allowed, with the number of conversations."""
+    """Accepted irregularity, such as two messages of one role in a row -> number of conversations."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -53,13 +53,13 @@ class InputReport:
 
 
 def input_reports(context: BuildContext, headers: Sequence[Sequence[PartHeader]]) -> list[InputReport]:
-    """Return what was read of each data set; `headers` holds the part headers of each."""
+    """Return the input report of each data set. `headers` has the headers of each data set's part files."""
     by_dataset = zip(context.config.entries, context.plan.datasets, headers, strict=True)
     return [_input_report(entry.name, files, own) for entry, files, own in by_dataset]
 
 
 def file_warnings(reports: Sequence[InputReport]) -> list[str]:
-    """Return a warning for files that may hold training records and are left out, and for missing shards."""
+    """Return warnings about missing shards, and about unused files that may hold training records."""
     warnings = []
     for report in reports:
         count = sum(reason == NO_SPLIT for reason in report.left_out.values())
@@ -73,7 +73,7 @@ def file_warnings(reports: Sequence[InputReport]) -> list[str]:
 
 
 def _input_report(name: str, files: DatasetFiles, headers: Sequence[PartHeader]) -> InputReport:
-    """Collect what the parts of a data set have read."""
+    """Return the input report of one data set, joined from the headers of its part files."""
     records: Counter[str] = sum((header.file_records for header in headers), Counter())
     read = [
         InputFile(str(path), split_name(Path(path.parent.name, path.name)).label, records[str(number)])
@@ -85,7 +85,7 @@ def _input_report(name: str, files: DatasetFiles, headers: Sequence[PartHeader])
 
 
 def input_blocks(report: InputReport) -> list[Block]:
-    """Return the files and fields of one data set for the report."""
+    """Return the blocks of the report that list the files and fields of one data set."""
     rows = [[_shown(file.path), file.split or "-", f"{file.num_records:,}"] for file in report.files]
     rows += [[_shown(path), f"not used: {why}", "-"] for path, why in list(report.left_out.items())[:_MAX_LISTED]]
     num_more = len(report.left_out) - _MAX_LISTED
@@ -100,5 +100,5 @@ def input_blocks(report: InputReport) -> list[Block]:
 
 
 def _shown(text: str) -> str:
-    """Show a path or a field name, which may contain anything, on one line and without backticks."""
+    """Return a path or field name as one line, with unprintable characters escaped and backticks replaced."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text).replace("`", "'")

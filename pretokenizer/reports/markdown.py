@@ -1,4 +1,4 @@
-"""Show a report as Markdown, for `stats.md`."""
+"""Render the blocks of a report as Markdown, for `stats.md`."""
 
 import re
 
@@ -9,7 +9,7 @@ from pretokenizer.tokenizer.base import Tokenizer
 
 
 def to_markdown(blocks: list[Block], tokenizer: Tokenizer, has_plot: bool) -> str:
-    """Return the blocks as Markdown. `has_plot` tells whether the plot of lengths is beside the report.
+    """Return the blocks as Markdown. `has_plot` says whether the plot of document lengths is beside the report.
 
     A document is shown as `inspect --plain` shows it: brackets enclose each run of tokens of one role, and `*` marks
     tokens with loss.
@@ -62,5 +62,8 @@ def _document(block: Document, tokenizer: Tokenizer) -> str:
 
 
 def fence_of(text: str) -> str:
-    """Return a Markdown fence that no line of the text can close."""
+    """Return the fence of tildes for a Markdown code block that contains `text`.
+
+    No line of the text can close the block.
+    """
     return "~" * max(4, 1 + max(map(len, re.findall("~+", text)), default=0))

@@ -1,6 +1,6 @@
 """Draw the histogram of document lengths (`pip install 'oasst-megatron[plots]'`).
 
-A process of its own draws it while the build continues, because importing matplotlib takes 0.6 s of CPU time. That
+A separate process draws it while the build continues, because importing matplotlib takes 0.6 s of CPU time. That
 process runs this file as a program, so the file imports nothing of the project.
 """
 
@@ -28,7 +28,7 @@ def has_plots() -> bool:
 
 @contextlib.contextmanager
 def drawing(histograms: dict[str, Histogram], folder: Path) -> Iterator[None]:
-    """Draw the histogram of each split into `lengths.png` and `lengths.svg` in `folder` while the block runs.
+    """Draw the histogram of each split into `lengths.png` and `lengths.svg` in `folder`, while the `with` block runs.
 
     Without matplotlib, or without a document in any split, no file is written.
     """

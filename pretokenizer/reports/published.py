@@ -1,4 +1,4 @@
-"""The published report `P-train_stats.txt`, byte for byte in the original's layout."""
+"""Write the report `<prefix>-train_stats.txt` in the layout of Open-Assistant's pretokenizer, byte for byte."""
 
 from pretokenizer.figures.stats import DatasetStats, total_stats
 
@@ -6,7 +6,7 @@ _RULE = "-----------------"
 
 
 def published_report(title: str, stats: list[DatasetStats]) -> str:
-    """Return the report in the original's layout. `title` is `<folder>/<prefix>`."""
+    """Return the statistics of a split in the layout of Open-Assistant's report. `title` is `<folder>/<prefix>`."""
     return f"\n# Stats for {title}*\n\n" + "".join(_published_block(s) for s in [*stats, total_stats(stats)])
 
 

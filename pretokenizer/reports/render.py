@@ -1,4 +1,4 @@
-"""Show a document as text in which a colour or brackets mark each run of tokens of one role."""
+"""Render a document as text in which a colour or brackets mark each run of tokens of one role."""
 
 import re
 from itertools import pairwise
@@ -22,14 +22,14 @@ _COLOURS = {
 
 
 def escape_controls(text: str) -> str:
-    """Show the control characters of a text escaped, as `\\x1b`."""
+    """Return a text with its control characters escaped, as `\\x1b`, so that a terminal does not obey them."""
     return _CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
 
 
 def render_document(ids: Any, roles: Any, tokenizer: Tokenizer, plain: bool) -> str:
-    """Return the text of a document with N tokens. `ids` and `roles` are arrays of shape (N,).
+    """Return the text of a document with N tokens, with roles marked by brackets if `plain`, else by colours.
 
-    Control characters in the data are shown escaped, as `\\x1b`.
+    `ids` and `roles` are arrays of shape (N,). Control characters in the data are shown escaped, as `\\x1b`.
     """
     pieces = []
     bounds = [0, *(np.flatnonzero(np.diff(roles)) + 1).tolist(), len(roles)] if len(roles) else [0]

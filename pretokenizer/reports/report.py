@@ -1,4 +1,4 @@
-"""The content of stats.md and stats.html: verdict, records, mix, figures of each split, checks and documents."""
+"""Compose stats.md and stats.html: verdict, records, mix of data sets, figures of each split, checks and documents."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from pretokenizer.tasks.context import BuildContext
 
 
 def report_blocks(context: BuildContext, reports: BuildReports, examples: list[Example]) -> list[Block]:
-    """Return the whole report."""
+    """Return all blocks of the report in order."""
     found = suspicions(reports)
     blocks: list[Block] = [
         Heading(1, context.final.name),
@@ -34,7 +34,7 @@ def report_blocks(context: BuildContext, reports: BuildReports, examples: list[E
 
 
 def _records(reports: BuildReports) -> list[Block]:
-    """Show every record that was read exactly once."""
+    """Return the section with a table that gives each record read exactly one outcome: train, val, left out, or bad."""
     rows, reasons = [], []
     for own in reports.records:
         left_out, bad = sum(own.left_out.values()), sum(own.bad.values())
@@ -50,7 +50,7 @@ def _records(reports: BuildReports) -> list[Block]:
 
 
 def _mix(train: list[DatasetStats]) -> list[Block]:
-    """Show the shares that the section asks for, and the shares that are written."""
+    """Return the section that compares the share of each data set in train as requested with its share as written."""
     requested = sum(s.requested for s in train)
     documents, tokens = sum(s.accepted for s in train), sum(s.tokens for s in train)
     rows = [

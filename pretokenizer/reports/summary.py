@@ -1,4 +1,4 @@
-"""The last lines that a build prints."""
+"""Print the last lines of a build: what the output folder holds, and the warnings."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from pretokenizer.files.manifest import DataManifest
 
 
 def print_summary(manifest: DataManifest, folder: Path) -> None:
-    """Print what a finished folder holds, and its warnings."""
+    """Print the numbers of documents and tokens in a finished output folder, and the warnings of its build."""
     print(f"finished: {folder}")
     for split, counts in manifest.splits.items():
         print(

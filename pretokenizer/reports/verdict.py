@@ -1,17 +1,17 @@
-"""The first lines of a report: what the data is, what to train it with, and what looks wrong."""
+"""Compose the first lines of a report: what the data is, which training settings suit it, and what looks wrong."""
 
 from pretokenizer.figures.lengths import GLOBAL_BATCHES, LengthReport, SeqLength
 from pretokenizer.figures.stats import DatasetStats, total_stats
 from pretokenizer.reports.build_reports import BuildReports
 
 MAX_CUT_SHARE = 0.01
-"""Share of documents that the recommended seq_length may cut."""
+"""Maximum share of documents that the recommended seq_length cuts."""
 MIN_ITERATIONS = 30
-"""Iterations in an epoch that the recommended global batch leaves at least, where the data allows it."""
+"""Minimum number of iterations in an epoch at the recommended global batch size, if the data allows it."""
 
 
 def verdict(reports: BuildReports) -> list[str]:
-    """Return plain sentences about the whole build."""
+    """Return sentences about the size of the data and the recommended training settings."""
     train = total_stats(reports.stats["train"])
     if not train.accepted:
         return ["Train has no document, so nothing can be trained on this data."]
@@ -28,7 +28,7 @@ def _size(reports: BuildReports, train: DatasetStats) -> str:
 
 
 def _settings(train: DatasetStats, lengths: LengthReport) -> list[str]:
-    """Recommend seq_length, global batch and epochs."""
+    """Return sentences that recommend seq_length, global batch size and number of epochs."""
     row = recommended_length(lengths, train.accepted)
     num_cut = f"{row.documents_cut:,} of {train.accepted:,} documents are" if row.documents_cut else "no document is"
     rows_per_epoch = row.packed_rows
@@ -50,7 +50,7 @@ def recommended_length(lengths: LengthReport, num_documents: int) -> SeqLength:
 
 
 def recommended_batch(rows_per_epoch: int) -> int:
-    """Return the largest global batch up to 64 that leaves MIN_ITERATIONS iterations in an epoch, or 1.
+    """Return the largest global batch size up to 64 that leaves MIN_ITERATIONS iterations in an epoch, or 1.
 
     >>> recommended_batch(10_000), recommended_batch(500), recommended_batch(20)
     (64, 16, 1)
@@ -65,7 +65,7 @@ def recommended_epochs(num_documents: int) -> int:
 
 
 def suspicions(reports: BuildReports) -> list[str]:
-    """Return what in the data deserves a look before training."""
+    """Return a sentence for each finding to check before training, such as many bad records or duplicates."""
     train, duplicates = total_stats(reports.stats["train"]), reports.duplicates
     found = []
     for counts in reports.records:

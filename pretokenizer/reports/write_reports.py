@@ -14,7 +14,10 @@ from pretokenizer.tasks.context import BuildContext
 
 
 def write_reports(context: BuildContext, reports: BuildReports, examples: list[Example], output: Path) -> None:
-    """Write all reports. stats.md and stats.html show the plot of lengths if `output` has one."""
+    """Write all reports of a build into the folder `output`.
+
+    stats.md and stats.html show the plot of document lengths if the folder has one.
+    """
     for split, parts in reports.stats.items():
         name = f"{context.config.filename_prefix}-{split}"
         published = published_report(f"{context.final}/{name}", parts)

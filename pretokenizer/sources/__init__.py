@@ -1,4 +1,4 @@
-"""The registry of data sources, from name in a section to class. A new source needs one line here."""
+"""Registry of data sources, from the name of a data set to its class. A new source needs one line here."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ SOURCES: dict[str, type[Source]] = {
 def make_source(
     name: str, options: dict[str, Any], val_split: float = 0.2, consecutive_roles: ConsecutiveRoles = "allow"
 ) -> Source:
-    """Return the source called `name`. Raises ConfigError, which lists all names, for an unknown one."""
+    """Return the source of the data set `name`. Raises ConfigError, which lists all names, for an unknown one."""
     if name not in SOURCES:
         raise ConfigError(
             f"datasets: no data set {name!r}{suggest(name, SOURCES)}; choose one of {', '.join(sorted(SOURCES))}"

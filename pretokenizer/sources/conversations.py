@@ -1,8 +1,8 @@
-"""vicuna and orca-chat: conversations in the forms of these data sets.
+"""Sources vicuna and orca-chat: conversations in the forms of these two data sets.
 
-vicuna is cleaned as in the original. A conversation is left out if it does not begin with `human` or has an empty `gpt`
-message. A random filler replaces an empty `human` message. Escapes and citations are removed, messages are stripped,
-and consecutive messages of one speaker are joined.
+vicuna is cleaned as in Open-Assistant. A conversation is left out if it does not begin with `human` or has an empty
+`gpt` message. A random filler replaces an empty `human` message. Escapes and citations are removed, messages are
+stripped, and consecutive messages of one speaker are joined.
 """
 
 import random
@@ -24,15 +24,15 @@ _CITATION = re.compile(r"\[\s?\d+\s?\]")
 
 @dataclass(frozen=True)
 class VicunaOptions:
-    """Options in a section."""
+    """Options that a configuration section may set for the data set vicuna."""
 
     input_file_path: str | None = None
     input_max_length: int = 32768
-    """Maximum length of a joined message, in characters."""
+    """Maximum length of a joined message, in characters. The rest is cut."""
 
 
 class Vicuna(Source):
-    """Records with `conversations`: a list of {from, value}."""
+    """Source vicuna: records with `conversations`, a list of {from, value}."""
 
     class_name = "Vicuna"
     shows_name = True
@@ -49,7 +49,10 @@ class Vicuna(Source):
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
-        """Convert all records in order, because each filler is drawn from the shared random generator."""
+        """Convert all records to conversations.
+
+        Their order counts: each filler is drawn from the shared random generator.
+        """
         for item in records:
             try:
                 yield item, self._convert_turns(item.record["conversations"], rng)
@@ -84,15 +87,18 @@ def clean(text: str) -> str:
 
 @dataclass(frozen=True)
 class OrcaOptions:
-    """Options in a section."""
+    """Options that a configuration section may set for the data set orca-chat."""
 
     input_file_path: str | None = None
     data_files: str | None = None
-    """File on the hub. The default is the file of the card."""
+    """Accepted so that sections written for Open-Assistant load. It has no effect: `hub` names the file."""
 
 
 class OrcaChat(Source):
-    """Records with `instruction`, the system message, and `conversation`, a list of {input, output}."""
+    """Source orca-chat.
+
+    A record has `instruction`, the system message, and `conversation`, a list of {input, output}.
+    """
 
     class_name = "OrcaChat"
     shows_name = True
@@ -101,7 +107,7 @@ class OrcaChat(Source):
     hub = HubFiles("shahules786/orca-chat", "main", ("orca-chat-gpt4.json",))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Convert one record. Nothing is filtered. An empty instruction gives no system message."""
+        """Convert one record to a conversation. Nothing is filtered. An empty instruction gives no system message."""
         messages = [Message(Role.SYSTEM, record["instruction"])] if record["instruction"] else []
         for turn in record["conversation"]:
             messages.append(Message(Role.USER, turn["input"]))

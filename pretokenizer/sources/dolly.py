@@ -1,4 +1,4 @@
-"""dolly15k and dolly15k_multilingual: a request, a response and, in some records, a text that has the answer."""
+"""Sources dolly15k and dolly15k_multilingual: a request, a response and, in some records, a text with the answer."""
 
 from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.roles import Role
@@ -9,7 +9,7 @@ from pretokenizer.sources.text_filters import clean_context, has_filtered_phrase
 
 
 def dolly_conversation(question: str, context: str | None, answer: str, lang: str | None) -> Converted:
-    """Return a conversation of user, context (unless it is empty) and assistant, or the reason to leave it out."""
+    """Return the conversation of user, context (unless empty) and assistant, or a reason to leave the record out."""
     if not question or not answer:
         return "blank"
     if has_filtered_phrase(question) or has_filtered_phrase(answer):
@@ -21,7 +21,7 @@ def dolly_conversation(question: str, context: str | None, answer: str, lang: st
 
 
 class Dolly15k(Source):
-    """Databricks' data set in Open-Assistant's form."""
+    """Source dolly15k: Databricks' instructions, as Open-Assistant publishes them."""
 
     class_name = "DatabricksDolly15k"
     Options = FileOption
@@ -29,7 +29,10 @@ class Dolly15k(Source):
     hub = HubFiles("OllieStanley/oa_dolly_15k", "main", ("*.jsonl", "**/*.parquet"))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Convert one record. Its context is in METADATA; in Databricks' own files it has a key of its own."""
+        """Convert one record to a conversation.
+
+        Its context is in METADATA; Databricks' own files have it in the key `context`.
+        """
         if "INSTRUCTION" not in record and "instruction" in record:
             return dolly_conversation(record["instruction"], record["context"], record["response"], None)
         metadata = record.get("METADATA") or {}
@@ -37,7 +40,7 @@ class Dolly15k(Source):
 
 
 class Dolly15kMultilingual(Source):
-    """The curated data set in four languages, one file each, in the order of `stems`."""
+    """Source dolly15k_multilingual: dolly15k in four languages, read from one file each in the order of `stems`."""
 
     class_name = "Dolly15kMultilingual"
     stems = ("en", "de", "es", "fr")
@@ -45,5 +48,5 @@ class Dolly15kMultilingual(Source):
     hub = HubFiles("argilla/databricks-dolly-15k-curated-multilingual", "main", ("**/*.parquet", "*.jsonl"))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Convert one record. The stem of its file is its language."""
+        """Convert one record to a conversation. The stem of its file, such as `de`, is its language."""
         return dolly_conversation(record["instruction"], record["context"], record["response"], file_stem)

@@ -1,4 +1,4 @@
-"""Recognise the form of a record and convert it to turns with `role` and `content`, and tools.
+"""Recognise the form of a record and convert it to turns, which are {role, content}, and tools.
 
 | form | keys |
 |---|---|
@@ -6,7 +6,8 @@
 | request and reply | `instruction`, `prompt`, `question` ... with `output`, `completion`, `response`, `answer` ... |
 | preference | `chosen` and perhaps `prompt`, with the option `preference: chosen` |
 
-Beside them may stand `system`, `tools`, `history`, `context`, and marks such as `weight` for the reply.
+A record may also have `system`, `tools`, `history`, `context`, and keys such as `weight` that give the reply loss or
+not.
 """
 
 import json
@@ -35,20 +36,22 @@ _ROLE, _CONTENT = ("role", "from", "speaker"), ("content", "value", "text")
 _TOOLS = ("tools", "functions")
 _OTHERS = frozenset((*_CONVERSATION, *_REQUEST, *_REPLY, *_SYSTEM, *_TOOLS, *UNSUPPORTED))
 _ANTHROPIC = re.compile(r"\n\n(Human|Assistant): ?")
-"""Separates the turns in Anthropic's preference data."""
+"""Separator of the turns in Anthropic's preference data."""
 
 
 class Opened(NamedTuple):
-    """The turns and tools of a record."""
+    """The turns of a record, each {role, content}, and the tools that the assistant may call."""
 
     turns: list[Turn]
     tools: list[dict[str, Any]] | None
     used: set[str]
-    """Keys of the record that the turns and tools come from."""
+    """Keys of the record from which the turns and tools are read."""
 
 
 def common_form(keys: Sequence[str]) -> tuple[str, ...]:
-    """Return (key of the messages,) or (key of the request, key of the reply) if no other key has a meaning, else ().
+    """Return the keys of a simple conversation: (key of the messages,) or (key of the request, key of the reply).
+
+    Return () for a record of another form, or if another of its keys has a meaning.
 
     >>> common_form(["id", "messages"]), common_form(["question", "answer"]), common_form(["messages", "tools"])
     (('messages',), ('question', 'answer'), ())
@@ -61,9 +64,10 @@ def common_form(keys: Sequence[str]) -> tuple[str, ...]:
 
 
 def open_record(record: Record, preference: str | None) -> Opened:
-    """Return the turns and tools of a record. Keys count in any case (`INSTRUCTION`, `Question`).
+    """Return the turns and tools of a record of any known form. Keys may be in any case (`INSTRUCTION`, `Question`).
 
-    Raises UnusableError or KeyError for a record of an unknown form.
+    `preference` is the key of the preferred reply, if preference pairs are wanted. Raises UnusableError or KeyError for
+    a record of an unknown form.
     """
     if preference and record.get(preference) is not None:
         opened = _from_preference(record, preference)
@@ -86,14 +90,14 @@ def open_record(record: Record, preference: str | None) -> Opened:
 
 
 def is_plain_text(record: Record) -> bool:
-    """Return whether a record has the key `text` and no other form."""
+    """Return whether a record holds plain text under the key `text`, and no conversation in another form."""
     keys = {key.lower() for key in record}
     is_pair = not keys.isdisjoint(_REQUEST) and not keys.isdisjoint(_REPLY)
     return isinstance(record.get("text"), str) and keys.isdisjoint((*_CONVERSATION, "chosen")) and not is_pair
 
 
 def _first(record: Record, keys: Sequence[str]) -> str | None:
-    """Return the first of `keys` whose value is not null."""
+    """Return the first of `keys` whose value in the record is not null, or None."""
     return next((key for key in keys if record.get(key) is not None), None)
 
 
@@ -121,7 +125,10 @@ def _from_conversation(record: Record, key: str) -> Opened:
 
 
 def _from_pair(record: Record, request: str, reply: str) -> Opened:
-    """Read a request and a reply, with earlier turns (`history`) and a text to answer from (`context`)."""
+    """Return the turns of a record with a request and a reply.
+
+    The record may also have earlier turns (`history`) and a text to answer from (`context`).
+    """
     used = {request, reply, "history", "context", *_SYSTEM, *MARKS, *REASONING}
     used |= {"input"} if request == "instruction" else set()
     for other in (*_REQUEST, *_REPLY):
@@ -144,7 +151,10 @@ def _from_pair(record: Record, request: str, reply: str) -> Opened:
 
 
 def _from_preference(record: Record, preference: str) -> Opened:
-    """Read the preferred reply; its conversation may be part of it, or stand in `prompt`."""
+    """Return the turns of a record with a preferred reply, whose key is `preference`.
+
+    The conversation before the reply is part of the reply's value, or has the key `prompt`.
+    """
     used = {preference, "prompt", "chosen", "rejected", "messages", "question", "instruction", *_SYSTEM}
     chosen = record[preference]
     if isinstance(chosen, str) and _ANTHROPIC.match(chosen):
@@ -165,12 +175,12 @@ def _anthropic_turns(text: str) -> Iterator[Turn]:
 
 
 def _as_turns(value: Any, role: str) -> list[Turn]:
-    """Return the turns of a list of messages, or one turn with the text `value`."""
+    """Return the turns of `value` if it is a list of messages, else one turn of `role` with `value` as its text."""
     return turns_of(value) if isinstance(value, list) else [{"role": role, "content": value}]
 
 
 def turns_of(value: Any) -> list[Turn]:
-    """Return the turns of a list in any of the usual forms, or of its JSON text.
+    """Return the turns of a list of messages in any of the usual forms. The list may be JSON text.
 
     Raises TypeError for anything else, and KeyError for a turn without a role.
     """
@@ -194,7 +204,10 @@ def _is_usual(turn: Any) -> bool:
 
 
 def _turns_in(item: Any) -> list[Turn]:
-    """Return the turn of {role, content} or {from, value}, or the two turns of {input, output} or [input, output]."""
+    """Return the turns of one item of a conversation.
+
+    {role, content} and {from, value} give one turn; {input, output} and [input, output] give two.
+    """
     if isinstance(item, list) and len(item) == 2:
         return [{"role": "user", "content": item[0]}, {"role": "assistant", "content": item[1]}]
     if not isinstance(item, dict):
@@ -217,7 +230,7 @@ def _turns_in(item: Any) -> list[Turn]:
 
 
 def _with_system(record: Record, turns: list[Turn]) -> list[Turn]:
-    """Put the system message that stands beside the turns in front, unless they begin with the same one."""
+    """Return the turns with the record's system message in front, unless they begin with the same message."""
     key = next((key for key in _SYSTEM if record.get(key)), None)
     if key is None or (turns and turns[0].get("content") == record[key] and turns[0]["role"] == "system"):
         return turns

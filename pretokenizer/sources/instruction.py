@@ -1,8 +1,8 @@
-"""megacode2, megacode3, oa_leet10k, grade_school_math_instructions, alpaca, code_alpaca: one request, one response.
+"""Sources whose records are one request and one response: alpaca, oa_leet10k, megacode2 and others.
 
-alpaca and code_alpaca keep the order of their file. The records of the others are visited in the order of
-`random.Random(seed).shuffle`; blank records and records with a filtered phrase are left out; with `fill_min_length`,
-consecutive records are joined into one conversation.
+alpaca and code_alpaca keep the order of their file. megacode2, megacode3, oa_leet10k and grade_school_math_instructions
+visit their records in the order of `random.Random(seed).shuffle`, and leave out blank records and records with a
+filtered phrase. With `fill_min_length`, they join consecutive records into one conversation.
 """
 
 import random
@@ -19,7 +19,7 @@ from pretokenizer.sources.text_filters import has_filtered_phrase
 
 @dataclass(frozen=True)
 class InstructionOptions:
-    """Options in a section."""
+    """Options that a configuration section may set for a data set with an `Instruction` source."""
 
     input_file_path: str | None = None
     instruction_column: str | None = None
@@ -27,41 +27,44 @@ class InstructionOptions:
     lang: str | None = None
     seed: int = 42
     fill_min_length: int | None = None
-    """Join records until the conversation has more than this many characters."""
+    """Join records until the conversation has more than this many characters. Default: records are not joined."""
 
 
 class Instruction(Source):
-    """Base class: records with one text for the request and one for the response."""
+    """Base class of sources whose records have one text for the request and one for the response."""
 
     class_name = "InstructionDataset"
     shows_name = True
     Options = InstructionOptions
     columns: ClassVar[tuple[str, str]] = ("INSTRUCTION", "RESPONSE")
-    """Default keys of the request and the response."""
+    """Default keys of the request and the response in a record."""
     lang: ClassVar[str | None] = None
 
     @property
     def independent(self) -> bool:  # type: ignore[override]
-        """Whether records are converted one by one. Joined records need their neighbours."""
+        """Whether records are converted one by one.
+
+        With `fill_min_length` they are joined, so all are needed at once.
+        """
         return self.options.fill_min_length is None
 
     @property
     def used_keys(self) -> frozenset[str]:  # type: ignore[override]
-        """The keys of the request and the response."""
+        """Keys of a record that hold the request and the response."""
         return frozenset((self.request_column, self.response_column))
 
     @property
     def request_column(self) -> str:
-        """Key of the request."""
+        """Key of a record that holds the request."""
         return self.options.instruction_column or self.columns[0]
 
     @property
     def response_column(self) -> str:
-        """Key of the response."""
+        """Key of a record that holds the response."""
         return self.options.response_column or self.columns[1]
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Convert one record to a question and its answer, or return the reason to leave it out."""
+        """Convert one record to a conversation of two messages, or return the reason to leave it out."""
         question, answer = record[self.request_column], record[self.response_column]
         if question is None or answer is None or not question.strip() or not answer.strip():
             return "blank"
@@ -70,7 +73,10 @@ class Instruction(Source):
         return [Conversation(pair(question, answer), self.options.lang or self.lang)]
 
     def order(self, num_records: int) -> list[int] | None:
-        """Return the original's shuffle, or None if `convert_all` has already shuffled and joined the records."""
+        """Return the shuffled order of the records, the same as in Open-Assistant.
+
+        Return None if records are joined, because `convert_all` has shuffled them already.
+        """
         if not self.independent:
             return None
         order = list(range(num_records))
@@ -80,7 +86,7 @@ class Instruction(Source):
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
-        """Convert all records. If `fill_min_length` is set, join them in shuffled order."""
+        """Convert all records to conversations. If `fill_min_length` is set, join them in shuffled order."""
         if self.independent:
             yield from super().convert_all(records, rng)
             return
@@ -102,7 +108,7 @@ class Instruction(Source):
 
 
 class Megacode2(Instruction):
-    """Code questions, deduplicated by their publisher."""
+    """Source megacode2: code questions with answers, deduplicated by their publisher."""
 
     columns = ("USER", "ASSISTANT")
     hub = HubFiles(
@@ -113,7 +119,7 @@ class Megacode2(Instruction):
 
 
 class Megacode3(Instruction):
-    """The larger successor of megacode2."""
+    """Source megacode3: code questions with answers, the larger successor of megacode2."""
 
     columns = ("USER", "ASSISTANT")
     hub = HubFiles(
@@ -122,20 +128,20 @@ class Megacode3(Instruction):
 
 
 class OaLeet10k(Instruction):
-    """Programming problems in several languages."""
+    """Source oa_leet10k: programming problems with solutions in several programming languages."""
 
     hub = HubFiles("ehartford/oa_leet10k", "main", ("*.jsonl", "*.json", "**/*.parquet"))
 
 
 class GradeSchoolMath(Instruction):
-    """Arithmetic word problems."""
+    """Source grade_school_math_instructions: arithmetic word problems with solutions."""
 
     lang = "en"
     hub = HubFiles("qwedsacf/grade-school-math-instructions", "main", ("*.jsonl", "**/*.parquet"))
 
 
 class Alpaca(Source):
-    """The request consists of the instruction and, after a line feed, the input unless it is empty."""
+    """Source alpaca. A request is the instruction and, after a line feed, the input unless it is empty."""
 
     class_name = "AlpacaBaseDataset"
     split = "torch"
@@ -144,7 +150,10 @@ class Alpaca(Source):
     hub = HubFiles("yahma/alpaca-cleaned", "12567cabf869d7c92e573c7c783905fc160e9639", ("alpaca_data_cleaned.json",))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Convert one record. A filtered record gives no conversation but counts in the split. Empty texts are kept."""
+        """Convert one record to a conversation. Empty texts are kept.
+
+        A record with a filtered phrase gives no conversation but counts when records are split into train and val.
+        """
         question, answer = record["instruction"], record["output"]
         if record["input"]:
             question = f"{question}\n{record['input']}"
@@ -154,6 +163,6 @@ class Alpaca(Source):
 
 
 class CodeAlpaca(Alpaca):
-    """Instructions about code, in the form of alpaca."""
+    """Source code_alpaca: instructions about code, in the form of alpaca."""
 
     hub = HubFiles("sahil2801/CodeAlpaca-20k", "152bb5e9a29651266b018106053980070a0521a1", ("code_alpaca_20k.json",))

@@ -1,8 +1,8 @@
-"""Conversations in the usual open forms, for data of your own: `messages`, `sharegpt`, `prompt_response`, `ikala`.
+"""Sources for your own conversations in the usual open forms: `messages`, `sharegpt`, `prompt_response`, `ikala`.
 
 Each of these names reads every form in forms.py: OpenAI's messages with tools, ShareGPT, Alpaca, Dolly, prompts with
-completions, preference pairs, plain text. A message of any role may be marked with `train`, `weight`, `loss` or
-`loss_mask`. A key that changes what should be learned is used, or the record is refused by name.
+completions, preference pairs, plain text. The key `train`, `weight`, `loss` or `loss_mask` of a message, of any role,
+says whether it gets loss. A record with a key that changes what should be learned and is not used is a bad record.
 """
 
 from dataclasses import dataclass, field
@@ -25,26 +25,26 @@ from pretokenizer.sources.turns import (
 )
 
 _MAX_SHAPES = 1000
-"""Number of different lists of keys whose form is remembered."""
+"""Maximum number of different lists of record keys whose form is cached."""
 
 
 @dataclass(frozen=True)
 class MessagesOptions:
-    """Options in a section."""
+    """Options that a configuration section may set for a data set that the `messages` reader reads."""
 
     input_file_path: str | None = None
     lang: str | None = None
-    """Language of records that name none."""
+    """Language of records that do not name their own."""
     loss: Literal["roles", "all"] = "roles"
     """Messages that get loss: those of the assistant, or `all`. Records of plain text need `all`."""
     preference: Literal["chosen"] | None = None
-    """Read the preferred reply of preference pairs, and leave out the other."""
+    """Read the preferred reply of preference pairs, and leave out the rejected reply."""
     ignore: list[str] = field(default_factory=list)
-    """Keys whose values are not used although they change what should be learned."""
+    """Keys to ignore in records and messages, although they change what should be learned."""
 
 
 class Messages(Source):
-    """Reads conversations in any usual form."""
+    """The `messages` reader: converts conversations in any usual form."""
 
     class_name = "ConversationDataset"
     shows_name = True
@@ -56,12 +56,15 @@ class Messages(Source):
         self._has_options = self.options.loss == "all" or bool(self.options.preference or self.options.ignore)
 
     def note_fields(self, record: Record) -> None:
-        """Note the unused keys of a record of a common form. For all other records `convert` notes them."""
+        """Add the unused keys of a record of a common form to `unused`. `convert` does so for all other records."""
         if keys := self._common_form(record):
             self.unused.update(record.keys() - {*keys, "lang", "language"})
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Convert one record. A conversation without a message to learn from is left out."""
+        """Convert one record of any usual form to a conversation.
+
+        A conversation without a message to learn from is left out. A record that cannot be used gives a BadRecord.
+        """
         if messages := self._regular(record):
             return [Conversation(messages, self._lang(record))]
         if self.options.ignore:
@@ -72,7 +75,10 @@ class Messages(Source):
             return BadRecord(error.reason, error.found)
 
     def _common_form(self, record: Record) -> tuple[str, ...]:
-        """Return the key of the messages, or of request and reply, if no other key of the record has a meaning."""
+        """Return (key of the messages,) or (key of the request, key of the reply) of a simple conversation.
+
+        Return () for a record of another form, or if another of its keys has a meaning.
+        """
         shape = tuple(record)
         keys = self._regular_keys.get(shape)
         if keys is None:
@@ -82,7 +88,10 @@ class Messages(Source):
         return keys
 
     def _regular(self, record: Record) -> tuple[Message, ...] | None:
-        """Return the messages of a regular conversation, which needs none of the rules. Most records are like this."""
+        """Return the messages of a record that needs no special treatment, such as tools or loss marks, else None.
+
+        Most records take this fast path.
+        """
         keys = self._common_form(record)
         if len(keys) == 1:
             return regular_messages(record[keys[0]])
@@ -129,7 +138,10 @@ class Messages(Source):
         return [Conversation((Message(Role.ASSISTANT, record["text"], True),), self._lang(record), is_plain=True)]
 
     def _note_unused(self, record: Record, used: set[str]) -> None:
-        """Note the keys that are not used. Raises UnusableError for one that changes what should be learned."""
+        """Add the keys of a record that are not in `used` to `unused`, which the report lists.
+
+        Raises UnusableError for a key that changes what should be learned.
+        """
         for key in record.keys() - used:
             if key not in ("lang", "language"):
                 refuse_unused(key, record[key])
@@ -144,12 +156,15 @@ _PLAIN = frozenset(name for name in ROLES if name not in ("function_call", "tool
 
 
 class ShareGPT(Messages):
-    """The same reader under the name of its usual form."""
+    """The `messages` reader, registered under the name `sharegpt`, the form that users know."""
 
 
 class PromptResponse(Messages):
-    """The same reader under the name of its usual form."""
+    """The `messages` reader, registered under the name `prompt_response`, the form that users know."""
 
 
 class Ikala(Messages):
-    """The same reader for the redpajama card's internal data set, which is not public: bring conversations."""
+    """The `messages` reader, registered under the name `ikala`, a data set in the redpajama configuration.
+
+    That data set is not public, so users provide their own conversations.
+    """

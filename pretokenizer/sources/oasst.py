@@ -1,4 +1,4 @@
-"""oasst_export: Open-Assistant's message trees. Every path from the root to a leaf is a conversation.
+"""Source oasst_export: Open-Assistant's message trees. Every path from the root to a leaf is a conversation.
 
 A record is a tree (Open-Assistant's exports) or one message, in depth-first order (`OpenAssistant/oasst1` on the hub).
 A message whose `parent_id` is null starts a tree. A tree is used if it is ready for export, its root passed review and
@@ -27,21 +27,21 @@ _REVISIONS = {
 
 @dataclass(frozen=True)
 class OasstOptions:
-    """Options in a section."""
+    """Options that a configuration section may set for the data set oasst_export."""
 
     input_file_path: str | None = None
     hf_dataset_name: str = "OpenAssistant/oasst1"
-    """Repository on the hub. It is downloaded if no file is given."""
+    """Repository on the hub to download from if no local file is found."""
     lang: str = "en"
-    """Languages of the root, separated by commas."""
+    """Languages to keep, separated by commas. The language of a tree is that of its root."""
     top_k: int | None = None
-    """Use only replies of rank 0 to top_k - 1. Default: all replies."""
+    """Use only replies of the assistant with rank 0 (the best) to top_k - 1. Default: all replies."""
     manual_seed: int = 287631038922
     """Seed of the split into train and val."""
 
 
 class OasstExport(Source):
-    """Trees of messages with `replies`."""
+    """Source oasst_export: records are trees of messages, in which `replies` holds the replies to a message."""
 
     class_name = "ListDataset"
     split = "torch"
@@ -52,14 +52,17 @@ class OasstExport(Source):
 
     @property
     def layout(self) -> FileLayout:
-        """Which files the source reads. The option `hf_dataset_name` decides where they are downloaded from."""
+        """How to choose the files that the source reads. The option `hf_dataset_name` names the hub repository."""
         name = self.options.hf_dataset_name
         return replace(super().layout, hub=HubFiles(name, _REVISIONS.get(name, "main"), ("data/*.parquet",)))
 
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
-        """Convert one tree after another. A tree made of single messages has the position of its root."""
+        """Convert one tree after another to conversations.
+
+        A tree made of single messages has the position of its root.
+        """
         for item, tree in _trees(records):
             if isinstance(tree, BadRecord):
                 yield item, tree
@@ -70,7 +73,7 @@ class OasstExport(Source):
                 yield item, bad_record(tree, error)
 
     def convert_tree(self, tree: Record) -> Converted:
-        """Return the conversations of a tree, or the reason to leave it out."""
+        """Return the conversations of a tree, or the reason to leave the tree out."""
         root = tree.get("prompt")
         if not root:
             return "no prompt"
@@ -84,11 +87,14 @@ class OasstExport(Source):
 
     @property
     def languages(self) -> frozenset[str]:
-        """The languages in the option `lang`."""
+        """The languages to keep, from the option `lang`."""
         return frozenset(lang.strip() for lang in self.options.lang.split(","))
 
     def threads(self, root: Record) -> Iterator[Conversation]:
-        """Return the conversations of a tree, depth first, with replies in order. Raises ValueError for wrong roles."""
+        """Yield the conversations of a tree, one for each wanted path from the root to a leaf, depth first.
+
+        Raises ValueError if the roles on a path do not alternate.
+        """
         stack: list[tuple[tuple[Record, ...], bool]] = [((root,), True)]
         while stack:
             path, is_first_child = stack.pop()
@@ -100,9 +106,10 @@ class OasstExport(Source):
                 stack.append(((*path, reply), reply is replies[0] or reply == replies[0]))
 
     def _is_wanted(self, path: tuple[Record, ...], is_first_child: bool) -> bool:
-        """Return whether a path to a leaf becomes a conversation.
+        """Return whether a path from the root to a leaf becomes a conversation.
 
-        A path that ends with an unanswered prompt is used only if that prompt is the first reply to its parent.
+        Raises ValueError if its roles do not alternate. A path that ends with an unanswered prompt is used only if that
+        prompt is the first reply to its parent.
         """
         if path[-1]["role"] != "assistant" and not is_first_child:
             return False
@@ -127,7 +134,11 @@ def _conversation(path: tuple[Record, ...]) -> Conversation:
 
 
 def _trees(records: Iterable[InputRecord]) -> Iterator[tuple[InputRecord, Record | BadRecord]]:
-    """Return the trees among the records, and trees assembled from single messages."""
+    """Yield (record with its position, tree) for each tree.
+
+    A tree is a record, or is assembled from records that are single messages and then has the position of its root. A
+    record that fits in no tree gives a BadRecord instead of the tree.
+    """
     builder: tuple[InputRecord, Record] | None = None
     messages: dict[str, Record] = {}
     for item in records:

@@ -1,4 +1,4 @@
-"""gsm8k, joke and webgpt: questions with answers."""
+"""Sources gsm8k, joke and webgpt: questions with answers."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from pretokenizer.sources.text_filters import remove_number_citations
 
 
 class Gsm8k(Source):
-    """Word problems. The hub's test split is val."""
+    """Source gsm8k: word problems with solutions. The hub's test split is used as val."""
 
     class_name = "QADataset"
     split = "native"
@@ -21,12 +21,15 @@ class Gsm8k(Source):
     hub = HubFiles("openai/gsm8k", "cc7b047b6e5bb11b4f1af84efc572db110a51b3c", ("main/*.parquet",))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Convert one record. The calculator marks and the `####` line stay."""
+        """Convert one record to a conversation.
+
+        The answer keeps its calculator marks (`<<1+1=2>>`) and its `####` line.
+        """
         return [Conversation(pair(record["question"], record["answer"]), "en")]
 
 
 class Joke(Source):
-    """Jokes with explanations."""
+    """Source joke: jokes with explanations."""
 
     class_name = "JokeExplaination"
     shows_name = True
@@ -35,13 +38,14 @@ class Joke(Source):
     hub = HubFiles("theblackcat102/joke_explaination", "main", ("*.jsonl", "**/*.parquet"))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Convert one record. The data set spells the key `explaination`."""
+        """Convert one record to a conversation. The data set spells the key of the explanation `explaination`."""
         return [Conversation(pair(record["joke"], record["explaination"]))]
 
 
 class WebGPT(Source):
-    """Records with a question, two answers and their scores. A record with an empty answer or two equal answers is
-    left out.
+    """Source webgpt: records with a question, two answers and their scores.
+
+    A record with an empty answer or two equal answers is left out.
     """
 
     class_name = "WebGPT"
@@ -54,9 +58,10 @@ class WebGPT(Source):
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
-        """Return one conversation for each question, at the position of its first record.
+        """Return one conversation for each question, with its best answer.
 
-        Of answers with equal scores the first one is taken. A later score of the same answer replaces the earlier one.
+        The conversation has the position of the question's first record. Of answers with equal scores the first one is
+        taken. A later score of the same answer replaces the earlier one.
         """
         scores: dict[str, tuple[InputRecord, dict[str, float]]] = {}
         for item in records:

@@ -1,4 +1,4 @@
-"""The base class of data sources: which files a source reads, and how it turns a record into conversations.
+"""Base class of data sources. A source chooses the files to read and converts each record to conversations.
 
 Most sources convert each record independently, so several processes can share their files. A source that needs all
 records at once sets `independent = False` and overrides `convert_all`. A source that draws random numbers also sets
@@ -20,69 +20,72 @@ from pretokenizer.sources.turns import ConsecutiveRoles
 
 
 class BadRecord(NamedTuple):
-    """Why a record is wrong. The report counts and names bad records; --strict stops the build at the first."""
+    """The reason why a record is wrong.
+
+    The report counts and lists bad records; --strict stops the build at the first.
+    """
 
     reason: str
-    """A category, so that records can be counted by reason."""
+    """Category of the error, by which the report counts bad records."""
     found: str = ""
-    """The offending part of this record, for the message."""
+    """The offending part of the record, for the message."""
 
 
 Converted = list[Conversation] | str | BadRecord
-"""The conversations of a record; or the reason why the record is left out before the split; or why it is wrong."""
+"""Result of converting a record: its conversations, a reason to leave it out before the split, or its error."""
 WRONG_FORM = (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError)
 """Exceptions that `convert` raises for a record of an unexpected form."""
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """Options of a source that has none."""
+    """Options of a source without options."""
 
 
 @dataclass(frozen=True)
 class FileOption:
-    """Options of a source that can read a single file."""
+    """Options of a source that can read given files instead of its folder."""
 
     input_file_path: str | None = None
-    """One file, instead of the data set's folder."""
+    """A file or a glob pattern to read instead of the data set's folder."""
 
 
 class InputRecord(NamedTuple):
     """A record and its position in the data set."""
 
     file_index: int
-    """Index into the data set's files."""
+    """Index of the record's file among the data set's files."""
     row: int
-    """Row in the file, from 0."""
+    """Row of the record in its file, from 0."""
     file_stem: str
-    """Stem of the file's name: train, test, en ..."""
+    """Name of the record's file without suffixes and shard number, such as `train` or `en`."""
     record: Record
 
 
 class Source:
-    """Base class of all sources. The class variables describe how the original treats the data set."""
+    """Base class of all sources. The class variables describe the data set as Open-Assistant's code treats it."""
 
     class_name: ClassVar[str]
-    """Name in the statistics report."""
+    """Name of the kind of data set in the statistics report `P-train_stats.txt`."""
     shows_name: ClassVar[bool] = False
-    """Whether the report adds the data set's name in brackets."""
+    """Whether the statistics report adds the data set's own name in parentheses."""
     split: ClassVar[Literal["sklearn", "torch", "native"]] = "sklearn"
-    """How records are split into train and val. `native`: the val records have files of their own."""
+    """Rule that splits records into train and val: scikit-learn's, torch's, or `native` for separate val files."""
     independent: ClassVar[bool] = True
-    """Whether `convert` sees one record at a time."""
+    """Whether each record can be converted without the others."""
     uses_random: ClassVar[bool] = False
     """Whether `convert_all` draws from the random generator that all data sets of a build share."""
     stems: ClassVar[tuple[str, ...]] = ()
-    """Stems of the train files in reading order. Empty: the files called `train`, or all files if none is."""
+    """Stems (names without suffixes and shard number) of the train files in order. Empty: files are chosen by split."""
     val_stems: ClassVar[tuple[str, ...]] = ()
-    """Stems of the val files of a native split."""
+    """Stems (names without suffixes and shard number) of the val files, for a `native` split."""
     hub: ClassVar[HubFiles | None] = None
-    """Where the files can be downloaded."""
+    """Files on the hub that can be downloaded. None if there are none."""
     Options: ClassVar[type[Any]] = NoOptions
     """Dataclass of the source's own options."""
 
     used_keys: ClassVar[frozenset[str]] = frozenset()
-    """Keys of a record that `convert` reads. The report lists the others."""
+    """Keys of a record that `convert` reads. The report lists all other keys."""
 
     def __init__(
         self, name: str, options: dict[str, Any], val_split: float = 0.2, consecutive_roles: ConsecutiveRoles = "allow"
@@ -91,40 +94,48 @@ class Source:
         self.val_split = val_split
         self.consecutive_roles = consecutive_roles
         self.unused: set[str] = set()
-        """Keys that converted records have and the source does not use."""
+        """Keys of converted records that the source does not use, for the report."""
         self.irregular: Counter[str] = Counter()
-        """Irregularities of converted records that are allowed, with the number of conversations."""
+        """Accepted irregularity, such as two messages of one role in a row -> number of conversations."""
         check_known_options(options, [f.name for f in fields(self.Options)], name)
         self.options: Any = from_mapping(self.Options, options, f"datasets: {name}")
 
     @property
     def report_name(self) -> str:
-        """The name that the original prints, e.g. `InstructionDataset (megacode2)`."""
+        """Name of the data set in the published statistics report, e.g. `InstructionDataset (megacode2)`."""
         return f"{self.class_name} ({self.name})" if self.shows_name else self.class_name
 
     @property
     def layout(self) -> FileLayout:
-        """Which files the source reads."""
+        """How to choose the files that the source reads."""
         path = getattr(self.options, "input_file_path", None)
         return FileLayout(path, self.stems, self.val_stems, self.split == "native", self.hub)
 
     def note_fields(self, record: Record) -> None:
-        """Note the keys of a record that are not in `used_keys`."""
+        """Add the keys of a record that are not in `used_keys` to `unused`, which the report lists."""
         self.unused.update(record.keys() - self.used_keys)
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Convert one record. The caller turns any exception in WRONG_FORM into a BadRecord."""
+        """Convert one record to conversations, or return the reason to leave it out.
+
+        `file_stem` is the name of the record's file without suffixes and shard number. The caller turns any exception
+        in WRONG_FORM into a BadRecord.
+        """
         raise NotImplementedError
 
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
-        """Convert all records. The order of the results may differ if `independent` is False."""
+        """Yield (record, conversations) for all records.
+
+        If `independent` is False, the order of the results may differ. Instead of conversations there may be a reason
+        to leave the record out, or a BadRecord.
+        """
         for item in records:
             yield item, self.convert_checked(item)
 
     def convert_checked(self, item: InputRecord) -> Converted:
-        """Convert one record. Return a BadRecord if its form or its texts are wrong."""
+        """Convert one record to conversations, or return a BadRecord if its form or its texts are wrong."""
         try:
             converted = self.convert(item.record, item.file_stem)
         except WRONG_FORM as error:
@@ -132,7 +143,10 @@ class Source:
         return (wrong_text(converted) or converted) if isinstance(converted, list) else converted
 
     def order(self, num_records: int) -> list[int] | None:
-        """Return the order of the records before the split. None means the order of the files."""
+        """Return the order in which records are split into train and val, as indices.
+
+        None means the order of the files.
+        """
         return None
 
 
@@ -152,6 +166,6 @@ def wrong_text(conversations: Iterable[Conversation]) -> BadRecord | None:
 
 
 def bad_record(record: Record, error: Exception) -> BadRecord:
-    """Describe a record for which `convert` raised `error`."""
+    """Return the BadRecord that describes a record for which `convert` raised `error`."""
     reason = f"lacks the key {error}" if isinstance(error, KeyError) else f"has an unexpected form ({error})"
     return BadRecord(reason[:120], f"its keys: {', '.join(map(str, record))}"[:200])

@@ -1,4 +1,4 @@
-"""Split the records of a data set into train and val, index for index as the original does.
+"""Split the records of a data set into train and val, with the same indices as Open-Assistant's code.
 
 The two rules are scikit-learn's `train_test_split` and torch's `random_split`, without these libraries. The seeds are
 those of LAION-AI/Open-Assistant f1e6ed9.
@@ -45,7 +45,10 @@ def split_torch(count: int, val_split: float, seed: int = TORCH_SEED) -> tuple[I
 
 
 def torch_permutation(count: int, seed: int) -> Indices:
-    """Return torch.randperm(count) of a CPU generator with this seed, a 32-bit Mersenne twister."""
+    """Return the permutation that torch.randperm(count) gives for a CPU generator with this seed.
+
+    The generator is a 32-bit Mersenne twister.
+    """
     order = list(range(count))
     if count > 1:
         draws = np.random.RandomState(seed & 0xFFFFFFFF).randint(0, 2**32, size=count - 1, dtype=np.uint32)

@@ -1,4 +1,4 @@
-"""Text filters of the original: phrases of assistants that speak about themselves, and citation marks.
+"""Text filters of Open-Assistant: phrases of assistants that speak about themselves, and citation marks.
 
 Source of the phrases: LAION-AI/Open-Assistant f1e6ed9 model_training/custom_datasets/utils.py.
 """
@@ -28,7 +28,7 @@ PHRASES = (
     "as your dedicated ai language model",
     "an ai language model you don't have",
 )
-"""The original lists 36 phrases; the other 15 contain one of these 21."""
+"""Phrases that a text must not contain. Open-Assistant lists 36 phrases; the other 15 contain one of these 21."""
 # Every phrase contains one of these. Most texts contain none, so seven searches settle them.
 _MARKS = ("openai", " ai", "as a machine", "cannot", "language model", "knowledge cut", "personal preferences")
 _NUMBERS = re.compile(r"\[\d+(?:,\s*\d+)*\]")
@@ -36,7 +36,10 @@ _LETTER = re.compile(r"\[[a-zA-Z]\]")
 
 
 def has_filtered_phrase(text: str) -> bool:
-    """Return whether `text` contains one of PHRASES in any case, also inside words ("was an AI " has `as an ai `)."""
+    """Return whether `text` contains one of PHRASES, ignoring case.
+
+    A phrase also counts inside words: "was an AI " has `as an ai `.
+    """
     lowered = text.lower()
     for mark in _MARKS:
         if mark in lowered:
@@ -45,12 +48,15 @@ def has_filtered_phrase(text: str) -> bool:
 
 
 def remove_number_citations(text: str) -> str:
-    """Remove `[1]` and `[2, 3]`."""
+    """Return `text` without citations such as `[1]` and `[2, 3]`."""
     return _NUMBERS.sub("", text)
 
 
 def clean_context(context: str) -> str:
-    """Remove `[1]`, `[2, 3]`, `[citation needed]` and `[a]`, in this order. Blanks around them stay."""
+    """Return `context` without `[1]`, `[2, 3]`, `[citation needed]` and `[a]`, removed in this order.
+
+    Spaces around them stay.
+    """
     if "[" not in context:
         return context
     return _LETTER.sub("", remove_number_citations(context).replace("[citation needed]", ""))

@@ -1,8 +1,8 @@
-"""wmt2019_zh-en, ted_trans_en-ja, ted_trans_zh-ja: sentence pairs as translation requests.
+"""Sources wmt2019_zh-en, ted_trans_en-ja and ted_trans_zh-ja: sentence pairs as translation requests.
 
-For each record the shared random generator draws the direction and a template of the target language. One request in
-five gets an earlier exchange: a record at most 5 positions away on the same side of the split. The original means to do
-the same but stops with an error at the first such request.
+For each record the shared random generator draws the direction and a request template of the target language. One
+request in five gets an earlier exchange: a record at most 5 positions away on the same side of the split.
+Open-Assistant's code is meant to do the same but stops with an error at the first such request.
 """
 
 import random
@@ -49,11 +49,14 @@ TEMPLATES = {
         "What is the English for the following? {}",
     ),
 }
-"""Six, six and three templates, as in the original, so that the random draws match. The wording is our own."""
+"""Target language -> templates of the request.
+
+There are as many as in Open-Assistant, so that the random draws match. The wording is our own.
+"""
 
 
 class Translation(Source):
-    """Base class: records with `translation`, a mapping from language to text."""
+    """Base class of translation sources, whose records have `translation`, a mapping from language to text."""
 
     independent = False
     uses_random = True
@@ -64,7 +67,7 @@ class Translation(Source):
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
-        """Convert the first MAX_ROWS records."""
+        """Convert the first MAX_ROWS records to conversations. The others are not read."""
         items, requests = [], []
         for item in islice(records, MAX_ROWS):
             try:
@@ -100,7 +103,7 @@ class Translation(Source):
         return requests[rng.choice(near)] if near else ()
 
     def _sides(self, count: int) -> list[bool]:
-        """Return for each record whether it belongs to val."""
+        """Return for each of `count` records whether it belongs to val."""
         sides = [False] * count
         if self.split == "sklearn":
             _, val = split_sklearn(count, self.val_split)
@@ -110,7 +113,7 @@ class Translation(Source):
 
 
 class Wmt2019ZhEn(Translation):
-    """News sentences. The hub's validation split is val."""
+    """Source wmt2019_zh-en: news sentences in Chinese and English. The hub's validation split is used as val."""
 
     class_name = "WMT2019"
     split = "native"
@@ -121,14 +124,17 @@ class Wmt2019ZhEn(Translation):
 
 
 class TedEnJa(Translation):
-    """Talks in English and Japanese. The hub has only a loading script, so the user downloads the files by hand."""
+    """Source ted_trans_en-ja: talks in English and Japanese.
+
+    The hub has only a loading script, so the user downloads the files by hand.
+    """
 
     class_name = "TEDTalk"
     languages = ("en", "ja")
 
 
 class TedZhJa(Translation):
-    """Talks in Chinese and Japanese. The user downloads the files by hand."""
+    """Source ted_trans_zh-ja: talks in Chinese and Japanese. The user downloads the files by hand."""
 
     class_name = "TEDTalk"
     languages = ("zh", "ja")

@@ -1,7 +1,8 @@
-"""Turn the messages of a record into messages of a conversation: role names, text, tool calls, loss marks, order.
+"""Convert the turns of a record to messages: role names, text, tool calls, loss marks, order.
 
-A turn is a dictionary with `role` and `content`, as in OpenAI's format. Each of its keys is used, or raises
-UnusableError, or is noted as not used.
+A turn is a dictionary with `role` and `content`, as in OpenAI's format. A loss mark is a key that says whether the
+message gets loss. Each key of a turn is used, raises UnusableError, or is added to the unused keys that the report
+lists.
 """
 
 import json
@@ -22,7 +23,7 @@ ROLES = {
     **dict.fromkeys(("tool", "function", "observation", "ipython"), Role.TOOL),
     **dict.fromkeys(("tool_response", "tool_result", "function_response", "function_result"), Role.TOOL),
 }
-"""Role names in records, in lower case."""
+"""Name of a role in records, in lower case -> role."""
 _REGULAR = {name: ROLES[name] for name in ("system", "user", "human", "assistant", "gpt")}
 _MAY_FOLLOW: dict[Role | None, tuple[Role, ...]] = {
     None: (Role.SYSTEM, Role.USER),
@@ -31,19 +32,22 @@ _MAY_FOLLOW: dict[Role | None, tuple[Role, ...]] = {
     Role.ASSISTANT: (Role.USER,),
 }
 MARKS = ("train", "weight", "loss", "loss_mask")
-"""Keys that say whether a message gets loss: true or 1, false or 0, or null."""
+"""Keys of a turn that say whether its message gets loss. Their values are true or 1, false or 0, or null."""
 REASONING = ("reasoning_content", "thinking", "reasoning")
 _PASSED = ("tool_calls", *REASONING, "name", "tool_call_id")
-"""Keys that a chat template may read."""
+"""Keys of a turn that are passed to the chat template."""
 _MEDIA = ("images", "image", "audio", "video", "videos", "documents")
 _LEARNED = ("system", "history", "context", "input", "chosen", "rejected", "refusal", "mask", "masks", "label")
 UNSUPPORTED = frozenset((*MARKS, *REASONING, "tool_calls", "function_call", "tools", "functions", *_LEARNED, *_MEDIA))
-"""Keys that change what should be learned, wherever a reader does not use them."""
+"""Keys that change what should be learned. A record with one of them is a bad record if the reader does not use it."""
 _MERGED_BY = "\n\n"
 
 
 class UnusableError(ValueError):
-    """A record that cannot be used, with a reason for counting and what is found in this record."""
+    """A record cannot be used.
+
+    The report counts such records by `reason`; `found` is the offending part of this record.
+    """
 
     def __init__(self, reason: str, found: str = "") -> None:
         super().__init__(reason)
@@ -51,7 +55,7 @@ class UnusableError(ValueError):
 
 
 def role_of(name: Any) -> Role:
-    """Return the role of a name in any case. Raises UnusableError for an unknown name."""
+    """Return the role with this name, ignoring case. Raises UnusableError for an unknown name."""
     role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
         raise UnusableError("unknown role", repr(name)[:80])
@@ -59,10 +63,10 @@ def role_of(name: Any) -> Role:
 
 
 def regular_messages(turns: Any) -> tuple[Message, ...] | None:
-    """Return the messages of a regular conversation, or None for any other value.
+    """Return the messages of a regular conversation, or None if `turns` is anything else.
 
-    Its turns have a role and a text and nothing else. They alternate from the user to the assistant, who speaks last,
-    perhaps after one system message.
+    The turns of a regular conversation have a role and a text and nothing else. User and assistant alternate, and the
+    assistant speaks last. One system message may come first.
     """
     messages: list[Message] = []
     last: Role | None = None
@@ -80,10 +84,10 @@ def regular_messages(turns: Any) -> tuple[Message, ...] | None:
 
 
 def message_of(role: Role, turn: Turn, ignored: Iterable[str], unused: set[str]) -> Message:
-    """Return the message of a turn. Keys without a meaning are added to `unused`.
+    """Return the message of a turn. Its keys that have no meaning, except those in `ignored`, are added to `unused`.
 
-    Raises UnusableError for content that is not text and for a key in UNSUPPORTED, and ValueError for a mark that is
-    neither true nor false.
+    Raises UnusableError for content that is not text and for a key in UNSUPPORTED, and ValueError for a loss mark that
+    is neither true nor false.
     """
     content = turn.get("content")
     fields = {key: turn[key] for key in _PASSED if turn.get(key) not in (None, "", [])}
@@ -102,7 +106,7 @@ def message_of(role: Role, turn: Turn, ignored: Iterable[str], unused: set[str])
 
 
 def refuse_unused(key: str, value: Any) -> None:
-    """Raise UnusableError if `key` changes what should be learned and has a value."""
+    """Raise UnusableError if `key`, which the reader does not use, changes what should be learned and has a value."""
     if key == "label" and not isinstance(value, bool):  # true and false tell a good reply from a bad one
         return
     if key in UNSUPPORTED and value not in (None, "", [], {}):
@@ -110,12 +114,15 @@ def refuse_unused(key: str, value: Any) -> None:
 
 
 def unused_key(key: str) -> UnusableError:
-    """Return the error for a key that has a meaning and is not used."""
+    """Return the error to raise for a key that has a meaning but is not used."""
     return UnusableError(f"the key `{key}` is not used", f"remove it, or set `ignore: [{key}]` for the data set")
 
 
 def _text_of(content: Any, role: Role, has_fields: bool) -> str:
-    """Return the text of a string, of a list of text parts, or of a tool's JSON value."""
+    """Return a message's text, whose content is a string, a list of text parts, or the JSON value of a tool.
+
+    Raises UnusableError for any other content and for an empty message.
+    """
     if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
         content = "".join(part if isinstance(part, str) else part["text"] for part in content)
     elif role is Role.TOOL and content is not None and not isinstance(content, str):
@@ -139,7 +146,7 @@ def _is_text_part(part: Any) -> bool:
 
 
 def mark_of(turn: Turn) -> bool | None:
-    """Return what the keys in MARKS say: True, False, or None if all are absent or null.
+    """Return whether the keys in MARKS give a turn loss: True, False, or None if all are absent or null.
 
     Raises ValueError for other values, and if two keys disagree.
     """
@@ -153,9 +160,10 @@ def mark_of(turn: Turn) -> bool | None:
 
 
 def calls_of(value: Any) -> list[dict[str, Any]]:
-    """Return tool calls in OpenAI's form, with arguments as an object, because chat templates expect one.
+    """Return tool calls in OpenAI's form.
 
-    Raises UnusableError for text that is not JSON and for calls without a name.
+    Arguments are an object, as chat templates expect, unless they are broken JSON. Raises UnusableError for text that
+    is not JSON and for calls without a name.
     """
     calls = []
     for item in _listed(value, "tool call"):
@@ -175,13 +183,19 @@ def calls_of(value: Any) -> list[dict[str, Any]]:
 
 
 def tools_of(value: Any) -> list[dict[str, Any]] | None:
-    """Return tool schemas in OpenAI's form, or None. Raises UnusableError for text that is not JSON."""
+    """Return tool schemas in OpenAI's form, or None if there are none.
+
+    Raises UnusableError for text that is not JSON.
+    """
     tools = [item if "function" in item else {"type": "function", "function": item} for item in _listed(value, "tool")]
     return tools or None
 
 
 def _listed(value: Any, what: str) -> list[dict[str, Any]]:
-    """Return the objects of a list, of one object, or of JSON text of either."""
+    """Return a list of objects from such a list, from one object, or from JSON text of either.
+
+    `what` names the objects in messages. Raises UnusableError for anything else.
+    """
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.strip() else []
@@ -195,9 +209,10 @@ def _listed(value: Any, what: str) -> list[dict[str, Any]]:
 
 
 def in_order(messages: Sequence[Message], rule: ConsecutiveRoles, notes: set[str]) -> tuple[Message, ...]:
-    """Apply the rule for consecutive messages of one role, and note each irregularity of the conversation.
+    """Return the messages with the rule for consecutive messages of one role applied: allow, merge or refuse them.
 
-    Tool results and contexts may follow each other. Raises UnusableError under the rule `refuse`.
+    Each irregularity of the conversation is added to `notes`. Tool results and contexts may always follow each other.
+    Raises UnusableError under the rule `refuse`.
     """
     kept: list[Message] = []
     for message in messages:
