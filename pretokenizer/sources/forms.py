@@ -64,7 +64,7 @@ def common_form(keys: Sequence[str]) -> tuple[str, ...]:
 
 
 def open_record(record: Record, preference: str | None) -> Opened:
-    """Return the turns and tools of a record of any known form. Keys may be in any case (`INSTRUCTION`, `Question`).
+    """Return the turns and tools of a record of any known form. Keys may be in upper case (`INSTRUCTION`).
 
     `preference` is the key of the preferred reply, if preference pairs are wanted. Raises UnusableError or KeyError for
     a record of an unknown form.

@@ -118,7 +118,7 @@ class OasstExport(Source):
         if self.options.top_k is not None and not all(self._has_rank(parent, m) for parent, m in pairwise(path)):
             return False
         if any(m["role"] != ("prompter", "assistant")[i % 2] for i, m in enumerate(path)):
-            raise ValueError("roles do not alternate")  # the original stops here, too
+            raise ValueError("roles do not alternate")  # Open-Assistant raises an error here, too
         return True
 
     def _has_rank(self, parent: Record, message: Record) -> bool:
