@@ -11,7 +11,7 @@ from pretokenizer.encode.batch import ranges
 from pretokenizer.selection.document_table import DocumentTable, PartTokens
 
 GIVE_BACK_BYTES = 128 << 20
-"""Number of bytes read after which the memory of mapped files is released, which bounds the memory used."""
+"""Number of bytes read from mapped files after which their memory is released, which bounds the memory used."""
 FAULT_BYTES = 64 << 10
 """Smallest number of bytes counted for one read: the kernel maps a window of this size even for a short document."""
 

@@ -125,9 +125,10 @@ def make_plan(config: PretokenizeConfig, chunk_bytes: int = CHUNK_BYTES) -> Plan
 
 
 def _pieces(dataset: int, source: Source, files: DatasetFiles, chunk_bytes: int) -> list[Piece]:
-    """Return the pieces of a data set: one for each span of at most `chunk_bytes` where records are independent.
+    """Return the pieces of a data set: one for each span of its files, if its records can be converted independently.
 
-    Otherwise return one piece for all train files and one for all val files.
+    Plain JSON-lines files are cut into spans of `chunk_bytes`; other files are one span each. If records depend on
+    each other, return one piece for all train files and one for all val files.
     """
     pieces = []
     for is_val, paths, first in ((False, files.train, 0), (True, files.val, len(files.train))):

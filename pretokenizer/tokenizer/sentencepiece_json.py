@@ -30,7 +30,7 @@ class UnsupportedModelError(TokenizerError):
 
 
 def tokenizer_json(tokenizer: SentencePieceTokenizer, add_bos: bool = True, add_eos: bool = False) -> dict[str, Any]:
-    """Return the complete contents of a `tokenizer.json`: model, added tokens, and BOS and EOS around each text.
+    """Return the complete contents of a `tokenizer.json`: model, added tokens, and the rule that adds BOS and EOS.
 
     User-defined pieces become added tokens, because SentencePiece finds them before it merges anything. `<unk>` is no
     special token: spelled in a text, it stays text. Raises UnsupportedModelError for the models that `describe`

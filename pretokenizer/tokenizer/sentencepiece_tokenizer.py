@@ -21,7 +21,7 @@ WRAPPER_TOKENS = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")
 _USER_DEFINED = 4
 """Type of a piece that SentencePiece never splits: a value of `SentencePiece.type` in sentencepiece_model.proto."""
 _CONTROL_SYMBOL = re.compile(r"<[^<>\s]*[_|][^<>\s]*>")
-"""User-defined pieces that are control tokens, such as Gemma's `<end_of_turn>`, and not HTML tags or runs of spaces."""
+"""Form of user-defined pieces that are control tokens, such as Gemma's `<end_of_turn>`, and not HTML tags or spaces."""
 
 
 class SentencePieceTokenizer(Tokenizer):
