@@ -1,8 +1,8 @@
-"""Core attention on torch alone: causal, with grouped queries, sliding windows and packed documents.
+"""Causal attention in plain torch, with grouped queries, sliding windows and packed documents.
 
 Shapes, in megatron-core's order: s = positions, b = rows, h = query heads, g = key/value heads, d = head size.
     query [s, b, h, d], key and value [s, b, g, d] -> [s, b, h * d]
-Padding is on the right, where causal attention needs no mask for it. A packed row has b = 1, and a PackedRow tells the
+Padding is on the right, so causal attention needs no mask for it. A packed row has b = 1, and a PackedRow holds the
 boundaries of its documents.
 """
 
@@ -25,18 +25,20 @@ from megatron_train.data.packed_row import PackedRow
 from megatron_train.parallel.device import compute_capability
 
 Kernel = Literal["varlen", "documents", "blocks", "rows"]
-"""`varlen`: flash attention over all documents at once. `documents`: one call per document. `blocks`: one call per
-block of queries, so that a window needs no mask of the whole row. `rows`: one call."""
+"""How attention is computed. `varlen`: flash attention over all documents at once. `documents`: one call of torch's
+scaled_dot_product_attention per document. `blocks`: one call per block of queries, so that a window needs no mask of
+the whole row. `rows`: one call for all rows."""
 QUERIES_PER_BLOCK = 1024
 
 
 def choose_kernel(
     dtype: torch.dtype, head_size: int, capability: tuple[int, int] | None, dropout: float, packed: bool, window: bool
 ) -> Kernel:
-    """Return the kernel for a row. `capability` is that of the CUDA device, None on the CPU.
+    """Return the attention kernel for a micro-batch of rows.
 
-    torch's varlen kernel takes 16-bit numbers, heads of up to 256 in multiples of 8, no dropout, and Ampere or later.
-    `window` means a window shorter than the row.
+    torch's varlen kernel needs 16-bit numbers, a head size that is a multiple of 8 and at most 256, no dropout, and an
+    Ampere GPU or later. `capability` is the compute capability of the CUDA device, None on the CPU. `window` says
+    whether a sliding window shorter than the row is in force.
 
     >>> choose_kernel(torch.bfloat16, 128, (9, 0), 0.0, packed=True, window=False)
     'varlen'
@@ -59,7 +61,10 @@ def choose_kernel(
 
 
 def planned_kernel(model: ModelConfig, config: TrainConfig) -> str:
-    """Return the kernel that rows of the longest length take in training, or the engine's own."""
+    """Return the name of the attention kernel that training uses for rows of full length.
+
+    With Transformer Engine, which chooses its own kernel, the name is `transformer_engine`.
+    """
     settings = config.model
     if settings.transformer_impl == "transformer_engine":
         return settings.transformer_impl
@@ -70,7 +75,10 @@ def planned_kernel(model: ModelConfig, config: TrainConfig) -> str:
 
 
 class TorchAttention(MegatronModule):
-    """Core attention for a SelfAttention spec, on the kernel that `choose_kernel` returns."""
+    """Replaces megatron-core's core attention, the computation between the query/key/value and output projections.
+
+    Each call runs the kernel that `choose_kernel` returns for its tensors.
+    """
 
     def __init__(
         self,
@@ -87,7 +95,7 @@ class TorchAttention(MegatronModule):
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         self.scale = softmax_scale
         self.window = config.window_size[0] + 1 if config.window_size else None
-        """Positions that a query sees, with its own."""
+        """Length of the sliding window: the positions that a query attends to, its own included. None = no window."""
         self.capability = compute_capability()
 
     def forward(
@@ -100,7 +108,11 @@ class TorchAttention(MegatronModule):
         attention_bias: Tensor | None = None,
         packed_seq_params: PackedRow | None = None,
     ) -> Tensor:
-        """Return [s, b, h * d]. The masks are ignored: attention is causal, within the window and the documents."""
+        """Return the attention output [positions, rows, query heads * head size].
+
+        The mask and bias arguments are ignored: attention is always causal, inside the sliding window if there is one,
+        and inside the documents of a packed row.
+        """
         length = query.shape[0] if packed_seq_params is None else packed_seq_params.max_seqlen_q
         window = self.window if self.window and self.window < length else None
         dropout = self.dropout if self.training else 0.0
@@ -125,7 +137,10 @@ class TorchAttention(MegatronModule):
         return contextlib.nullcontext()
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-        """[b, h, s, d] x [b, g, s, d] -> [b, h, s, d]."""
+        """Return the attention output [rows, query heads, positions, head size], in blocks of queries for a `window`.
+
+        `q` has the shape of the output. `k` and `v` have key/value heads in place of query heads.
+        """
         length = q.shape[2]
         if window is None or window >= length:
             return self._sdpa(q, k, v, None)
@@ -152,7 +167,10 @@ class TorchAttention(MegatronModule):
     def _varlen(
         self, query: Tensor, key: Tensor, value: Tensor, packed: PackedRow | None, window: int | None
     ) -> Tensor:
-        """Run flash attention over documents, or over padded rows laid end to end."""
+        """Return the output [positions, rows, heads * head size] of torch's variable-length flash attention.
+
+        The sequences are the documents of a packed row, or the padded rows of a micro-batch laid end to end.
+        """
         from torch.nn.attention.varlen import varlen_attn
 
         length, rows = query.shape[:2]
@@ -176,12 +194,15 @@ class TorchAttention(MegatronModule):
         return out.view(rows, length, -1).transpose(0, 1).contiguous()
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> dict[str, Any]:
-        """Return nothing: this module has no parameters."""
+        """Return an empty dictionary, because this module has no parameters to save."""
         return {}
 
 
 def window_mask(queries: range, keys: range, window: int, device: torch.device) -> Tensor:
-    """Return [queries, keys], True where a query at its position sees a key: its own and the `window` - 1 before it."""
+    """Return a mask [queries, keys] that is True where a query may attend to a key.
+
+    `queries` and `keys` are ranges of positions. A query attends to its own position and the `window` - 1 before it.
+    """
     query = torch.arange(queries.start, queries.stop, device=device)
     key = torch.arange(keys.start, keys.stop, device=device)
     distance = query[:, None] - key[None, :]

@@ -1,4 +1,4 @@
-"""Attention and MLP without biases, for models whose biases are in only one of the two.
+"""Attention and MLP layers without biases, for models that have biases only in attention or only in the MLP.
 
 megatron-core has one switch for both (`add_bias_linear`).
 """
@@ -14,21 +14,21 @@ from megatron.core.transformer.mlp import MLP
 
 
 def without_bias(config: TransformerConfig) -> TransformerConfig:
-    """Return a copy of the configuration whose linear layers have no biases."""
+    """Return a copy of `config` that turns off the biases of all linear layers."""
     changed = copy.copy(config)
     changed.add_bias_linear = changed.add_qkv_bias = False
     return changed
 
 
 class AttentionWithoutBias(SelfAttention):
-    """SelfAttention whose linear layers have no biases."""
+    """megatron-core's SelfAttention without biases in its linear layers, whatever the configuration says."""
 
     def __init__(self, config: TransformerConfig, *arguments: Any, **settings: Any) -> None:
         super().__init__(without_bias(config), *arguments, **settings)
 
 
 class MlpWithoutBias(MLP):
-    """MLP whose linear layers have no biases."""
+    """megatron-core's MLP without biases in its linear layers, whatever the configuration says."""
 
     def __init__(self, config: TransformerConfig, *arguments: Any, **settings: Any) -> None:
         super().__init__(without_bias(config), *arguments, **settings)

@@ -1,6 +1,6 @@
-"""ModelConfig + training settings -> GPTModel. The only place that makes a TransformerConfig.
+"""Build megatron-core's GPTModel from a ModelConfig and the training settings.
 
-chunks = build_model(model_config, config, layout)      # one GPTModel per virtual pipeline stage; usually one
+chunks = build_model(model_config, config)      # one GPTModel per virtual pipeline stage of this rank; usually one
 """
 
 from __future__ import annotations
@@ -56,8 +56,10 @@ def embedding_dropout(config: TrainConfig) -> float:
 
 
 def recompute_num_layers(model: ModelConfig, config: TrainConfig) -> int | None:
-    """For `uniform` the largest divisor of a model chunk's layers up to what is asked: megatron-core overruns the chunk
-    with any other number.
+    """Return the number of layers per recomputed group that megatron-core gets, or None when it is not set.
+
+    With recompute_method `uniform`, the setting is lowered to a divisor of the number of layers in a model chunk. With
+    any other number, the last group of megatron-core would run past the end of the chunk.
     """
     asked, parallel = config.model.recompute_num_layers, config.parallel
     if asked is None or config.model.recompute_method != "uniform":
@@ -68,7 +70,7 @@ def recompute_num_layers(model: ModelConfig, config: TrainConfig) -> int | None:
 
 
 def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerConfig:
-    """megatron-core's configuration object: the architecture of `model`, the layout and precision of `config`."""
+    """Return megatron-core's TransformerConfig for the architecture `model` and the training settings `config`."""
     parallel, settings, dtype = config.parallel, config.model, training_dtype(config)
     on_cpu = not uses_cuda()
     vpp = parallel.virtual_pipeline_model_parallel_size
@@ -130,7 +132,10 @@ def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerCo
 
 
 def layer_spec(model: ModelConfig) -> ModuleSpec:
-    """One transformer layer out of megatron-core's parts and our norm, attention and parallel-residual layer."""
+    """Return the spec of one transformer layer without Transformer Engine.
+
+    It combines megatron-core's linear layers with this project's norm, attention, SwiGLU and parallel residual.
+    """
     return ModuleSpec(
         module=ParallelResidualLayer if model.parallel_residual else TransformerLayer,
         submodules=TransformerLayerSubmodules(
@@ -163,7 +168,10 @@ def layer_spec(model: ModelConfig) -> ModuleSpec:
 
 
 def build_model(model: ModelConfig, config: TrainConfig) -> list[GPTModel]:
-    """This rank's model chunks, randomly initialised, on its device, in training precision."""
+    """Return the model chunks of this rank, on its device, in training precision, with random weights.
+
+    There is one chunk, or one per virtual pipeline stage.
+    """
     core_config = transformer_config(model, config)
     chunks = config.parallel.virtual_pipeline_model_parallel_size
     return [_build_chunk(model, config, core_config, vp_stage) for vp_stage in (range(chunks) if chunks else [None])]
@@ -214,11 +222,11 @@ def _build_chunk(
 
 
 def parameters_without_gradient_sum(chunk: Module) -> list[str]:
-    """Return the parameters whose gradients would be wrong under sequence parallelism.
+    """Return the names of the parameters whose gradients would be wrong under sequence parallelism.
 
-    Each rank sees a part of the positions there. A parameter must either be split over the tensor-parallel ranks, or be
-    marked for the sum of its gradient over them. The loss does not show an unmarked one: only its update is wrong.
-    megatron-core sums the norms of queries and keys by their names.
+    Each tensor-parallel rank then sees only a part of the positions. So a parameter must either be split over these
+    ranks, or have the attribute `sequence_parallel`, which makes megatron-core sum its gradient over them. Query and
+    key norms need neither: megatron-core knows them by name. A missing sum would not show in the loss.
     """
     return [
         name
@@ -230,7 +238,10 @@ def parameters_without_gradient_sum(chunk: Module) -> list[str]:
 
 
 class _PaddingMask:
-    """Forward hook of the output layer: rows that only pad the vocabulary get probability 0, as after export."""
+    """Forward hook of the output layer that gives probability 0 to the vocabulary rows that are only padding.
+
+    An exported model has no such rows, so both then return the same probabilities.
+    """
 
     def __init__(self, model: ModelConfig) -> None:
         self.vocab_size = model.vocab_size

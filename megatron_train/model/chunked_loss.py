@@ -1,8 +1,8 @@
-"""Cross-entropy from hidden states in chunks, over a vocabulary that tensor-parallel ranks share.
+"""Cross-entropy loss computed from hidden states in chunks, with the vocabulary split over tensor-parallel ranks.
 
-Logits of every position, in fp32 and with their gradient, are the largest tensors of a fine-tuning run. Here they exist
-for one chunk of targets at a time, and positions without a loss have none. A chunk's gradient is computed together with
-its loss, so no logits are computed twice: the loss is a weighted sum, whose gradient is known but for one factor.
+The fp32 logits of all positions and their gradient would be the largest tensors of a fine-tuning run. Here logits exist
+for one chunk of targets at a time, and only for positions that count in the loss. The forward pass also computes the
+gradient of each chunk, so no logits are computed twice. The backward pass only multiplies it by the incoming gradient.
 
 Shapes: n = targets, h = hidden size, v = vocabulary rows of this rank.
 """
@@ -27,12 +27,12 @@ from megatron_train.data.loss_targets import Targets
 
 
 class GPTModelWithLoss(GPTModel):
-    """GPTModel that returns the weighted sum of the losses, a scalar, when `labels` are Targets."""
+    """GPTModel whose last stage returns the weighted sum of the losses, a scalar, when `labels` is a Targets."""
 
     vocab_size_in_use = 0
-    """Vocabulary rows that mean something; the rows after them only pad. model/build.py sets it."""
+    """Number of vocabulary rows that stand for token ids. The rows after them are padding. model/build.py sets it."""
     loss_chunk_size = 1024
-    """Targets whose logits exist at the same time. model/build.py sets it."""
+    """Number of targets whose logits are in memory at the same time. model/build.py sets it."""
 
     def _postprocess(self, hidden_states: Tensor, labels: Any = None, **rest: Any) -> Any:
         if not (self.post_process and isinstance(labels, Targets)):
@@ -57,17 +57,17 @@ class GPTModelWithLoss(GPTModel):
 
 @dataclass(frozen=True)
 class VocabularyRows:
-    """The vocabulary rows of one tensor-parallel rank."""
+    """The part of the vocabulary rows, of the output weights and logits, that one tensor-parallel rank holds."""
 
     first: int
     """Token id of the first row."""
     in_use: int
-    """Number of rows that mean something; the rest gets probability 0."""
+    """Number of rows that stand for token ids. The padding rows after them get probability 0."""
     group: Any = None
     """Process group of the ranks that hold the other rows; None = this rank holds all rows."""
 
     def reduce(self, tensor: Tensor, operation: Any) -> Tensor:
-        """Reduce over the ranks, in place."""
+        """All-reduce `tensor` in place over the ranks that share the vocabulary, and return it."""
         if self.group is not None and dist.get_world_size(self.group) > 1:
             dist.all_reduce(tensor, operation, group=self.group)
         return tensor
@@ -78,7 +78,8 @@ def weighted_loss_sum(
 ) -> Tensor:
     """Return the fp32 sum of the cross-entropies of `labels` [n], weighted by `weights` [n].
 
-    `hidden` is [n, h] and `weight` [v, h]. The gradient of `hidden` is this rank's part of a sum over the ranks.
+    `hidden` [n, h] has the hidden state of each of the n targets, and `weight` [v, h] this rank's output weights. The
+    gradient of `hidden` is this rank's part: its sum over the tensor-parallel ranks is the full gradient.
     """
     out: Tensor = _WeightedLossSum.apply(hidden, weight, labels, weights, rows, chunk_size)
     return out

@@ -1,7 +1,7 @@
 """NEFTune: add uniform noise of size alpha / sqrt(tokens x hidden size) to the embeddings in training.
 
-Source: "NEFTune: Noisy Embeddings Improve Instruction Finetuning" (arXiv 2310.05914). `tokens` counts the tokens of the
-document that a position belongs to. Neither padding nor packing changes the noise of a document.
+Source: "NEFTune: Noisy Embeddings Improve Instruction Finetuning" (arXiv 2310.05914). `tokens` is the length of the
+document that a position belongs to, so neither padding nor packing changes the size of the noise.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from torch import Tensor
 
 
 class NeftuneNoise:
-    """Forward hook of LanguageModelEmbedding, registered with keyword arguments.
+    """Forward hook that adds NEFTune noise to the output of LanguageModelEmbedding in training.
 
-    The output of the embedding is [s, b, h], or [s / tp, b, h] under sequence parallelism.
+    The output is [positions, rows, hidden size]; under sequence parallelism, each rank has its part of the positions.
+    Register the hook with `with_kwargs=True`, because it reads `position_ids`.
     """
 
     def __init__(self, alpha: float, sequence_parallel: bool) -> None:
@@ -39,7 +40,9 @@ class NeftuneNoise:
 
 
 def document_lengths(position_ids: Tensor) -> Tensor:
-    """Return the length of the document at each position, for `position_ids` [b, s] that restart at 0 in each document.
+    """Return, for each position, the length of the document that it belongs to, as a tensor [rows, positions].
+
+    `position_ids` has the same shape and restarts at 0 in each document.
 
     >>> document_lengths(torch.tensor([[0, 1, 2, 0], [0, 1, 0, 1]])).tolist()
     [[3, 3, 3, 1], [2, 2, 2, 2]]

@@ -1,7 +1,7 @@
 """RMSNorm and LayerNorm for megatron-core layers, usable with sequence parallelism.
 
-megatron-core's own torch norm refuses sequence parallelism. This one marks its weights; finalize_model_grads then sums
-their gradients over the tensor-parallel group.
+megatron-core's own torch norm refuses sequence parallelism. The norms here set `sequence_parallel` on their weights, so
+that finalize_model_grads sums the gradients over the tensor-parallel group.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from torch import nn
 
 
 class Norm:
-    """Factory for ModuleSpec: Norm(config, hidden_size, eps) returns an nn.RMSNorm or nn.LayerNorm of the last axis."""
+    """Factory that megatron-core calls like a class to make an nn.RMSNorm or nn.LayerNorm over the last axis.
+
+    Norm(config, hidden_size, eps) returns the kind that `config.normalization` names.
+    """
 
     def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> Any:
         kind = nn.RMSNorm if config.normalization == "RMSNorm" else nn.LayerNorm

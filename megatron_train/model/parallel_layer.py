@@ -15,10 +15,13 @@ from torch import Tensor
 
 
 class ParallelResidualLayer(TransformerLayer):
-    """Replaces TransformerLayer. `hidden_states` is [s, b, h], or [t, 1, h] in packed rows, on input and output."""
+    """Replaces megatron-core's TransformerLayer in models with a parallel residual.
+
+    Input and output are [positions, rows, hidden size], or [tokens, 1, hidden size] for a packed row.
+    """
 
     dropout_on_sum = False
-    """Whether dropout acts on the sum of both branches. model/build.py sets it from `parallel_residual_dropout`."""
+    """Whether dropout acts on the sum of both branches or on each. model/build.py sets it from the settings."""
 
     def forward(
         self,

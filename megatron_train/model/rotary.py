@@ -1,7 +1,8 @@
-"""Rotary angles of packed rows, gathered by position once per micro-batch.
+"""Look up the rotary embedding angles of packed rows by position, once per micro-batch.
 
-megatron-core cuts the angles of a packed row document by document in every layer, with four waits for the GPU per
-layer. Here GPTModel gets one angle per token before the first layer, and the layers treat the row like any other.
+megatron-core slices the angles of a packed row document by document in every layer, and waits for the GPU four times
+per layer. Here GPTModel gets the angles of every token before the first layer, and the layers treat the row like any
+other.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from torch import Tensor, nn
 
 
 class RotaryByPosition(nn.Module):
-    """Replaces the RotaryEmbedding of a GPTModel and uses it as the table of angles."""
+    """Replaces the RotaryEmbedding of a GPTModel. The wrapped RotaryEmbedding, `table`, still computes the angles."""
 
     def __init__(self, table: Any) -> None:
         super().__init__()
         self.table = table
 
     def get_rotary_seq_len(self, *arguments: Any, **options: Any) -> int | Tensor:
-        """Return the number of positions, or for a PackedRow the position [1, t] of each token."""
+        """Return the number of positions of the rows, or for a packed row the position of each token [1, tokens]."""
         packed = arguments[-1]
         if packed is None:
             length: int = self.table.get_rotary_seq_len(*arguments, **options)
@@ -29,7 +30,10 @@ class RotaryByPosition(nn.Module):
         return positions
 
     def forward(self, positions: int | Tensor, packed_seq: bool = False, cp_group: Any = None) -> Tensor:
-        """Return the angles [positions, 1, 1, rotary dimensions] of the first positions, or of each given position."""
+        """Return the rotary angles [positions, 1, 1, rotary dimensions].
+
+        They are those of the first `positions` positions for a number, or of each position in a tensor of positions.
+        """
         if isinstance(positions, int):
             return torch.as_tensor(self.table(positions, cp_group=cp_group))
         angles: Tensor = self.table(positions.numel(), cp_group=cp_group)

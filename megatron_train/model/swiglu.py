@@ -1,7 +1,7 @@
-"""SwiGLU that keeps only its input for the backward pass: 3 numbers per MLP unit and token where autograd keeps 5.
+"""SwiGLU that saves only its input for the backward pass, to save memory.
 
-megatron-core's unfused path keeps gate and up, silu(gate), a copy of up (it adds an offset of 0) and the product. Here
-silu(gate) is computed again; the numbers are the same to the last bit.
+In megatron-core's unfused path, autograd keeps 5 values per MLP unit and token: gate, up, silu(gate), a copy of up, and
+the product. This one keeps 3, gate, up and the product, and computes silu(gate) again. The results are bitwise equal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from torch.autograd.function import once_differentiable
 
 
 class GatedSilu:
-    """Activation for ModuleSpec: [..., 2 f] (gate, then up) -> [..., f]. No parameters, so no nn.Module."""
+    """Activation function of a SwiGLU MLP, silu(gate) * up, for use in a ModuleSpec.
+
+    It maps [..., 2 f], gate followed by up, to [..., f], where f is the MLP's width on this rank. It has no parameters,
+    so it is not an nn.Module.
+    """
 
     def __init__(self, config: Any) -> None:
         pass

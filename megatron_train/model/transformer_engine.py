@@ -1,7 +1,7 @@
 """Use megatron-core's Transformer Engine layers instead of its local ones: --transformer_impl transformer_engine.
 
     check_transformer_engine(config)              # raises ConfigError naming the package to install
-    spec = transformer_engine_layer(model)        # for GPTModel, like layer_spec in model/build.py
+    spec = transformer_engine_layer(model)        # the layer spec for GPTModel
 
 Both kinds of layers store their norms under the same names (config/norm_names.py), so each loads the checkpoints of
 the other. The layers need CUDA and the package `transformer_engine`. No machine that tested this release has both, so
@@ -42,7 +42,11 @@ def check_transformer_engine(config: TrainConfig) -> None:
 
 
 def packed_as_thd(core_attention: Any) -> Any:
-    """Return a subclass of the engine's core attention that takes a PackedRow and its tensors [t, 1, heads, d]."""
+    """Return a subclass of Transformer Engine's attention class `core_attention` that also accepts packed rows.
+
+    A packed row arrives as tensors [tokens, 1, heads, head size] and a PackedRow. The engine needs them in its `thd`
+    format, [tokens, heads, head size].
+    """
 
     class ThdAttention(core_attention):
         def forward(
@@ -58,7 +62,7 @@ def packed_as_thd(core_attention: Any) -> Any:
 
 
 def transformer_engine_layer(model: ModelConfig) -> ModuleSpec:
-    """Return megatron-core's Transformer Engine layer, with this project's parallel residual and SwiGLU."""
+    """Return the spec of megatron-core's Transformer Engine layer, with this project's parallel residual and SwiGLU."""
     spec = gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec(qk_layernorm=model.qk_layernorm)
     layer = spec.submodules
     if model.gated_linear_unit and model.activation == "silu":

@@ -1,8 +1,8 @@
 """AdamW in torch's fused kernel, with the state layout of Transformer Engine's and Apex's FusedAdam.
 
-In that layout, `step` belongs to the parameter group and not to each tensor. The distributed optimizer of megatron-core
-saves and loads it, so checkpoints move between machines with and without those packages. The fused kernel updates
-weights and moments in one pass over memory and allocates nothing.
+In that layout, the step count belongs to the parameter group and not to each tensor. megatron-core's distributed
+optimizer can save and load it, so checkpoints move between machines with and without those packages. The fused kernel
+updates weights and moments in one pass over memory and allocates nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import torch
 
 
 class FusedLayoutAdam(torch.optim.Optimizer):
-    """Adam with bias correction and decoupled weight decay (`adam_w_mode`), on any device."""
+    """Adam with bias correction, whose state has the layout of FusedAdam, on any device.
+
+    Weight decay is decoupled, as in AdamW, unless `adam_w_mode` is off.
+    """
 
     def __init__(
         self,
@@ -28,11 +31,11 @@ class FusedLayoutAdam(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.adam_w_mode = adam_w_mode
         self.gradient_divisor = 1.0
-        """Divides the gradients inside the next step, for clipping. The step resets it to 1."""
+        """The next step divides the gradients by this number, which clips them, and resets it to 1."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient. `closure` is ignored."""
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if weights:

@@ -1,10 +1,11 @@
-"""The factor by which each micro-batch's sum of losses enters the loss of the global batch.
+"""Compute the factors by which the loss sums of micro-batches are multiplied to give the loss of the global batch.
 
-    token        1 / the sum of loss weights over all micro-batches and ranks: each target token counts the same
-    micro_batch  the mean of the micro-batches' means, as in Megatron-LLM: each counts 1 / (num_microbatches * dp)
+    token        1 / (sum of the loss weights over all micro-batches and ranks): each target token counts the same
+    micro_batch  1 / (loss weights of the micro-batch * num_microbatches * data-parallel size): each micro-batch counts
+                 the same, as in Megatron-LLM
 
-Every rank knows the factors before the forward pass, because it reads its own data. A micro-batch without target tokens
-has factor 0 and contributes nothing, never NaN.
+Every rank computes its factors before the forward pass, from the data that it reads. A micro-batch without target
+tokens has factor 0, so it contributes nothing instead of NaN.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ def loss_factors(
     data_parallel_size: int,
     group: object | None,
 ) -> list[float]:
-    """Return the factor of each micro-batch of this rank. `weights` are the sums of their loss weights.
+    """Return the loss factor of each micro-batch of this rank, for the given `normalization`.
 
-    `group` is the data-parallel process group; None means that there are no other ranks.
+    `weights` has the sum of loss weights of each micro-batch. `group` is the data-parallel process group; None means
+    that there are no other ranks.
     """
     if normalization == "micro_batch":
         scale = len(weights) * data_parallel_size

@@ -18,7 +18,11 @@ from megatron_train.parallel.device import replace_torch_adam
 
 
 def wrap_model(chunks: list[Any], config: TrainConfig) -> list[Any]:
-    """Wrap each chunk for data parallelism with an fp32 gradient buffer; 16-bit chunks get a casting wrapper first."""
+    """Return the model chunks wrapped for data parallelism, with fp32 gradient buffers.
+
+    Data-parallel ranks get the same initial weights. In bf16 and fp16 a chunk also gets a wrapper that casts its inputs
+    and outputs.
+    """
     core_config, parallel = chunks[0].config, config.parallel
     if config.model.bf16 or config.model.fp16:
         chunks = [Float16Module(core_config, chunk) for chunk in chunks]
@@ -40,7 +44,11 @@ def wrap_model(chunks: list[Any], config: TrainConfig) -> list[Any]:
 
 
 def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer:
-    """Build AdamW over wrapped `chunks`, and connect loss scale and gradient reduction to megatron-core's schedules."""
+    """Return megatron-core's AdamW optimizer for `chunks`, which wrap_model has wrapped.
+
+    Also store the functions for loss scaling and gradient reduction in the model's configuration, where megatron-core's
+    pipeline schedules call them.
+    """
     settings, core_config = config.optimizer, unwrap(chunks[0]).config
     replace_torch_adam(FusedLayoutAdam)
     optimizer = get_megatron_optimizer(
@@ -79,7 +87,10 @@ def build_optimizer(chunks: list[Any], config: TrainConfig) -> MegatronOptimizer
 
 
 def adam_name() -> str:
-    """Return the module and class of the Adam that build_optimizer uses: our own, Transformer Engine's or Apex's."""
+    """Return the dotted name of the Adam class that build_optimizer uses.
+
+    It is Transformer Engine's or Apex's if one of them is installed, else FusedLayoutAdam.
+    """
     import megatron.core.optimizer as optimizer
 
     adam = FusedLayoutAdam if optimizer.USING_PYTORCH_OPTIMIZER else optimizer.Adam
@@ -87,26 +98,35 @@ def adam_name() -> str:
 
 
 def _finalize(chunks: list[Any], num_tokens: Any = None, **groups: Any) -> None:
-    """Reduce gradients without megatron-core's division by `num_tokens`: losses are already scaled (optim/loss.py)."""
+    """Reduce the gradients over all ranks, without megatron-core's division by `num_tokens`.
+
+    The losses are already scaled (optim/loss.py).
+    """
     finalize_model_grads(chunks, None, **groups)
 
 
 def set_rates(optimizer: MegatronOptimizer, lr: float, weight_decay: float) -> None:
-    """Set the rate and weight decay of the next step. Biases and norms have `wd_mult` 0, which the caller applies."""
+    """Set the learning rate and weight decay of the next optimizer step.
+
+    Biases and norms get no weight decay, because megatron-core gives their parameter group a `wd_mult` of 0.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_mult"]
         group["weight_decay"] = weight_decay * group["wd_mult"]
 
 
 def gather_weights(chunks: list[Any], config: TrainConfig) -> None:
-    """Wait for the updated weights. With overlap_param_gather they would arrive during the next forward pass."""
+    """Gather the updated weights from the data-parallel ranks, and wait until they are complete.
+
+    This matters with overlap_param_gather only, where the weights would otherwise arrive in the next forward pass.
+    """
     if config.parallel.overlap_param_gather:
         for chunk in chunks:
             chunk.start_param_sync(force_sync=True)
 
 
 def unwrap(chunk: Any) -> Any:
-    """Return the GPTModel inside the wrappers."""
+    """Return the GPTModel inside the data-parallel and casting wrappers of `chunk`."""
     while hasattr(chunk, "module"):
         chunk = chunk.module
     return chunk

@@ -1,4 +1,4 @@
-"""Take the optimizer step only when gradients are finite and, on request, neither loss nor norm is a spike.
+"""Take the optimizer step only when gradients are finite and, on request, neither loss nor gradient norm is a spike.
 
     applied, grad_norm = apply_update(optimizer, clip_grad=1.0, veto=lambda norm: is_spike(norm, history, sigma=6))
 
@@ -19,16 +19,18 @@ from megatron_train.optim.adam import FusedLayoutAdam
 from megatron_train.parallel.distributed import device
 
 MIN_HISTORY = 16
-"""Iterations in the history before any value counts as a spike. With fewer, a standard deviation means little."""
+"""Length of the history below which no value counts as a spike, because its standard deviation means little."""
 MIN_SPREAD = 1e-3
-"""Lower bound of the standard deviation, as a share of the mean. It keeps equal values from making a spike."""
+"""Lower bound of the standard deviation, as a share of the mean. Without it, after equal values any small increase
+would count as a spike."""
 
 
 def apply_update(optimizer: Any, clip_grad: float, veto: Callable[[float], bool]) -> tuple[bool, float]:
-    """Apply the update, and return (whether it was applied, global gradient norm before clipping) on every rank.
+    """Clip the gradients and take the optimizer step, unless a gradient is not finite or `veto` objects.
 
-    `optimizer` is megatron-core's ChainedOptimizer after the backward pass. `veto` gets the norm and returns whether to
-    leave the update out.
+    Return, on every rank, whether the step was taken and the global gradient norm before clipping. `optimizer` is
+    megatron-core's ChainedOptimizer after the backward pass. `veto` gets the norm and returns True to skip the step.
+    The norm is NaN after an fp16 overflow.
     """
     if optimizer.prepare_grads():  # fp16 overflow; the loss scale has been lowered
         return False, math.nan
@@ -41,7 +43,10 @@ def apply_update(optimizer: Any, clip_grad: float, veto: Callable[[float], bool]
 
 
 def global_norm(optimizer: Any) -> float:
-    """Return the norm of all gradients, over all ranks, with one read from the device."""
+    """Return the L2 norm of the gradients of the whole model, over all ranks.
+
+    The result is copied from the device once, because each copy waits for the GPU.
+    """
     (part,) = optimizer.chained_optimizers
     gradients = part.get_main_grads_for_grad_norm()
     if gradients:
@@ -53,7 +58,11 @@ def global_norm(optimizer: Any) -> float:
 
 
 def _clip(optimizer: Any, limit: float, norm: float) -> None:
-    """Scale the gradients down to the norm `limit`: inside our own Adam, which saves a pass over memory, or before."""
+    """Scale gradients of the global norm `norm` down to the norm `limit`, if it is larger.
+
+    FusedLayoutAdam scales them inside its next step, which saves a pass over memory. For any other Adam they are scaled
+    here.
+    """
     for part in optimizer.chained_optimizers:
         parameters = [] if getattr(part, "is_stub_optimizer", False) else part.get_parameters()
         if not parameters:
@@ -65,23 +74,25 @@ def _clip(optimizer: Any, limit: float, norm: float) -> None:
 
 
 class DivergedError(ValueError):
-    """Training gives no finite loss or gradient any more."""
+    """Raised when the loss or the gradient norm has not been finite for too many iterations in a row."""
 
 
 class NothingLearnedError(ValueError):
-    """The run ends, and no update was ever applied."""
+    """Raised at the end of a run in which no optimizer step was ever applied, so that the weights never changed."""
 
 
 class Divergence:
     """Counts the iterations in a row whose loss or gradient norm is not finite."""
 
     def __init__(self, limit: int) -> None:
-        """`limit`: number of such iterations that ends the run; 0 = never."""
+        """Set `limit`, the number of non-finite iterations in a row that ends the run; 0 = never."""
         self.limit, self.count = limit, 0
 
     def check(self, iteration: int, loss: float, grad_norm: float) -> None:
-        """Count this iteration. Raises DivergedError at the limit: the weights no longer change, so neither would the
-        next iterations.
+        """Count this iteration if its loss or gradient norm is not finite, else reset the count to 0.
+
+        Raises DivergedError when the count reaches the limit. None of these iterations changed the weights, so further
+        ones are unlikely to do better.
         """
         if math.isfinite(loss) and math.isfinite(grad_norm):
             self.count = 0
@@ -97,9 +108,9 @@ class Divergence:
 
 
 def is_spike(value: float, history: Sequence[float], sigma: float) -> bool:
-    """Return whether `value` is more than `sigma` standard deviations above the mean of the recent `history`.
+    """Return whether `value` is more than `sigma` standard deviations above the mean of `history`, the recent values.
 
-    The history includes spikes. When the level has changed for good, new values stop being spikes after a while.
+    The history includes earlier spikes. So when values rise for good, they stop counting as spikes after a while.
     """
     if len(history) < MIN_HISTORY:
         return False

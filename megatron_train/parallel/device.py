@@ -1,4 +1,4 @@
-"""Choose the device, and adapt megatron-core 0.16.1 to it. No other file patches anything.
+"""Choose between CUDA and the CPU, and patch megatron-core 0.16.1 for that device. No other file patches anything.
 
     from megatron_train.parallel.device import install
     install()          # before any model, optimizer or process group is built
@@ -55,9 +55,10 @@ _NOISE = (
 
 
 class CudaAsCpu(TorchFunctionMode):
-    """Turns device="cuda" into the CPU, Tensor.cuda() into the tensor itself, and Tensor.type() into a CUDA name.
+    """Makes torch calls that ask for CUDA use the CPU, while the mode is active.
 
-    megatron-core compares the result of Tensor.type() with the names of CUDA types.
+    device="cuda" means the CPU, and Tensor.cuda() returns the tensor itself. Tensor.type() returns the name of the CUDA
+    type, because megatron-core compares it with such names.
     """
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -74,10 +75,11 @@ class CudaAsCpu(TorchFunctionMode):
 
 
 def uses_cuda() -> bool:
-    """Return whether this process computes on CUDA. This is the only place where the device is chosen.
+    """Return whether this process computes on CUDA, and not on the CPU. No other code chooses the device.
 
-    `OASST_DEVICE` is `auto` by default: CUDA if the machine has a device for each of its ranks, else the CPU.
-    Raises ConfigError for another value, and for `cuda` without enough devices.
+    The environment variable OASST_DEVICE is `auto` (the default), `cpu` or `cuda`. `auto` means CUDA if the machine has
+    a device for each of its ranks, else the CPU. Raises ConfigError for another value, and for `cuda` without enough
+    devices.
     """
     wanted = os.environ.get(DEVICE_VARIABLE, "auto")
     if wanted not in ("auto", "cpu", "cuda"):
@@ -94,14 +96,14 @@ def uses_cuda() -> bool:
 
 
 def num_cuda_devices() -> int:
-    """Return how many CUDA devices this process can use."""
+    """Return how many CUDA devices this process can use; 0 without a working driver."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def ranks_on_these_devices() -> int:
-    """Return how many ranks share the devices that this process sees.
+    """Return how many ranks share the CUDA devices that this process sees: usually all ranks of the machine.
 
-    With --gpus-per-task 1, Slurm shows each rank its own device only.
+    The number is 1 under Slurm with --gpus-per-task 1, which shows each rank only its own device.
     """
     bound = os.environ.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2] == "1"
     return 1 if bound else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -123,7 +125,7 @@ def device_index() -> int:
 
 
 def warn_of_unused_devices() -> None:
-    """Warn when `auto` leaves the CUDA devices of this machine unused because there are too few."""
+    """Warn when OASST_DEVICE is `auto` and this machine has fewer CUDA devices than ranks, so that the CPU is used."""
     devices, ranks = num_cuda_devices(), ranks_on_these_devices()
     if os.environ.get(DEVICE_VARIABLE, "auto") == "auto" and 0 < devices < ranks:
         warn(f"this machine has {devices} CUDA devices for {ranks} ranks, so the run uses the CPU")
@@ -135,14 +137,15 @@ def device_name() -> str | None:
 
 
 def compute_capability() -> tuple[int, int] | None:
-    """Return the CUDA device's compute capability, (9, 0) for an H100, or None on the CPU."""
+    """Return the CUDA device's compute capability, such as (9, 0) for an H100, or None on the CPU."""
     return torch.cuda.get_device_capability() if uses_cuda() else None
 
 
 def install(device: str | None = None) -> None:
-    """Make megatron-core usable on `device`, or by default on the device of OASST_DEVICE; safe to call again.
+    """Patch megatron-core so that it runs on `device` (`auto`, `cpu` or `cuda`), by default that of OASST_DEVICE.
 
-    Raises RuntimeError for another version of megatron-core, and ConfigError for a device that cannot be used.
+    Further calls change nothing. Raises RuntimeError when megatron-core is not the version that this module patches,
+    and ConfigError for a device that cannot be used.
     """
     global _mode
     if device is not None:
@@ -166,9 +169,9 @@ def install(device: str | None = None) -> None:
 
 
 def hide_broken_transformer_engine() -> None:
-    """Make a Transformer Engine that cannot be imported look absent, and warn about it.
+    """Make an installed Transformer Engine that cannot be imported look as if it were not installed, and warn about it.
 
-    megatron-core expects ModuleNotFoundError only. A package built for another torch raises other errors.
+    A package built for another torch version raises errors that megatron-core does not handle.
     """
     if importlib.util.find_spec("transformer_engine") is None:
         return
@@ -210,7 +213,7 @@ def _use_cpu_rng() -> None:
     random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
 
     class CpuRngStatesTracker(random.CudaRNGStatesTracker):
-        """megatron-core's tracker over the CPU generator, without its warning that the CPU state changed."""
+        """megatron-core's tracker of random states, applied to the CPU generator without a warning."""
 
         _current_state_name: str
 
@@ -234,9 +237,10 @@ def _use_cpu_rng() -> None:
 
 
 def replace_torch_adam(own_adam: type[torch.optim.Optimizer]) -> None:
-    """Make megatron-core use `own_adam` where it would use torch's AdamW, without Transformer Engine or Apex.
+    """Make megatron-core use the class `own_adam` where it would use torch's AdamW.
 
-    torch's AdamW keeps `step` per tensor. megatron-core's distributed optimizer cannot load that layout.
+    It would use torch's only when neither Transformer Engine nor Apex is installed. torch's AdamW keeps a step count
+    per tensor, which megatron-core's distributed optimizer cannot load.
     """
     import megatron.core.optimizer as optimizer
     from megatron.core.optimizer import distrib_optimizer
@@ -248,7 +252,10 @@ def replace_torch_adam(own_adam: type[torch.optim.Optimizer]) -> None:
 
 
 def _write_checkpoints_without_manager() -> None:
-    """Pass the results of a save within the process: a multiprocessing manager takes 3 to 8 s in the first save."""
+    """Make megatron-core's checkpoint writer return its results through a queue inside this process.
+
+    By default it starts a multiprocessing manager for them, which takes 3 to 8 s in the first save.
+    """
     from megatron.core.dist_checkpointing.strategies import filesystem_async
 
     filesystem_async._results_queue = queue.Queue()

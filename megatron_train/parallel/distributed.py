@@ -1,4 +1,4 @@
-"""Start and end the process groups of a rank, and seed it. A process without a launcher is a world of one rank."""
+"""Start and end the process groups of a rank, and seed its random generators. Without a launcher there is one rank."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pretokenizer.config.yaml_config import ConfigError
 def world_size() -> int:
     """Return the number of ranks of this launch: WORLD_SIZE of torchrun, or 1 without a launcher.
 
-    Raises ConfigError when the environment is half set: such a process would train on a part of the batch.
+    Raises ConfigError when only some of the launcher's environment variables are set, or RANK is not below WORLD_SIZE.
     """
     launched = ("RANK", "WORLD_SIZE")
     if not any(name in os.environ for name in launched):
@@ -45,9 +45,10 @@ def world_size() -> int:
 
 
 def init_distributed(parallel: Parallel, seed: int) -> ParallelLayout:
-    """Start the process groups of this rank and seed it. Call parallel.device.install() first.
+    """Start the process groups of this rank, seed its random generators and return the parallel layout.
 
-    Raises ConfigError when some ranks use CUDA and others the CPU.
+    Call parallel.device.install() first. Process groups of an earlier layout are destroyed. Raises ConfigError when
+    some ranks use CUDA and others the CPU.
     """
     from megatron.core import parallel_state
 
@@ -68,7 +69,10 @@ def init_distributed(parallel: Parallel, seed: int) -> ParallelLayout:
 
 
 def _join_world(timeout: datetime.timedelta) -> None:
-    """Make the group of all ranks: NCCL on CUDA, gloo on the CPU. Raises ConfigError when ranks differ in device."""
+    """Create the process group of all ranks: NCCL on CUDA, gloo on the CPU.
+
+    Raises ConfigError when some ranks use CUDA and others the CPU.
+    """
     in_launch = "RANK" in os.environ
     rank, world = (int(os.environ["RANK"]), world_size()) if in_launch else (0, 1)
     store = fresh_store(timeout) if in_launch else dist.HashStore()
@@ -83,7 +87,10 @@ def _join_world(timeout: datetime.timedelta) -> None:
 
 
 def seed_rank(seed: int) -> None:
-    """Seed this rank by its pipeline stage and data-parallel rank; the tracker adds the tensor-parallel rank."""
+    """Seed the random generators of this rank from `seed`, its pipeline stage and its data-parallel rank.
+
+    megatron-core's tracker of random states also adds the tensor-parallel rank.
+    """
     from megatron.core import parallel_state, tensor_parallel
 
     stage, replicas = parallel_state.get_pipeline_model_parallel_rank(), parallel_state.get_data_parallel_world_size()
@@ -95,7 +102,10 @@ def seed_rank(seed: int) -> None:
 
 
 def leave_groups() -> None:
-    """End every group but the world's. megatron-core only forgets them, and a gloo group's threads keep polling."""
+    """Destroy every process group except the one of all ranks.
+
+    megatron-core only drops its references to them, and the threads of a gloo group would keep polling.
+    """
     from megatron.core import parallel_state
 
     parallel_state.destroy_model_parallel()
@@ -106,7 +116,10 @@ def leave_groups() -> None:
 
 
 def shutdown() -> None:
-    """End the process groups, if there are any. On NCCL this is a collective: call it after success only."""
+    """Destroy all process groups, if there are any.
+
+    With NCCL all ranks must take part, so do not call this after a failure.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -117,7 +130,7 @@ def device() -> torch.device:
 
 
 def sum_over_ranks(values: list[float], group: Any = None) -> list[float]:
-    """Return the elementwise fp64 sum over all ranks, or over the ranks of `group`."""
+    """Return the elementwise sum of `values`, in fp64, over all ranks or over the ranks of `group`."""
     tensor = torch.tensor(values, dtype=torch.float64, device=device())
     if dist.get_world_size(group) > 1:
         dist.all_reduce(tensor, group=group)
@@ -126,9 +139,10 @@ def sum_over_ranks(values: list[float], group: Any = None) -> list[float]:
 
 @contextlib.contextmanager
 def patient_group() -> Iterator[Any]:
-    """Yield a gloo group of all ranks for work that one rank does alone, such as reading or planning.
+    """Yield a gloo group of all ranks in which a collective may wait for up to two hours.
 
-    The others may wait two hours for it, whatever --distributed_timeout_minutes is. All ranks enter together.
+    Use it when the other ranks wait while one rank works alone, for longer than --distributed_timeout_minutes allows.
+    All ranks must enter the block.
     """
     group = dist.new_group(backend="gloo", timeout=datetime.timedelta(hours=2))
     try:

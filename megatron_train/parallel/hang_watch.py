@@ -1,12 +1,12 @@
-"""End the job when a rank stalls, and name that rank.
+"""End the job when a rank stops responding, and name that rank.
 
     with HangWatch(timer, timeout_minutes=10):
         ...                                        # the training loop, which reports its phases to `timer`
 
 A thread of each rank publishes a heartbeat: the iteration and phase that the rank is in. A rank whose process is
 stopped, swapped out or gone publishes nothing. At 80 % of the timeout, before the collectives of the waiting ranks time
-out, every live rank prints the stacks of its threads, one names the silent rank, and all end with exit code 1.
-A rank that is alive but makes no progress gets a warning with its stacks; the collective that it waits in then ends the
+out, every live rank prints the stacks of its threads, one of them names the silent rank, and all end with exit code 1.
+A rank that is alive but makes no progress prints a warning with its stacks, and the timeout of its collective ends the
 job. When a rank fails with an error, or is silent after SIGTERM, the others end within seconds. Heartbeats go
 through the store of the process group. They use no collective, so they cannot hang.
 """
@@ -32,12 +32,16 @@ from megatron_train.report.phases import PhaseTimer
 
 SHARE_OF_TIMEOUT = 0.8
 TICKS_AFTER_SIGNAL = 3
-"""Missing heartbeats that end the job after SIGTERM: a launcher that lost a rank sends it to the ranks that wait."""
+"""Number of missing heartbeats that end the job once this rank has received SIGTERM. A launcher that has lost a rank
+sends SIGTERM to the others."""
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What a rank publishes about itself."""
+    """A sign of life that a rank publishes, with the iteration and phase of training that it is in.
+
+    `count` grows with each heartbeat. `has_left` says that the rank has left the watched block without an error.
+    """
 
     count: int = 0
     iteration: int = 0
@@ -50,7 +54,7 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Stall:
-    """The rank that is silent or has failed, and the message about it."""
+    """The reason to end the job: `rank` is silent or, with `has_failed`, has raised an error. `message` says more."""
 
     rank: int
     message: str
@@ -58,10 +62,10 @@ class Stall:
 
 
 class HangWatch:
-    """Watches the other ranks while the block runs. All ranks enter and leave it together.
+    """Context manager that watches the other ranks while its block runs. All ranks must enter and leave the block.
 
-    A process alone is not watched. `end` is called with the message once a rank has stalled; by default it ends the
-    process.
+    With a single rank it does nothing. When a rank has stalled, every other rank calls `end` with the message; by
+    default, `end` ends the process with exit code 1.
     """
 
     def __init__(self, timer: PhaseTimer, timeout_minutes: float, end: Callable[[str], None] | None = None) -> None:
@@ -72,7 +76,7 @@ class HangWatch:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._heard: dict[int, tuple[Heartbeat, float]] = {0: (Heartbeat(), time.monotonic())}
-        """Rank -> its last heartbeat, and when it changed."""
+        """Rank -> its last heartbeat, and the time.monotonic() at which this rank first saw it."""
         self._warned_at_change, self._store_answered = -1, 0.0
         self._store: Any = None
         self._error: BaseException | None = None
@@ -124,7 +128,10 @@ class HangWatch:
         return Heartbeat(**json.loads(self._store.get(str(rank))))
 
     def _look_at_others(self, started: float) -> None:
-        """Rank 0 looks at every rank and the others look at rank 0, which costs one question per rank."""
+        """Read the heartbeats of other ranks, and publish a Stall when one has been silent for too long.
+
+        Rank 0 reads those of all ranks, and the others only that of rank 0, to keep the load on the store low.
+        """
         now = time.monotonic()
         for rank in range(1, self.world) if self.rank == 0 else (0,):
             heartbeat = self._heartbeat_of(rank)
@@ -143,7 +150,10 @@ class HangWatch:
                 self._store.compare_set("stalled", "", json.dumps(asdict(stall)))
 
     def _guard_store(self) -> None:
-        """End the job when the store stops answering: without torchrun, rank 0 holds it."""
+        """End this rank when the store of the process group stops answering.
+
+        The store lives in rank 0, or with torchrun in its agent, so it is gone when that process or machine is.
+        """
         while not self._stop.wait(self.tick):
             silent = time.monotonic() - self._store_answered
             if silent > self.limit and self._thread is not None and self._thread.is_alive():
@@ -159,7 +169,7 @@ class HangWatch:
                 return
 
     def _look_at_myself(self) -> None:
-        """Warn once when this rank stays in one phase for longer than the limit."""
+        """Print a warning with the stacks, once, when this rank has stayed in one phase for longer than the limit."""
         timer = self.timer
         if time.perf_counter() - timer.entered < self.limit or self._warned_at_change == timer.changes:
             return
@@ -169,9 +179,10 @@ class HangWatch:
         _print(f"warning: {text}{others if self.rank == 0 else ''}\n{stacks(self.rank)}")
 
     def _leave(self, stall: Stall) -> None:
-        """End this rank. If a rank is silent, print the stacks; the lowest live rank also prints the message.
+        """Call `end` on this rank because of `stall`.
 
-        A rank that leaves by itself in the meantime is not ended: it may have failed for the same reason.
+        If the stalled rank is silent, this rank first prints its stacks, and the lowest live rank also prints the
+        message. A rank that leaves the watched block meanwhile is not ended: it may have failed for the same reason.
         """
         if not stall.has_failed:
             _print(stacks(self.rank))
@@ -183,7 +194,10 @@ class HangWatch:
 
 
 def stacks(rank: int) -> str:
-    """Return the stacks of all threads of this process as one text, so that the stacks of several ranks do not mix."""
+    """Return the stacks of all threads of this process, headed by the number of this rank.
+
+    Printed as one text, they do not mix with the stacks of other ranks.
+    """
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)

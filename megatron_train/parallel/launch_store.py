@@ -1,4 +1,4 @@
-"""A rendezvous store private to this launch attempt.
+"""Open a rendezvous store that is private to this launch attempt.
 
     dist.init_process_group(backend, store=fresh_store(timeout), rank=rank, world_size=world)
 
@@ -20,7 +20,7 @@ POLL_SECONDS = 0.02
 
 
 def fresh_store(timeout: datetime.timedelta) -> dist.Store:
-    """Return the store that torchrun's or Slurm's variables name, below a name that only this attempt uses.
+    """Return the launcher's rendezvous store, with all keys under a prefix that only this launch attempt uses.
 
     Raises TimeoutError when a rank does not start within `timeout`.
     """
@@ -30,7 +30,7 @@ def fresh_store(timeout: datetime.timedelta) -> dist.Store:
 
 
 def agree_on_attempt(store: dist.Store, rank: int, world: int, seconds: float) -> str:
-    """Return a random name for this attempt, the same on all ranks.
+    """Return a random name for this launch attempt, the same on all ranks, to keep its keys apart from earlier ones.
 
     Rank 0 proposes a name, each other rank answers with a random word, and rank 0 repeats all words. A rank accepts the
     name once rank 0 has repeated its word, so leftovers of an earlier attempt are never accepted. Raises TimeoutError

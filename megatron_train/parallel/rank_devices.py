@@ -1,7 +1,7 @@
-"""What each rank computes on, compared across ranks before they connect and reported at the start.
+"""Check that all ranks compute on the same kind of device before they connect, and describe their devices.
 
-A node without a usable driver would choose gloo while the others choose NCCL, and all would wait for one another until
-the timeout. So the ranks compare their devices through the store first.
+A node without a usable driver would choose gloo while the others choose NCCL, and all ranks would wait until the
+timeout. So the ranks first compare their devices through the rendezvous store.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pretokenizer.config.yaml_config import ConfigError
 
 @dataclass(frozen=True)
 class RankDevice:
-    """The device of one rank; `name` is None on the CPU."""
+    """The device that a rank computes on. `name` is the product name of its GPU, None on the CPU."""
 
     rank: int
     host: str
@@ -35,9 +35,10 @@ class RankDevice:
 
 
 def compare_devices(store: dist.Store, own: RankDevice, world_size: int, timeout: datetime.timedelta) -> None:
-    """Check that either all ranks use CUDA or none does. All ranks call this function before they make a group.
+    """Check that either all ranks use CUDA or none does. All ranks call this function before they connect.
 
-    Raises ConfigError on every rank, naming one rank of each kind, and TimeoutError naming the ranks that do not start.
+    If they differ, ConfigError is raised on every rank and names one rank with CUDA and one without. TimeoutError names
+    the ranks that have not published their device within `timeout`.
     """
     store.set(f"device/{own.rank}", json.dumps(asdict(own)))
     keys = [f"device/{rank}" for rank in range(world_size)]
@@ -58,7 +59,7 @@ def compare_devices(store: dist.Store, own: RankDevice, world_size: int, timeout
 
 
 def own_device(rank: int) -> RankDevice:
-    """Return the device of this process."""
+    """Return the host and device of this process, as those of rank `rank`."""
     return RankDevice(rank, socket.gethostname(), device_name())
 
 

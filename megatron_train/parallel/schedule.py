@@ -1,4 +1,4 @@
-"""Run megatron-core's schedule over micro-batches: plain, 1F1B or interleaved, as the layout requires."""
+"""Run the forward and backward passes of all micro-batches in megatron-core's pipeline schedule."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from torch import Tensor
 def run_schedule(
     chunks: list[Any], batches: Sequence[Any], forward_step: Callable[..., Any], forward_only: bool
 ) -> list[dict[str, Tensor]]:
-    """Return what the loss function of `forward_step` reports, one dict per micro-batch; [] except on the last stage.
+    """Run the forward passes and, unless `forward_only`, the backward passes of `batches`, this rank's micro-batches.
 
-    Every rank passes its own `batches` (DeviceBatch). Unless `forward_only`, gradients are reduced on return.
+    Return one dict per micro-batch, the values that the loss function of `forward_step` reports, on the last pipeline
+    stage, and [] on the others. After the backward passes, gradients are reduced over the ranks. megatron-core's
+    schedule is plain, 1F1B or interleaved, as the layout requires.
     """
     iterators = [iter(batches) for _ in chunks]
     outputs: list[dict[str, Tensor]] = get_forward_backward_func()(

@@ -1,4 +1,4 @@
-"""Reasons to save and stop before the last iteration: a signal, --exit_duration_in_mins, --exit_interval.
+"""Decide whether to save and stop early, for a signal, --exit_duration_in_mins or --exit_interval.
 
 stop = StopRequest(config.logging, config.batch.train_iters)
 ...
@@ -19,20 +19,21 @@ from megatron_train.parallel.distributed import sum_over_ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 REPEAT_SECONDS = 5.0
-"""A signal within this time of the first is its echo: torchrun forwards a Ctrl-C that the terminal has sent to all."""
+"""A second signal within this time of the first is ignored: a terminal sends Ctrl-C to all processes, and torchrun
+then forwards it once more."""
 _received_at: list[float] = []
-"""When this process received its first signal, by time.monotonic()."""
+"""The time.monotonic() at which this process received its first signal; empty before that."""
 
 
 def signal_received() -> bool:
-    """Return whether a signal has asked this process to stop."""
+    """Return whether this process has received SIGTERM, SIGUSR1 or SIGINT since the run began."""
     return bool(_received_at)
 
 
 class StopRequest:
-    """Remembers the first signal of this rank. `due` asks all ranks, so that no rank stops alone.
+    """Handles SIGTERM, SIGUSR1 and SIGINT, and decides on all ranks together whether the run stops early.
 
-    A second signal, 5 s or more after the first, ends the process at once.
+    A second signal, more than 5 s after the first, ends the process at once.
     """
 
     def __init__(self, logging: Logging, train_iters: int) -> None:
@@ -40,7 +41,7 @@ class StopRequest:
         self._started = psutil.Process().create_time()  # start-up and loading count too
         self._signal: int | None = None
         self.signalled = False
-        """Whether the reason to stop was a signal on any rank."""
+        """Whether the run stops because any rank received a signal."""
         _received_at.clear()
         for number in SIGNALS:
             signal.signal(number, self._remember)
@@ -54,7 +55,10 @@ class StopRequest:
         self._signal = number
 
     def requested(self) -> str | None:
-        """Return why the run must stop now, or None. All ranks call this method."""
+        """Return the reason to stop now, a signal on any rank or the end of --exit_duration_in_mins, or None.
+
+        All ranks call this method and get the same answer.
+        """
         minutes = (time.time() - self._started) / 60
         limit = self._logging.exit_duration_in_mins
         signalled, out_of_time = sum_over_ranks(
@@ -66,7 +70,10 @@ class StopRequest:
         return f"--exit_duration_in_mins {limit} reached" if out_of_time else None
 
     def due(self, iteration: int) -> str | None:
-        """Return why the run must stop after `iteration`, or None. All ranks call this method."""
+        """Return the reason to stop after `iteration`: that of `requested`, else --exit_interval; None = continue.
+
+        All ranks call this method and get the same answer.
+        """
         interval = self._logging.exit_interval
         if interval and iteration % interval == 0 and iteration < self._train_iters:
             return self.requested() or f"--exit_interval {interval} reached"

@@ -1,10 +1,10 @@
-"""The command `plan`: plan a run without GPUs, without the model and without any file that its flags name.
+"""The command `plan`: report the memory, time and disk that a training run needs, with no GPU, model or data present.
 
     python -m megatron_train plan --config configs/train/llama2-70b-oasst-sft-v10_stage1.yaml --world_size 64
     python -m megatron_train plan <the flags of a launch> --world_size 64 --suggest --gpu h200-141gb
 
-The command takes the flags of training and those below. Weights, gradients and optimizer state are exact; activations
-and times are estimates, and the report says so.
+The command takes every flag of training and a few of its own, such as --world_size. The reported sizes of weights,
+gradients and optimizer state are exact; those of activations and all times are estimates, and the report says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from pretokenizer.config.flags import Parser
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command with the `arguments` after `plan`. Returns the exit code. Raises ConfigError for wrong flags."""
+    """Print the plan of a run and return exit code 0. `arguments` are the command-line words after `plan`.
+
+    Raises ConfigError for wrong flags.
+    """
     own, rest = plan_parser().parse_known_args(arguments)
     command = parse(rest)
     plan = make_plan(command, own)
@@ -28,7 +31,7 @@ def main(arguments: list[str]) -> int:
 
 
 def plan_parser() -> Parser:
-    """Return the parser of the flags that only `plan` has."""
+    """Return the command-line parser of the flags that `plan` has in addition to the flags of training."""
     parser = Parser(
         prog="megatron_train plan",
         usage="%(prog)s [--config FILE] [flags of training] --world_size N [--suggest]",

@@ -9,17 +9,17 @@ from megatron_train.report.flops import PEAK_TFLOPS
 
 @dataclass(frozen=True)
 class Device:
-    """One kind of GPU, in nodes of 8."""
+    """The memory and speed of one kind of GPU. A node is assumed to have 8 GPUs of that kind."""
 
     name: str
     memory: float
     """Usable memory in GiB."""
     peak: float
-    """Dense bf16 FLOP/s."""
+    """Peak FLOP/s of dense bf16 matrix products."""
     link: float
-    """Bytes per second to the other GPUs of the node, in each direction."""
+    """Bandwidth to the other GPUs of the same node, in bytes per second and direction."""
     network: float = 50e9
-    """Bytes per second to other nodes. The default is 400 Gbit/s per GPU."""
+    """Bandwidth of one GPU to other nodes, in bytes per second. The default is 400 Gbit/s."""
 
 
 GPUS_PER_NODE = 8
@@ -30,4 +30,4 @@ DEVICES = {
     "h200-141gb": Device("H200 141 GB", 139.7, PEAK_TFLOPS["H200"] * 1e12, 450e9),
 }
 SIZES = {"40 GB": 39.4, "80 GB": 79.2, "141 GB": 139.7}
-"""Label -> usable memory in GiB."""
+"""Memory sizes that the report checks a plan against: label -> usable memory in GiB."""

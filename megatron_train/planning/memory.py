@@ -1,8 +1,8 @@
-"""Compute the bytes on one rank from arithmetic alone, without torch and without allocations.
+"""Compute how much GPU memory one rank of a training run needs, from the settings alone and without torch.
 
 Weights, gradient buffers and optimizer state are exact with their padding: tests compare them with megatron-core's own
-buffers. Activations, logits and communication buffers are estimates. Names: t is the tensor-parallel size; s is t if
-sequence parallelism splits tokens over the ranks, else 1. Sizes are per token until they are multiplied.
+buffers. Activations, logits and communication buffers are estimates. In the code, t is the tensor-parallel size; s is
+t if sequence parallelism splits tokens over the ranks, else 1.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
 
 BUCKET_ELEMENTS = 40_000_000
-"""Elements of megatron-core's smallest gradient bucket with overlap_grad_reduce."""
+"""With overlap_grad_reduce, megatron-core closes a gradient bucket once it has at least this many elements."""
 FIXED_BYTES = int(1.5 * 2**30)
 """CUDA context, NCCL channels and cuBLAS workspaces, which a rank holds before it has a model."""
 
 
 @dataclass(frozen=True)
 class StageMemory:
-    """The memory of one rank of a pipeline stage. `parameters` counts elements; the sizes are in bytes."""
+    """The GPU memory that one rank of a pipeline stage needs, by purpose.
+
+    `layers` and `parameters` are counts, of transformer layers and of weight elements. The other fields are in bytes.
+    """
 
     stage: int
     layers: int
@@ -33,13 +36,13 @@ class StageMemory:
     activations: int
     logits: int
     buffers: int
-    """Communication buffers, temporaries of the largest module, and FIXED_BYTES."""
+    """Communication buffers, temporary tensors of the largest module, and FIXED_BYTES."""
     saving: int
-    """Bytes of host memory while a checkpoint is saved or loaded: this rank's share of the optimizer state in fp32."""
+    """Host memory during the save or load of a checkpoint: this rank's share of the fp32 optimizer state."""
 
     @property
     def total(self) -> int:
-        """Peak bytes, in the forward and backward pass. The optimizer step needs no memory of its own."""
+        """Peak GPU memory of the rank in bytes, in the forward and backward pass. The optimizer step adds nothing."""
         return self.weights + self.gradients + self.optimizer + self.buffers + self.activations + self.logits
 
 
@@ -48,7 +51,7 @@ def weight_bytes(config: TrainConfig) -> int:
 
 
 def stage_memory(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, stage: int) -> StageMemory:
-    """Return the memory of the fullest rank of pipeline stage `stage`."""
+    """Return the memory of the rank that needs the most memory in pipeline stage `stage`."""
     size = weight_bytes(config)
     chunks = [chunk_parameters(model, layout, stage, chunk) for chunk in range(layout.vpp)]
     buckets = [
@@ -77,16 +80,19 @@ def stage_memory(model: ModelConfig, config: TrainConfig, layout: ParallelLayout
 
 @dataclass(frozen=True)
 class Parameter:
-    """The part of one weight that a rank holds."""
+    """The part of one weight that a rank holds: its number of elements, `numel`."""
 
     numel: int
     own_bucket: bool = False
-    """Whether the weight fills a bucket alone, as tied embeddings of a pipelined model do."""
+    """Whether megatron-core puts the weight into a bucket of its own, as it does with tied embeddings in a pipeline."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Elements [start, end) of a buffer, and the element ranges of its parameters."""
+    """One bucket of a gradient buffer: megatron-core reduces the gradients of a bucket together.
+
+    The bucket covers the elements [start, end) of the buffer. `parameters` has the element range of each weight in it.
+    """
 
     start: int
     end: int
@@ -94,7 +100,10 @@ class Bucket:
 
 
 def chunk_parameters(model: ModelConfig, layout: ParallelLayout, stage: int, chunk: int = 0) -> list[Parameter]:
-    """Return the weights of a model chunk in megatron-core's order: embedding, layers, last norm, output layer."""
+    """Return the weights that one rank holds of a model chunk, in megatron-core's order.
+
+    The order is embedding (first chunk of the model only), layers, last norm and output layer (last chunk only).
+    """
     tied, hidden = model.share_embeddings_and_output_weights, model.hidden_size
     rows = Parameter(model.padded_vocab // layout.tp * hidden, own_bucket=tied and layout.pp > 1)
     norm = [Parameter(hidden)] * (1 if model.normalization == "RMSNorm" else 2)
@@ -111,7 +120,10 @@ def chunk_parameters(model: ModelConfig, layout: ParallelLayout, stage: int, chu
 
 
 def layer_parameters(model: ModelConfig, tp: int, norm: list[Parameter]) -> list[Parameter]:
-    """Return one layer's weights: input norm; attention output, query/key/value, head norms; second norm; MLP."""
+    """Return the weights that one rank of `tp` holds of a transformer layer, in megatron-core's order.
+
+    `norm` has the weights of one norm.
+    """
     hidden = model.hidden_size
     queries = model.num_attention_heads * model.head_dim
     qkv = (queries + 2 * model.query_groups * model.head_dim) // tp
@@ -133,7 +145,10 @@ def layer_parameters(model: ModelConfig, tp: int, norm: list[Parameter]) -> list
 
 
 def _is_bucketed(config: TrainConfig, stage: int, chunk: int) -> bool:
-    """Return whether a chunk's gradients are reduced in buckets: only on stage 0, and mostly in the first chunk."""
+    """Return whether megatron-core splits the gradient buffer of a model chunk into several buckets.
+
+    It does so with overlap_grad_reduce on stage 0. Chunks after the first also need overlap_param_gather.
+    """
     parallel = config.parallel
     return parallel.overlap_grad_reduce and stage == 0 and (chunk == 0 or parallel.overlap_param_gather)
 
@@ -141,10 +156,10 @@ def _is_bucketed(config: TrainConfig, stage: int, chunk: int) -> bool:
 def buffer_buckets(
     parameters: list[Parameter], layout: ParallelLayout, config: TrainConfig, bucketed: bool
 ) -> list[Bucket]:
-    """Return the buckets that megatron-core 0.16.1 makes.
+    """Return the buckets into which megatron-core 0.16.1 divides the gradient buffer of one model chunk.
 
-    Parameters come in reverse order. Each starts at a multiple of 64 elements, and each bucket ends at a multiple of
-    lcm(dp, 128).
+    The buffer holds `parameters` in reverse order. Each starts at a multiple of 64 elements, and each bucket ends at a
+    multiple of lcm(dp, 128). Unless `bucketed`, only weights with `own_bucket` begin new buckets.
     """
     limit = max(BUCKET_ELEMENTS, 1_000_000 * layout.dp) if bucketed else None
     multiple = math.lcm(layout.dp, 128)
@@ -173,7 +188,7 @@ def buffer_buckets(
 
 
 def optimizer_elements(buckets: list[list[Bucket]], dp: int, rank: int) -> int:
-    """Return how many elements data-parallel `rank` updates: its share of every bucket, without the padding."""
+    """Return how many weight elements data-parallel rank `rank` updates: its share of every bucket, without padding."""
     count = 0
     for bucket in (bucket for chunk in buckets for bucket in chunk):
         share = (bucket.end - bucket.start) // dp
@@ -186,11 +201,10 @@ def optimizer_elements(buckets: list[list[Bucket]], dp: int, rank: int) -> int:
 
 
 def layer_activation(model: ModelConfig, config: TrainConfig, layout: ParallelLayout) -> float:
-    """Return the bytes per token that one layer saves for its backward pass without recomputation.
+    """Return the bytes per token that one layer saves for its backward pass, when nothing is recomputed.
 
-    Autograd saves the inputs of norms, of the four linear layers and of attention, the fused query/key/value (the value
-    is a view of it), and the MLP's products. The count holds where a norm is one kernel. RMSNorm on the CPU is several
-    kernels and saves more.
+    Autograd saves the inputs of the norms, of the four linear layers and of attention, and the intermediate results of
+    the MLP. The count assumes that a norm is one kernel; RMSNorm on the CPU is several kernels and saves more.
     """
     size, t = weight_bytes(config), layout.tp
     s = t if config.parallel.sequence_parallel else 1
@@ -209,14 +223,20 @@ def layer_activation(model: ModelConfig, config: TrainConfig, layout: ParallelLa
 
 
 def _mlp_products(model: ModelConfig) -> int:
-    """Return the numbers saved per MLP unit: inputs and outputs of the activation, as in model/swiglu.py."""
+    """Return how many values are saved per token and hidden unit of the MLP for its backward pass.
+
+    SwiGLU saves fewer than other gated units, because model/swiglu.py computes silu(gate) again.
+    """
     if not model.gated_linear_unit:
         return 2
     return 3 if model.activation == "silu" else 5
 
 
 def stage_activations(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, stage: int) -> int:
-    """Return the peak bytes that all micro-batches in flight on `stage` save, plus the layers being recomputed."""
+    """Return the peak bytes of activations on pipeline stage `stage`.
+
+    It counts all micro-batches between their forward and backward pass, and the layers that are being recomputed.
+    """
     tokens = config.batch.micro_batch_size * config.data.seq_length
     layer, entry = layer_activation(model, config, layout) * tokens, _entry_bytes(model, config, layout) * tokens
     layers = model.num_layers // (layout.pp * layout.vpp)
@@ -240,7 +260,7 @@ def stage_activations(model: ModelConfig, config: TrainConfig, layout: ParallelL
 
 
 def chunks_in_flight(layout: ParallelLayout, config: TrainConfig, stage: int) -> int:
-    """Return the most model chunks between their forward and backward pass, in the 1F1B or interleaved schedule."""
+    """Return how many forward passes on `stage` await their backward pass at most, in the 1F1B or interleaved order."""
     batches = layout.num_microbatches(config.batch)
     if layout.vpp == 1:
         return min(batches, layout.pp - stage)
@@ -248,10 +268,10 @@ def chunks_in_flight(layout: ParallelLayout, config: TrainConfig, stage: int) ->
 
 
 def logits_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, tokens: int) -> int:
-    """Return the bytes of the loss: one chunk of logits, and the fp32 gradient of the output weights.
+    """Return the bytes that computing the loss needs: one chunk of logits, and the fp32 gradient of the output weights.
 
-    A chunk has its logits, their fp32 softmax and their gradient; for an fp32 model these are one tensor and a
-    temporary.
+    A 16-bit model holds the chunk as logits, as their fp32 softmax and as their gradient. An fp32 model holds it as one
+    tensor and a temporary copy. `tokens` counts the positions of a micro-batch.
     """
     size, rows = weight_bytes(config), model.padded_vocab / layout.tp
     chunk = min(tokens, config.model.loss_chunk_size) * rows * (8 if size == 4 else 4 + 2 * size)
@@ -259,7 +279,9 @@ def logits_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayout
 
 
 def working_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, tokens: int) -> int:
-    """Return the bytes of temporaries: gradients inside one MLP, the gathered sequence, pipeline messages, and the
+    """Return the bytes of the temporary tensors of a training step, for micro-batches of `tokens` positions.
+
+    These are the gradients inside one MLP, the gathered sequence of sequence parallelism, pipeline messages, and the
     gradient of the largest weight before it is added to the fp32 buffer.
     """
     size, t = weight_bytes(config), layout.tp
@@ -272,5 +294,5 @@ def working_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayou
 
 
 def _entry_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayout) -> float:
-    """Return the bytes per token of the hidden states between layers."""
+    """Return the bytes per token of the hidden states that enter a layer, on one rank."""
     return model.hidden_size * weight_bytes(config) / (layout.tp if config.parallel.sequence_parallel else 1)

@@ -1,6 +1,6 @@
-"""Compute the plan of a run from its settings: architecture, memory of each stage, workload.
+"""Compute the plan of a run from its settings: architecture, memory of each pipeline stage, amount of work.
 
-No GPU, no model and none of the files that the settings name are needed.
+The plan needs no GPU, no model weights and none of the data or checkpoint files that the settings name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MODELS = shipped_configs() / "model"
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything the report prints."""
+    """Everything that the report of `plan` prints: settings, architecture, memory of each stage, data and work."""
 
     config: TrainConfig
     model: ModelConfig
@@ -41,7 +41,10 @@ class Plan:
 
 
 def make_plan(command: CommandLine, own: argparse.Namespace) -> Plan:
-    """Check the settings as a launch does, and compute the plan. Raises ConfigError."""
+    """Check the training settings in `command` as a launch does, and return the plan of the run.
+
+    `own` has the parsed flags that only `plan` has. Raises ConfigError for settings that a launch would refuse.
+    """
     config = command.config
     if own.world_size < 1 or not 0 < own.mfu <= 1:
         raise ConfigError("--world_size must be at least 1, --mfu above 0 and at most 1")
@@ -56,10 +59,10 @@ def make_plan(command: CommandLine, own: argparse.Namespace) -> Plan:
 
 
 def find_model(command: CommandLine, vocab_size: int | None) -> tuple[ModelConfig, str]:
-    """Return the architecture with the vocabulary rows that the run allocates, and its source.
+    """Return the model architecture, with as many token ids as the run needs, and the path of the file that defines it.
 
-    The source is --model, the checkpoint, or the file of configs/model whose name starts the name of the checkpoint's
-    folder. Raises ConfigError when there is none.
+    The file is the one of --model, else that of the checkpoint in --load. If that checkpoint does not exist, it is the
+    file in configs/model whose name the folder name of --load begins with. Raises ConfigError when there is no file.
     """
     config, source = command.config, command.config.model.model
     load = config.checkpoint.load
@@ -91,8 +94,10 @@ def _model_named_like(load: str) -> Path | None:
 
 
 def _data_vocabulary(command: CommandLine, model: ModelConfig) -> int:
-    """Return the vocabulary size of the data: with Megatron-LLM's five special tokens and --vocab_extra_ids_list, or as
-    published.
+    """Return the vocabulary size of the training data, or 0 when it is not known.
+
+    With --vocab_extra_ids_list it is the model's vocabulary plus Megatron-LLM's five special tokens and the tokens
+    listed. Otherwise it is the size that configs/cards.yaml publishes for the shards.
     """
     if command.extra_tokens:
         return model.vocab_size + 5 + len(command.extra_tokens)

@@ -1,4 +1,4 @@
-"""The text of a plan: memory, recomputation, epochs, hours, disk, and the ranked layouts of --suggest."""
+"""Format a plan as text: memory, recomputation, epochs, hours, disk, and the ranked layouts of --suggest."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ RECOMPUTATIONS: tuple[tuple[Literal["selective", "full"] | None, str], ...] = (
     ("selective", "about 2 %"),
     ("full", "about 33 %"),
 )
-"""The choices of recomputation, and their extra computing."""
+"""Each value of recompute_granularity, and the extra computing time that it costs."""
 
 
 def report(plan: Plan) -> str:
-    """Return the whole text."""
+    """Return the text that `plan` prints about a run: model, memory, recomputation, work and disk."""
     parts = [model_lines(plan), memory_table(plan), recompute_table(plan), work_lines(plan), disk_lines(plan)]
     return "\n\n".join("\n".join(lines) for lines in parts)
 
@@ -48,7 +48,7 @@ def model_lines(plan: Plan) -> list[str]:
 
 
 def memory_table(plan: Plan) -> list[str]:
-    """Return the table of GiB per rank, with one row per stage."""
+    """Return the lines of the table of GPU memory in GiB per rank, with one row per pipeline stage."""
     head = ("stage", "layers", "parameters", "weights", "gradients", "optimizer", "activations", "logits", "buffers")
     rows = [
         (
@@ -74,7 +74,7 @@ def _parts(stage: StageMemory) -> tuple[int, ...]:
 
 
 def recompute_table(plan: Plan) -> list[str]:
-    """Return the table of the fullest rank's peak, with one row per choice of recomputation."""
+    """Return the lines of the table of peak memory on the fullest rank, with one row per choice of recomputation."""
     rows: list[tuple[str, ...]] = [("recompute", "activations", "peak", "extra computing")]
     for granularity, extra in RECOMPUTATIONS:
         full = granularity == "full"
@@ -128,7 +128,10 @@ def data_line(plan: Plan) -> str:
 
 
 def disk_lines(plan: Plan) -> list[str]:
-    """Return the sizes of checkpoints, which hold weights, fp32 main weights and two moments."""
+    """Return the lines about the size of one checkpoint, the disk that all of them need, and host memory in a save.
+
+    A checkpoint holds the weights, their fp32 copies and the two Adam moments.
+    """
     size = weight_bytes(plan.config)
     parameters = plan.model.num_parameters(plan.model.padded_vocab)
     one = parameters * (size + 12)
@@ -151,7 +154,7 @@ def disk_lines(plan: Plan) -> list[str]:
 
 
 def suggestions(command: CommandLine, plan: Plan) -> str:
-    """Return the table of the ranked layouts, best first."""
+    """Return the table of the parallel layouts that fit on the GPUs, the fastest first, for --suggest."""
     found = suggest(command, plan.model, plan.facts, plan.layout.world_size, plan.device, plan.mfu)
     title = f"\nlayouts that fit on {plan.layout.world_size} {plan.device.name}, by estimated seconds per iteration"
     if not found:
@@ -170,6 +173,6 @@ def suggestions(command: CommandLine, plan: Plan) -> str:
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Return the rows as columns aligned to the right, and the last column to the left."""
+    """Return one line per table row, with the last column aligned to the left and the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     return ["  " + "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths)), row[-1]]) for row in rows]

@@ -1,8 +1,9 @@
-"""`plan --suggest`: rank every layout of N GPUs that the model allows and that fits, by a rough estimate of its time.
+"""`plan --suggest`: rank the parallel layouts that fit on N GPUs by the estimated time of an iteration.
 
 The estimate adds computing (at `mfu` of the peak, with the extra passes of recomputation), kernel launches,
 tensor-parallel messages inside each layer and messages between stages. It divides the sum by the share of the step that
-is not pipeline bubble, and adds the data-parallel reduction. The estimate ranks layouts; it does not predict seconds.
+is not pipeline bubble, and adds the data-parallel reduction. It is good enough to rank layouts, but not to predict
+seconds.
 """
 
 from __future__ import annotations
@@ -22,33 +23,34 @@ from megatron_train.planning.workload import DataFacts, Workload, bubble_fractio
 from pretokenizer.config.yaml_config import ConfigError
 
 RESERVE = 0.94
-"""Share of the memory that a plan may fill. The rest is left for fragmentation."""
+"""Share of the GPU's memory that a plan may fill. The rest is left for fragmentation."""
 RECOMPUTE_COST = {None: 1.0, "selective": 1.02, "full": 4 / 3}
-"""Factor on the computing time for recomputed forward passes."""
+"""recompute_granularity -> factor on the computing time, for the forward passes that run twice."""
 LAUNCH_SECONDS = 0.3e-3
-"""Launching one layer's kernels for one micro-batch, forward and backward: about 60 kernels of 5 microseconds."""
+"""Seconds to launch the kernels of one layer for one micro-batch, forward and backward: about 60 kernels at 5
+microseconds."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A layout that fits, and its estimate."""
+    """A parallel layout that fits in memory, with its peak memory in GiB and its estimated time."""
 
     layout: ParallelLayout
     micro_batch_size: int
     recompute: str
     gib: float
     seconds: float
-    """Estimated seconds of an iteration."""
+    """Estimated seconds per iteration."""
     reason: str
 
 
 def suggest(
     command: CommandLine, model: ModelConfig, facts: DataFacts | None, world_size: int, device: Device, mfu: float
 ) -> list[Suggestion]:
-    """Return the layouts that fit, fastest first.
+    """Return the parallel layouts that fit in the memory of `device`, by estimated seconds, the fastest first.
 
     Each combination of tensor, pipeline and virtual pipeline size occurs once, with its fastest micro-batch size and
-    recomputation.
+    recomputation. `mfu` is the expected share of the GPU's peak FLOP/s.
     """
     best: dict[tuple[int, int, int], Suggestion] = {}
     for config, layout in candidates(command, model, world_size):
@@ -62,7 +64,10 @@ def suggest(
 def candidates(
     command: CommandLine, model: ModelConfig, world_size: int
 ) -> Iterator[tuple[TrainConfig, ParallelLayout]]:
-    """Yield every combination that the trainer accepts for this model and batch."""
+    """Yield every combination of layout, micro-batch size and recomputation that the trainer accepts for this model.
+
+    Each is yielded as the settings of the command with that combination filled in, and the layout.
+    """
     sizes = [2**n for n in range(11) if 2**n <= world_size]
     for tp, pp, vpp in itertools.product([t for t in sizes if t <= GPUS_PER_NODE], sizes, (1, 2, 4, 5)):
         if tp * pp > world_size or (vpp > 1 and pp == 1):
@@ -104,7 +109,10 @@ def _config(config: TrainConfig, layout: ParallelLayout, micro_batch_size: int, 
 def judge(
     config: TrainConfig, model: ModelConfig, facts: DataFacts | None, layout: ParallelLayout, device: Device, mfu: float
 ) -> Suggestion | None:
-    """Return the estimate of a layout, or None when a rank needs more than RESERVE of the device."""
+    """Estimate memory and time of one layout, and return them as a Suggestion.
+
+    Return None when a rank needs more than the share RESERVE of the memory of `device`.
+    """
     peak = max(stage_memory(model, config, layout, stage).total for stage in range(layout.pp)) / 2**30
     if peak > RESERVE * device.memory:
         return None
@@ -127,7 +135,10 @@ def judge(
 def tensor_seconds(
     model: ModelConfig, config: TrainConfig, layout: ParallelLayout, device: Device, work: Workload
 ) -> float:
-    """Return the seconds of tensor-parallel messages: 4 all-gathers and 4 reduce-scatters of the states per layer."""
+    """Return the seconds per iteration that tensor-parallel communication takes.
+
+    Each layer has 4 all-gathers and 4 reduce-scatters of the hidden states.
+    """
     if layout.tp == 1:
         return 0.0
     tokens = work.positions_per_iteration / layout.dp
@@ -138,7 +149,10 @@ def tensor_seconds(
 def stage_seconds(
     model: ModelConfig, config: TrainConfig, layout: ParallelLayout, device: Device, work: Workload
 ) -> float:
-    """Return the seconds of messages between stages: states forward and gradients back, per micro-batch and chunk."""
+    """Return the seconds per iteration that communication between pipeline stages takes.
+
+    Each micro-batch sends its hidden states forward and their gradients back, once per model chunk.
+    """
     if layout.pp == 1:
         return 0.0
     split = layout.tp if config.parallel.sequence_parallel else 1
@@ -148,7 +162,10 @@ def stage_seconds(
 
 
 def data_seconds(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, device: Device) -> float:
-    """Return the seconds of reducing fp32 gradients and gathering weights. overlap_grad_reduce hides half of them."""
+    """Return the seconds per iteration that data-parallel ranks take to reduce fp32 gradients and gather weights.
+
+    With overlap_grad_reduce, half of that time is assumed to overlap with computing.
+    """
     if layout.dp == 1:
         return 0.0
     own = model.num_parameters(model.padded_vocab) / (layout.tp * layout.pp)

@@ -1,8 +1,8 @@
-"""The work of a run: documents, rows, tokens and FLOPs, from the shards if they exist, else from published figures.
+"""Count the documents, rows, tokens and FLOPs of a run, from its shards if they exist, else from published figures.
 
-Only the shards tell the lengths of documents. Without them, lengths are assumed to follow an exponential distribution
-with the known mean. The longest of n documents then has mean x (1 + 1/2 + ... + 1/n) tokens on average, and the mean
-square is 2 x mean^2.
+The length of each document is known only from the shards. Without them, lengths are assumed to follow an exponential
+distribution with the known mean. The longest of n documents then has mean x (1 + 1/2 + ... + 1/n) tokens on average,
+and the mean of the squared lengths is 2 x mean^2.
 """
 
 from __future__ import annotations
@@ -31,34 +31,40 @@ PACKING_EFFICIENCY = 0.995
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Figures of one epoch of training data."""
+    """The number of documents in one epoch of training data, and statistics of their lengths in tokens.
+
+    `mean_tokens` is NaN when lengths are unknown, and `longest` is None unless the shards were read.
+    """
 
     source: str
-    """The source of the figures, in words."""
+    """Where the figures come from, in words, such as `read from the shards`."""
     documents: int
     mean_tokens: float
     mean_square: float
     longest: int | None = None
 
     def positions(self) -> float:
-        """Mean number of labels of a document, one less than its tokens."""
+        """Return how many positions a document takes in a row on average: one less than its tokens."""
         return self.mean_tokens - 1
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The work of the whole run. `rows_per_epoch` and `epochs` are None if nothing is known about the data."""
+    """The amount of work in a training run: its iterations, and the tokens and FLOPs of each.
+
+    `rows_per_epoch` and `epochs` are None when the number of training rows is unknown.
+    """
 
     global_batch_size: int
     iterations: int
     rows_per_epoch: float | None
     epochs: float | None
     tokens_per_iteration: float
-    """Positions that hold documents; every position if nothing is known about the data."""
+    """Positions of the global batch that hold documents, or all positions when document lengths are unknown."""
     positions_per_iteration: float
-    """Computed positions, with padding."""
+    """All positions of the global batch that the model computes, padding included."""
     flops_per_iteration: float
-    """FLOPs of the computed positions."""
+    """FLOPs of one iteration over the computed positions, padding included."""
 
     @property
     def useful(self) -> float:
@@ -66,7 +72,7 @@ class Workload:
 
 
 def published_facts(prefix: str) -> dict[str, Any] | None:
-    """Return the figures of configs/cards.yaml for a shard of this name, or None."""
+    """Return the data figures that configs/cards.yaml publishes for the shard `prefix`, or None when it has none."""
     if not CARDS.is_file():
         return None
     for card, entry in load_yaml(CARDS).items():
@@ -77,8 +83,9 @@ def published_facts(prefix: str) -> dict[str, Any] | None:
 
 
 def data_facts(data: Data, seed: int, documents: int | None, tokens: int | None) -> DataFacts | None:
-    """Return the figures of the training split: the user's `documents` and `tokens`, else those of the shards, else
-    published ones, else None.
+    """Return the document count and length statistics of the training split, or None when they are unknown.
+
+    The user's `documents` and `tokens` come first, then the shards if they exist, then the published figures.
     """
     paths, key = (data.train_data_path, "train_data_path") if data.train_data_path else (data.data_path, "data_path")
     prefixes = [prefix for _, prefix in parse_blend(paths, key)] if paths else []
@@ -119,7 +126,10 @@ def _measured(prefixes: list[str], data: Data, seed: int) -> DataFacts:
 
 
 def workload(config: TrainConfig, model: ModelConfig, facts: DataFacts | None, layout: ParallelLayout) -> Workload:
-    """Return the work of the run. Raises ConfigError when neither its iterations nor its epochs can be counted."""
+    """Return the iterations of the run, and the tokens and FLOPs of each.
+
+    Raises ConfigError when train_iters is not set and the length of an epoch is unknown.
+    """
     rows = layout.global_batch_size(config.batch)
     length, per_row = config.data.seq_length, 1.0
     known = facts is not None and facts.mean_tokens == facts.mean_tokens
@@ -152,21 +162,27 @@ def workload(config: TrainConfig, model: ModelConfig, facts: DataFacts | None, l
 
 
 def _packed_rows(config: TrainConfig, facts: DataFacts) -> float:
-    """Return the packed rows of an epoch. With the shards the number is exact, because it packs as the run does."""
+    """Return the number of packed rows in an epoch.
+
+    If the shards exist, the number is exact: their documents are packed as in training. Otherwise it is estimated from
+    PACKING_EFFICIENCY.
+    """
     if facts.longest is not None:
         return training_samples(config.data, 1, config.batch.seed).rows_per_epoch
     return facts.documents * facts.positions() / config.data.seq_length / PACKING_EFFICIENCY
 
 
 def _padded_length(config: TrainConfig, facts: DataFacts) -> float:
-    """Return the mean length of a padded row, which is that of the longest document in its micro-batch."""
+    """Return the mean length of a padded row. Each row is padded to the longest document of its micro-batch."""
     harmonic = sum(1 / n for n in range(1, config.batch.micro_batch_size + 1))
     longest = facts.longest or config.data.seq_length
     return min(float(longest), config.data.seq_length, facts.positions() * harmonic + config.data.pad_to_multiple / 2)
 
 
 def bubble_fraction(pipeline: int, virtual: int, micro_batches: int) -> float:
-    """Return the share of a step in which a pipeline stage waits: (p - 1) / (m v + p - 1).
+    """Return the share of a step that a pipeline stage waits for others: (p - 1) / (m v + p - 1).
+
+    p is the number of stages, `pipeline`; v the model chunks per stage, `virtual`; m the `micro_batches` of the step.
 
     >>> round(bubble_fraction(4, 1, 32), 3)
     0.086
