@@ -24,14 +24,14 @@ LOST_PEER = (
     *("closed by peer", "reset by peer", "Connection was likely closed", "Broken pipe"),  # gloo
     *("remote process exited", "ncclRemoteError", "unhandled system error", "communicator was aborted"),  # NCCL
 )
-"""Parts of the messages of gloo and NCCL about a rank that has failed or was killed."""
+"""Phrases in the error messages of gloo and NCCL which show that another rank has failed or was killed."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code.
+    """Run the command that `arguments` (default: sys.argv) give, and return its exit code.
 
-    For problems that a user can fix, rank 0 prints one line on stderr and no traceback. A rank that fails among others
-    ends its process here: other ranks may wait for it, so it takes no further part in any collective.
+    For problems that a user can fix, rank 0 prints one line on stderr and no traceback. A failing rank that is
+    connected to other ranks ends its process at once, because an orderly shutdown could wait for them forever.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     forbid_world_writable()
@@ -65,7 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report(error: BaseException) -> int | None:
-    """Say why the run failed. Returns the exit code, or None for an error in the program, which shows its traceback."""
+    """Print why the run failed, and return the exit code.
+
+    Return None for an unexpected error, whose traceback is shown instead of a one-line message.
+    """
     rank = os.environ.get("RANK", "0")
     if isinstance(error, (ValueError, OSError)) and not os.environ.get("OASST_MEGATRON_TRACEBACK"):
         if rank == "0":
@@ -93,7 +96,7 @@ def _has_peers() -> bool:
 
 
 def set_cuda_defaults(environment: MutableMapping[str, str]) -> None:
-    """Set what CUDA and torch's allocator read from the environment when they start, unless the user has set it.
+    """Set variables that CUDA and torch's memory allocator read when they start, unless the user has set them.
 
     One hardware queue makes the collectives of tensor parallelism start before the computation that hides them.
     Expandable segments keep packed rows of many shapes from fragmenting the memory.
@@ -104,7 +107,7 @@ def set_cuda_defaults(environment: MutableMapping[str, str]) -> None:
 
 
 def _on_device(command: CommandLine, is_training: bool) -> int:
-    """Train or evaluate on the device of this process, and return the exit code."""
+    """Prepare the device of this process (GPU or CPU), train or evaluate on it, and return the exit code."""
     set_cuda_defaults(os.environ)
     from megatron_train.parallel.device import install, quiet_known_warnings
 

@@ -1,4 +1,4 @@
-"""What a run prints before its first iteration: the settings, the model, the batch and the data."""
+"""Print the settings, the model, the batch and the data of a run before its first iteration."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def announce(config: TrainConfig, ignored: dict[str, str], model: ModelConfig, l
 
 
 def differences_from_megatron_llm(config: TrainConfig) -> list[str]:
-    """Return a line for each setting that behaves in a way which users of Megatron-LLM may not expect."""
+    """Return one line of explanation for each setting of the run whose effect may surprise users of Megatron-LLM."""
     lines = []
     if config.data.data_path:
         lines.append(
@@ -59,7 +59,10 @@ def differences_from_megatron_llm(config: TrainConfig) -> list[str]:
 
 
 def announce_schedule(config: TrainConfig, layout: ParallelLayout, start: Start, state: TrainState) -> None:
-    """Warn when the learning rate of a resumed run does not continue as the checkpoint's schedule would."""
+    """Warn when a resumed run starts with another learning rate than the checkpoint's settings give at that iteration.
+
+    If the end of the decay differs too, the warning names the flag that restores it.
+    """
     stored = {name: value for name, value in start.settings().items() if name in OWNER}
     if not stored:
         return
@@ -77,7 +80,10 @@ def announce_schedule(config: TrainConfig, layout: ParallelLayout, start: Start,
 
 
 def announce_data(config: TrainConfig, layout: ParallelLayout, samples: Samples, evaluated: dict[str, Samples]) -> None:
-    """Print the batch, the epochs and how well packing fills the rows. Warn about unused documents."""
+    """Print the make-up of the global batch, the number of epochs, and the share of positions that packing fills.
+
+    Warn about documents that are too long or have no target token, and about a warm-up that is longer than the run.
+    """
     say(describe_batch(config, layout, samples.documents_per_epoch, samples.rows_per_epoch))
     for name, each in {"training": samples, **evaluated}.items():
         if each.num_overlong:

@@ -1,7 +1,7 @@
-"""One clean pass over each validation set: loss, perplexity and token accuracy over its target tokens.
+"""Evaluate a model on each evaluation set: loss, perplexity and token accuracy over the target tokens.
 
-The sums are kept in fp64 and divided once, so the results do not depend on the micro-batch size, on packing or on the
-layout.
+The sums over a set are kept in fp64 and divided once at its end. The results therefore do not depend on the
+micro-batch size, on packing or on the layout.
 """
 
 from __future__ import annotations
@@ -26,22 +26,28 @@ from megatron_train.parallel.distributed import sum_over_ranks
 from megatron_train.parallel.schedule import run_schedule
 
 MICROBATCHES_PER_CALL = 8
-"""Micro-batches given to the pipeline at once. The number bounds memory and changes no result."""
+"""Micro-batches given to the pipeline in one call. The number bounds memory and changes no result."""
 
 Results = dict[str, dict[str, float]]
-"""Name of a set -> {loss, ppl, token_accuracy, num_target_tokens}."""
+"""Name of an evaluation set -> {loss, ppl, token_accuracy, num_target_tokens}, where `ppl` is the perplexity."""
 
 
 @dataclass(frozen=True)
 class EvaluationBatches:
-    """Cuts evaluation sets into micro-batches of this rank."""
+    """Makes the micro-batches that this rank evaluates: its share of each evaluation set.
+
+    All ranks together evaluate a set once, or its first `eval_iters` global batches.
+    """
 
     config: TrainConfig
     layout: ParallelLayout
     make_batch: BatchMaker
 
     def __call__(self, samples: Samples) -> Iterator[list[DeviceBatch]]:
-        """Yield lists of micro-batches, equally many on every rank. Rows past the end are padding without loss."""
+        """Yield this rank's micro-batches of `samples`, in lists for one call of the pipeline each.
+
+        Every rank gets the same number of micro-batches. Rows past the end of `samples` are padding without loss.
+        """
         size, dp, pp = self.config.batch.micro_batch_size, self.layout.dp, self.layout.pp
         rows, per_call = len(samples), MICROBATCHES_PER_CALL
         if self.config.evaluation.eval_iters:
@@ -64,10 +70,10 @@ def evaluate(
     batches: EvaluationBatches,
     interrupted: Callable[[], object] | None = None,
 ) -> Results:
-    """Return the results of each set, the same on every rank.
+    """Evaluate the model `chunks` on each of `sets`, and return the results, which are the same on every rank.
 
-    `interrupted` is asked between calls of the pipeline, on all ranks. Once it returns something true, the
-    evaluation ends and returns nothing.
+    All ranks call `interrupted` before each call of the pipeline. Once it returns something true, the evaluation stops
+    and returns an empty dict.
     """
     for chunk in chunks:
         chunk.eval()
@@ -89,7 +95,10 @@ def evaluate(
 
 
 def _result(totals: list[float]) -> dict[str, float]:
-    """Turn this rank's sums (loss, weight, correct) into the figures of a set. All ranks call it."""
+    """Add up the `totals` (loss, weight, correct predictions) of all ranks, and return the results of one set.
+
+    All ranks call this function. Loss, perplexity and accuracy are NaN for a set without target tokens.
+    """
     # Every tensor-parallel rank of the last stage holds the same sums; the other stages hold zeros.
     tp = parallel_state.get_tensor_model_parallel_world_size()
     loss_sum, weight, correct = (total / tp for total in sum_over_ranks(totals))
@@ -103,19 +112,27 @@ def _result(totals: list[float]) -> dict[str, float]:
 
 
 def mean_loss(results: Results) -> float:
-    """Return the mean loss of the sets that have target tokens: the best checkpoint is the one where it is lowest."""
+    """Return the mean loss over the evaluation sets that have target tokens, or NaN when none has.
+
+    The best checkpoint is the one with the lowest mean loss.
+    """
     losses = [result["loss"] for result in results.values() if result["num_target_tokens"]]
     return sum(losses) / len(losses) if losses else math.nan
 
 
 def _forward_step(data_iterator: Iterator[DeviceBatch], model: Any) -> tuple[Tensor, Any]:
+    """Run the model on the next micro-batch. Return the logits and the function that megatron-core calls with them."""
     batch = next(data_iterator)
     logits = model(batch.tokens, batch.position_ids, None, packed_seq_params=batch.packed)
     return logits, partial(_sums, batch)
 
 
 def _sums(batch: DeviceBatch, logits: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Turn `logits` [b, s, vocabulary / tp] into the fp64 sums (loss, weight, correct), all over target tokens."""
+    """Return the triple that megatron-core expects of one micro-batch: (loss, token count, report).
+
+    `logits` has the shape [b, s, vocabulary / tp]. The report's `sums` is an fp64 tensor of shape [3]: the loss,
+    the loss weight and the correct predictions, each summed over the target tokens.
+    """
     group = parallel_state.get_tensor_model_parallel_group()
     first = parallel_state.get_tensor_model_parallel_rank() * logits.shape[-1]
     local = batch.labels - first

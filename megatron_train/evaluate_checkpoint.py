@@ -27,7 +27,7 @@ from pretokenizer.config.yaml_config import ConfigError
 
 
 def evaluate_checkpoint(command: CommandLine) -> int:
-    """Print the loss, perplexity and token accuracy of --load on each set, and return the exit code.
+    """Print the loss, perplexity and token accuracy of the checkpoint --load on each validation and test set. Return 0.
 
     Raises ConfigError, CheckpointError or ShardError for settings and files that cannot be used.
     """

@@ -2,7 +2,7 @@
 
     logits = single_process_logits(Path("checkpoints/tiny/release"), [[1, 306, 4658]])      # [1, 3, vocabulary rows]
 
-The converter compares them with the logits of the Hugging Face folder.
+The converter compares these logits with those of the Hugging Face folder.
 """
 
 from __future__ import annotations

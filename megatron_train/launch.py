@@ -3,8 +3,8 @@
     megatron-train launch --nproc_per_node 4 --config demo_stage1 [--flag value ...]
     megatron-train launch --nproc_per_node 8 --nnodes 2 --node_rank 0 --master_addr HOST --master_port 29500 ...
 
-A wrong setting is one message before any rank starts. When a rank fails, the message of that rank is printed, without
-the report of torchrun around it.
+A wrong setting ends the command with one message before any rank starts. When a rank fails, the command prints the
+message of that rank and leaves out torchrun's own report.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from pretokenizer.config.flags import Parser
 from pretokenizer.config.yaml_config import ConfigError
 
 TORCHRUN_FLAGS = ("node_rank", "master_addr", "master_port", "rdzv_backend", "rdzv_endpoint", "rdzv_id", "max_restarts")
-"""Flags that are passed to torchrun unchanged."""
+"""Flags of `launch` that are passed to torchrun unchanged."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command with the `arguments` after `launch`, and return the exit code of the run.
+    """Check the settings and files, start the ranks, and return the exit code of the run.
 
-    Raises ConfigError, CheckpointError or ShardError before any rank starts.
+    `arguments` are the words that follow `launch`. Raises ConfigError, CheckpointError or ShardError before any rank
+    starts.
     """
     own, rest = launch_parser().parse_known_args(list(arguments))
     if own.nproc_per_node < 1 or own.nnodes < 1:
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def launch_parser() -> Parser:
-    """Return the parser of the flags that only `launch` has."""
+    """Return the parser of the flags that `launch` takes in addition to the flags of training."""
     parser = Parser(prog="megatron-train launch", usage="%(prog)s --nproc_per_node N [flags of training]")
     parser.add_argument("--nproc_per_node", type=int, required=True, metavar="N", help="ranks on this machine")
     parser.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines [1]")
@@ -52,7 +53,10 @@ def launch_parser() -> Parser:
 
 
 def check(command: CommandLine, num_ranks: int, is_training: bool) -> None:
-    """Raise an error for settings that do not fit `num_ranks`, and for files that do not exist."""
+    """Check that the settings fit `num_ranks`, and that the named checkpoints and shards exist.
+
+    Raises ConfigError, CheckpointError or ShardError.
+    """
     from megatron_train.parallel.device import quiet_known_warnings
 
     quiet_known_warnings()
@@ -69,7 +73,11 @@ def check(command: CommandLine, num_ranks: int, is_training: bool) -> None:
 
 
 def start_ranks(arguments: list[str], exit_code_on_signal: int) -> int:
-    """Run torchrun with `arguments` and return the exit code. The first rank that failed is named on stderr."""
+    """Run torchrun with `arguments`, and return the exit code of the run.
+
+    When a rank fails, the message of the first failed rank is on stderr. Returns `exit_code_on_signal` when a signal
+    stops the run.
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run

@@ -1,4 +1,4 @@
-"""Checks before the first iteration: shards, model, tokenizer and checkpoint must belong together."""
+"""Check before the first iteration that shards, model, tokenizer and checkpoint belong together."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from pretokenizer.files.shard import ShardError
 
 
 def shard_prefixes(data: Data) -> list[str]:
-    """Return every prefix that the settings name, those of the training data first."""
+    """Return the path prefix of every shard that the data settings name, without duplicates, training shards first."""
     training = [prefix for _, prefix in parse_blend(*training_paths(data))]
     named = [path.rpartition("=")[2] for path in (*data.valid_data_path, *data.test_data_path)]
     return list(dict.fromkeys([*training, *named]))
 
 
 def load_manifest(data: Data) -> tuple[DataManifest | None, Path | None]:
-    """Return the manifest beside the first training shard with its folder; shards of other tools have none.
+    """Return the data manifest beside the first training shard, and the folder of both.
 
-    Raises CheckpointError when the shards do not all come from one tokenizer.
+    Returns (None, None) with a warning when the folder has no manifest, as with shards of other tools. Raises
+    CheckpointError when the shards were tokenized with different tokenizers.
     """
     first, *others = (Path(prefix).parent for prefix in shard_prefixes(data))
     if not (first / MANIFEST_NAME).is_file():
@@ -54,7 +55,10 @@ def load_manifest(data: Data) -> tuple[DataManifest | None, Path | None]:
 
 
 def check_shards(data: Data) -> None:
-    """Compare every shard that has a manifest with its checksum. Raises ShardError on all ranks, naming each file."""
+    """Compare the files of every shard that has a manifest with the SHA-256 checksums in the manifest.
+
+    Rank 0 reads the files. Raises ShardError on all ranks; the message names each damaged file.
+    """
     verdict: list[list[str]] = [[]]
     with patient_group() as group:
         if dist.get_rank() == 0:
@@ -65,6 +69,7 @@ def check_shards(data: Data) -> None:
 
 
 def _damaged_files(prefix: Path) -> list[str]:
+    """Return one message for each file of the shard `prefix` whose size or checksum differs from its manifest."""
     folder, problems = prefix.parent, []
     recorded = DataManifest.load(folder).outputs if (folder / MANIFEST_NAME).is_file() else {}
     for name in (prefix.name + end for end in ("-text.idx", "-text.bin", "-role.idx", "-role.bin")):
@@ -75,7 +80,11 @@ def _damaged_files(prefix: Path) -> list[str]:
 
 
 def check_vocabulary(manifest: DataManifest | None, model: ModelConfig, checkpoint: Path | None) -> None:
-    """Raise CheckpointError when the model does not have the token ids of the data, or gives them other meanings."""
+    """Raise CheckpointError when the vocabulary of the data does not fit the model.
+
+    The data must not have more token ids than the model has vocabulary rows, and a checkpoint must have the tokenizer
+    of the data. Without a manifest, nothing is checked.
+    """
     if manifest is None:
         return
     remedy = "convert the base model with the data's tokens (from-hf --vocab_extra_ids_list) or pretokenize again"
@@ -90,9 +99,10 @@ def check_vocabulary(manifest: DataManifest | None, model: ModelConfig, checkpoi
 
 
 def find_tokenizer(data_folder: Path | None, checkpoint: Path | None) -> dict[str, Path]:
-    """Return {subfolder of a checkpoint: folder to copy there}: the tokenizer of the data, else of the checkpoint.
+    """Return the tokenizer folders to copy into every saved checkpoint, by their subfolder in the checkpoint.
 
-    The files of the model's source always come from the checkpoint: the data does not have them.
+    The tokenizer is that of the data; if the data has none, that of the starting checkpoint. The tokenizer files of the
+    original Hugging Face model always come from the starting checkpoint, because the data does not have them.
     """
     candidates = [folder / TOKENIZER_DIR for folder in (data_folder, checkpoint) if folder]
     found = {TOKENIZER_DIR: next((folder for folder in candidates if folder.is_dir()), None)}
@@ -102,7 +112,7 @@ def find_tokenizer(data_folder: Path | None, checkpoint: Path | None) -> dict[st
 
 
 def check_same_data(state: TrainState, samples: Samples) -> TrainState:
-    """Return the state with the fingerprint of this run's data. Warns when a resumed run reads other shards."""
+    """Return `state` with the fingerprint of this run's training shards. Warns when a resumed run has other shards."""
     found = samples.documents.fingerprint()
     if state.data_fingerprint and state.data_fingerprint != found:
         warn(
@@ -113,7 +123,7 @@ def check_same_data(state: TrainState, samples: Samples) -> TrainState:
 
 
 def check_targets(data: Data, samples: Samples) -> None:
-    """Raise ConfigError when no document of the training data has a target, so that the run would learn nothing."""
+    """Raise ConfigError when no training document has a target token, because such a run would learn nothing."""
     dropped = samples.num_overlong if data.overlong == "drop" else 0
     if samples.num_without_target + dropped >= samples.documents_per_epoch:
         raise ConfigError(
@@ -124,7 +134,10 @@ def check_targets(data: Data, samples: Samples) -> None:
 
 
 def check_last_turns(data: Data, sets: list[Samples]) -> None:
-    """Raise ConfigError when last_turn_only would mistake the end of a piece for the end of its document."""
+    """Raise ConfigError when --last_turn_only is combined with documents that are cut because they exceed seq_length.
+
+    The last turn in a piece of a document need not be the last turn of the document.
+    """
     num_overlong = sum(samples.num_overlong for samples in sets)
     if data.last_turn_only and num_overlong and data.overlong != "drop":
         raise ConfigError(
@@ -134,9 +147,10 @@ def check_last_turns(data: Data, sets: list[Samples]) -> None:
 
 
 def is_nothing_left(config: TrainConfig, start: Start | None, state: TrainState) -> bool:
-    """Return whether a relaunch finds its own run finished, and say so.
+    """Return whether the run in --save has already reached --train_iters; if so, print a line that says it.
 
-    Raises CheckpointError when the finished run is that of --load: then the flags ask for more than a relaunch.
+    Raises CheckpointError when the checkpoint that has reached --train_iters is not in --save but comes from --load:
+    the user then expects more training.
     """
     settings, iterations = config.checkpoint, config.batch.train_iters
     if start is None or state.iteration < iterations:

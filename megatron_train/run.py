@@ -1,4 +1,4 @@
-"""A training run between two iterations: the object that the loop of train.py advances.
+"""The state of a training run, with the methods that the training loop in train.py calls.
 
 run = Run.build(config, layout, model_config, samples)
 report = run.step()                                       # one iteration
@@ -39,7 +39,7 @@ from megatron_train.train_step import StepResult, Update, is_unwanted, train_ste
 
 @dataclass
 class Run:
-    """Everything that one rank holds of a run. All ranks call each method at the same iteration."""
+    """Everything that one rank holds of a training run. All ranks call each method together, at the same iteration."""
 
     config: TrainConfig
     layout: ParallelLayout
@@ -47,21 +47,21 @@ class Run:
     samples: Samples
     make_batch: BatchMaker
     chunks: list[Any]
-    """The model chunks of this pipeline stage in their data-parallel wrappers."""
+    """The parts of the model on this pipeline stage, each in megatron-core's data-parallel wrapper."""
     optimizer: Any
     profiler: Profiler
     state: TrainState = field(default_factory=TrainState)
     timer: PhaseTimer = field(default_factory=PhaseTimer)
     tokenizer_dirs: dict[str, Path] = field(default_factory=dict)
-    """The tokenizer folder that checkpoints carry."""
+    """Tokenizer folders to copy into every saved checkpoint, by their subfolder in the checkpoint."""
     validation: tuple[int, float] = (0, math.nan)
-    """Iteration and mean loss of the last evaluation."""
+    """(iteration, mean loss) of the last evaluation; the loss is NaN before the first one."""
 
     @classmethod
     def build(
         cls, config: TrainConfig, layout: ParallelLayout, model_config: ModelConfig, samples: Samples, pad_id: int = 0
     ) -> Run:
-        """Build the model with random weights, and its optimizer. The process groups of `layout` must exist."""
+        """Return a run at iteration 0 with random weights and a new optimizer. `layout`'s process groups must exist."""
         chunks = wrap_model(build_model(model_config, config), config)
         optimizer = build_optimizer(chunks, config)
         make_batch = BatchMaker(config.data, pad_id, model_config.vocab_size)
@@ -69,7 +69,7 @@ class Run:
 
     @property
     def iteration(self) -> int:
-        """Iterations done since the run began."""
+        """Number of iterations done since the run began, including those of earlier launches."""
         return self.state.iteration
 
     @property
@@ -77,7 +77,10 @@ class Run:
         return self.iteration >= self.config.batch.train_iters
 
     def due(self, interval: int | None) -> bool:
-        """Return whether something that happens every `interval` iterations, and at the end, happens now."""
+        """Return whether an action that is taken every `interval` iterations is due now.
+
+        At the end of the run, every action is due. With None as the interval, the action is due only then.
+        """
         return self.is_finished or (interval is not None and self.iteration % interval == 0)
 
     def step(self) -> StepReport:
@@ -101,13 +104,13 @@ class Run:
         return report
 
     def _learning_rate(self) -> float:
-        """Return the rate of the next iteration; skipped iterations do not advance the schedule."""
+        """Return the learning rate of the next iteration. Skipped iterations do not advance its schedule."""
         size = self.layout.global_batch_size(self.config.batch)
         consumed = self.state.applied_iterations * size
         return learning_rate(self.config.lr_schedule, consumed, size, self.config.batch.train_iters)
 
     def _read_global_batch(self) -> list[DeviceBatch]:
-        """Return this rank's micro-batches of the next iteration, each with its loss factor."""
+        """Return this rank's micro-batches of the next global batch, each with the factor that scales its loss."""
         batch, layout = self.config.batch, self.layout
         rows = micro_batch_indices(
             self.state.consumed_train_samples,
@@ -124,6 +127,7 @@ class Run:
         return batches
 
     def _report(self, result: StepResult, lr: float) -> StepReport:
+        """Return the report of the iteration that has just ended, from its result, its learning rate and the timer."""
         config, state, sums, seconds = self.config, self.state, result.sums, self.timer.total()
         flops = model_flops(self.model_config, round(sums.num_tokens), round(sums.squared_lengths))
         peak = peak_flops(config.logging.peak_tflops, device_name())
@@ -147,9 +151,10 @@ class Run:
     def evaluate(
         self, sets: dict[str, Samples], interrupted: Callable[[], object] | None = None
     ) -> dict[str, dict[str, float]]:
-        """Return name -> {loss, ppl, token_accuracy, num_target_tokens} of one clean pass over each set.
+        """Evaluate the model on each set. Return set name -> {loss, ppl, token_accuracy, num_target_tokens}.
 
-        `interrupted` is asked between micro-batches. Once it returns something true, the evaluation returns nothing.
+        `interrupted` is called between micro-batches. Once it returns something true, the evaluation stops and returns
+        an empty dict.
         """
         self.timer.enter("evaluate")
         batches = EvaluationBatches(self.config, self.layout, self.make_batch)
@@ -158,7 +163,7 @@ class Run:
         return results
 
     def check_that_it_learned(self) -> None:
-        """Raise NothingLearnedError at the end of a run that never applied an update."""
+        """Raise NothingLearnedError when the run is finished and no iteration has updated the weights."""
         if self.is_finished and not self.state.applied_iterations:
             raise NothingLearnedError(
                 f"none of the {self.iteration} updates was applied: each was not finite, without target tokens, a "
@@ -166,7 +171,10 @@ class Run:
             )
 
     def contents(self) -> Contents:
-        """Enter the phase `save` and return what a checkpoint of this iteration holds."""
+        """Return everything that a checkpoint of the current iteration holds. The timer enters the phase `save`.
+
+        If the current iteration was evaluated, its validation loss decides whether it becomes the best iteration.
+        """
         self.timer.enter("save")
         iteration, loss = self.validation
         if iteration == self.iteration:

@@ -1,4 +1,4 @@
-"""The training run from top to bottom. Read this first.
+"""The training run from top to bottom. Read this file first.
 
     torchrun --nproc_per_node 2 -m megatron_train --config configs/train/demo_stage1.yaml
 
@@ -45,19 +45,19 @@ from megatron_train.run import Run
 
 @dataclass(frozen=True)
 class EvaluationSets:
-    """Samples by the name of their set."""
+    """The evaluation data of a run. Each field maps the name of a set to its samples."""
 
     valid: dict[str, Samples]
-    """Evaluated during training."""
+    """Sets that are evaluated during training."""
     test: dict[str, Samples]
-    """Evaluated once, when training has finished."""
+    """Sets that are evaluated once, when training has finished."""
 
 
 def train(command: CommandLine) -> int:
-    """Train to `train_iters` or to a request to stop, and return the exit code.
+    """Train until `train_iters` iterations are done or a stop is requested, and return the exit code.
 
-    Raises ValueError, in its kinds ConfigError, CheckpointError, ShardError and DivergedError, for a problem that a
-    user can solve.
+    For a problem that a user can solve, raises a kind of ValueError: ConfigError, CheckpointError, ShardError,
+    DivergedError or NothingLearnedError.
     """
     config = command.config
     validate(command, ParallelLayout.planned(config.parallel, world_size()))
@@ -73,7 +73,11 @@ def train(command: CommandLine) -> int:
 
 
 def train_to_the_end(run: Run, sets: EvaluationSets) -> int:
-    """Loop over the iterations, then evaluate the test sets. Return the exit code."""
+    """Train the remaining iterations, then evaluate the test sets. Return the exit code.
+
+    The function also reports, evaluates and saves at the intervals of the settings. A request to stop saves a
+    checkpoint and ends the training early.
+    """
     config = run.config
     stop = StopRequest(config.logging, config.batch.train_iters)
     divergence = Divergence(config.optimizer.max_not_finite)
@@ -104,9 +108,10 @@ def train_to_the_end(run: Run, sets: EvaluationSets) -> int:
 
 
 def prepare(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> tuple[Run, EvaluationSets] | None:
-    """Find where the run starts, check that model, data and checkpoint belong together, and build the run.
+    """Return the run, ready for its next iteration, and its evaluation sets; None when the run is already finished.
 
-    Returns None when an earlier launch has finished the run.
+    The function finds the checkpoint to start from, checks that model, data and checkpoint belong together, builds the
+    model and the optimizer, and loads the checkpoint into them.
     """
     config = command.config
     start = find_start(config)
@@ -144,7 +149,10 @@ def prepare(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> 
 
 
 def evaluation_sets(config: TrainConfig) -> EvaluationSets:
-    """Return the sets to evaluate; none with --eval_iters 0. Raises ConfigError when two have the same name."""
+    """Return the validation and test sets that the settings name; with --eval_iters 0, there are none.
+
+    Raises ConfigError when two sets have the same name.
+    """
     if config.evaluation.eval_iters == 0:
         return EvaluationSets({}, {})
     seed = config.batch.seed

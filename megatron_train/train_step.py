@@ -1,4 +1,4 @@
-"""One training iteration over micro-batches that this rank has read: forward, backward, update."""
+"""Run one training iteration over this rank's micro-batches: forward, backward, update of the weights."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from megatron_train.report.phases import PhaseTimer
 
 @dataclass(frozen=True)
 class Update:
-    """What the optimizer does in one iteration."""
+    """The optimizer's settings for one iteration, and the condition for skipping its update of the weights."""
 
     lr: float
     weight_decay: float
     clip_grad: float
     is_unwanted: Callable[[float, float], bool]
-    """Takes the loss and the gradient norm, and returns whether the update must be skipped."""
+    """Function that takes the loss and the gradient norm, and returns whether to skip the update."""
 
 
 @dataclass(frozen=True)
 class BatchSums:
-    """Sums over the global batch, the same on every rank."""
+    """Loss and counts of one global batch, summed over all ranks and the same on every rank."""
 
     loss: float
-    """The loss that was differentiated: a mean over target tokens."""
+    """The loss whose gradient updates the weights: a mean over the target tokens."""
     num_target_tokens: float
     num_tokens: float
-    """Positions that hold a document; padding does not count."""
+    """Row positions that hold a token of a document; padding does not count."""
     squared_lengths: float
-    """Sum of the squared document lengths, for the FLOPs of attention."""
+    """Sum of the squared document lengths, from which the FLOPs of attention are computed."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one iteration gave, the same on every rank."""
+    """The result of one training iteration, the same on every rank."""
 
     sums: BatchSums
     grad_norm: float
@@ -59,9 +59,10 @@ class StepResult:
 def train_step(
     chunks: list[Any], optimizer: Any, batches: Sequence[DeviceBatch], update: Update, timer: PhaseTimer
 ) -> StepResult:
-    """Run the micro-batches forward and backward, then update the weights unless the update is unwanted.
+    """Run the micro-batches forward and backward, then update the weights unless `update.is_unwanted` forbids it.
 
-    A batch without a target token changes nothing: it has no gradient, and weights must not decay for it.
+    A batch without target tokens leaves the weights unchanged: it gives no gradient, and weight decay must not act
+    alone.
     """
     timer.enter("forward_backward")
     sums = global_sums(forward_backward(chunks, optimizer, batches), batches)
@@ -73,8 +74,10 @@ def train_step(
 
 
 def forward_backward(chunks: list[Any], optimizer: Any, batches: Sequence[DeviceBatch]) -> list[dict[str, Tensor]]:
-    """Fill the gradient buffers, reduced over data-parallel ranks. Return one {"loss"} per micro-batch on the last
-    pipeline stage, and an empty list on the others.
+    """Run the micro-batches forward and backward.
+
+    The gradients, reduced over data-parallel ranks, stay in the gradient buffers of the model chunks. Returns one
+    {"loss": scalar} per micro-batch on the last pipeline stage, and an empty list on the other stages.
     """
     for chunk in chunks:
         chunk.zero_grad_buffer()
@@ -83,19 +86,27 @@ def forward_backward(chunks: list[Any], optimizer: Any, batches: Sequence[Device
 
 
 def _forward_step(data_iterator: Iterator[DeviceBatch], model: Any) -> tuple[Tensor, Any]:
+    """Run the model on the next micro-batch. Return the loss sum and the function that megatron-core calls with it."""
     batch = next(data_iterator)
     loss_sum = model(batch.tokens, batch.position_ids, None, labels=batch.targets, packed_seq_params=batch.packed)
     return loss_sum, partial(_scaled_loss, batch)
 
 
 def _scaled_loss(batch: DeviceBatch, loss_sum: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Turn the weighted sum of losses into the scalar to differentiate, megatron-core's count, and the report."""
+    """Return the triple that megatron-core expects of one micro-batch: (loss, token count, report).
+
+    The loss, which is differentiated, is `loss_sum` times the micro-batch's factor. The count is always 1, because the
+    factor already holds the division by the number of target tokens. The report holds the loss.
+    """
     loss = loss_sum * batch.loss_factor
     return loss, torch.ones((), dtype=torch.int, device=loss.device), {"loss": loss.detach().double().clone()}
 
 
 def global_sums(outputs: list[dict[str, Tensor]], batches: Sequence[DeviceBatch]) -> BatchSums:
-    """Return the sums of the global batch. All ranks call it."""
+    """Return the loss and the counts of the global batch, summed over the micro-batches of all ranks.
+
+    `outputs` is the result of forward_backward on this rank. All ranks call this function.
+    """
     tp = parallel_state.get_tensor_model_parallel_world_size()
     # Only the last stage has outputs, and its tensor-parallel ranks all have the same ones.
     loss = sum(float(output["loss"]) for output in outputs) / tp
@@ -108,10 +119,10 @@ def global_sums(outputs: list[dict[str, Tensor]], batches: Sequence[DeviceBatch]
 
 
 def is_unwanted(state: TrainState, settings: Optimizer, loss: float, grad_norm: float) -> bool:
-    """Return whether to skip the update of the iteration after `state`.
+    """Return whether to skip the weight update of the iteration that follows `state`.
 
-    It is skipped when --skip_iters lists the iteration, when the loss is not finite, and when --skip_spike_sigma is set
-    and the loss or the gradient norm is a spike.
+    The update is skipped when --skip_iters lists the iteration, when the loss is not finite, and when
+    --skip_spike_sigma is set and the loss or the gradient norm is a spike.
     """
     if state.iteration + 1 in settings.skip_iters or not math.isfinite(loss):
         return True

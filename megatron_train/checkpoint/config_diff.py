@@ -20,11 +20,14 @@ from pretokenizer.config.paths import find_config
 from pretokenizer.config.yaml_config import load_yaml
 
 NOT_COMPARED = {"checkpoint", "logging", "evaluation"}
-"""Groups of settings that may differ between launches without changing what the run trains."""
+"""Groups of settings that are not compared, because they do not change what the run trains."""
 
 
 class Difference(NamedTuple):
-    """One setting that differs, and the source of the value in force: `checkpoint` or `given`."""
+    """A setting whose value in the checkpoint differs from the value given to this run.
+
+    `in_force` names the value that the run uses: `checkpoint` or `given`.
+    """
 
     setting: str
     checkpoint: Any
@@ -33,9 +36,10 @@ class Difference(NamedTuple):
 
 
 def differences(config: TrainConfig, folder: Path, ranks: tuple[int | None, int] | None = None) -> list[Difference]:
-    """Return the differences of the architecture, if --model names one, then of the settings, then of the ranks.
+    """Return the differences between this run and the checkpoint `folder`: architecture, then settings, then ranks.
 
-    `ranks` counts the processes of the checkpoint's run (None: not known) and of this one.
+    The architecture is compared only if --model names one. `ranks` is (ranks of the run that wrote the checkpoint, or
+    None if unknown; ranks of this run).
     """
     found = [*model_differences(config, folder), *setting_differences(config, folder)]
     if ranks and ranks[0] and ranks[0] != ranks[1]:
@@ -44,7 +48,10 @@ def differences(config: TrainConfig, folder: Path, ranks: tuple[int | None, int]
 
 
 def model_differences(config: TrainConfig, folder: Path) -> list[Difference]:
-    """Compare --model with the checkpoint, whose architecture is in force; the vocabulary sizes are not compared."""
+    """Return the values of the architecture that differ between --model and the checkpoint, whose values are in force.
+
+    Vocabulary sizes are not compared. The list is empty without --model.
+    """
     if config.model.model is None:
         return []
     positions = config.model.max_position_embeddings
@@ -58,7 +65,10 @@ def model_differences(config: TrainConfig, folder: Path) -> list[Difference]:
 
 
 def setting_differences(config: TrainConfig, folder: Path) -> list[Difference]:
-    """Compare the settings with those of the training run that wrote the checkpoint. A converted one has none."""
+    """Return the settings that differ between this run and the training run that wrote the checkpoint `folder`.
+
+    This run's values are in force. The list is empty for a converted checkpoint, which holds no settings.
+    """
     if not (folder / TRAIN_CONFIG).is_file():
         return []
     before, now = load_yaml(folder / TRAIN_CONFIG), yaml.safe_load(config_to_yaml(config))
@@ -71,7 +81,7 @@ def setting_differences(config: TrainConfig, folder: Path) -> list[Difference]:
 
 
 def table(rows: list[Difference]) -> str:
-    """Return the rows as aligned columns under a header, indented by two spaces."""
+    """Return the differences as a text table: a header and one line per setting, aligned and indented by two spaces."""
     cells = [("setting", "checkpoint", "given", "in force"), *(tuple(map(_shown, row)) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(4)]
     return "\n".join(

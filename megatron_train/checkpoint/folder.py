@@ -8,7 +8,7 @@
         train_config.yaml  train_state.json        only in checkpoints of training runs
         tokenizer/                                 a copy of the pretokenizer's folder
         tokenizer/source/                          tokenizer files of the imported Hugging Face folder
-        SHA256SUMS                                 of every file above, written last
+        SHA256SUMS                                 checksums of every file above, written last
     CKPT_DIR/release/                              the same without training state: converted weights
         generation_config.json                     a copy from the Hugging Face folder
 
@@ -38,23 +38,27 @@ SOURCE_TOKENIZER_DIR = "tokenizer/source"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint folder that cannot be used. The message names the file and what to do."""
+    """A checkpoint cannot be used or saved. The message names the file or folder and what to do."""
 
 
 def folder_name(iteration: int | None) -> str:
-    """Return `iter_0000500` for 500, and `release` for None."""
+    """Return the name of a checkpoint's folder: `iter_0000500` for iteration 500, and `release` for None."""
     return RELEASE if iteration is None else f"iter_{iteration:07d}"
 
 
 def staging_folder(checkpoint_dir: Path, iteration: int | None) -> Path:
-    """Return the hidden folder that receives a checkpoint before it is published, on the same file system."""
+    """Return the path of the hidden folder into which the checkpoint of `iteration` is written before it is published.
+
+    The folder is on the file system of the final one, so that a rename can publish it.
+    """
     return checkpoint_dir / f".{folder_name(iteration)}.staging"
 
 
 def publish_checkpoint(checkpoint_dir: Path, iteration: int | None, known: Mapping[Path, str] | None = None) -> Path:
-    """Write SHA256SUMS into the staging folder, rename the folder to its final name, and move the tracker to it.
+    """Make the complete staging folder of `iteration` (None: release) the newest checkpoint, and return its final path.
 
-    `known` digests are not computed again. A release moves its tracker first. Returns the final folder.
+    The function writes SHA256SUMS, renames the folder, and then names it in the tracker file; for a release, it writes
+    the tracker file before the rename. `known` maps files to SHA-256 digests that need not be computed again.
     """
     staging, final = staging_folder(checkpoint_dir, iteration), checkpoint_dir / folder_name(iteration)
     write_sha256sums(staging, known)
@@ -67,16 +71,16 @@ def publish_checkpoint(checkpoint_dir: Path, iteration: int | None, known: Mappi
 
 
 def list_iterations(checkpoint_dir: Path) -> list[int]:
-    """Return the iterations that have a published folder, in ascending order."""
+    """Return the iterations that have a published checkpoint in `checkpoint_dir`, in ascending order."""
     names = (re.fullmatch(r"iter_(\d{7,})", path.name) for path in checkpoint_dir.glob("iter_*"))
     return sorted(int(match.group(1)) for match in names if match)
 
 
 def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) -> Path:
-    """Return the folder of `iteration`, or of the iteration that the tracker names.
+    """Return the folder of the checkpoint of `iteration`, by default of the one that the tracker file names.
 
-    `checkpoint_dir` may also be the path of one published folder. Raises CheckpointError that names what is missing and
-    what the folder holds.
+    `checkpoint_dir` may also be the path of one published checkpoint. Raises CheckpointError that names what is missing
+    and what the folder holds.
     """
     root = Path(checkpoint_dir)
     if not root.is_dir():
@@ -113,7 +117,10 @@ def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) ->
 
 
 def _refuse_foreign(folder: Path, root: Path) -> None:
-    """Raise CheckpointError for a torch_dist checkpoint that another tool saved: it lacks our description files."""
+    """Raise CheckpointError if another tool saved the torch_dist checkpoint `folder`: then it has no model_config.yaml.
+
+    The message gives the command that converts `root`, the folder that holds the checkpoint.
+    """
     if (folder / ".metadata").is_file() and not (folder / MODEL_CONFIG).is_file():
         raise CheckpointError(
             f"{folder}: another tool saved this checkpoint: it has no {MODEL_CONFIG}; convert it with "
@@ -122,9 +129,10 @@ def _refuse_foreign(folder: Path, root: Path) -> None:
 
 
 def check_folder(folder: Path, part: int = 0, num_parts: int = 1) -> None:
-    """Verify SHA256SUMS and scan every pickle. Raises CheckpointError that names each bad file.
+    """Verify the SHA-256 checksums of a checkpoint's files, and check its pickles against the allow-list of imports.
 
-    `num_parts` ranks share the reading: each verifies the contents of one `part` of the files.
+    To share the work, each of `num_parts` ranks verifies one `part` of the files, counted from 0; part 0 also checks
+    all pickles. Raises CheckpointError that names each bad file.
     """
     if not (folder / "SHA256SUMS").is_file():
         raise CheckpointError(f"{folder}: has no SHA256SUMS, so its save did not complete; use another checkpoint")
@@ -139,7 +147,10 @@ def check_folder(folder: Path, part: int = 0, num_parts: int = 1) -> None:
 
 
 def remove_stale_staging(checkpoint_dir: Path) -> None:
-    """Delete the leftovers of an interrupted save. Only names that this module makes are touched."""
+    """Delete the staging folders and temporary files that an interrupted save left in `checkpoint_dir`.
+
+    Only names that this module makes are touched.
+    """
     for pattern in (".iter_*.staging", ".iter_*.replaced"):
         for path in checkpoint_dir.glob(pattern):
             _remove_tree(path)
@@ -150,6 +161,7 @@ def remove_stale_staging(checkpoint_dir: Path) -> None:
 
 
 def _remove_tree(path: Path) -> None:
+    """Delete a folder and its contents. A symbolic link, or a path that is not a folder, is left alone."""
     if not path.is_dir() or path.is_symlink():
         return
     for root, folders, files in os.walk(path, topdown=False):

@@ -1,8 +1,8 @@
-"""The optimizer's tensors in a checkpoint: whole on disk, and in pieces on the data-parallel ranks.
+"""Convert the optimizer's tensors between whole tensors on disk and pieces on the data-parallel ranks.
 
 Each data-parallel rank holds a range of the flattened parameters. A checkpoint holds whole tensors, so that any layout
 can load it. To save, each rank gets only the tensors that it writes itself, one at a time, from the ranks that hold
-their pieces. To load, each rank reads only the tensors that it holds a piece of. Neither needs more memory than the
+their pieces. To load, each rank reads only the tensors of which it holds a piece. Neither needs more memory than the
 rank's own share of the state.
 
     state = sharded_optimizer_state(optimizer, model_state, loading=False)       # tensors without data
@@ -25,22 +25,22 @@ from torch import Tensor
 from megatron_train.parallel.distributed import device
 
 STATE_KEYS = ("param", "exp_avg", "exp_avg_sq")
-"""The fp32 main weight and Adam's two moments."""
+"""Keys of the optimizer's three tensors of each parameter: the fp32 main weight and Adam's two moments."""
 PREFIX = "optimizer.state"
 
 
 class Piece(NamedTuple):
-    """A range of the flattened elements of one parameter."""
+    """A range of the flattened elements of one parameter, from `start` up to but not including `end`."""
 
     start: int
     end: int
 
 
 def sharded_optimizer_state(optimizer: Any, model_state: Any, loading: bool) -> dict[str, Any]:
-    """Return the optimizer's state in megatron-core's format `fully_reshardable`.
+    """Return the optimizer's state as sharded tensors in megatron-core's format `fully_reshardable`.
 
-    `model_state` holds the model's sharded tensors. With `loading`, the state has memory for every parameter that this
-    rank holds a piece of; otherwise it has every parameter, as meta tensors.
+    `model_state` holds the model's sharded tensors. With `loading`, the result has CPU tensors to load into, only for
+    parameters of which this rank holds a piece. Otherwise it has meta tensors, without data, for all parameters.
     """
     (part,) = optimizer.chained_optimizers
     if loading:
@@ -57,7 +57,7 @@ def sharded_optimizer_state(optimizer: Any, model_state: Any, loading: bool) -> 
 
 
 class Source(NamedTuple):
-    """What a tensor of the checkpoint is made from."""
+    """The optimizer tensor whose data a tensor of the checkpoint takes: `state_key` of the parameter `number`."""
 
     state_key: str
     number: int
@@ -65,7 +65,10 @@ class Source(NamedTuple):
 
 
 def sources_of(state: dict[str, Any]) -> dict[int, Source]:
-    """Return the source of each meta tensor of `state`, by its storage, which megatron-core's views of it share."""
+    """Return the Source of each meta tensor in `state`, by the identity of the tensor's storage.
+
+    megatron-core may replace a tensor by views of it, which share its storage.
+    """
     return {
         _storage(sharded.data): Source(key, number)
         for number, tensors in state["param_state"].items()
@@ -74,9 +77,10 @@ def sources_of(state: dict[str, Any]) -> dict[int, Source]:
 
 
 def gather_pieces(optimizer: Any, sources: dict[int, Source], sharded_state_dict: Any, group: Any) -> list[Tensor]:
-    """Fill the meta tensors that this rank writes from the pieces on the ranks of `group`. All of them call this.
+    """Give data to the meta tensors that this rank writes, from the pieces of them on the ranks of `group`.
 
-    Returns the new tensors. Where one rank holds a whole tensor, no tensor is new and the rank's own memory is used.
+    All ranks of `group` call this function. It returns the tensors that it allocates. If this rank itself holds the
+    whole data of a tensor, the tensor uses that memory, and nothing is allocated.
     """
     (part,) = optimizer.chained_optimizers
     parameters, held = list(_parameters(part)), pieces_of(part)
@@ -92,7 +96,7 @@ def gather_pieces(optimizer: Any, sources: dict[int, Source], sharded_state_dict
     pieces, queues = [rank[0] for rank in everyone], [rank[1] for rank in everyone]
 
     def local(source: Source) -> Tensor:
-        """Return the piece that this rank holds of the source."""
+        """Return the flat piece of the source that this rank holds."""
         state = part._get_main_param_and_optimizer_states(parameters[source.number])
         flat: Tensor = state[source.state_key].detach()
         return flat
@@ -109,11 +113,15 @@ def gather_pieces(optimizer: Any, sources: dict[int, Source], sharded_state_dict
 
 
 def _storage(tensor: Tensor) -> int:
+    """Return the identity of a tensor's storage, which all views of the tensor share."""
     return int(tensor.untyped_storage()._cdata)
 
 
 class _Exchange:
-    """Sends pieces of tensors to their owners, with one tensor per owner."""
+    """One round of messages that brings pieces of tensors to their owners, with at most one tensor per owner.
+
+    The owner of a tensor is the rank that writes it to the checkpoint.
+    """
 
     def __init__(self, group: Any) -> None:
         self.group, self.rank = group, dist.get_rank(group)
@@ -123,6 +131,10 @@ class _Exchange:
     def add(
         self, tensor: ShardedTensor, source: Source, owner: int, pieces: list[dict[int, Piece]], local: Any
     ) -> None:
+        """Prepare the sends and receives that bring the pieces of `tensor` to its `owner`.
+
+        `pieces` holds each rank's pieces by parameter number, and `local` returns this rank's piece of a source.
+        """
         view = tensor.data  # a meta tensor: a view of the parameter, or of a part that megatron-core splits off
         assert view.is_contiguous()
         wanted = Piece(view.storage_offset(), view.storage_offset() + view.numel())
@@ -153,7 +165,11 @@ class _Exchange:
         self.operations.append(dist.P2POp(kind, tensor, group=self.group, group_peer=peer))
 
     def run(self) -> list[Tensor]:
-        """Exchange the pieces, and return the tensor that this rank has received on the CPU, if any."""
+        """Send and receive the prepared pieces.
+
+        Returns the tensor that this rank has received, on the CPU, as the only entry of a list; an empty list if there
+        is none.
+        """
         for request in dist.batch_isend_irecv(self.operations) if self.operations else []:
             request.wait()
         if self.received is None:
@@ -164,13 +180,17 @@ class _Exchange:
 
 
 def _overlap(held: Piece | None, wanted: Piece) -> Piece | None:
+    """Return the range that `held` and `wanted` share, or None when they share none."""
     if held is None or max(held.start, wanted.start) >= min(held.end, wanted.end):
         return None
     return Piece(max(held.start, wanted.start), min(held.end, wanted.end))
 
 
 def pieces_of(part: Any) -> dict[Any, Piece]:
-    """Return the pieces that this rank of a DistributedOptimizer holds, by parameter."""
+    """Return the piece of each parameter that this rank holds in `part`, megatron-core's DistributedOptimizer.
+
+    Parameters without a piece on this rank are left out.
+    """
     return {
         parameter: Piece(ranges["param"].start, ranges["param"].end)
         for buffer in part.gbuf_ranges
@@ -182,18 +202,23 @@ def pieces_of(part: Any) -> dict[Any, Piece]:
 
 
 def _parameters(part: Any) -> Iterator[Any]:
-    """Yield all parameters in megatron-core's order, which numbers the entries of `param_state`."""
+    """Yield all parameters of the optimizer in megatron-core's order, which numbers them in `param_state`."""
     for buffer in part.buffers:
         yield from buffer.param_index_map
 
 
 def _metadata_of_parameters(model_state: Any) -> dict[Any, Any]:
+    """Return the sharded tensor of each parameter in `model_state`, by parameter."""
     kinds = (ShardedTensor, ShardedTensorFactory)
     return {tensor.data: tensor for tensor in nested_values(model_state) if isinstance(tensor, kinds)}
 
 
 def _sharded(metadata: Any, place: str) -> dict[str, Any]:
-    """Return the three tensors of a parameter with the sharding of the model's own tensor."""
+    """Return empty sharded tensors for a parameter's main weight and two Adam moments, by their key in STATE_KEYS.
+
+    `metadata` is the model's sharded tensor of the parameter, from which they take shape and sharding. `place` is their
+    device.
+    """
     found = {}
     for key in STATE_KEYS:
         data = torch.empty(metadata.data.shape, dtype=torch.float32, device=torch.device(place))

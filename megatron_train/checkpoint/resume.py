@@ -34,26 +34,33 @@ from pretokenizer.config.yaml_config import load_yaml
 
 @dataclass(frozen=True)
 class Start:
-    """A published checkpoint folder. `resume`: the run also takes optimizer, data position and random state from it."""
+    """The published checkpoint that a run starts from.
+
+    With `resume`, the run also takes optimizer state, data position and random states from it; otherwise only the
+    weights.
+    """
 
     folder: Path
     resume: bool
 
     def state(self) -> TrainState:
-        """Return how far the run is at this start. Raises CheckpointError when the file cannot be read."""
+        """Return the progress that the checkpoint records if the run resumes, and zero progress for a new run.
+
+        Raises CheckpointError when train_state.json cannot be read.
+        """
         return TrainState.load(self.folder) if self.resume else TrainState()
 
     def settings(self) -> dict[str, Any]:
-        """Return the flat settings of the training run that is resumed; empty for a new run."""
+        """Return the settings, name -> value, of the training run that is resumed; an empty dict for a new run."""
         path = self.folder / TRAIN_CONFIG
         return load_yaml(path) if self.resume and path.is_file() else {}
 
 
 def find_start(config: TrainConfig) -> Start | None:
-    """Return the first sound candidate, or None. All ranks call this function and get the same answer.
+    """Return the preferred undamaged checkpoint to start from, or None when the run starts from random weights.
 
-    A warning names each damaged candidate. Raises CheckpointError when every candidate is damaged, and when --load
-    names a folder that does not exist.
+    All ranks call this function and get the same result. A warning names each damaged checkpoint. Raises
+    CheckpointError when every checkpoint is damaged, and when --load names a folder that does not exist.
     """
     refused: list[str] = []
     for start in _as_rank_0_sees(config):
@@ -70,7 +77,11 @@ def find_start(config: TrainConfig) -> Start | None:
 
 
 def _as_rank_0_sees(config: TrainConfig) -> list[Start]:
-    """Return the candidates of rank 0 on every rank: not all hosts of a shared disk see a new folder at once."""
+    """Return on every rank the list of checkpoints that rank 0 may start from.
+
+    Hosts of a shared disk may see a new folder at different times, so only rank 0 looks. An error of rank 0 is raised
+    on every rank.
+    """
     answer: list[list[Start] | CheckpointError] = [[]]
     if dist.get_rank() == 0:
         try:
@@ -84,7 +95,10 @@ def _as_rank_0_sees(config: TrainConfig) -> list[Start]:
 
 
 def candidates(config: TrainConfig) -> Iterator[Start]:
-    """Yield the checkpoints to start from, the preferred one first. Raises CheckpointError when --load has none."""
+    """Yield the checkpoints that the run may start from, the preferred one first.
+
+    Raises CheckpointError when --load names a folder without a checkpoint.
+    """
     settings = config.checkpoint
     own = Path(settings.save) if settings.save else None
     if own and list_iterations(own) and not _goes_back(config, own):
@@ -101,10 +115,10 @@ def candidates(config: TrainConfig) -> Iterator[Start]:
 
 
 def _refuse_flags_without_effect(settings: Checkpoint, own: Path) -> None:
-    """Raise CheckpointError when --save holds a run, and --load, --finetune or --load_iters name another start.
+    """Raise CheckpointError when --save holds a run, and --load, --finetune or --load_iters ask for another start.
 
-    The run in --save takes precedence, so such flags would have no effect. They are accepted when a launch of the run
-    gave the same ones: then this is a relaunch of the same command.
+    The run in --save takes precedence, so such flags would have no effect. They are accepted if an earlier launch of
+    the run had the same ones, because this launch then repeats the same command.
     """
     given = _start_flags(vars(settings), own)
     if given == (None, False, None):
@@ -125,15 +139,18 @@ def _refuse_flags_without_effect(settings: Checkpoint, own: Path) -> None:
 
 
 def _start_flags(settings: Mapping[str, Any], own: Path) -> tuple[Path | None, bool, int | None]:
-    """Return where a launch starts: --load (None where it is its own --save), --finetune, --load_iters."""
+    """Return the flags that decide where a launch starts: (--load, --finetune, --load_iters).
+
+    A --load that is the launch's own --save folder counts as None.
+    """
     load = Path(settings["load"]).resolve() if settings.get("load") else None
     return None if load == own.resolve() else load, bool(settings.get("finetune")), settings.get("load_iters")
 
 
 def _goes_back(config: TrainConfig, own: Path) -> bool:
-    """Return whether this launch is the first to go back to --load_iters in its own folder.
+    """Return whether this launch is the first to go back to the iteration --load_iters of its own --save folder.
 
-    Later launches resume from the checkpoints that the first one writes.
+    Later launches with the same flags resume from the checkpoints that the first one writes.
     """
     settings = config.checkpoint
     if settings.load_iters is None or settings.load is None or not own.samefile(settings.load):
@@ -145,7 +162,10 @@ def _goes_back(config: TrainConfig, own: Path) -> bool:
 
 
 def _newest_first(root: Path) -> Iterator[Start]:
-    """Yield the checkpoint that the tracker names, then older ones; every checkpoint if that one is missing."""
+    """Yield the checkpoint that the tracker file in `root` names, then the older ones from newest to oldest.
+
+    If the named checkpoint is missing, warn and yield all others. Raises CheckpointError when `root` has no checkpoint.
+    """
     iterations = list_iterations(root)
     try:
         named = find_checkpoint(root)
@@ -160,7 +180,10 @@ def _newest_first(root: Path) -> Iterator[Start]:
 
 
 def _problem_of(folder: Path) -> str | None:
-    """Check a folder's checksums and pickles, with the files shared among the ranks. Returns the first problem."""
+    """Check the checksums and pickles of a checkpoint; the ranks share its files. All ranks call this function.
+
+    Returns the message of the first problem on any rank, or None for a sound checkpoint.
+    """
     problem: str | None = None
     try:
         check_folder(folder, dist.get_rank(), dist.get_world_size())
@@ -172,10 +195,10 @@ def _problem_of(folder: Path) -> str | None:
 
 
 def load_model_config(config: TrainConfig, start: Path | None) -> ModelConfig:
-    """Return the architecture of the checkpoint if there is one, else of --model.
+    """Return the architecture of the checkpoint `start`, or of --model when `start` is None.
 
-    The run's `max_position_embeddings` may raise the architecture's. Raises CheckpointError when --model differs from
-    the checkpoint, and when neither is given.
+    The setting `max_position_embeddings` may raise the architecture's value. Raises CheckpointError when --model
+    differs from the checkpoint without --use_checkpoint_args, and when there is neither a checkpoint nor --model.
     """
     positions = config.model.max_position_embeddings
     named = (

@@ -1,4 +1,4 @@
-"""One run at a time writes to a --save folder."""
+"""Lock a --save folder, so that only one run at a time writes to it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LOCK_FILE = ".run.lock"
 
 @contextlib.contextmanager
 def run_lock(save: str | None) -> Iterator[None]:
-    """Hold the lock on the folder `save` while the block runs. All ranks enter it together, and rank 0 takes the lock.
+    """Hold the lock on the folder `save` while the block runs; without a folder, there is no lock.
 
-    The lock ends with the process, even with a killed one. Raises CheckpointError on every rank when another run holds
-    the lock; the message names its host and process.
+    All ranks enter the block together, and rank 0 takes the lock. The lock ends with the process, even with a killed
+    one. Raises CheckpointError on every rank when another run holds the lock; the message names its host and process.
     """
     if save is None:
         yield
@@ -43,7 +43,10 @@ def run_lock(save: str | None) -> Iterator[None]:
 
 
 def _take(descriptor: int, save: str) -> str | None:
-    """Take the lock and write who holds it, or return why that is not possible."""
+    """Lock the open lock file without waiting, and write the id and host of this process into it.
+
+    Returns None, or an error message when another process holds the lock. A file system without locks is not an error.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -51,7 +51,7 @@ PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".metadat
 ARCHIVE_START = b"PK\x03\x04"
 
 StandIn = Callable[[str, str], Any]
-"""Maps the (module, name) of an import to the object that replaces it. None refuses the import."""
+"""Function from the (module, name) of a pickle's import to the object that replaces it; None refuses the import."""
 
 
 class UnsafePickleError(ValueError):
@@ -59,9 +59,10 @@ class UnsafePickleError(ValueError):
 
 
 class Inert:
-    """Stand-in for an imported name. It accepts every operation of a pickle, does nothing, and keeps its contents.
+    """Harmless replacement of a class or function that a pickle imports. It only records what the pickle passes to it.
 
-    `args` are constructor arguments, `state` is the instance's state, and `entries` are items or (key, value) pairs.
+    `args` are constructor arguments, `state` is the instance's state, and `entries` are list items or (key, value)
+    pairs.
     """
 
     args: tuple[Any, ...]
@@ -94,6 +95,8 @@ def allow_listed(module: str, name: str) -> Any:
 
 
 class _InertUnpickler(pickle.Unpickler):
+    """Python's unpickler, with imports replaced by `stand_in`, and references to tensor bytes by `storage`."""
+
     def __init__(self, file: IO[bytes], name: str, stand_in: StandIn, storage: Callable[[Any], Any]) -> None:
         super().__init__(file)
         self.name, self.stand_in, self.storage = name, stand_in, storage
@@ -136,10 +139,11 @@ def inert_load(
 
 
 def scan_archive(file: IO[bytes], name: str) -> None:
-    """Check one torch.save blob: a zip archive with .pkl entries, or one bare pickle with nothing after it.
+    """Check that one torch.save file or blob imports only allowed names. Raises UnsafePickleError.
 
-    torch recognizes an archive by its first bytes and zipfile by its last. A file on which the two disagree is refused,
-    and so is torch's old format of several pickles in a row. Raises UnsafePickleError.
+    It must be a zip archive with .pkl entries, or one bare pickle with nothing after it. torch recognizes an archive by
+    its first bytes and zipfile by its last. A file on which the two disagree is refused, and so is torch's old format
+    of several pickles in a row.
     """
     begins_as_archive = file.read(4) == ARCHIVE_START
     if begins_as_archive != _ends_as_archive(file, name):
@@ -155,6 +159,7 @@ def scan_archive(file: IO[bytes], name: str) -> None:
 
 
 def _ends_as_archive(file: IO[bytes], name: str) -> bool:
+    """Return whether zipfile finds the end of a zip archive in the file. Raises UnsafePickleError if it is cut off."""
     try:
         return zipfile.is_zipfile(file)
     except zipfile.BadZipFile as error:  # the end record is cut off
@@ -162,6 +167,10 @@ def _ends_as_archive(file: IO[bytes], name: str) -> bool:
 
 
 def _scan_entries(file: IO[bytes], name: str) -> None:
+    """Check that the .pkl entries of a zip archive import only allowed names.
+
+    Raises UnsafePickleError, also for an archive that torch would read differently from zipfile.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
@@ -180,9 +189,9 @@ def _scan_entries(file: IO[bytes], name: str) -> None:
 
 
 def scan_pickles(folder: str | Path) -> None:
-    """Check every pickle in `folder`, including those inside `.distcp` files.
+    """Check that all pickles in `folder`, including those inside `.distcp` files, import only allowed names.
 
-    Raises UnsafePickleError naming the first file that is not safe.
+    Raises UnsafePickleError that names the first file that is not safe.
     """
     root = Path(folder)
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
@@ -194,6 +203,7 @@ def scan_pickles(folder: str | Path) -> None:
 
 
 def _scan_distributed_files(metadata_path: Path) -> None:
+    """Check the pickle `.metadata`, and every blob of the `.distcp` files that it lists. Raises UnsafePickleError."""
     metadata = inert_load(metadata_path.read_bytes(), str(metadata_path))
     for file_name, offset, length, key in _storage_entries(metadata, metadata_path):
         path = metadata_path.parent / file_name
@@ -204,7 +214,7 @@ def _scan_distributed_files(metadata_path: Path) -> None:
 
 
 class FileSlice(io.RawIOBase):
-    """Read-only view of `length` bytes of an open file from `offset` on. It copies nothing but the bytes read."""
+    """Read-only view of `length` bytes of an open file, beginning at `offset`. It copies only bytes that are read."""
 
     def __init__(self, descriptor: int, offset: int, length: int) -> None:
         self.descriptor, self.offset, self.length, self.position = descriptor, offset, length, 0
@@ -229,7 +239,10 @@ class FileSlice(io.RawIOBase):
 
 
 def _storage_entries(metadata: Any, path: Path) -> list[tuple[str, int, int, str]]:
-    """Return (file, offset, length, key) of every blob that `.metadata` lists."""
+    """Return (file, offset, length, key) of every blob that `metadata`, the contents of `.metadata`, lists.
+
+    The key is the name of the blob's tensor or object. Raises UnsafePickleError for metadata of another form.
+    """
     try:
         entries = []
         for index, info in metadata.state["storage_data"].items():

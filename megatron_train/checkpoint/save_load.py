@@ -1,6 +1,7 @@
 """Save and load checkpoints in megatron-core's torch_dist format. checkpoint/folder.py describes the folder.
 
-A checkpoint does not depend on the layout that wrote it: every TP, PP, VPP and DP can load it with its optimizer state.
+A checkpoint does not depend on the parallel layout of the run that wrote it. A run with any sizes of TP, PP, VPP and DP
+can load it, optimizer state included.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ from megatron_train.report.console import say, warn
 def load_checkpoint(
     start: Start | None, config: TrainConfig, chunks: list[Any], optimizer: Any, layout: ParallelLayout
 ) -> TrainState:
-    """Load the weights into `chunks`, and on resume also the optimizer and random states. Returns the run's progress.
+    """Load the weights into `chunks` and, on resume, optimizer state and random states. Return the run's progress.
 
-    Raises CheckpointError that names what is damaged or missing.
+    Without a `start`, the weights stay random. Raises CheckpointError that names what is damaged or missing.
     """
     if start is None:
         say("starting from random weights")
@@ -77,9 +78,10 @@ def load_checkpoint(
 
 
 def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None:
-    """Read the tensors of a checked folder into `chunks` and `optimizer`.
+    """Load the weights of a checkpoint folder into `chunks` and, if `optimizer` is given, its state into the optimizer.
 
-    Raises CheckpointError when the folder lacks a tensor or a shape differs.
+    The caller must have checked the folder with check_folder. Raises CheckpointError when the folder lacks a tensor or
+    a shape differs.
     """
     state_dict = _sharded_state_dict(chunks, optimizer, loading=True)
     for key in _model_keys(chunks):  # no layer has such state on the CPU, and old checkpoints lack it
@@ -101,7 +103,7 @@ def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None
 
 
 def _use_names_on_disk(folder: Path, state_dict: dict[str, Any]) -> None:
-    """Rename the norms of `state_dict` if the folder is an old checkpoint that stores them under module names."""
+    """Rename the norm layers in `state_dict` if the folder is an old checkpoint that stores them under module names."""
     if uses_module_names(dist_checkpointing.load_tensors_metadata(str(folder))):
         for value in nested_values(state_dict):
             if isinstance(value, ShardedTensor | ShardedTensorFactory):
@@ -109,11 +111,12 @@ def _use_names_on_disk(folder: Path, state_dict: dict[str, Any]) -> None:
 
 
 def _load_chunk(model: Any, tensors: dict[str, Any]) -> list[str]:
+    """Load `tensors` into the model, and return the names of the model's tensors that are missing there."""
     return list(model.load_state_dict(tensors, strict=False).missing_keys)
 
 
 class Contents(NamedTuple):
-    """Everything that goes into a checkpoint."""
+    """Everything that a checkpoint is made from."""
 
     config: TrainConfig
     model_config: ModelConfig
@@ -122,7 +125,7 @@ class Contents(NamedTuple):
     optimizer: Any
     layout: ParallelLayout
     tokenizer_dirs: Mapping[str, Path] = MappingProxyType({})
-    """Subfolder of the checkpoint -> folder to copy there."""
+    """Subfolder of the checkpoint -> tokenizer folder that is copied there."""
 
     @property
     def root(self) -> Path:
@@ -131,10 +134,11 @@ class Contents(NamedTuple):
 
 
 def save_checkpoint(contents: Contents, group: Any = None) -> Path:
-    """Write iter_<iteration> and move the tracker to it. All ranks call this function. Returns the folder.
+    """Save a complete checkpoint, name it in the tracker file as the newest, and return its folder.
 
-    The folder gets its final name only when it is complete. The ranks wait for one another's files in `group`, by
-    default the world's group. Raises CheckpointError that names the folder; older checkpoints are then unchanged.
+    All ranks call this function. The folder gets its final name only when it is complete. The ranks use the process
+    group `group`, by default that of all ranks, to report their files to one another. Raises CheckpointError that names
+    the folder; older checkpoints are then unchanged.
     """
     plan = stage_checkpoint(contents, keep_copies=False)
     state, limit = contents.state, contents.config.checkpoint.save_total_limit
@@ -147,7 +151,8 @@ def save_checkpoint(contents: Contents, group: Any = None) -> Path:
 def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
     """Write everything but the tensors into the staging folder, and return a plan for writing the tensors.
 
-    With `keep_copies`, training may continue before the plan is carried out. All ranks call this function.
+    With `keep_copies`, the plan has its own copies of the tensors, so that training may continue before they are
+    written. All ranks call this function. Raises CheckpointError that names the folder.
     """
     config, model_config, state, chunks, optimizer, layout, tokenizer_dirs = contents
     root, staging = contents.root, staging_folder(contents.root, state.iteration)
@@ -179,15 +184,17 @@ def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
 
 
 def _nothing_to_fill(**_: Any) -> list[torch.Tensor]:
-    """Stand in for gather_pieces where a checkpoint holds weights alone, whose data is complete."""
+    """Return no tensors. Replaces gather_pieces for a checkpoint of weights alone, whose tensors already have data."""
     return []
 
 
 def _model_keys(chunks: list[Any]) -> list[str]:
+    """Return each chunk's key in megatron-core's state dict: `model`, or `model0`, `model1` and so on for several."""
     return ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
 
 
 def _sharded_state_dict(chunks: list[Any], optimizer: Any, loading: bool) -> dict[str, Any]:
+    """Return the sharded tensors, to save or to load into, of the model chunks and, if given, of the optimizer."""
     metadata = {
         "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
     }

@@ -5,8 +5,8 @@
         saver.check()                             # in every iteration: raises an error of the thread
 
 Leaving the block always waits for the save in progress. The tensors are copied to the CPU before the thread starts.
-The ranks exchange messages about the files in a process group of their own. They cannot mix with the collectives of
-training, and a slow disk does not look like a rank that hangs.
+The ranks exchange messages about the files in a process group of their own. The messages therefore cannot mix with
+the collectives of training, and a slow disk does not look like a rank that hangs.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from megatron_train.config.settings import TrainConfig
 from megatron_train.report.console import say, warn
 
 SLOWEST_WRITE = datetime.timedelta(hours=2)
-"""How much longer the files of one rank may take than those of another. A rank that dies is noticed at once."""
+"""The longest time that a rank waits for another rank to write its files. A rank that dies is noticed at once."""
 
 
 def _group_for_files(timeout_minutes: float) -> Any:
-    """Connect all ranks over gloo, with the run's timeout at first and SLOWEST_WRITE afterwards.
+    """Return a gloo process group of all ranks for their messages about checkpoint files.
 
-    Raises CheckpointError when gloo cannot connect the hosts, as on clusters with several networks.
+    To connect, the ranks have `timeout_minutes`; later messages may take SLOWEST_WRITE. Raises CheckpointError when
+    gloo cannot connect the hosts, as on clusters with several networks.
     """
     try:
         group = dist.new_group(backend="gloo", timeout=datetime.timedelta(minutes=timeout_minutes))
@@ -53,7 +54,7 @@ class CheckpointSaver:
     """Saves the checkpoints of one run. All ranks call every method in the same iterations."""
 
     def __init__(self, config: TrainConfig) -> None:
-        """Without --save, the saver saves nothing."""
+        """Connect the ranks for the saves of a run. Without --save, the saver saves nothing."""
         self.config = config
         self.root = Path(config.checkpoint.save or "")
         self._thread: Thread | None = None
@@ -62,7 +63,10 @@ class CheckpointSaver:
         self._group = _group_for_files(config.parallel.distributed_timeout_minutes) if config.checkpoint.save else None
 
     def save(self, contents: Contents) -> None:
-        """Save a checkpoint, or start to. Raises CheckpointError when this save or the previous one failed."""
+        """Save a checkpoint. With --async_save, only copy its tensors, and let a thread write them.
+
+        Raises CheckpointError when this save or the previous one failed.
+        """
         if not self.config.checkpoint.save:
             return
         if not self.config.checkpoint.async_save:
@@ -76,6 +80,7 @@ class CheckpointSaver:
         self._thread.start()
 
     def _write(self, plan: TensorPlan, state: TrainState) -> None:
+        """Write and publish the checkpoint in the thread. An error is kept until `wait` raises it."""
         limit = self.config.checkpoint.save_total_limit
         try:
             write_and_publish(plan, self.root, state.iteration, state.best_iteration, limit, self._group)
@@ -83,12 +88,12 @@ class CheckpointSaver:
             self._problem = problem
 
     def check(self) -> None:
-        """Raise CheckpointError if the save in progress has failed, without waiting for it."""
+        """Raise CheckpointError if the thread's save has failed. Do not wait for a save that is still in progress."""
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the save in progress. Raises CheckpointError when it failed."""
+        """Wait until the save in progress, if any, is complete. Raises CheckpointError when it failed."""
         if self._thread is None:
             return
         started = time.monotonic()

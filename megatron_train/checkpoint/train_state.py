@@ -24,31 +24,34 @@ RNG_FILE = "rng_state.safetensors"
 
 @dataclass(frozen=True)
 class TrainState:
-    """Progress since the run began. A sample is one row of the training order."""
+    """Progress of a run since it began, over all its launches. A sample is one row of the training order."""
 
     iteration: int = 0
     consumed_train_samples: int = 0
     skipped_iterations: int = 0
-    """Iterations whose update was left out: not finite, a spike, or listed in skip_iters."""
+    """Iterations that did not update the weights: not finite, no target tokens, a spike, or listed in skip_iters."""
     data_fingerprint: str = ""
-    """Fingerprint of the document lengths of the training shards. A resumed run must find the same."""
+    """Fingerprint of the document lengths of the training shards. A resumed run warns when its own differs."""
 
     world_size: int | None = None
-    """Ranks of the launch that wrote the state."""
+    """Number of ranks of the launch that wrote the state; None when it is not known."""
 
     best_loss: float | None = None
     """Lowest validation loss of a saved iteration, as the mean over the validation sets."""
     best_iteration: int | None = None
-    """The iteration that had best_loss."""
+    """The saved iteration whose validation loss is best_loss."""
     recent_losses: tuple[float, ...] = ()
-    """Losses of the latest finite iterations, applied or not, for --skip_spike_sigma."""
+    """Losses of the latest iterations with finite loss and gradient norm, skipped or not, for --skip_spike_sigma."""
     recent_grad_norms: tuple[float, ...] = ()
+    """Gradient norms of the same iterations as recent_losses."""
 
     @property
     def applied_iterations(self) -> int:
+        """Number of iterations that updated the weights."""
         return self.iteration - self.skipped_iterations
 
     def advance(self, samples: int, applied: bool) -> TrainState:
+        """Return the state after one more iteration of `samples` samples; `applied`: whether it updated the weights."""
         return replace(
             self,
             iteration=self.iteration + 1,
@@ -57,20 +60,26 @@ class TrainState:
         )
 
     def evaluated(self, loss: float) -> TrainState:
-        """Return the state after an evaluation with `loss`, in an iteration that is about to be saved."""
+        """Return the state with this iteration as the best one if its validation loss `loss` is the lowest so far.
+
+        Call it only for an iteration that is about to be saved.
+        """
         if not math.isfinite(loss) or (self.best_loss is not None and loss >= self.best_loss):
             return self
         return replace(self, best_loss=loss, best_iteration=self.iteration)
 
     def remember(self, loss: float, grad_norm: float, window: int) -> TrainState:
+        """Return the state with `loss` and `grad_norm` added to the recent values; `window` of each are kept."""
         losses, norms = (*self.recent_losses, loss), (*self.recent_grad_norms, grad_norm)
         return replace(self, recent_losses=losses[-window:], recent_grad_norms=norms[-window:])
 
     def save(self, folder: Path) -> None:
+        """Write the state to train_state.json in the checkpoint `folder`."""
         (folder / TRAIN_STATE).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> TrainState:
+        """Return the state in train_state.json of `folder`. Raises CheckpointError when it cannot be read."""
         try:
             return from_mapping(cls, read_json(folder / TRAIN_STATE), str(folder / TRAIN_STATE))
         except (OSError, ValueError) as error:
@@ -80,12 +89,13 @@ class TrainState:
 
 
 def _layout_name(layout: ParallelLayout) -> str:
+    """Return the parallel layout and the kind of device as text, such as `tp2-pp1-vpp1-dp4-cuda`."""
     kind = "cuda" if uses_cuda() else "cpu"
     return f"tp{layout.tp}-pp{layout.pp}-vpp{layout.vpp}-dp{layout.dp}-{kind}"
 
 
 def save_rng(folder: Path, layout: ParallelLayout) -> None:
-    """Write the random states of all ranks into one file. All ranks call this function."""
+    """Write the random states of all ranks into one file of the checkpoint `folder`. All ranks call this function."""
     own = {"torch": torch.get_rng_state()}
     if uses_cuda():
         own["cuda"] = torch.cuda.get_rng_state()
@@ -103,9 +113,10 @@ def save_rng(folder: Path, layout: ParallelLayout) -> None:
 
 
 def load_rng(folder: Path, layout: ParallelLayout) -> bool:
-    """Restore this rank's random state. Returns False when the checkpoint has another layout or device, or no state.
+    """Restore this rank's random states from the checkpoint `folder`, and return whether that was possible.
 
-    Raises CheckpointError for a damaged file.
+    It is not possible when the checkpoint has no random states, or those of another layout or kind of device. Raises
+    CheckpointError for a damaged file.
     """
     path = folder / RNG_FILE
     if not path.is_file():
@@ -123,6 +134,7 @@ def load_rng(folder: Path, layout: ParallelLayout) -> bool:
 
 
 def _set_streams(everyone: dict[str, torch.Tensor], prefix: str) -> None:
+    """Set this rank's random states to the tensors in `everyone` whose names begin with `prefix`."""
     states = {key[len(prefix) :]: value for key, value in everyone.items() if key.startswith(prefix)}
     torch.set_rng_state(states["torch"])
     if uses_cuda():

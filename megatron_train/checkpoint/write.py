@@ -41,12 +41,12 @@ from pretokenizer.files.checksums import sha256_file
 from pretokenizer.files.publish import set_aside, write_text_atomic
 
 Bucket = tuple[str, str, tuple[list[Any], list[Any]]]
-"""The contents of one file: (path, name within the folder, (items of bytes, items of CPU tensors))."""
+"""One file to write: (path, name within the folder, (items with their bytes, items with their CPU tensors))."""
 
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """The files that this rank writes and, on rank 0, the index of all files."""
+    """The tensor files that this rank writes and, on rank 0, the index of the files of all ranks."""
 
     buckets: list[Bucket]
     writer: FileSystemWriterAsync
@@ -55,7 +55,7 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class Written:
-    """A rank's report about its files, or the problem that it had."""
+    """A rank's report about writing its tensor files: a result per tensor and a digest per file, or the problem."""
 
     results: list[WriteResult] = field(default_factory=list)
     digests: dict[Path, str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Written:
 
 
 class _PlannedOnly(TorchDistSaveShardedStrategy):
-    """megatron-core's strategy, stopped before it writes files."""
+    """megatron-core's strategy for saving, changed to keep its writer and index in `planned` and to write no files."""
 
     planned: tuple[FileSystemWriterAsync, Metadata | None]
 
@@ -73,13 +73,17 @@ class _PlannedOnly(TorchDistSaveShardedStrategy):
 
 
 class _FilledWhenAssigned(FullyParallelSaveStrategyWrapper):
-    """megatron-core's choice of the rank that writes each tensor, which then gets the tensor's data."""
+    """megatron-core's wrapper that assigns the writing of each tensor to one data-parallel rank.
+
+    After the assignment, `fill` provides the data of the tensors that this rank writes.
+    """
 
     fill: Callable[..., list[torch.Tensor]]
     new: list[torch.Tensor]
-    """The tensors that share no memory with the run."""
+    """The tensors that `fill` has allocated. They share no memory with the run's own tensors."""
 
     def async_save(self, sharded_state_dict: Any, checkpoint_dir: Path) -> Any:
+        """Assign the tensors to ranks, fill those of this rank, and plan the save with the base strategy."""
         self.apply_saving_parallelization(sharded_state_dict)
         self.new = self.fill(sharded_state_dict=sharded_state_dict, group=self.parallelization_group)
         return self.base_strategy.async_save(sharded_state_dict, checkpoint_dir)
@@ -88,10 +92,11 @@ class _FilledWhenAssigned(FullyParallelSaveStrategyWrapper):
 def plan_tensors(
     state_dict: dict[str, Any], staging: Path, keep_copies: bool, fill: Callable[..., list[torch.Tensor]]
 ) -> TensorPlan:
-    """Agree with all ranks on who writes which tensor, and move this rank's part to the CPU. Rank 0 writes common.pt.
+    """Assign every tensor to the rank that writes it, move this rank's tensors to the CPU, and return its plan.
 
-    `fill` puts data into the meta tensors of `state_dict` that this rank writes. With `keep_copies`, the plan shares no
-    memory with the run, which may then continue.
+    All ranks call this function. `fill` puts data into the meta tensors of `state_dict` that this rank writes. With
+    `keep_copies`, the plan shares no memory with the run, so that training may continue. Rank 0 writes common.pt into
+    `staging`.
     """
     strategy = _PlannedOnly("torch_dist", 1)
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
@@ -113,6 +118,7 @@ def plan_tensors(
 
 
 def _on_cpu(tensor: torch.Tensor, keep_copy: bool) -> torch.Tensor:
+    """Return the tensor on the CPU. With `keep_copy`, the result never shares memory with `tensor`."""
     moved = tensor.to("cpu")
     return moved.clone() if keep_copy and moved is tensor else moved
 
@@ -120,10 +126,11 @@ def _on_cpu(tensor: torch.Tensor, keep_copy: bool) -> torch.Tensor:
 def write_and_publish(
     plan: TensorPlan, root: Path, iteration: int, best: int | None, limit: int | None, group: Any = None
 ) -> None:
-    """Write this rank's files. Rank 0 then publishes iter_<iteration>, names the `best` and keeps `limit` checkpoints.
+    """Write this rank's tensor files. Rank 0 then publishes the checkpoint iter_<iteration> and removes old ones.
 
-    All ranks call this function. In a thread, nothing else may use `group`. Raises CheckpointError on every rank when
-    any rank failed; the staging folder is then removed and older checkpoints are unchanged.
+    The last `limit` checkpoints (None: all) and the one of iteration `best` are kept. All ranks call this function. In
+    a thread, nothing else may use the process group `group`. Raises CheckpointError on every rank when any rank failed;
+    the staging folder is then removed, and older checkpoints are unchanged.
     """
     first = dist.get_rank() == 0
     everyone: list[Any] = [None] * dist.get_world_size()
@@ -135,6 +142,7 @@ def write_and_publish(
 
 
 def _write_own(plan: TensorPlan) -> Written:
+    """Write this rank's files in parallel, and return the report about them. An error is reported, not raised."""
     written, write = Written(), partial(_write_file, plan.writer.transforms)
     try:
         with ThreadPoolExecutor(max(1, len(plan.buckets))) as pool:
@@ -147,7 +155,10 @@ def _write_own(plan: TensorPlan) -> Written:
 
 
 def _space_left(folder: Path) -> str:
-    """Return the free space as a part of a message: torch does not say that a disk is full."""
+    """Return the free space on the disk of `folder` as the end of an error message; empty when it is not known.
+
+    torch's own errors do not mention a full disk.
+    """
     try:
         return f" ({shutil.disk_usage(folder).free:,} bytes left on the device)"
     except OSError:
@@ -155,6 +166,7 @@ def _space_left(folder: Path) -> str:
 
 
 def _write_file(transforms: Any, bucket: Bucket) -> tuple[list[WriteResult], str]:
+    """Write one file and flush it to disk. Return a result for each of its items, and the file's SHA-256 digest."""
     path, name, (blobs, tensors) = bucket
     with Path(path).open("wb") as stream:
         results = [
@@ -169,7 +181,11 @@ def _write_file(transforms: Any, bucket: Bucket) -> tuple[list[WriteResult], str
 def _publish(
     plan: TensorPlan, everyone: list[Written], root: Path, iteration: int, best: int | None, limit: int | None
 ) -> str | None:
-    """Publish the checkpoint. Returns the problem, or None."""
+    """Publish the checkpoint on rank 0 if no rank reports a problem, then remove old checkpoints.
+
+    `everyone` holds the reports of all ranks. Returns None, or the message of the problem that kept the checkpoint from
+    being published.
+    """
     staging, replaced = staging_folder(root, iteration), None
     problem = next((f"rank {rank}: {each.problem}" for rank, each in enumerate(everyone) if each.problem), None)
     try:
@@ -194,15 +210,17 @@ def _publish(
 
 
 def _write_index(plan: TensorPlan, everyone: list[Written], staging: Path) -> None:
+    """Write the index of all ranks' tensor files, `.metadata`, and the file metadata.json into the staging folder."""
     plan.writer.storage_meta = StorageMeta  # megatron-core's own holds the folder's path and a random number
     plan.writer.finish(plan.metadata, [each.results for each in everyone])
     save_config(CheckpointingConfig("torch_dist", 1), str(staging))
 
 
 def _retain(root: Path, newest: int, limit: int | None, best: int | None) -> None:
-    """Record the best checkpoint, and remove all others except the last `limit` up to iteration `newest`.
+    """Record `best` as the best iteration, and remove all checkpoints except the best and the last `limit` (None: all).
 
-    Later iterations belong to the run before it went back. They stay until this run reaches them.
+    Checkpoints after the iteration `newest` always stay. They date from before the run went back to an earlier
+    iteration, and this run replaces them when it reaches them.
     """
     saved = [iteration for iteration in list_iterations(root) if iteration <= newest]
     if best in saved:

@@ -1,4 +1,4 @@
-"""What a run prints: lines and warnings from rank 0, and the one message that says why it failed.
+"""Print a run's lines and warnings on rank 0, and the one message that says why the run failed.
 
 This module imports neither torch nor any other module of the package, so every module may use it.
 """
@@ -19,25 +19,28 @@ def is_printing_rank() -> bool:
 
 
 def say(*words: Any) -> None:
-    """Print on rank 0 only, without buffering."""
+    """Print the words as one line, without buffering, on rank 0 only."""
     if is_printing_rank():
         print(*words, flush=True)
 
 
 def warn(message: str) -> None:
-    """Print one line on stderr, on rank 0 only."""
+    """Print the message as a warning on stderr, in one line, on rank 0 only."""
     if is_printing_rank():
         print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def tell_failure(message: str) -> None:
-    """Print the message that ends the run, and record it for torchrun. Exactly one rank calls this function."""
+    """Print the error that ends the run on stderr, and record it for torchrun. Exactly one rank calls this function."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     record_failure(message)
 
 
 def record_failure(message: str) -> None:
-    """Record why this rank failed, and torchrun shows it in its summary. Every failing rank may call this."""
+    """Write the reason why this rank failed to the file from which torchrun reports errors.
+
+    Every failing rank may call this function. Without torchrun, it does nothing.
+    """
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         extra = {"py_callstack": message, "timestamp": str(int(time.time()))}
         Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}))

@@ -1,4 +1,7 @@
-"""FLOPs of training and the peak of devices. Torch-free: the reports and the planner share it."""
+"""Compute the FLOPs of training and look up the peak FLOP/s of GPUs.
+
+This module does not import torch, so that both the reports and the planner can use it.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ PEAK_TFLOPS = {
     "L40S": 362.0,
     "A10G": 70.0,
 }
-"""Dense bf16 TFLOP/s by a part of the device's name, from data sheets. The longest part that fits counts."""
+"""Part of a GPU's name -> its peak dense bf16 TFLOP/s from the data sheet. The longest part found in a name counts."""
 
 
 def peak_flops(given_tflops: float | None, device_name: str | None) -> float | None:
-    """Return the FLOP/s of one device: the given peak, else the table's value for its name, else None.
+    """Return the peak FLOP/s of one device: `given_tflops` if set, else PEAK_TFLOPS's value for its name, else None.
 
-    A MIG slice has no peak here: its name is that of the whole device.
+    A MIG slice, a part of a GPU, has no known peak, because its name is that of the whole GPU.
     """
     if given_tflops:
         return given_tflops * 1e12
@@ -35,8 +38,8 @@ def peak_flops(given_tflops: float | None, device_name: str | None) -> float | N
 def model_flops(model: ModelConfig, num_tokens: int, squared_lengths: int) -> float:
     """Return the FLOPs of a forward and backward pass over `num_tokens` positions.
 
-    Each weight costs 6 FLOPs per token. Causal attention costs by the sum of squared document lengths. Embedding
-    look-ups cost nothing, and recomputation is not useful work, so neither counts; the output layer counts.
+    Each weight costs 6 FLOPs per token, the output layer included. Causal attention costs in proportion to
+    `squared_lengths`, the sum of the squared document lengths. Embedding look-ups and recomputation do not count.
     """
     weights = model.num_layers * model.parameters_per_layer() + model.padded_vocab * model.hidden_size
     attention = 6 * model.num_layers * model.num_attention_heads * model.head_dim * squared_lengths

@@ -1,7 +1,7 @@
 """Report each iteration and evaluation: the console line, metrics.jsonl and the trackers, on rank 0 only.
 
-metrics.jsonl has one JSON object per line. Its keys are the fields of StepReport, or `iteration` and
-`eval: {name: {...}}`.
+metrics.jsonl has one JSON object per line. The keys of a step are the fields of StepReport. The keys of an
+evaluation are `iteration` and `eval`, or `test` for the test sets, which maps the name of each set to its results.
 """
 
 from __future__ import annotations
@@ -25,28 +25,29 @@ METRICS_FILE = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class StepReport:
-    """The figures of one iteration, summed over all ranks."""
+    """The metrics of one training iteration, over all ranks."""
 
     iteration: int
     lm_loss: float
-    """Mean loss of the target tokens, with the weights of the gradient."""
+    """Mean loss over the target tokens, with the same weights as in the gradient."""
     lr: float
     """Learning rate of this iteration."""
     grad_norm: float
     num_target_tokens: int
     num_tokens: int
-    """Positions that hold a document, without padding."""
+    """Row positions that hold a token of a document; padding does not count."""
     tokens_per_second: float
     """num_tokens / step_seconds."""
     mfu: float | None
+    """Model FLOPs utilization: the share of the devices' peak FLOP/s that is used; None when the peak is not known."""
     consumed_train_samples: int
     epoch: float
     step_seconds: float
     skipped: bool
-    """Whether the update was left out: not finite, a spike, or listed in skip_iters."""
+    """Whether the weights were not updated: not finite, no target tokens, a spike, or listed in skip_iters."""
     loss_scale: float = 1.0
     phases: dict[str, float] | None = None
-    """Seconds of each phase, with --timing_log_level 1."""
+    """Seconds of each phase of the iteration, with --timing_log_level 1; otherwise None."""
 
 
 def console_line(report: StepReport, train_iters: int) -> str:
@@ -76,10 +77,14 @@ def console_line(report: StepReport, train_iters: int) -> str:
 
 
 class Reporter:
-    """Writes reports to the console, metrics.jsonl and the trackers of the settings."""
+    """Writes the reports of a run to the console, to metrics.jsonl in --save, and to the trackers of the settings."""
 
     def __init__(self, config: TrainConfig, iteration: int, samples: int) -> None:
-        """Open the outputs of a run that has reached `iteration` and `samples`. Later reports are removed."""
+        """Open the progress bar, metrics.jsonl and the trackers of a run that has done `iteration` iterations.
+
+        `samples` is the number of training samples consumed so far. Reports of an earlier launch about later iterations
+        are removed.
+        """
         self.config = config
         self.path = Path(config.checkpoint.save) / METRICS_FILE if config.checkpoint.save else None
         if not is_printing_rank():
@@ -92,7 +97,10 @@ class Reporter:
         self.trackers = Trackers(config, iteration, samples)
 
     def step(self, report: StepReport) -> None:
-        """Report one iteration: always to the files, and every `log_interval` iterations to the console."""
+        """Report one iteration to metrics.jsonl and the trackers, and to the console every `log_interval` iterations.
+
+        The console also shows each iteration that was skipped or whose loss is not finite.
+        """
         if not is_printing_rank():
             return
         self._write(asdict(report))
@@ -106,7 +114,11 @@ class Reporter:
         self.bar.update()
 
     def evaluation(self, iteration: int, results: dict[str, dict[str, float]], kind: str = "eval") -> None:
-        """Report an evaluation. `results` maps each set to {loss, ppl, token_accuracy, num_target_tokens}."""
+        """Report an evaluation after `iteration` to the console, metrics.jsonl and the trackers.
+
+        `results` maps each set to {loss, ppl, token_accuracy, num_target_tokens}. `kind` is its name in the reports:
+        `eval` for the validation sets, `test` for the test sets.
+        """
         if not is_printing_rank() or not results:
             return
         self._write({"iteration": iteration, kind: results})
@@ -123,12 +135,13 @@ class Reporter:
             self.trackers.close()
 
     def _say(self, line: str) -> None:
-        """Print a line above the progress bar, which only terminals show."""
+        """Print a line above the progress bar. Only terminals show the bar."""
         self.bar.clear()
         print(line, flush=True)
         self.bar.refresh()
 
     def _write(self, record: dict[str, Any]) -> None:
+        """Append the record to metrics.jsonl as one line of JSON; do nothing without --save."""
         if self.path:
             with naming(self.path), self.path.open("a") as file:
                 file.write(json.dumps(_as_json(record), allow_nan=False) + "\n")
@@ -141,14 +154,14 @@ class Reporter:
 
 
 def _as_json(value: Any) -> Any:
-    """Return the value with null for NaN and infinity, which JSON does not have."""
+    """Return the value with None, JSON's null, in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _as_json(each) for key, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def step_scalars(report: StepReport) -> dict[str, float]:
-    """Return an iteration's values under Megatron's names and under those of Hugging Face's Trainer."""
+    """Return an iteration's metrics for the trackers, under the names of Megatron and of Hugging Face's Trainer."""
     optional = {"mfu": report.mfu, "loss_scale": report.loss_scale if report.loss_scale != 1.0 else None}
     return {
         "lm loss": report.lm_loss,
@@ -167,7 +180,10 @@ def step_scalars(report: StepReport) -> dict[str, float]:
 
 
 def evaluation_scalars(results: dict[str, dict[str, float]], kind: str) -> dict[str, float]:
-    """Return an evaluation's values: the mean over sets under Megatron's names, each set under Hugging Face's."""
+    """Return an evaluation's metrics for the trackers.
+
+    The mean over all sets has Megatron's names, and each single set has the names of Hugging Face's Trainer.
+    """
     megatron = "lm loss validation" if kind == "eval" else f"lm loss {kind}"
     loss = mean([result["loss"] for result in results.values()])
     scalars = {megatron: loss, f"{megatron} ppl": math.exp(min(loss, 20.0)), f"{kind}/loss": loss}
@@ -179,7 +195,10 @@ def evaluation_scalars(results: dict[str, dict[str, float]], kind: str) -> dict[
 
 
 def cut_back(path: Path, iteration: int) -> None:
-    """Remove the lines after `iteration`, so that a resumed run reports no iteration twice, and a torn last line."""
+    """Remove the lines about iterations after `iteration` from the metrics file, and a last line that is cut off.
+
+    A resumed run then reports no iteration twice.
+    """
     if not path.is_file():
         return
     kept = []

@@ -13,20 +13,21 @@ from megatron_train.config.settings import TrainConfig
 from megatron_train.report.console import say
 
 BETWEEN = ("evaluate", "save")
-"""Phases between two iterations. The report of the next iteration shows them."""
+"""Phases that take place between two iterations. The report of the next iteration shows their seconds."""
 
 
 class PhaseTimer:
-    """Knows the phase this rank is in and the seconds that each phase of the iteration took.
+    """Records the phase that this rank is in, such as `read` or `save`, and the seconds of each phase of an iteration.
 
-    With `exact`, every change of phase waits for the GPU, which costs overlap.
+    With `exact`, every change of phase waits for the GPU. The seconds are then exact, but CPU and GPU work overlap
+    less.
     """
 
     def __init__(self, exact: bool = False) -> None:
         self.exact = exact and torch.cuda.is_available()
         self.iteration, self.phase, self.changes = 0, "start", 0
         self.seconds: dict[str, float] = {}
-        """Seconds of this iteration's finished phases, and of an evaluation or save before it."""
+        """Seconds of each finished phase of this iteration, and of an evaluation or a save before it."""
         self.entered = self._started = time.perf_counter()
 
     def start(self, iteration: int, phase: str) -> None:
@@ -50,7 +51,10 @@ class PhaseTimer:
 
 
 class Profiler:
-    """Profiles the iterations of `profile_iters`. Each rank writes one Chrome trace file to save/profile."""
+    """Runs torch's profiler from the first to the last iteration of --profile_iters.
+
+    Each rank writes one Chrome trace file to the folder `profile` in --save.
+    """
 
     def __init__(self, config: TrainConfig) -> None:
         self.span = config.logging.profile_iters
@@ -58,13 +62,13 @@ class Profiler:
         self._profile: Any = None
 
     def before(self, iteration: int) -> None:
-        """Start the profile if it begins with `iteration`, counted from 1."""
+        """Start the profiler if `iteration`, counted from 1, is the first one to profile."""
         if self.span and iteration == self.span[0]:
             self._profile = torch.profiler.profile(record_shapes=True, with_stack=False)
             self._profile.start()
 
     def after(self, iteration: int) -> None:
-        """Write the profile if it ends with `iteration`."""
+        """Stop the profiler and write its trace file if `iteration` is the last one to profile."""
         if self._profile is not None and iteration == self.span[-1]:
             self._profile.stop()
             self.folder.mkdir(parents=True, exist_ok=True)

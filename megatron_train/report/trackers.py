@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases under one interface. The reporter opens them on rank 0 only.
+"""Log values to TensorBoard and Weights & Biases through one interface. The reporter does this on rank 0 only.
 
 trackers = Trackers(config, iteration, samples)
 trackers.log(values, iteration, samples)
@@ -25,13 +25,16 @@ WANDB_ID_FILE = "wandb_run_id.txt"
 
 
 class Trackers:
-    """The trackers that a run's settings name; none is fine.
+    """The trackers that a run's settings name: TensorBoard, Weights & Biases, both or none.
 
-    A tracker never ends a run: one that fails is dropped with a warning. metrics.jsonl has every value.
+    A tracker never ends a run: one that fails is dropped with a warning. metrics.jsonl still has every value.
     """
 
     def __init__(self, config: TrainConfig, iteration: int, samples: int) -> None:
-        """Open the trackers of a run that has reached `iteration` and `samples`; later values are taken back."""
+        """Open the trackers of a run that has done `iteration` iterations over `samples` training samples.
+
+        TensorBoard then hides the values that an earlier launch logged after this point.
+        """
         self._open: dict[str, Any] = {}
         if folder := config.logging.tensorboard_dir:
             self._try("--tensorboard_dir", lambda: _TensorBoard(Path(folder), iteration, samples))
@@ -39,7 +42,7 @@ class Trackers:
             self._try("--wandb_logger", lambda: _start_wandb(config, resumed=iteration > 0))
 
     def _try(self, name: str, action: Callable[[], Any]) -> None:
-        """Keep what `action` returns as the tracker `name`; drop the tracker if the action fails or returns None."""
+        """Keep the result of `action` as the tracker `name`. Drop the tracker if the action fails or returns None."""
         tracker = None
         try:
             tracker = action()
@@ -51,23 +54,31 @@ class Trackers:
             self._open[name] = tracker
 
     def log(self, values: dict[str, float], iteration: int, samples: int | None = None) -> None:
-        """Log `values` by iteration. TensorBoard also gets Megatron's values by `samples`."""
+        """Log the values at `iteration` to every open tracker.
+
+        If `samples` is given, TensorBoard also draws the values with Megatron's names over the number of consumed
+        samples.
+        """
         for name, tracker in list(self._open.items()):
             self._try(name, partial(_logged, tracker, values, iteration, samples))
 
     def close(self) -> None:
-        """Flush and close what is open."""
+        """Flush and close the trackers that are open."""
         for name, tracker in list(self._open.items()):
             self._try(name, tracker.close)
 
 
 def _logged(tracker: Any, values: dict[str, float], iteration: int, samples: int | None) -> Any:
+    """Log the values to the tracker, and return the tracker, so that Trackers keeps it."""
     tracker.log(values, iteration, samples)
     return tracker
 
 
 class _TensorBoard:
-    """Event files by iteration, and in `samples` by samples: resuming takes back by the steps of one axis."""
+    """Writes TensorBoard event files: curves over iterations in `folder`, and curves over samples in `folder`/samples.
+
+    Two folders are needed, because on resume TensorBoard hides the later values of a folder by the steps of one axis.
+    """
 
     def __init__(self, folder: Path, iteration: int, samples: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -87,7 +98,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """A run of Weights & Biases."""
+    """Gives a run of Weights & Biases the methods of a tracker."""
 
     def __init__(self, run: Any) -> None:
         self.run = run
@@ -100,7 +111,7 @@ class _Wandb:
 
 
 def _has_wandb_key() -> bool:
-    """Return whether a key is in the environment, or in ~/.netrc, where `wandb login` puts it."""
+    """Return whether an API key is in WANDB_API_KEY, or in ~/.netrc, where `wandb login` stores it."""
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     try:
         return bool(os.environ.get("WANDB_API_KEY") or netrc.netrc().authenticators(host))
@@ -109,6 +120,10 @@ def _has_wandb_key() -> bool:
 
 
 def _start_wandb(config: TrainConfig, resumed: bool) -> Any:
+    """Start a run of Weights & Biases, or continue it if `resumed`, and return its tracker.
+
+    Returns None with a warning when the package is not installed or there is no API key.
+    """
     try:
         import wandb
     except ImportError:
@@ -128,9 +143,10 @@ def _start_wandb(config: TrainConfig, resumed: bool) -> Any:
 
 
 def _wandb_run_id(config: TrainConfig, resumed: bool) -> str | None:
-    """Return the id of the run's curves, which lies beside the checkpoints; None lets wandb choose one.
+    """Return the Weights & Biases id of the run, from a file beside its checkpoints.
 
-    A resumed run continues its own curves.
+    A resumed run keeps its id and so continues its own curves; a new run gets a random id. Returns None, which lets
+    wandb choose, without --save or when WANDB_RUN_ID is set.
     """
     if not config.checkpoint.save or os.environ.get("WANDB_RUN_ID"):
         return None
