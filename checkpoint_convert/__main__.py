@@ -30,7 +30,10 @@ if TYPE_CHECKING:  # the commands import torch only when they run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. This is the entry point of `checkpoint-convert`."""
+    """Run the command that `arguments` (default: sys.argv) name, and return its exit code.
+
+    This is the entry point of `checkpoint-convert`.
+    """
     options = build_parser(__doc__).parse_args(arguments)
     forbid_world_writable()
     try:
@@ -43,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def stopped(error: KeyboardInterrupt | OSError, state: str) -> int:
-    """Print why a command ended early, and the `state` of its output. Return the exit code."""
+    """Print why a command ended early, followed by what it leaves behind (`state`).
+
+    Return the exit code, 130 after Ctrl-C and else 1.
+    """
     if isinstance(error, KeyboardInterrupt):
         print(f"interrupted{state}", file=sys.stderr)
         return 130
@@ -163,7 +169,11 @@ def run_chat(options: argparse.Namespace) -> int:
 
 
 def finish(report: Report, no_verify: bool, verify: Callable[[], Outcome], unchecked: str = "") -> int:
-    """Print the closing lines, then compare source and result unless `no_verify`. Return the exit code."""
+    """Print the report of a conversion, then compare source and result with `verify`.
+
+    Return the exit code, 1 when they differ. `no_verify` skips the comparison. The printed line then says that
+    `unchecked` was not checked either.
+    """
     print("\n".join(report.lines()), flush=True)
     if no_verify:
         print("not verified (--no_verify)" + (f": neither {unchecked}" if unchecked else ""))
@@ -191,7 +201,7 @@ def import_options(options: argparse.Namespace) -> ImportOptions:
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:
-    """Return torch's dtype for a value of --dtype."""
+    """Return the torch dtype that a value of --dtype names, or None without a value."""
     from checkpoint_convert.tensors.tensor import DTYPES
 
     return DTYPES[name] if name else None

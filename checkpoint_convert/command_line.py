@@ -22,7 +22,7 @@ UNITS = {
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
-    """Return the parser of every command."""
+    """Return the argument parser with all commands. `description` is the text at the top of --help."""
     parser = argparse.ArgumentParser(
         prog="checkpoint_convert",
         description=description,
@@ -190,7 +190,10 @@ def _add_other_formats(commands: argparse._SubParsersAction[argparse.ArgumentPar
 
 
 def token_list(text: str) -> tuple[str, ...]:
-    """Split a comma list. Quotes around it are removed, because the launch script of the model card leaves some."""
+    """Return the tokens of a comma-separated list. Raises ArgumentTypeError when one occurs twice.
+
+    Quotes around the list are removed, because the launch script of the llama2-70b model card passes some on.
+    """
     tokens = tuple(token for token in text.strip().strip("\"'").split(",") if token)
     if len(set(tokens)) != len(tokens):
         raise argparse.ArgumentTypeError(f"{text!r} names a token twice")
@@ -198,7 +201,7 @@ def token_list(text: str) -> tuple[str, ...]:
 
 
 def byte_size(text: str) -> int:
-    """Return the number of bytes: `2GB` is 2,000,000,000 and `1GiB` is 1,073,741,824."""
+    """Return the number of bytes in a size such as `2GB` (2,000,000,000) or `1GiB` (1,073,741,824)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
     if match is None or match.group(2).upper() not in UNITS or float(match.group(1)) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB, 2GB or 5GiB")
@@ -206,7 +209,7 @@ def byte_size(text: str) -> int:
 
 
 def user_path(text: str) -> Path:
-    """Return the path with `~` expanded, which a shell leaves in --flag=~/folder."""
+    """Return the path with a leading `~` replaced by the home folder, which a shell does not do in --flag=~/folder."""
     return Path(text).expanduser()
 
 

@@ -1,4 +1,4 @@
-"""The two main conversions, from top to bottom: read the config, plan, stream one tensor at a time, publish.
+"""Convert Hugging Face folders to checkpoints and back: read the config, plan, stream the tensors, publish.
 
     report = from_hf(Path("HF_DIR"), Path("CKPT_DIR"), ImportOptions(("<|im_start|>", "<|im_end|>")))
     report = to_hf(Path("CKPT_DIR"), Path("HF_DIR"), ExportOptions())
@@ -32,7 +32,10 @@ from pretokenizer.files.publish import staged_folder
 
 
 def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Report:
-    """Convert a Hugging Face folder to CKPT_DIR/release. Raises ConvertError, TokenizerError or CheckpointError."""
+    """Convert a Hugging Face folder to the checkpoint `checkpoint_dir`/release, and return the report to print.
+
+    Raises ConvertError, TokenizerError or CheckpointError.
+    """
     config = read_hf_config(hf_dir / "config.json")
     check_fields(config, FAMILIES, hf_dir / "config.json", options.ignored_fields)
     model = model_config_of(config, FAMILIES, hf_dir / "config.json")
@@ -51,7 +54,10 @@ def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Repor
 
 
 def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
-    """Convert a checkpoint to a Hugging Face folder. Raises ConvertError, TokenizerError or CheckpointError."""
+    """Convert a checkpoint to the Hugging Face folder `hf_dir`, and return the report to print.
+
+    Raises ConvertError, TokenizerError or CheckpointError.
+    """
     folder = find_checkpoint(checkpoint_dir, options.iteration)
     check_target(hf_dir)
     export = plan_export(folder, options.vocab_size)
@@ -76,7 +82,10 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
 def stream_weights(
     export: Export, reader: CheckpointReader, report: Report, folder: Path, max_shard_bytes: int
 ) -> dict[Path, str]:
-    """Write the safetensors files of `folder` one tensor at a time. Return the SHA-256 of each file."""
+    """Convert the checkpoint's tensors one at a time, and write them to safetensors files in `folder`.
+
+    Return the SHA-256 of each file.
+    """
     targets = target_infos(export.table, reader.infos, export.model, export.rows, report.dtype)
     writer = SafetensorsWriter(folder, targets, max_shard_bytes)
     try:

@@ -1,4 +1,4 @@
-"""The model families, by `ModelConfig.family`. A new family is a file here and a line below."""
+"""FAMILIES maps each value of `ModelConfig.family` to its Family. A new family is a file here and a line below."""
 
 from checkpoint_convert.families.falcon import FALCON
 from checkpoint_convert.families.family import Family

@@ -36,7 +36,7 @@ def weights(model: ModelConfig) -> tuple[Rule, ...]:
 
 
 def norms(model: ModelConfig) -> tuple[Rule, ...]:
-    """Return the rules of the norms: shared (7B, 11B), one each for attention and MLP (40B), or sequential."""
+    """Return the rules for the norms of a layer: one shared norm (7B, 11B), or one for attention and one for the MLP."""
     if model.shared_norm:
         return linear(Direct, f"{HERE}.input_layernorm", f"{THERE}.input_layernorm", bias=True)
     names = ("ln_attn", "ln_mlp") if model.parallel_residual else ("input_layernorm", "post_attention_layernorm")
@@ -47,7 +47,7 @@ def norms(model: ModelConfig) -> tuple[Rule, ...]:
 
 
 def current_names(config: HfConfig) -> HfConfig:
-    """Return config.json with today's field names."""
+    """Return config.json with the field names of the first Falcon releases replaced by today's names."""
     renamed = {OLD_FIELDS.get(key, key): value for key, value in config.items()}
     if config.get("model_type") == "RefinedWeb":
         renamed.setdefault("new_decoder_architecture", True)

@@ -1,4 +1,4 @@
-"""A model family: its table of weights, and the conversion between config.json and ModelConfig.
+"""A model family: its table of weights, and the conversion between Hugging Face's config.json and ModelConfig.
 
 config = read_hf_config(Path("HF_DIR/config.json"))
 check_fields(config, FAMILIES, path)                     # every field is known, or has no effect
@@ -23,11 +23,11 @@ from pretokenizer.files.publish import read_json
 
 HfConfig = dict[str, Any]
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-"""ORG/NAME on the Hugging Face hub."""
+"""Matches the name of a model on the Hugging Face hub, ORG/NAME."""
 
 
 def words(text: str) -> frozenset[str]:
-    """Return the words of a text as a set."""
+    """Return the words of a text, which spaces or line breaks separate, as a set."""
     return frozenset(text.split())
 
 
@@ -48,38 +48,42 @@ WITHOUT_EFFECT = words("""
     """)
 """Fields of config.json that do not change the network: they concern training, generation or tools.
 
-The tokenizer's files provide token ids. Code that auto_map names is never loaded.
+Token ids come from the tokenizer's files instead. The code that `auto_map` names is never loaded.
 """
 
 EMPTY: tuple[Any, ...] = (None, False, 0, "", {}, [])
-"""Values with which a field of any name leaves the network unchanged."""
+"""Values that mean "not set". An unknown field of config.json with such a value leaves the network unchanged."""
 CLOSE_NAME = 0.85
-"""Similarity, as difflib measures it, above which a message suggests a known field."""
+"""Similarity (difflib's ratio, 0 to 1) at which an error message suggests a known field for an unknown one."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture family of Hugging Face."""
+    """One model family, such as Llama: how its weights and its config.json are converted to megatron-core's and back."""
 
     name: FamilyName
     model_types: tuple[str, ...]
     fields: frozenset[str]
     """Fields of config.json that `to_model_config` reads."""
     weights: Callable[[ModelConfig], tuple[Rule, ...]]
-    """Returns the rules of an architecture. `{layer}` stands for each layer."""
+    """Returns the rules that rename and reshape the weights of an architecture. `{layer}` stands for a layer's number.
+    """
     to_model_config: Callable[[HfConfig], dict[str, Any]]
     """Converts config.json to the fields of ModelConfig except vocabulary sizes."""
     to_hf_config: Callable[[ModelConfig], HfConfig]
     """Converts ModelConfig to config.json without token ids, dtype and vocab_size."""
     tied_copy: str
-    """Name of the output layer, which a file of a tied model may repeat."""
+    """Name of the output layer. The files of a tied model may hold it as a copy of the embedding."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Name -> another name that some files use for the same tensor."""
     buffers: tuple[str, ...] = ()
-    """Suffixes of names in old files that are not weights (masks, rotary tables)."""
+    """Endings of tensor names in old files that are not weights (masks, rotary tables)."""
 
     def hf_config(self, model: ModelConfig) -> HfConfig:
-        """Return config.json without token ids and dtype. Raises ConvertError naming fields that it cannot hold."""
+        """Return the config.json of a model, without token ids and dtype.
+
+        Raises ConvertError naming the fields of the model that this family's config.json cannot express.
+        """
         config = self.to_hf_config(model) | {"vocab_size": model.vocab_size}
         back = model_config_of(config, {self.name: self}, Path(f"{self.name} config.json"))
         lost = [f"{name} = {getattr(model, name)!r}" for name in differing_fields(model, back)]
@@ -88,13 +92,13 @@ class Family:
         return config
 
     def table(self, model: ModelConfig) -> Table:
-        """Return the rules for every tensor of a model."""
+        """Return the rules that convert every tensor of a model, repeated for all of its layers."""
         rules = expand(self.weights(model), model.num_layers)
         return Table(f"{self.name} model", rules, self.tied_copy, self.aliases, self.buffers)
 
 
 def read_hf_config(path: Path) -> HfConfig:
-    """Return config.json as a dict. Raises ConvertError naming the file."""
+    """Return config.json as a dict. Raises ConvertError naming the file when it is missing or not a JSON object."""
     try:
         config = read_json(path)
     except FileNotFoundError:
@@ -107,7 +111,7 @@ def read_hf_config(path: Path) -> HfConfig:
 
 
 def _remedy(folder: Path) -> str:
-    """Return what to do about a folder without config.json."""
+    """Return the end of an error message about a missing config.json: the probable mistake and what to do."""
     snapshots = sorted((folder / "snapshots").glob("*/config.json"))
     if snapshots:
         return f"{folder} is a cache folder of the hub; name {snapshots[-1].parent}"
@@ -117,9 +121,9 @@ def _remedy(folder: Path) -> str:
 
 
 def model_config_of(config: HfConfig, families: dict[str, Family], path: Path) -> ModelConfig:
-    """Return the architecture of a Hugging Face config. Raises ConvertError naming unsupported values.
+    """Convert a Hugging Face config.json to ModelConfig. Raises ConvertError naming unsupported values.
 
-    Fields that are not known are ignored here; check_fields reports them.
+    Unknown fields are ignored here; check_fields reports them.
     """
     family = _family_of(config, families, path)
     if config.get("quantization_config"):
@@ -142,9 +146,10 @@ def model_config_of(config: HfConfig, families: dict[str, Family], path: Path) -
 
 
 def check_fields(config: HfConfig, families: dict[str, Family], path: Path, ignored: Collection[str] = ()) -> None:
-    """Warn about fields that have no effect. Raises ConvertError for an unknown field that may change the network.
+    """Warn about unknown fields of config.json without effect. Raises ConvertError for one that may change the network.
 
-    A field has no effect when it is empty, when it has the default value of transformers, or when `ignored` names it.
+    An unknown field has no effect when it is empty, when it has the default value of transformers, or when `ignored`
+    names it.
     """
     family = _family_of(config, families, path)
     unknown = sorted(set(config) - family.fields - WITHOUT_EFFECT - {"quantization_config"})
@@ -163,7 +168,7 @@ def check_fields(config: HfConfig, families: dict[str, Family], path: Path, igno
 
 
 def _transformers_defaults(model_type: str) -> dict[str, Any]:
-    """Return config.json of transformers' default model of a type; empty for a type that transformers lacks."""
+    """Return transformers' default config.json for a `model_type`, or {} for a type that transformers lacks."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     return dict(CONFIG_MAPPING[model_type]().to_dict()) if model_type in CONFIG_MAPPING else {}
@@ -196,7 +201,10 @@ LARGEST = {"vocab_size": 2**24, "hidden_size": 2**20, "num_hidden_layers": 2**14
 
 
 def positive(config: HfConfig, key: str, default: int | None = None) -> int:
-    """Return a whole number from 1 to LARGEST. Raises ConvertError naming key and value."""
+    """Return the value of `key` in config.json, or `default` when it is absent.
+
+    Raises ConvertError unless it is a whole number from 1 to the limit in LARGEST.
+    """
     value = config.get(key, default)
     if value is None:
         raise ConvertError(f"{key} is missing")
@@ -206,13 +214,16 @@ def positive(config: HfConfig, key: str, default: int | None = None) -> int:
 
 
 def refuse_unless(config: HfConfig, key: str, *accepted: Any) -> None:
-    """Raise ConvertError when `key` has a value that the trainer cannot compute."""
+    """Raise ConvertError when config.json has `key` with a value that is not one of the `accepted` ones."""
     if key in config and config[key] not in accepted:
         raise ConvertError(f"{key} = {config[key]!r} is not supported (only {', '.join(map(repr, accepted))})")
 
 
 def one_of(config: HfConfig, key: str, names: dict[str, str], default: str) -> str:
-    """Return ModelConfig's value for a word of Hugging Face. Raises ConvertError listing the supported words."""
+    """Translate the value of `key` in config.json to ModelConfig's word for it, as `names` maps them.
+
+    Raises ConvertError listing the supported values.
+    """
     value = config.get(key, default)
     if value not in names:
         raise ConvertError(f"{key} = {value!r} is not supported (only {', '.join(sorted(names))})")

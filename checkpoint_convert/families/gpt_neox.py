@@ -1,4 +1,4 @@
-"""GPT-NeoX: pythia, RedPajama-INCITE (sequential residual), StableLM-alpha.
+"""GPT-NeoX: Pythia, RedPajama-INCITE (attention and MLP in sequence), StableLM-alpha.
 
 Its fused query_key_value holds [q, k, v] head by head, which is megatron-core's layout with one head a group.
 Source of the names: transformers models/gpt_neox/modeling_gpt_neox.py (v5.23); files name the head `embed_out.weight`.

@@ -1,4 +1,4 @@
-"""Llama 1, 2, 3, CodeLlama and Mistral.
+"""Llama 1, 2, 3, CodeLlama and Mistral: their tensor names and the fields of their config.json.
 
 Source of the names: transformers models/llama/modeling_llama.py, models/mistral/modeling_mistral.py (v5.23).
 """
@@ -24,7 +24,7 @@ ACTIVATIONS = {
 
 
 def weights(model: ModelConfig) -> tuple[Rule, ...]:
-    """Return the rules of every tensor. Mistral, Qwen2 and Qwen3 have the same names."""
+    """Return the rules that convert every tensor of a Llama model. Mistral, Qwen2 and Qwen3 have the same tensor names."""
     head = Direct("output_layer.weight", "lm_head.weight", is_vocabulary=True)
     return (
         Direct("embedding.word_embeddings.weight", "model.embed_tokens.weight", is_vocabulary=True),
@@ -46,7 +46,7 @@ def weights(model: ModelConfig) -> tuple[Rule, ...]:
 
 
 def qk_norms() -> tuple[Rule, ...]:
-    """Return the rules of the norms on queries and keys."""
+    """Return the rules for the norms on queries and keys, which Qwen3 models have."""
     return tuple(
         Direct(f"{HERE}.self_attention.{word}_layernorm.weight", f"{THERE}.self_attn.{word}_norm.weight")
         for word in ("q", "k")
@@ -82,7 +82,7 @@ def to_model_config(config: HfConfig) -> dict[str, Any]:
 
 
 def biases(attention: bool, mlp: bool) -> dict[str, Any]:
-    """Return the fields of ModelConfig for biases in attention, in the MLP, or in both."""
+    """Return the fields of ModelConfig that state whether attention and MLP have biases in their linear layers."""
     part = "all" if attention == mlp else "attention" if attention else "mlp"
     return {"add_bias_linear": attention or mlp, "bias_in": part}
 

@@ -23,7 +23,7 @@ DEFAULT_WINDOW, DEFAULT_WINDOW_LAYERS = 4096, 28
 
 
 def to_model_config(config: HfConfig) -> dict[str, Any]:
-    """Return the fields of ModelConfig that Qwen2 and Qwen3 share. Raises ConvertError."""
+    """Convert the fields of config.json that Qwen2 and Qwen3 share to fields of ModelConfig. Raises ConvertError."""
     heads, hidden = positive(config, "num_attention_heads", 32), positive(config, "hidden_size", 4096)
     layers = positive(config, "num_hidden_layers", 32)
     return {
@@ -58,7 +58,10 @@ def to_qwen3(config: HfConfig) -> dict[str, Any]:
 
 
 def sliding_window(config: HfConfig, num_layers: int) -> int | None:
-    """Return the window that every layer has, or None. Raises ConvertError when only some layers have it."""
+    """Return the attention window in tokens that every layer has, or None when no layer has one.
+
+    Raises ConvertError when only some layers have it.
+    """
     if not config.get("use_sliding_window"):
         return None
     first = config.get("max_window_layers", DEFAULT_WINDOW_LAYERS)
@@ -72,7 +75,7 @@ def sliding_window(config: HfConfig, num_layers: int) -> int | None:
 
 
 def to_hf_config(model: ModelConfig) -> HfConfig:
-    """Return the fields of config.json that Qwen2 and Qwen3 share. Raises ConvertError."""
+    """Return the fields of config.json that Qwen2 and Qwen3 share. Raises ConvertError for parts that Qwen lacks."""
     if model.parallel_residual or model.normalization != "RMSNorm" or not model.gated_linear_unit:
         raise ConvertError("Qwen models of transformers have RMSNorm, a gated MLP and no parallel residual")
     if model.add_bias_linear or model.rotary_percent != 1.0:

@@ -15,15 +15,19 @@ ROPE_FIELDS = frozenset(
     {"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "rotary_pct", "rotary_emb_base"}
 )
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""The frequency rule of Llama 3.1 to 3.3, which is built into megatron-core. No other rule of type llama3 is in use."""
+"""The other settings of rope type llama3, as Llama 3.1 to 3.3 have them.
+
+megatron-core has these values built in, so other values are refused.
+"""
 YARN = {"beta_fast": 32, "beta_slow": 1}
-"""transformers' default values for type yarn."""
+"""transformers' default values of two settings of rope type yarn. Other values are refused."""
 
 
 def rope_to_model(config: dict[str, Any], default_percent: float | None = None) -> dict[str, Any]:
-    """Return the rotary fields of ModelConfig. Without `default_percent`, the family rotates whole heads.
+    """Convert the rotary fields of config.json to fields of ModelConfig. Raises ConvertError.
 
-    Raises ConvertError for an unknown rule, and for two spellings that disagree.
+    `default_percent` is the default share of rotated channels; None means that the family rotates whole heads. An
+    unknown rope type is an error, and so are two spellings that disagree.
     """
     _refuse_two_rules(config)
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
@@ -56,7 +60,10 @@ def rope_to_model(config: dict[str, Any], default_percent: float | None = None) 
 
 
 def _stretched(kind: str, rope: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of ModelConfig for yarn or dynamic, and remove theirs from `rope`. Raises ConvertError."""
+    """Remove the settings of rope type yarn or dynamic from `rope`, and return them as fields of ModelConfig.
+
+    Raises ConvertError for an unsupported value.
+    """
     for key, value in YARN.items() if kind == "yarn" else ():
         if rope.pop(key, value) not in (value, None):
             raise ConvertError(f"rope_parameters.{key} is not {value}, the only supported value")
@@ -82,7 +89,7 @@ def _refuse_two_rules(config: dict[str, Any]) -> None:
 
 
 def rope_to_hf(model: ModelConfig) -> dict[str, Any]:
-    """Return the fields in both spellings, for old and new readers."""
+    """Return the rotary fields of config.json in both spellings, for transformers 4 and 5."""
     scaling: dict[str, Any] = {}
     if model.rope_scaling_type == "linear":
         scaling = {"rope_type": "linear", "factor": model.rope_scaling_factor}

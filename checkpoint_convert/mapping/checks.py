@@ -37,7 +37,7 @@ def check_shapes(table: Table, infos: Mapping[str, TensorInfo], model: ModelConf
 
 
 def megatron_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor of megatron-core's model by name, without layer numbers.
+    """Return the shapes of all tensors that a megatron-core model can have, by name without layer numbers.
 
     The embedding and the output layer have `vocab_size` rows.
     """
@@ -63,9 +63,10 @@ def megatron_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def table_of_file(table: Table, present: Mapping[str, TensorInfo], model: ModelConfig) -> Table:
-    """Return the table with the names that this file uses.
+    """Return the table with each tensor under the name that this file uses for it, where the family has aliases.
 
-    In a tied model, the output layer replaces a missing embedding, as in transformers.
+    When the file of a tied model has an output layer but no embedding, the output layer is read as the embedding, as in
+    transformers.
     """
     spelled = {ours: theirs for ours, theirs in table.aliases.items() if ours not in present and theirs in present}
     rules = tuple(dataclasses.replace(rule, other=spelled.get(rule.other, rule.other)) for rule in table.rules)
@@ -79,7 +80,7 @@ def table_of_file(table: Table, present: Mapping[str, TensorInfo], model: ModelC
 
 
 def tied_copy_to_drop(source: TensorSource, model: ModelConfig, table: Table, origin: Path) -> list[str]:
-    """Return the name of a tied model's redundant output layer, if the file has one.
+    """Return the name of a tied model's redundant output layer in a list, or [] if the file has none.
 
     Raises ConvertError when that tensor is not a copy of the embedding.
     """
@@ -93,7 +94,11 @@ def tied_copy_to_drop(source: TensorSource, model: ModelConfig, table: Table, or
 
 
 def check_names(table: Table, present: Mapping[str, TensorInfo], origin: Path, used: Sequence[str]) -> list[str]:
-    """Return the names of buffers in old files. Raises ConvertError naming missing and unknown tensors."""
+    """Check that a file has every tensor of the table and no unknown one. Return the names of its buffers.
+
+    Buffers, such as masks and rotary tables, are not weights. `used` lists other names that the file may have. Raises
+    ConvertError naming missing and unknown tensors.
+    """
     expected = {name for rule in table.rules for name in rule.others}
     missing = sorted(expected - present.keys())
     left = sorted(present.keys() - expected - set(used))
@@ -110,7 +115,7 @@ def check_names(table: Table, present: Mapping[str, TensorInfo], origin: Path, u
 
 
 def _likely(missing: Sequence[str], unknown: Sequence[str]) -> str:
-    """Return the unknown name that is most similar to a missing one, as the end of a message."""
+    """Return the end of an error message that suggests an unknown tensor for a missing one with a similar name."""
     for name in missing[:MAX_NAMED]:
         if close := difflib.get_close_matches(name, unknown, 1, 0.6):
             return f"; {name} may be called {close[0]} there, which has no place in this model"
@@ -118,7 +123,7 @@ def _likely(missing: Sequence[str], unknown: Sequence[str]) -> str:
 
 
 def check_checkpoint(table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, folder: Path) -> None:
-    """Raise ConvertError naming missing and unknown tensors of a checkpoint, and a tensor of the wrong shape."""
+    """Raise ConvertError naming missing or unknown tensors of a checkpoint, or a tensor of the wrong shape."""
     expected, shapes = {rule.megatron for rule in table.rules}, megatron_shapes(model)
     missing, unknown = sorted(expected - infos.keys()), sorted(infos.keys() - expected)
     if missing:
@@ -134,14 +139,21 @@ def check_checkpoint(table: Table, infos: Mapping[str, TensorInfo], model: Model
 
 
 def plan_rows(model: ModelConfig, tokenizer: Tokenizer | None, options: ImportOptions) -> RowPlan:
-    """Plan the vocabulary rows. Rows in use = max(rows of the source, length of the tokenizer)."""
+    """Return the plan of an imported checkpoint's vocabulary rows.
+
+    The number of rows in use is the larger of the source's rows and the tokenizer's length. It is padded to a multiple
+    of `make_vocab_size_divisible_by`.
+    """
     used = max(model.vocab_size, tokenizer.vocab_size if tokenizer else 0)
     padded = pad_vocab_size(used, options.make_vocab_size_divisible_by)
     return RowPlan(model.vocab_size, used, padded, options.new_token_init, model.init_method_std, options.seed)
 
 
 def rows_to_write(model: ModelConfig, tokenizer: Tokenizer | None, choice: str) -> int:
-    """Return the number of rows of the exported embedding. Raises ConvertError when the checkpoint has fewer."""
+    """Return the number of vocabulary rows that an export writes for `choice`, a value of --vocab_size.
+
+    Raises ConvertError when the checkpoint has fewer rows than that, or than the tokenizer has tokens.
+    """
     length = tokenizer.vocab_size if tokenizer else 0
     if length > model.vocab_size:
         raise ConvertError(
@@ -162,7 +174,7 @@ def rows_to_write(model: ModelConfig, tokenizer: Tokenizer | None, choice: str) 
 def target_infos(
     table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, rows: int, dtype: torch.dtype
 ) -> dict[str, TensorInfo]:
-    """Return shape and dtype of every tensor that an export writes, computed on the meta device."""
+    """Return shape and dtype of every tensor that an export writes, computed without reading the weights."""
     found: dict[str, TensorInfo] = {}
     for rule in table.rules:
         tensor = torch.empty(infos[rule.megatron].shape, device="meta")

@@ -11,13 +11,13 @@ from checkpoint_convert.mapping.vocabulary import NewTokenInit
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Settings of from-hf and the other imports."""
+    """Settings of from-hf and of the other commands that import weights into CKPT_DIR/release."""
 
     extra_special_tokens: tuple[str, ...] = ()
     new_tokens: bool = True
-    """With extra tokens on a SentencePiece vocabulary: append Megatron's <CLS> <SEP> <EOD> <MASK> <PAD> first."""
+    """Whether extra tokens of a SentencePiece vocabulary follow Megatron's <CLS> <SEP> <EOD> <MASK> <PAD>."""
     dtype: torch.dtype | None = None
-    """None = the dtype of most of the source."""
+    """Dtype of the written weights. None = the dtype of most of the source."""
     make_vocab_size_divisible_by: int = 128
     new_token_init: NewTokenInit = "mean"
     seed: int = 1234
@@ -27,15 +27,15 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Settings of to-hf."""
+    """Settings of to-hf, the export to a Hugging Face folder."""
 
     dtype: torch.dtype | None = None
-    """None = the dtype of most of the checkpoint."""
+    """Dtype of the written weights. None = the dtype of most of the checkpoint."""
     max_shard_bytes: int = 2_000_000_000
     iteration: int | None = None
     vocab_size: str = "auto"
     """Embedding rows to write: auto = max(rows of the source, length of the tokenizer), source, tokenizer, or N."""
     check_sums: bool = True
-    """Verify the checkpoint's SHA256SUMS before anything is published."""
+    """Whether the checkpoint is compared with its SHA256SUMS before anything is published."""
     hub_name: str | None = None
     """ORG/NAME under which the folder will be uploaded. The model card names it."""

@@ -31,16 +31,19 @@ LAYER = "{layer}"
 
 @dataclass(frozen=True)
 class Rule(ABC):
-    """One line of a weight table. `megatron` is one name; `other` is a name, or several written as `a.{q,k,v}.b`."""
+    """Converts one tensor of megatron-core to one or more tensors of another format, and back.
+
+    `megatron` and `other` are the names on the two sides. Several names are written as `a.{q,k,v}.b`.
+    """
 
     megatron: str
     other: str
     is_vocabulary: bool = False
-    """Axis 0 counts tokens. vocabulary.py adds and removes rows."""
+    """Whether axis 0 has one row for each token. vocabulary.py adds and removes such rows."""
 
     @property
     def others(self) -> tuple[str, ...]:
-        """Names in the other format, in the order in which the functions take and return tensors."""
+        """Names in the other format, in the order in which to_megatron takes and to_other returns the tensors."""
         match = re.fullmatch(r"(.*)\{([^{}]*,[^{}]*)\}(.*)", self.other)
         if match is None:
             return (self.other,)
@@ -51,22 +54,22 @@ class Rule(ABC):
         return LAYER in self.megatron
 
     def at(self, layer: int) -> Self:
-        """Return the rule of one layer, with `{layer}` replaced by its number."""
+        """Return the rule for one layer, with `{layer}` in its names replaced by the layer's number."""
         here = str(layer)
         return replace(self, megatron=self.megatron.replace(LAYER, here), other=self.other.replace(LAYER, here))
 
     @abstractmethod
     def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
-        """Convert tensors of the other format, in the order of `others`, to megatron-core's tensor."""
+        """Join tensors of the other format, in the order of `others`, to megatron-core's tensor, as parts along axis 0."""
 
     @abstractmethod
     def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Parts]:
-        """Invert to_megatron."""
+        """Split megatron-core's tensor into the tensors of the other format, in the order of `others`, each as parts."""
 
 
 @dataclass(frozen=True)
 class Direct(Rule):
-    """The tensor is the same and only its name differs."""
+    """A rule for a tensor that differs only in its name."""
 
     def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
         return tensors
@@ -77,7 +80,11 @@ class Direct(Rule):
 
 @dataclass(frozen=True)
 class FusedQKV(Rule):
-    """q [heads*d, ...], k and v [groups*d, ...] <-> linear_qkv [groups*(n+2)*d, ...]; weights and biases alike."""
+    """A rule that joins the q, k and v projections to linear_qkv, group by group; weights and biases alike.
+
+    q [heads*d, ...], k and v [groups*d, ...] <-> linear_qkv [groups*(n+2)*d, ...], for n query heads in each group and
+    d channels in each head.
+    """
 
     def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
         groups = zip(*(tensor.chunk(model.query_groups) for tensor in tensors), strict=True)
@@ -92,7 +99,7 @@ class FusedQKV(Rule):
 
 @dataclass(frozen=True)
 class FusedGateUp(Rule):
-    """gate and up [ffn, hidden] <-> linear_fc1 [2*ffn, hidden], gate first."""
+    """A rule that joins gate and up [ffn, hidden] of a gated MLP to linear_fc1 [2*ffn, hidden], gate first."""
 
     def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
         return tensors
@@ -103,21 +110,21 @@ class FusedGateUp(Rule):
 
 @dataclass(frozen=True)
 class Table:
-    """The tensor names of one model in one format: a rule for every tensor, and extra names its files may contain."""
+    """The rules for every tensor of one model in one file format, and extra tensor names that its files may contain."""
 
     name: str
-    """Name of the format and model, for messages."""
+    """Name of the format and model, for error messages."""
     rules: tuple[Rule, ...]
     tied_copy: str = ""
-    """Name of the output layer, which a file of a tied model may repeat."""
+    """Name of the output layer. The files of a tied model may hold it as a copy of the embedding."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Name -> another name that some files use for the same tensor."""
     buffers: tuple[str, ...] = ()
-    """Suffixes of names that are not weights (masks, rotary tables)."""
+    """Endings of tensor names that are not weights (masks, rotary tables)."""
 
 
 def expand(rules: Sequence[Rule], num_layers: int) -> tuple[Rule, ...]:
-    """Repeat the per-layer rules for every layer, in the order of a forward pass."""
+    """Return the rules with each per-layer rule repeated for every layer, in the order of a forward pass."""
     first = next((i for i, rule in enumerate(rules) if rule.is_per_layer), len(rules))
     layered = [rule for rule in rules if rule.is_per_layer]
     before, after = rules[:first], [rule for rule in rules[first:] if not rule.is_per_layer]
@@ -125,6 +132,6 @@ def expand(rules: Sequence[Rule], num_layers: int) -> tuple[Rule, ...]:
 
 
 def linear(kind: type[Rule], megatron: str, other: str, bias: bool) -> tuple[Rule, ...]:
-    """Return the rules of a linear layer or norm: `.weight`, and `.bias` if it has a bias."""
+    """Return the rules of type `kind` for a linear layer or norm: one for `.weight`, and with `bias` one for `.bias`."""
     parts = ("weight", "bias") if bias else ("weight",)
     return tuple(kind(f"{megatron}.{part}", f"{other}.{part}") for part in parts)

@@ -1,4 +1,4 @@
-"""Vocabulary rows of embedding and output layer: add rows for new tokens and padding, remove them on export.
+"""Add vocabulary rows to embedding and output layer for new tokens and padding, and remove them on export.
 
     32,000 rows of the source | 7 new tokens | 121 rows of padding        = 32,128 = 251 x 128
 
@@ -24,18 +24,18 @@ BLOCK_ROWS = 256
 
 @dataclass(frozen=True)
 class RowPlan:
-    """Numbers of rows in the source, in use, and allocated, and the initial value of new rows."""
+    """Numbers of vocabulary rows in the source, in use, and with padding, and the initial value of the new rows."""
 
     source_rows: int
     used_rows: int
     padded_rows: int
     new_token_init: NewTokenInit = "mean"
     std: float = 0.02
-    """Standard deviation of `normal`."""
+    """Standard deviation of new rows with `new_token_init` normal."""
     seed: int = 1234
 
     def describe(self) -> str:
-        """Return e.g. `32,000 rows of the source + 7 new (--new_token_init mean) = 32,007, padded to 32,128`."""
+        """Return a line such as `32,000 rows of the source + 7 new (--new_token_init mean) = 32,007, padded to 32,128`."""
         rows, new = f"{self.source_rows:,} rows of the source", self.used_rows - self.source_rows
         if new > 0:
             rows += f" + {new:,} new (--new_token_init {self.new_token_init}) = {self.used_rows:,}"
@@ -45,9 +45,10 @@ class RowPlan:
 
 
 def grow(tensor: Tensor, plan: RowPlan, name: str) -> Parts:
-    """Extend [source_rows, hidden] to [padded_rows, hidden]. The first rows equal the source's bit for bit.
+    """Return an embedding or output layer with its new rows: [source_rows, hidden] -> parts of [padded_rows, hidden].
 
-    Raises ConvertError when the tensor has another number of rows.
+    The first rows equal the source's bit for bit. Raises ConvertError when the tensor has another number of rows than
+    the plan's source.
     """
     if tensor.shape[0] != plan.source_rows:
         raise ConvertError(f"{name}: has {tensor.shape[0]:,} rows, but the config states {plan.source_rows:,}")
@@ -56,12 +57,12 @@ def grow(tensor: Tensor, plan: RowPlan, name: str) -> Parts:
 
 
 def shrink(tensor: Tensor, rows: int) -> Tensor:
-    """Return the first `rows` rows."""
+    """Return the first `rows` rows of an embedding or output layer."""
     return tensor[:rows]
 
 
 def _new_rows(tensor: Tensor, plan: RowPlan, name: str) -> Tensor:
-    """Return one row that is repeated, or all new rows for `normal`."""
+    """Return the initial value of the new rows: one row to repeat, or with `normal` a random row for each."""
     if plan.new_token_init == "last_row":
         return tensor[-1]
     if plan.new_token_init == "mean":
