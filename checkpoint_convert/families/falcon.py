@@ -36,7 +36,7 @@ def weights(model: ModelConfig) -> tuple[Rule, ...]:
 
 
 def norms(model: ModelConfig) -> tuple[Rule, ...]:
-    """Return the rules for the norms of a layer: one shared norm (7B, 11B), or one for attention and one for the MLP."""
+    """Return the rules for the norms of a layer: one shared norm (7B, 11B), or one each for attention and MLP."""
     if model.shared_norm:
         return linear(Direct, f"{HERE}.input_layernorm", f"{THERE}.input_layernorm", bias=True)
     names = ("ln_attn", "ln_mlp") if model.parallel_residual else ("input_layernorm", "post_attention_layernorm")

@@ -59,7 +59,7 @@ CLOSE_NAME = 0.85
 
 @dataclass(frozen=True)
 class Family:
-    """One model family, such as Llama: how its weights and its config.json are converted to megatron-core's and back."""
+    """One model family, such as Llama: how its weights and config.json are converted to megatron-core's and back."""
 
     name: FamilyName
     model_types: tuple[str, ...]

@@ -24,7 +24,10 @@ ACTIVATIONS = {
 
 
 def weights(model: ModelConfig) -> tuple[Rule, ...]:
-    """Return the rules that convert every tensor of a Llama model. Mistral, Qwen2 and Qwen3 have the same tensor names."""
+    """Return the rules that convert every tensor of a Llama model.
+
+    Mistral, Qwen2 and Qwen3 have the same tensor names.
+    """
     head = Direct("output_layer.weight", "lm_head.weight", is_vocabulary=True)
     return (
         Direct("embedding.word_embeddings.weight", "model.embed_tokens.weight", is_vocabulary=True),

@@ -21,7 +21,7 @@ from pretokenizer.tokenizer.base import Tokenizer
 
 
 def check_shapes(table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, origin: Path) -> None:
-    """Raise ConvertError naming the first tensor whose shape contradicts the config, or whose dtype is an integer."""
+    """Raise ConvertError naming the first source tensor whose shape contradicts the config or whose type is integer."""
     expected = megatron_shapes(model)
     for rule in table.rules:
         shape = expected[_without_layer(rule.megatron)]

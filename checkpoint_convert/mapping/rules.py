@@ -60,11 +60,17 @@ class Rule(ABC):
 
     @abstractmethod
     def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
-        """Join tensors of the other format, in the order of `others`, to megatron-core's tensor, as parts along axis 0."""
+        """Join tensors of the other format, in the order of `others`, to megatron-core's tensor.
+
+        Return it as parts to be concatenated along axis 0.
+        """
 
     @abstractmethod
     def to_other(self, tensor: Tensor, model: ModelConfig) -> list[Parts]:
-        """Split megatron-core's tensor into the tensors of the other format, in the order of `others`, each as parts."""
+        """Split megatron-core's tensor into the tensors of the other format, in the order of `others`.
+
+        Return each of them as parts to be concatenated along axis 0.
+        """
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,6 @@ def expand(rules: Sequence[Rule], num_layers: int) -> tuple[Rule, ...]:
 
 
 def linear(kind: type[Rule], megatron: str, other: str, bias: bool) -> tuple[Rule, ...]:
-    """Return the rules of type `kind` for a linear layer or norm: one for `.weight`, and with `bias` one for `.bias`."""
+    """Return the rules of type `kind` for a linear layer or norm: for its `.weight` and, with `bias`, its `.bias`."""
     parts = ("weight", "bias") if bias else ("weight",)
     return tuple(kind(f"{megatron}.{part}", f"{other}.{part}") for part in parts)

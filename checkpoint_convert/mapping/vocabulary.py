@@ -35,7 +35,7 @@ class RowPlan:
     seed: int = 1234
 
     def describe(self) -> str:
-        """Return a line such as `32,000 rows of the source + 7 new (--new_token_init mean) = 32,007, padded to 32,128`."""
+        """Return a line such as `32,000 rows of the source + 7 new (--new_token_init mean) = 32,007, padded to ...`."""
         rows, new = f"{self.source_rows:,} rows of the source", self.used_rows - self.source_rows
         if new > 0:
             rows += f" + {new:,} new (--new_token_init {self.new_token_init}) = {self.used_rows:,}"

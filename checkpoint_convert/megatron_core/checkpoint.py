@@ -32,11 +32,11 @@ STACKED = "decoder.layers."
 WEIGHTS = ("embedding.", "decoder.", "output_layer.")
 """Prefixes of the keys that are weights. Optimizer and random state have other prefixes."""
 MODEL_PREFIX = "model."
-"""Some tools put it before every key of a weight."""
+"""Prefix that some tools put before the key of every weight."""
 FILE_BYTES = 1 << 30
-"""The writer starts a new file after this many bytes."""
+"""Size in bytes at which CheckpointWriter starts a new file."""
 ALIGNMENT = 64
-"""Bytes. Each blob starts at a multiple of it, so that tensors can be mapped in place."""
+"""Bytes. Each tensor's archive starts at a multiple of it, so that the tensor can be mapped in place."""
 LINEAR_LAYERS = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
 BACKEND = {
     "sharded_backend": "torch_dist",
@@ -47,16 +47,19 @@ BACKEND = {
 
 
 def _stacked_key(name: str) -> tuple[str, int] | None:
-    """Split a layer's name into its key and number, e.g. ("decoder.layers.mlp.linear_fc1.weight", 3), else None."""
+    """Split the name of a layer's tensor into its key on disk and its layer number.
+
+    An example is ("decoder.layers.mlp.linear_fc1.weight", 3). Return None for a tensor outside the layers.
+    """
     match = re.fullmatch(r"decoder\.layers\.(\d+)\.(.+)", name)
     return (STACKED + match.group(2), int(match.group(1))) if match else None
 
 
 class CheckpointReader:
-    """The weights of a checkpoint folder that any parallel layout saved.
+    """Reads the weights of a checkpoint folder, whatever parallel layout saved it.
 
-    Opening a folder checks every pickle in it. Other tools' folders (`is_foreign`) may import any name there; they are
-    read without loading any. Raises ConvertError.
+    Opening a folder checks that its pickles import allowed names only. With `is_foreign`, for folders of other tools,
+    they may name anything, and none of it is imported. Raises ConvertError.
     """
 
     def __init__(self, folder: Path, is_foreign: bool = False) -> None:
@@ -77,7 +80,7 @@ class CheckpointReader:
         self._stored = {key: value for key, value in stored.items() if key.startswith(starts)}
         self._files: dict[str, MappedFile] = {}
         self._keys: dict[str, tuple[str, int | None]] = {}
-        """Name -> (key on disk, layer)."""
+        """Tensor name -> (key on disk, layer number or None)."""
         for key, tensor in self._stored.items():
             for name, layer, info in _names_of(key.removeprefix(prefix), tensor):
                 self.infos[name], self._keys[name] = info, (key, layer)
@@ -85,7 +88,10 @@ class CheckpointReader:
             raise ConvertError(f"{folder}: has no weights (no key starts with {', '.join(WEIGHTS)})")
 
     def read(self, name: str) -> Tensor:
-        """Return one tensor. It is mapped from its file when a single chunk holds it."""
+        """Return one tensor, mapped from its file if a single chunk holds it, else copied together from its chunks.
+
+        Raises ConvertError when the chunks do not cover the tensor.
+        """
         info = self.infos[name]
         key, layer = self._keys[name]
         pieces = list(self._pieces(key, layer, info))
@@ -99,7 +105,7 @@ class CheckpointReader:
         return whole
 
     def _pieces(self, key: str, layer: int | None, info: TensorInfo) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-        """Yield (offsets, data) of the chunks that hold a part of the tensor, without the layer axis."""
+        """Yield (offsets in the tensor, data) for each chunk that holds a part of it. The layer axis is removed."""
         for chunk in self._stored[key].chunks:
             if layer is not None and not chunk.offsets[0] <= layer < chunk.offsets[0] + chunk.sizes[0]:
                 continue
@@ -121,7 +127,10 @@ class CheckpointReader:
 
 
 def _names_of(key: str, stored: StoredTensor) -> Iterator[tuple[str, int | None, TensorInfo]]:
-    """Yield (name, layer, shape and dtype) of the tensors that one key holds."""
+    """Yield (name, layer number or None, shape and dtype) of each tensor that one key on disk holds.
+
+    A key of stacked layers holds one tensor for each layer.
+    """
     name = module_name(key)
     if not key.startswith(STACKED) or _stacked_key(key):  # outside the layers, or one layer stored alone
         yield name, None, TensorInfo(stored.shape, stored.dtype)
@@ -131,20 +140,24 @@ def _names_of(key: str, stored: StoredTensor) -> Iterator[tuple[str, int | None,
 
 
 class CheckpointWriter:
-    """Write tensors into a folder as a checkpoint that megatron-core loads in any layout. `close` completes it.
+    """Writes tensors into a folder as a checkpoint that megatron-core loads in any layout. `close` completes it.
 
-    Norms get megatron-core's names on disk, except in a model with `shared_norm`.
+    Norms get megatron-core's names on disk, except in a model whose attention and MLP share one norm (`shared_norm`).
     """
 
     def __init__(self, folder: Path, shared_norm: bool = False) -> None:
         self.folder, self.shared_norm = folder, shared_norm
         self.digests: dict[Path, str] = {}
-        """SHA-256 of each complete file of tensors."""
+        """SHA-256 of each complete file of tensors, by path."""
         self._stored: dict[str, StoredTensor] = {}
         self._file = NewFile(folder / "__0_0.distcp")
 
     def write(self, name: str, info: TensorInfo, blocks: Iterable[Tensor]) -> None:
-        """Append one tensor. A layer's tensor becomes a chunk of the stacked key."""
+        """Append one tensor, whose elements `blocks` holds in C order.
+
+        A layer's tensor becomes one chunk of the key that stacks all layers. Raises ConvertError when its shape or
+        dtype differs from the other layers'.
+        """
         key, layer = _stacked_key(name) or (name, None)
         key = key if self.shared_norm else stock_name(key)
         sizes = info.shape if layer is None else (1, *info.shape)
@@ -163,7 +176,7 @@ class CheckpointWriter:
         stored.chunks.append(Chunk(offsets, sizes, self._file.path.name, start, self._file.tell() - start))
 
     def close(self, common: dict[str, object]) -> None:
-        """Write `.metadata`, `metadata.json`, and `common.pt` with the entries of `common`."""
+        """Complete the checkpoint: write `.metadata`, `metadata.json`, and `common.pt` with the entries of `common`."""
         tensors = {key: _stack(key, stored) for key, stored in self._stored.items()}
         start = self._file.tell()
         torch.save([None], _Body(self._file, [], 0))  # type: ignore[arg-type]  # the state of one tensor-parallel rank
@@ -182,14 +195,17 @@ class CheckpointWriter:
 
 
 def _extra_states(tensors: Mapping[str, StoredTensor]) -> Iterator[str]:
-    """Yield the keys under which megatron-core stores the extra state of each linear layer, which is empty."""
+    """Yield the keys under which megatron-core expects an extra state of each linear layer, which is empty here."""
     for linear in LINEAR_LAYERS:
         layers = tensors[f"{STACKED}{linear}.weight"].shape[0] if f"{STACKED}{linear}.weight" in tensors else 0
         yield from (f"{STACKED}{linear}._extra_state/shard_{layer}_{layers}" for layer in range(layers))
 
 
 def _stack(key: str, stored: StoredTensor) -> StoredTensor:
-    """Add the axis of layers. Raises ConvertError when a layer is missing."""
+    """Return the description of a layer's tensor with the axis of all layers in front; others stay unchanged.
+
+    Raises ConvertError when a layer is missing.
+    """
     if not key.startswith(STACKED):
         return stored
     layers = sorted(chunk.offsets[0] for chunk in stored.chunks)
@@ -199,7 +215,7 @@ def _stack(key: str, stored: StoredTensor) -> StoredTensor:
 
 
 class _Body:
-    """The file object for torch.save. Where torch skips a tensor's bytes, this writes `blocks`."""
+    """A file object for torch.save. It writes `blocks` where torch only skips the bytes of a tensor."""
 
     def __init__(self, file: NewFile, blocks: Iterable[Tensor], num_bytes: int) -> None:
         self.file, self.blocks, self.num_bytes, self.start = file, blocks, num_bytes, file.tell()
@@ -220,7 +236,10 @@ class _Body:
 
 
 def _save_tensor(info: TensorInfo, blocks: Iterable[Tensor], file: NewFile) -> None:
-    """Write the bytes of torch.save(tensor) without its copy and its checksum (SHA256SUMS has one)."""
+    """Write what torch.save writes for a tensor with the elements `blocks`, without holding the tensor in memory.
+
+    The archive has no checksum of its own, because SHA256SUMS has one.
+    """
     empty = torch.empty(info.shape, dtype=info.dtype)  # never written to, so it takes no memory
     try:
         with torch.serialization.skip_data():

@@ -1,4 +1,4 @@
-"""Read and write `.metadata` of a torch_dist checkpoint: its tensors, and the place of each of their chunks.
+"""Read and write `.metadata` of a torch_dist checkpoint: its tensors, and in which file and where each chunk is.
 
     stored = read_metadata(Path("ckpt/release"))["decoder.layers.mlp.linear_fc1.weight"]
     stored.shape, stored.dtype, stored.chunks[0].file, stored.chunks[0].start
@@ -23,7 +23,10 @@ from megatron_train.checkpoint.safe_pickle import ALLOWED_GLOBALS
 
 
 class Chunk(NamedTuple):
-    """One torch.save archive of `length` bytes at `start` of a file. It holds the part of a tensor at `offsets`."""
+    """The part of a tensor with shape `sizes` at `offsets`, and where it is stored.
+
+    It is a torch.save archive of `length` bytes that begins at byte `start` of `file`.
+    """
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -33,7 +36,7 @@ class Chunk(NamedTuple):
 
 
 class StoredTensor(NamedTuple):
-    """Shape and dtype of a whole tensor, and its chunks."""
+    """Shape and dtype of a whole tensor, and the chunks that hold its parts."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -41,9 +44,10 @@ class StoredTensor(NamedTuple):
 
 
 def read_metadata(folder: Path, is_foreign: bool = False) -> dict[str, StoredTensor]:
-    """Return every tensor of the checkpoint by key. Raises ConvertError naming the file.
+    """Return shape, dtype and chunks of every tensor of a checkpoint, by key. Raises ConvertError naming the file.
 
-    `is_foreign`: other tools' metadata may import any name. No name is loaded in either case.
+    With `is_foreign`, for checkpoints of other tools, the pickle may name any class. No class is imported in either
+    case.
     """
     path = folder / ".metadata"
     metadata = read_pickle(path.read_bytes(), str(path), None if is_foreign else ALLOWED_GLOBALS)
@@ -70,7 +74,10 @@ def _chunk(described: dict[str, Any], place: dict[str, Any]) -> Chunk:
 def write_metadata(
     folder: Path, tensors: Mapping[str, StoredTensor], objects: Mapping[str, tuple[str, int, int]] | None = None
 ) -> None:
-    """Write `.metadata` as torch.distributed.checkpoint reads it. `objects` maps keys to (file, start, length)."""
+    """Write `.metadata` for tensors and for other pickled objects, as torch.distributed.checkpoint reads it.
+
+    `objects` maps the key of an object to (file, first byte, number of bytes).
+    """
     found: dict[str, Any] = {}
     places: dict[MetadataIndex, _StorageInfo] = {}
     for key, stored in tensors.items():
@@ -95,7 +102,10 @@ def write_metadata(
 
 
 class _StandIn:
-    """Pickles like an instance of torch's class of the same name: the class's name and its fields."""
+    """Stands for torch's class of the same name.
+
+    An instance is pickled as an instance of that class with its fields.
+    """
 
     stands_for = "torch.distributed.checkpoint.metadata"
 
@@ -133,7 +143,7 @@ class _StorageInfo(_StandIn):
 
 
 class _Pickler(pickle._Pickler):
-    """Python's own pickler, which writes each _StandIn as the class that it stands for."""
+    """Python's own pickler, which writes torch's class name in place of a subclass of _StandIn."""
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
         pickler: Any = self

@@ -38,7 +38,10 @@ from pretokenizer.tokenizer.base import Tokenizer
 
 @dataclass(frozen=True)
 class WeightsToImport:
-    """A model in another format: named tensors, their table, the architecture, and the files beside the weights."""
+    """A model of another format, ready to import: its tensors, the rules that convert them, and what goes with them.
+
+    That is the architecture, the plan of vocabulary rows, the tokenizer and the generation settings.
+    """
 
     source: TensorSource
     table: Table
@@ -46,18 +49,21 @@ class WeightsToImport:
     rows: RowPlan
     tokenizer: Tokenizer | None
     origin: Path
-    """The folder that holds the source."""
+    """The folder that holds the files of the other format."""
     generation: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of generation_config.json, which an export writes back."""
+    """Contents of generation_config.json. The checkpoint keeps them for a later export."""
 
     @property
     def infos(self) -> dict[str, TensorInfo]:
-        """Shape and dtype of every tensor that the table uses."""
+        """Shape and dtype of every source tensor that the rules use, by name."""
         return {name: self.source.infos[name] for rule in self.table.rules for name in rule.others}
 
 
 def import_weights(weights: WeightsToImport, checkpoint_dir: Path, options: ImportOptions) -> Report:
-    """Write CKPT_DIR/release and return the report. Raises ConvertError naming the file or tensor."""
+    """Convert the weights, publish them as CKPT_DIR/release, and return the report to print.
+
+    Raises ConvertError naming the file or tensor.
+    """
     dropped = check_weights(weights)
     dtype = options.dtype or main_dtype(weights.infos.values())
     if options.dtype is None:
@@ -76,7 +82,11 @@ def import_weights(weights: WeightsToImport, checkpoint_dir: Path, options: Impo
 
 
 def check_weights(weights: WeightsToImport) -> list[str]:
-    """Return source tensors that are not imported. Raises ConvertError when names or shapes do not fit the model."""
+    """Check that the source's tensors fit the model. Return the names of those that are not imported.
+
+    These are the copy of a tied output layer and buffers, such as rotary tables. Raises ConvertError when names or
+    shapes do not fit.
+    """
     source, table, model, origin = weights.source, weights.table, weights.model, weights.origin
     copies = tied_copy_to_drop(source, model, table, origin)
     buffers = check_names(table, source.infos, origin, copies)
@@ -85,7 +95,10 @@ def check_weights(weights: WeightsToImport) -> list[str]:
 
 
 def stream_weights(weights: WeightsToImport, model: ModelConfig, report: Report, folder: Path) -> dict[Path, str]:
-    """Write the checkpoint's tensors one at a time. Return the SHA-256 of each file."""
+    """Convert the source's tensors one at a time, and write them as a checkpoint into `folder`.
+
+    Return the SHA-256 of each file.
+    """
     source = weights.source
     writer = CheckpointWriter(folder, weights.model.shared_norm)
     try:
@@ -102,7 +115,7 @@ def stream_weights(weights: WeightsToImport, model: ModelConfig, report: Report,
 
 
 def release_model(weights: WeightsToImport, options: ImportOptions) -> ModelConfig:
-    """Return the architecture of the release: the source's, with the planned vocabulary rows."""
+    """Return the architecture of CKPT_DIR/release: the source's, with the planned vocabulary rows."""
     return dataclasses.replace(
         weights.model,
         vocab_size=weights.rows.used_rows,
@@ -112,7 +125,10 @@ def release_model(weights: WeightsToImport, options: ImportOptions) -> ModelConf
 
 
 def write_companions(weights: WeightsToImport, model: ModelConfig, extra_tokens: Sequence[str], folder: Path) -> None:
-    """Write the architecture, the name of the source, the generation settings and the tokenizer."""
+    """Write a checkpoint's files beside the weights.
+
+    They hold the architecture, the name of the source, the generation settings and the tokenizer.
+    """
     model.save(folder / MODEL_CONFIG)
     record_source(folder, weights.origin)
     write_generation_config(None, weights.generation, folder)
@@ -124,7 +140,10 @@ def write_companions(weights: WeightsToImport, model: ModelConfig, extra_tokens:
 
 
 def in_background(check: Callable[[Path], None], folder: Path) -> Future[None]:
-    """Run a check in a daemon thread, which does not delay the exit of an interrupted program."""
+    """Run `check(folder)` in a background thread, and return the future of its result.
+
+    The thread is a daemon, so that it does not delay the exit of an interrupted program.
+    """
     future: Future[None] = Future()
 
     def run() -> None:

@@ -28,7 +28,7 @@ MAX_NAMED = 8
 
 @dataclass
 class Report:
-    """Counts and names of a finished conversion."""
+    """Counts of the tensors that a conversion wrote, and names of tensors that its user should know about."""
 
     folder: Path
     num_tensors: int = 0
@@ -36,13 +36,14 @@ class Report:
     dtype: torch.dtype = torch.float32
     vocabulary: str = ""
     dropped: list[str] = field(default_factory=list)
-    """Source tensors that are not weights (rotary tables, masks, the copy of a tied head)."""
+    """Source tensors that were left out because they are not weights (rotary tables, masks, a tied head's copy)."""
     not_finite: list[str] = field(default_factory=list)
 
     def write(self, sink: TensorSink, name: str, parts: Parts, dtype: torch.dtype) -> None:
-        """Write one tensor to `sink` in `dtype` and count it. NaN and infinity of the source are noted, not repaired.
+        """Write one tensor to `sink` in `dtype` and count it.
 
-        Raises ConvertError when a finite number overflows in `dtype`.
+        A tensor with NaN or infinity is written as it is, and its name is added to `not_finite`. Raises ConvertError
+        when a finite number overflows in `dtype`.
         """
         info = TensorInfo(shape_of(parts), dtype)
         sink.write(name, info, self._watched(name, parts, dtype))
@@ -62,7 +63,7 @@ class Report:
             self.not_finite.append(name)
 
     def lines(self) -> list[str]:
-        """Return the closing lines."""
+        """Return the lines to print after a conversion: its folder, tensor count, vocabulary rows, omitted tensors."""
         found = [
             f"wrote {self.folder}",
             f"  {self.num_tensors:,} tensors, {human_bytes(self.num_bytes)} in {dtype_name(self.dtype)}",
@@ -80,12 +81,12 @@ def progress(infos: Mapping[str, TensorInfo], title: str) -> tqdm:
 
 
 def warn(message: str) -> None:
-    """Print one line on stderr."""
+    """Print a warning as one line on stderr."""
     print(f"warning: {message}", file=sys.stderr)
 
 
 def warn_of_not_finite(report: Report) -> None:
-    """Warn about tensors that contain NaN or infinity."""
+    """Warn about written tensors that contain NaN or infinity."""
     if report.not_finite:
         warn(f"{len(report.not_finite)} tensors contain NaN or infinity: {named(report.not_finite)}")
 
@@ -99,6 +100,6 @@ def warn_of_rounding(infos: Mapping[str, TensorInfo], dtype: torch.dtype) -> Non
 
 
 def named(names: Sequence[str]) -> str:
-    """Join the first MAX_NAMED names, followed by the number of the others."""
+    """Return the first MAX_NAMED names as text with commas, followed by the number of the others."""
     more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
     return ", ".join(names[:MAX_NAMED]) + more

@@ -1,4 +1,4 @@
-"""Checks of the target of a conversion, and the staging folder of CKPT_DIR/release.
+"""Check that the target of a conversion is free, and provide the staging folder of CKPT_DIR/release.
 
 A conversion writes into a hidden folder that is renamed when it is complete. An error removes it. A lock, which ends
 with its process, keeps a second conversion out of the same folder.
@@ -49,7 +49,10 @@ def release_staging(checkpoint_dir: Path) -> Iterator[Path]:
 
 
 def check_target(folder: Path) -> None:
-    """Remove an empty folder at the target of a conversion. Raises ConvertError for anything else that exists there."""
+    """Remove an empty folder at the path where a conversion will write.
+
+    Raises ConvertError if anything else exists there.
+    """
     if folder.is_symlink():
         raise ConvertError(f"{folder}: is a symbolic link, which no folder can replace; name the folder it points to")
     if folder.is_dir() and not any(folder.iterdir()):

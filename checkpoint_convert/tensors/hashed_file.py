@@ -23,14 +23,17 @@ import numpy as np
 BUFFER_BYTES = 1 << 22
 NUM_BUFFERS = 4
 BLOCK_BYTES = 1 << 12
-"""Addresses, offsets and lengths of direct writes are multiples of it. The disk's block size divides it."""
+"""Bytes. Addresses, offsets and lengths of direct writes are multiples of it, as usual disks require."""
 CACHED_BYTES = 1 << 18
-"""Bytes of one write through the cache. Larger writes are slower: the kernel searches for large free pages."""
+"""Bytes of one write through the page cache. Larger ones are slower: the kernel searches for large free pages."""
 O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class NewFile:
-    """A file open for writing. The path must not exist. `close` or `abandon` ends the writing."""
+    """A new file that is hashed while it is written. Its path must not exist.
+
+    `close` completes the file. `abandon` leaves it incomplete.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,7 +47,10 @@ class NewFile:
         self._in_flight: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
 
     def write(self, data: bytes | memoryview) -> int:
-        """Append all of `data`. Raises OSError with the file's name, e.g. when the disk is full."""
+        """Append all of `data`, and return its length.
+
+        Raises OSError with the file's name, e.g. when the disk is full.
+        """
         rest = np.frombuffer(data, np.uint8)
         while len(rest):
             if not self._free:
@@ -57,14 +63,17 @@ class NewFile:
         return len(data)
 
     def align(self, multiple: int) -> None:
-        """Append zeros up to the next multiple of `multiple` bytes."""
+        """Append zeros until the length of the file is a multiple of `multiple` bytes."""
         self.write(bytes(-self.tell() % multiple))
 
     def tell(self) -> int:
         return self._start + self._used
 
     def close(self) -> str:
-        """Write the rest, close the file, and return its SHA-256. Publishing the folder flushes the file to disk."""
+        """Write the buffered bytes, close the file, and return its SHA-256.
+
+        The disk may receive the bytes later: publishing the folder flushes them.
+        """
         try:
             if self._used:
                 self._hand_over()
@@ -75,7 +84,7 @@ class NewFile:
         return self._digest.hexdigest()
 
     def abandon(self) -> None:
-        """Close the file in its current state. A second call does nothing."""
+        """Close the file without writing the buffered bytes. A second call does nothing."""
         self._hashing.shutdown(cancel_futures=True)
         self._writing.shutdown(cancel_futures=True)
         if self._is_open:
@@ -83,7 +92,7 @@ class NewFile:
         self._is_open = False
 
     def _hand_over(self) -> None:
-        """Pass the buffer to both threads."""
+        """Pass the current buffer to the thread that hashes it and to the thread that writes it."""
         buffer = self._free.pop()
         data = buffer.data[: self._used]
         jobs = [self._hashing.submit(self._digest.update, data), self._writing.submit(self._put, data, self._start)]
@@ -91,7 +100,7 @@ class NewFile:
         self._start, self._used = self._start + self._used, 0
 
     def _wait_for_buffer(self) -> None:
-        """Wait until both threads have finished with the oldest buffer, and reuse it."""
+        """Wait until the oldest buffer is hashed and written, and add it to the free buffers."""
         buffer, jobs = self._in_flight.popleft()
         for job in jobs:
             job.result()
@@ -115,7 +124,7 @@ class NewFile:
             os.posix_fadvise(self._descriptor, start, offset - start, os.POSIX_FADV_DONTNEED)
 
     def _set_direct(self, is_direct: bool) -> None:
-        """Switch direct writes on or off. A file system without them keeps writing through the cache."""
+        """Switch direct writes (O_DIRECT) on or off. A file system without them keeps writing through the cache."""
         flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & ~O_DIRECT
         try:
             fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | O_DIRECT if is_direct else flags)

@@ -1,4 +1,4 @@
-"""Tensors over the bytes of a file: nothing is copied, and unused tensors take no memory.
+"""Map parts of a file as tensors: nothing is copied, and unused tensors take no memory.
 
     tensor = MappedFile(Path("model.safetensors")).tensor(offset=1024, num_bytes=64, dtype=torch.float32)
 
@@ -19,7 +19,7 @@ from checkpoint_convert.tensors.tensor import ConvertError
 
 
 class MappedFile:
-    """A file open for reading."""
+    """A file open for reading. Its parts can be mapped as tensors."""
 
     def __init__(self, path: Path, is_read_ahead: bool = False) -> None:
         """Open `path`. With `is_read_ahead`, the disk starts reading a whole tensor as soon as it is mapped.
@@ -38,13 +38,14 @@ class MappedFile:
         return self._file.fileno()
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes of the file."""
+        """Return `length` bytes of the file from `offset`, or fewer at its end."""
         return os.pread(self.descriptor, length, offset)
 
     def tensor(self, offset: int, num_bytes: int, dtype: torch.dtype) -> Tensor:
-        """Return `num_bytes` of the file as a flat tensor. It is copied only when `offset` is not aligned for `dtype`.
+        """Return `num_bytes` of the file from `offset` as a flat tensor.
 
-        Raises ConvertError when the bytes lie beyond the end of the file.
+        The bytes are copied only when `offset` is not aligned for `dtype`. Raises ConvertError when they lie beyond the
+        end of the file.
         """
         if offset < 0 or num_bytes < 0 or offset + num_bytes > self.size:
             raise ConvertError(f"{self.path}: truncated: bytes {offset} to {offset + num_bytes} are beyond its end")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""The spellings of --dtype."""
+"""The values of --dtype, and the torch dtypes that they name."""
 
 
 INFINITY = {
@@ -25,7 +25,7 @@ INFINITY = {
     torch.bfloat16: 0x7F80,
     torch.float16: 0x7C00,
 }
-"""The bits of infinity. The bits of NaN are larger."""
+"""The bit pattern of positive infinity in each dtype. The bit patterns of NaN are larger."""
 
 BLOCK_BYTES = 1 << 20
 """Bytes that are read, checked and written at once, so that they stay in the processor's cache."""
@@ -39,7 +39,7 @@ class ConvertError(ValueError):
 
 
 class TensorInfo(NamedTuple):
-    """Shape and element type of a tensor that has not been read."""
+    """Shape and dtype of a tensor, which are known before it is read."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -50,26 +50,29 @@ class TensorInfo(NamedTuple):
 
 
 class TensorSource(Protocol):
-    """Readable named tensors."""
+    """A reader that returns tensors by name."""
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]:
         """Shape and dtype of every tensor by name."""
 
     def read(self, name: str) -> Tensor:
-        """Return a tensor, which callers must not modify. Raises ConvertError naming an unreadable file."""
+        """Return the tensor `name`, which callers must not modify. Raises ConvertError naming an unreadable file."""
 
 
 class TensorSink(Protocol):
-    """A writer of named tensors. Each name is written once."""
+    """A writer of named tensors. Each name may be written once."""
 
     def write(self, name: str, info: TensorInfo, blocks: Iterable[Tensor]) -> None:
-        """Write one tensor. The blocks contain its elements in C order."""
+        """Write the tensor `name`. The blocks contain its elements in C order."""
 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Let torch compute on the calling thread only. The work is limited by memory, and more threads slow it down."""
+    """Let torch compute on the calling thread only, until the block ends.
+
+    Conversions are limited by memory, and more threads slow them down.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -79,12 +82,12 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return the name in Hugging Face's config.json, such as `bfloat16`."""
+    """Return the name that a dtype has in Hugging Face's config.json, such as `bfloat16`."""
     return str(dtype).removeprefix("torch.")
 
 
 def main_dtype(infos: Iterable[TensorInfo]) -> torch.dtype:
-    """Return the dtype of most bytes."""
+    """Return the dtype that accounts for the most bytes of the tensors."""
     totals: dict[torch.dtype, int] = {}
     for info in infos:
         totals[info.dtype] = totals.get(info.dtype, 0) + info.num_bytes
@@ -92,17 +95,17 @@ def main_dtype(infos: Iterable[TensorInfo]) -> torch.dtype:
 
 
 def shape_of(parts: Parts) -> tuple[int, ...]:
-    """Return the shape of the whole tensor."""
+    """Return the shape of the tensor that `parts` form when they are concatenated along axis 0."""
     return (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
 
 
 def joined(parts: Parts) -> Tensor:
-    """Return the whole tensor. A single part is not copied."""
+    """Return the tensor that `parts` form when they are concatenated along axis 0. A single part is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def blocks_of(parts: Parts) -> Iterator[Tensor]:
-    """Yield all elements in C order, in blocks of at most BLOCK_BYTES where the memory layout allows it."""
+    """Yield the elements of a tensor in C order, in blocks of at most BLOCK_BYTES where the memory layout allows it."""
     for part in parts:
         if part.nbytes <= BLOCK_BYTES:
             yield part
@@ -128,7 +131,10 @@ def same_bits(first: Tensor, second: Tensor) -> bool:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Return whether a tensor has no NaN and no infinity. Their bits, without the sign, are the largest."""
+    """Return whether a tensor has no NaN and no infinity.
+
+    Only the largest bit patterns are compared, because infinity and NaN have the largest ones apart from the sign.
+    """
     if tensor.dtype not in INFINITY or tensor.numel() == 0:
         return True
     bits, infinity = 8 * tensor.dtype.itemsize, INFINITY[tensor.dtype]
@@ -138,14 +144,14 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def overflows(tensor: Tensor, rounded: Tensor) -> bool:
-    """Return whether a finite number of `tensor` is infinite in `rounded`, its copy in another dtype."""
+    """Return whether a finite number of `tensor` becomes infinite in `rounded`, its copy in another dtype."""
     if rounded.dtype == tensor.dtype or is_finite(rounded):
         return False
     return bool((tensor.isfinite() & ~rounded.isfinite()).any())
 
 
 def human_bytes(count: int) -> str:
-    """Format a size in powers of ten, such as `60.8 MB`."""
+    """Return a number of bytes as text in powers of ten, such as `60.8 MB`."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:

@@ -18,7 +18,7 @@ from checkpoint_convert.tensors.torch_pickle import Names, named_functions, read
 from megatron_train.checkpoint.safe_pickle import FileSlice, Inert, UnsafePickleError
 
 LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
-"""The first pickle of the older format: torch's magic number."""
+"""First bytes of a file in torch.save's older format: a pickle of torch's magic number."""
 LEGACY_PROTOCOL = 1001
 
 
@@ -45,7 +45,10 @@ class _Archive:
             )
 
     def locate(self, key: str) -> tuple[int, int]:
-        """Return (offset in the file, bytes) of a storage. Raises KeyError or UnsafePickleError."""
+        """Return (offset in the file, number of bytes) of the elements that torch stored under `key`.
+
+        Raises KeyError when they are missing, and UnsafePickleError when they are compressed.
+        """
         entry = self.entries[f"data/{key}"]
         if entry.compress_type != zipfile.ZIP_STORED:
             raise UnsafePickleError(
@@ -58,7 +61,10 @@ class _Archive:
 
 
 def read_archive(mapped: MappedFile, offset: int = 0, length: int | None = None, kept: Names = ()) -> Any:
-    """Return the object that torch.save wrote at `offset`. Raises ConvertError naming the file."""
+    """Return the object that torch.save wrote into a file, or into `length` bytes of it from `offset`.
+
+    Instances of the classes in `kept` become Inert objects, which run no code. Raises ConvertError naming the file.
+    """
     if length is None and mapped.read(0, len(LEGACY_START)) == LEGACY_START:
         return _read_legacy(mapped, kept)
     archive = _Archive(mapped, offset, mapped.size - offset if length is None else length)
@@ -69,7 +75,8 @@ def read_archive(mapped: MappedFile, offset: int = 0, length: int | None = None,
 def _read_legacy(mapped: MappedFile, kept: Names) -> Any:
     """Read the older format: magic number, protocol, system, the object, the keys of its storages, and their bytes.
 
-    The object is read twice, because the places of the storages follow it. Raises ConvertError naming the file.
+    A storage holds the elements of a tensor and follows the object. The first pass over the object finds the size of
+    every storage, the second maps the tensors. Raises ConvertError naming the file.
     """
     name, file = str(mapped.path), io.BufferedReader(FileSlice(mapped.descriptor, 0, mapped.size))
     _, protocol, system = (read_pickle(file, name) for _ in range(3))

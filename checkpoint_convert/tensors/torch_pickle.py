@@ -35,14 +35,17 @@ _VALUES: dict[tuple[str, str], Any] = {
     ("torch", "Size"): tuple,
     ("collections", "OrderedDict"): OrderedDict,
 }
-"""The harmless objects that stand for imported names."""
+"""(module, name) of an import in a pickle -> the harmless object that the pickle gets for it."""
 
 Names = Collection[tuple[str, str]] | None
 """(module, name) pairs that a pickle may import besides _VALUES, as Inert objects. None allows every name."""
 Functions = Mapping[tuple[str, str], Any]
-"""Our functions that replace imported ones."""
+"""(module, name) of a function that a pickle imports -> our function that replaces it."""
 Locate = Callable[[str], tuple[int, int]]
-"""Returns (offset in the file, bytes) of a storage by its key. Raises KeyError or UnsafePickleError."""
+"""Returns (offset in the file, number of bytes) of a storage, a tensor's elements, for its key.
+
+Raises KeyError or UnsafePickleError.
+"""
 
 
 class _Storage(NamedTuple):
@@ -52,7 +55,10 @@ class _Storage(NamedTuple):
 
 
 def _storage(identifier: Any) -> _Storage:
-    """Return the storage that a persistent id describes. Raises ValueError or TypeError for any other id."""
+    """Return the storage (a tensor's elements, kept outside the pickle) that a persistent id describes.
+
+    Raises ValueError or TypeError for any other id.
+    """
     kind, dtype, key, _, num_elements, *view = identifier
     if kind != "storage" or not isinstance(dtype, torch.dtype) or any(part is not None for part in view):
         raise ValueError(f"{identifier!r} is not a tensor storage")
@@ -66,9 +72,10 @@ def read_pickle(
     functions: Functions | None = None,
     mapped_bytes: int = 0,
 ) -> Any:
-    """Return the object of one pickle, in which names of `kept` are Inert objects.
+    """Return the object of one pickle without running its code. Raises ConvertError naming the file.
 
-    `functions` may map up to `mapped_bytes` of a file. Raises ConvertError naming the file.
+    Instances of the classes in `kept` become Inert objects. `functions` replace functions that the pickle calls, and
+    may map up to `mapped_bytes` of a file.
     """
     known = {**dict.fromkeys(kept or (), Inert), **_VALUES, **(functions or {})}
     unknown = Inert if kept is None else None
@@ -83,7 +90,10 @@ def read_pickle(
 
 
 def tensor_functions(mapped: MappedFile, name: str, locate: Locate) -> Functions:
-    """Return functions that map a pickle's tensors from `mapped`."""
+    """Return replacements for torch's functions that rebuild tensors. They map each tensor from `mapped`.
+
+    `locate` finds the bytes of a tensor in the file. `name` is the file's name in error messages.
+    """
 
     def rebuild(storage: Any, start: Any, size: Any, stride: Any, *_: Any) -> Tensor:
         try:
@@ -101,7 +111,7 @@ def tensor_functions(mapped: MappedFile, name: str, locate: Locate) -> Functions
 
 
 def named_functions(rebuild_tensor: Any, rebuild_parameter: Any) -> Functions:
-    """Return replacements for torch's functions that rebuild tensors and parameters."""
+    """Return the two functions under the names of torch's functions that rebuild tensors and parameters."""
     return {
         ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
         ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
