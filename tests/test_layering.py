@@ -172,6 +172,22 @@ def test_the_pretokenizer_and_shared_modules_import_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_jinja_is_imported_only_with_a_template() -> None:
+    """Checked in a fresh interpreter, because other tests import jinja2 here."""
+    program = (
+        "import sys\n"
+        "import checkpoint_convert.convert, pretokenizer.build\n"
+        "from pretokenizer.chat.formats import get_chat_format\n"
+        "get_chat_format('chatml')\n"
+        "assert 'jinja2' not in sys.modules\n"
+        "from pretokenizer.template.rendering import CompiledTemplate\n"
+        "template = CompiledTemplate('{{ messages[0].content }}', 't.jinja', {}, '2025-01-31')\n"
+        "print(template.text([{'role': 'user', 'content': 'Hi'}]), 'jinja2' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("Hi True\n", "")
+
+
 def test_no_source_of_the_pretokenizer_mentions_torch() -> None:
     for path in sources("pretokenizer"):
         assert not {name for name in imports_of(path) if name.split(".")[0] in {"torch", "megatron", "transformers"}}, (

@@ -7,24 +7,22 @@
 Data belongs to the message it comes from. The template's own text belongs to the message of the loop that prints it;
 outside of such a loop it belongs to the message of the text before it. Text before the first message and the tools
 belong to no message.
+
+jinja2 is imported with the first template, because most programs that import this module render none.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import jinja2
-
 from pretokenizer.files.limits import BoundsError, bounded
-from pretokenizer.template.environment import ChatEnvironment
 from pretokenizer.template.expression import Messages, Recording, field_of
 from pretokenizer.template.fragment import NO_MESSAGE, Fragment
 from pretokenizer.template.traced_text import TracedText
 from pretokenizer.template.traced_values import traced_value
 from pretokenizer.template.tracer import Part, TracedMessage, Tracer
-from pretokenizer.template.tracing_environment import TracingEnvironment
 
 T = TypeVar("T")
-_FAILURES = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
+_FAILURES = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
 
 
 class TemplateFailureError(ValueError):
@@ -40,6 +38,9 @@ class CompiledTemplate:
 
     def __init__(self, source: str, path: str, tokens: Mapping[str, str], date: str) -> None:
         """`tokens` are the tokenizer's, such as `bos_token`. Raises TemplateFailureError for wrong syntax."""
+        from pretokenizer.template.environment import ChatEnvironment
+        from pretokenizer.template.tracing_environment import TracingEnvironment
+
         self.path, self.source, self._tokens = path, source, tokens
         self._tracing = TracingEnvironment(date)
         plain = ChatEnvironment(date)
@@ -79,6 +80,8 @@ class CompiledTemplate:
         return {**self._tokens, **own}
 
     def _run(self, render: Callable[[], T]) -> T:
+        import jinja2
+
         try:
             with bounded(self.path):
                 return render()
@@ -86,7 +89,7 @@ class CompiledTemplate:
             raise TemplateLimitError(str(error)) from None
         except jinja2.TemplateSyntaxError as error:
             raise TemplateFailureError(f"{self.path}:{error.lineno}: not a Jinja template: {error.message}") from None
-        except _FAILURES as error:
+        except (jinja2.TemplateError, *_FAILURES) as error:
             raise TemplateFailureError(f"{self.path}: the template fails: {error}") from None
 
 
