@@ -32,6 +32,7 @@ SHARED = {
         "config.flags",
         "config.paths",
         "config.yaml_config",
+        "figures.packing",
         "files.checksums",
         "files.limits",
         "files.manifest",

@@ -1,7 +1,7 @@
 """Choose which documents share a row of `seq_length` positions. Each document is in exactly one row.
 
 Packing is best fit, longest first, within windows of an order that is already shuffled. The rows of a window are then
-shuffled, so that long documents do not come first.
+shuffled, so that long documents do not come first. The pretokenizer's reports count rows with the same `best_fit`.
 
     >>> rows = pack_rows(np.array([3, 5, 2, 4]), capacity=6, window=4, seed=0)
     >>> sorted(sorted(row.tolist()) for row in rows)
@@ -10,10 +10,10 @@ shuffled, so that long documents do not come first.
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import numpy as np
 from numpy.typing import NDArray
+
+from pretokenizer.figures.packing import best_fit
 
 
 def pack_rows(lengths: NDArray[np.integer], capacity: int, window: int, seed: int) -> list[NDArray[np.int64]]:
@@ -26,34 +26,14 @@ def pack_rows(lengths: NDArray[np.integer], capacity: int, window: int, seed: in
     rng = np.random.RandomState(seed)
     rows: list[NDArray[np.int64]] = []
     for start in range(0, len(lengths), window):
-        packed = _best_fit(lengths[start : start + window], capacity)
-        for index in rng.permutation(len(packed)):
-            rows.append(np.asarray(packed[index], dtype=np.int64) + start)
+        packed = _pack_window(lengths[start : start + window], capacity)
+        rows += [packed[index] + start for index in rng.permutation(len(packed))]
     return rows
 
 
-def _best_fit(lengths: NDArray[np.integer], capacity: int) -> list[list[int]]:
-    """Pack best fit, longest first. Bit r of `open_space` is set when a row has r positions left, so the tightest fit
-    is one bit scan.
-    """
-    rows: list[list[int]] = []
-    rows_with_space: defaultdict[int, list[int]] = defaultdict(list)
-    open_space = 0
-    sizes = lengths.tolist()
-    for index in np.argsort(-lengths, kind="stable").tolist():
-        size = sizes[index]
-        fits = open_space >> size
-        if fits:
-            space = size + (fits & -fits).bit_length() - 1
-            row = rows_with_space[space].pop()
-            if not rows_with_space[space]:
-                open_space &= ~(1 << space)
-            rows[row].append(index)
-        else:
-            space, row = capacity, len(rows)
-            rows.append([index])
-        left = space - size
-        if left:
-            rows_with_space[left].append(row)
-            open_space |= 1 << left
-    return rows
+def _pack_window(lengths: NDArray[np.integer], capacity: int) -> list[NDArray[np.int64]]:
+    """Return the rows of one window in the order in which they are opened, the longest document of each row first."""
+    longest_first = np.argsort(-lengths, kind="stable")
+    row_of = np.array(best_fit(lengths[longest_first], capacity), dtype=np.int64)
+    by_row = longest_first[np.argsort(row_of, kind="stable")]
+    return np.split(by_row, np.cumsum(np.bincount(row_of))[:-1])

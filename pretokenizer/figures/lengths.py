@@ -1,11 +1,12 @@
 """Compute figures from the lengths of documents: histograms, and how well documents fit and pack into training rows."""
 
-from bisect import bisect_left, insort
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pretokenizer.figures.packing import best_fit
 
 BAR = 50
 """Length of the longest bar of a text histogram, in characters."""
@@ -46,13 +47,23 @@ def length_report(lengths: NDArray[np.integer[Any]]) -> LengthReport:
     """
     if not lengths.size:
         return LengthReport([], [], [], {})
-    rows = []
-    for seq_length in SEQ_LENGTHS:
-        over = lengths[lengths > seq_length]
-        rows.append(SeqLength(seq_length, over.size, int((over - seq_length).sum()), *pack(lengths, seq_length)))
+    longest_first = np.sort(lengths)[::-1]
+    rows = [_fit(longest_first, seq_length) for seq_length in SEQ_LENGTHS]
     samples = {"documents": lengths.size} | {f"packed_{row.seq_length}": row.packed_rows for row in rows}
     epochs = {batch: {name: count / batch for name, count in samples.items()} for batch in GLOBAL_BATCHES}
     return LengthReport(*histogram(lengths), rows, epochs)
+
+
+def _fit(longest_first: NDArray[np.integer[Any]], seq_length: int) -> SeqLength:
+    """Return the figures of documents that are cut to `seq_length` tokens and packed. `longest_first` has their tokens.
+
+    A document without tokens takes no row.
+    """
+    over = longest_first[longest_first > seq_length]
+    cut = np.minimum(longest_first[longest_first > 0], seq_length)
+    rows = max(best_fit(cut, seq_length), default=-1) + 1
+    share = int(cut.sum()) / (rows * seq_length) if rows else 0.0
+    return SeqLength(seq_length, over.size, int((over - seq_length).sum()), rows, share)
 
 
 def histogram(lengths: NDArray[np.integer[Any]]) -> tuple[list[int], list[int]]:
@@ -80,44 +91,3 @@ def text_histogram(bounds: list[int], counts: list[int]) -> list[str]:
         bar = "#" * max(1 if counts[i] else 0, round(BAR * counts[i] / largest))
         lines.append(f"{bounds[i]:>7,} - {bounds[i + 1] - 1:>7,} | {bar} {counts[i]:,}")
     return lines
-
-
-def pack(lengths: NDArray[np.integer[Any]], row_length: int) -> tuple[int, float]:
-    """Pack documents into rows of `row_length` tokens.
-
-    Return (number of rows, share of their positions that is filled). Longer documents are cut. The longest documents
-    are packed first, each into the fullest row with enough room.
-
-    >>> pack(np.array([6, 5, 5, 4]), 10)
-    (2, 1.0)
-    """
-    counts = np.bincount(np.minimum(lengths[lengths > 0], row_length), minlength=row_length + 1)
-    free: dict[int, int] = {}  # space left -> number of rows with that much space
-    rooms: list[int] = []  # the keys of `free`, sorted
-    rows = 0
-    for length in np.flatnonzero(counts)[::-1].tolist():
-        left = int(counts[length])
-        while left:
-            position = bisect_left(rooms, length)
-            if position == len(rooms):  # new rows, each filled with documents of this length
-                per_row = row_length // length
-                new = max(left // per_row, 1)
-                room, count = row_length - min(left, per_row) * length, new
-                rows += new
-                left -= new * min(left, per_row)
-            else:
-                room = rooms[position]
-                count = free[room]
-                if count <= left:
-                    del free[room], rooms[position]
-                else:
-                    free[room], count = count - left, left
-                left -= count
-                room -= length
-            if room in free:
-                free[room] += count
-            elif room:
-                free[room] = count
-                insort(rooms, room)
-    tokens = int((counts * np.arange(row_length + 1)).sum())
-    return rows, tokens / (rows * row_length) if rows else 0.0

@@ -1,9 +1,8 @@
 """lengths.py"""
 
 import numpy as np
-import pytest
 
-from pretokenizer.figures.lengths import LengthReport, SeqLength, histogram, length_report, pack, text_histogram
+from pretokenizer.figures.lengths import LengthReport, SeqLength, histogram, length_report, text_histogram
 
 
 def test_histogram() -> None:
@@ -37,6 +36,10 @@ def test_length_report() -> None:
     assert length_report(np.empty(0, dtype=np.int64)) == LengthReport([], [], [], {})
 
 
+def test_documents_without_tokens_take_no_row() -> None:
+    assert length_report(np.array([0, 0])).seq_lengths[0] == SeqLength(512, 0, 0, 0, 0.0)
+
+
 def test_text_histogram_leaves_out_empty_ends() -> None:
     assert text_histogram([0, 16, 32, 64, 128], [0, 100, 0, 1]) == [
         "     16 -      31 | " + "#" * 50 + " 100",
@@ -44,38 +47,3 @@ def test_text_histogram_leaves_out_empty_ends() -> None:
         "     64 -     127 | # 1",
     ]
     assert text_histogram([0, 16], [0]) == []
-
-
-@pytest.mark.parametrize(
-    ("lengths", "row", "expected"),
-    [
-        ([6, 5, 5, 4], 10, (2, 1.0)),
-        ([10, 10], 10, (2, 1.0)),
-        ([7, 7, 3], 10, (2, 0.85)),
-        ([25], 10, (1, 1.0)),
-        ([3] * 7, 10, (3, 0.7)),
-        ([0, 0], 10, (0, 0.0)),
-        ([], 10, (0, 0.0)),
-    ],
-)
-def test_pack(lengths: list[int], row: int, expected: tuple[int, float]) -> None:
-    assert pack(np.array(lengths, dtype=np.int64), row) == pytest.approx(expected)
-
-
-def best_fit(lengths: list[int], row: int) -> int:
-    """Count the rows when each document, longest first, goes into the fullest row with enough space."""
-    rooms: list[int] = []
-    for length in sorted((min(n, row) for n in lengths), reverse=True):
-        fitting = [room for room in rooms if room >= length]
-        if fitting:
-            rooms.remove(min(fitting))
-            rooms.append(min(fitting) - length)
-        else:
-            rooms.append(row - length)
-    return len(rooms)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_pack_is_best_fit(seed: int) -> None:
-    lengths = np.random.RandomState(seed).randint(1, 130, 200)
-    assert pack(lengths, 100)[0] == best_fit(lengths.tolist(), 100)
