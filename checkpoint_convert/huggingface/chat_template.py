@@ -1,4 +1,4 @@
-"""The chat format of a folder: found from its template when weights are imported, recorded in the checkpoint.
+"""Find the chat format of an imported folder from its chat template, record it in the checkpoint, and read it.
 
 chat_format = chat_format_of(tokenizer, Path("HF_DIR"))
 save_with_template(tokenizer, chat_format, Path("CKPT_DIR/release/tokenizer"))
@@ -19,7 +19,7 @@ from pretokenizer.tokenizer.load import read_tokenizer_spec
 
 
 def chat_template_of(folder: Path) -> tuple[str, Path] | None:
-    """Return a folder's default chat template and the file that holds it, or None.
+    """Return a folder's default chat template and the file that holds it, or None without a template.
 
     Raises ConvertError for a file that cannot be read.
     """
@@ -31,9 +31,10 @@ def chat_template_of(folder: Path) -> tuple[str, Path] | None:
 
 
 def chat_format_of(tokenizer: Tokenizer, folder: Path) -> ChatFormat | None:
-    """Return the chat format of a folder's template, else the format whose control tokens were added, else None.
+    """Return the chat format of an imported folder, or None when it has none or its template cannot be used.
 
-    A template that matches none of our formats becomes a TemplateFormat if it can render a prompt and a reply.
+    A chat template decides: it is one of our formats, or a TemplateFormat if it can render a prompt and a reply.
+    Without a template, the format is the one whose control tokens were added to the tokenizer.
     """
     try:
         template = chat_template_of(folder)
@@ -50,14 +51,18 @@ def chat_format_of(tokenizer: Tokenizer, folder: Path) -> ChatFormat | None:
 
 
 def save_with_template(tokenizer: Tokenizer, chat_format: ChatFormat | None, folder: Path) -> None:
-    """Write `tokenizer/` of a checkpoint: the tokenizer, the name of its chat format, and the template."""
+    """Write a checkpoint's `tokenizer/`: the tokenizer, the name of its chat format, and the format's chat template."""
     tokenizer.save(folder, chat_format.name if chat_format else None)
     if chat_format is not None:
         (folder / TEMPLATE_NAME).write_text(chat_format.hf_chat_template, encoding="utf-8")
 
 
 def recorded_chat_format(folder: Path, tokenizer: Tokenizer) -> ChatFormat | None:
-    """Return the chat format recorded in a checkpoint's `tokenizer/`, which also holds a template of the user's own."""
+    """Return the chat format recorded in a checkpoint's `tokenizer/`, or None when none is recorded.
+
+    A format that is not ours is read from the chat template beside it. If that cannot be used, return None with a
+    warning.
+    """
     name = read_tokenizer_spec(folder).get("chat_format")
     if name is None or name in CHAT_FORMATS:
         return CHAT_FORMATS.get(name or "")

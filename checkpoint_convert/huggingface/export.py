@@ -1,4 +1,4 @@
-"""The plan of an exported folder, and its files beside the weights: config, tokenizer, generation, model card.
+"""Plan the export of a checkpoint, and write its files beside the weights: config, tokenizer, generation, card.
 
 export = plan_export(Path("CKPT_DIR/iter_0000500"), vocab_size="auto")
 write_companions(export, torch.bfloat16, "ORG/NAME", Path("HF_DIR"))
@@ -27,7 +27,7 @@ from megatron_train.config.model_config import ModelConfig
 
 @dataclass(frozen=True)
 class Export:
-    """Everything that an export knows before it reads the first tensor."""
+    """The plan of an export, which is complete before the first tensor is read."""
 
     checkpoint: Path
     model: ModelConfig
@@ -36,15 +36,18 @@ class Export:
     table: Table
     tokenizer: TokenizerExport | None
     rows: int
-    """Vocabulary rows to write."""
+    """Number of vocabulary rows to write."""
 
     def describe_rows(self) -> str:
-        """Return e.g. `32,007 rows written of 32,128 (32,007 in use)`."""
+        """Return the numbers of rows as text, such as `32,007 rows written of 32,128 (32,007 in use)`."""
         return f"{self.rows:,} rows written of {self.model.padded_vocab:,} ({self.model.vocab_size:,} in use)"
 
 
 def plan_export(checkpoint: Path, vocab_size: str) -> Export:
-    """Plan the export of one checkpoint folder. Raises ConvertError or TokenizerError."""
+    """Plan the export of a checkpoint folder. `vocab_size` is the value of --vocab_size.
+
+    Raises ConvertError or TokenizerError.
+    """
     model = ModelConfig.load(checkpoint / MODEL_CONFIG)
     family = FAMILIES[model.family]
     config, table = family.hf_config(model), family.table(model)
@@ -59,7 +62,7 @@ def plan_export(checkpoint: Path, vocab_size: str) -> Export:
 
 
 def write_companions(export: Export, dtype: torch.dtype, name: str, folder: Path) -> None:
-    """Write every file of the export except the weights. `name` is the model's name in its card."""
+    """Write every file of the export except the weights into `folder`. `name` is the model's name in its card."""
     generation, own = generation_settings(export.checkpoint, {}), export.tokenizer
     if own is None:
         write_config(export, config_ids(None, generation), dtype, folder)
@@ -76,7 +79,10 @@ def write_companions(export: Export, dtype: torch.dtype, name: str, folder: Path
 
 
 def write_config(export: Export, tokens: HfConfig, dtype: torch.dtype, folder: Path) -> None:
-    """Write config.json. transformers 5 reads `dtype`, older readers read `torch_dtype`."""
+    """Write config.json with the token ids `tokens`.
+
+    It has the dtype twice: transformers 5 reads `dtype`, older versions read `torch_dtype`.
+    """
     config = {
         **export.config,
         "vocab_size": export.rows,

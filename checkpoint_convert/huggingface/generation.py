@@ -1,4 +1,4 @@
-"""generation_config.json: the ids at which a reply stops, and the source's sampling settings.
+"""Read and write generation_config.json: the ids at which a reply stops, and the source's sampling settings.
 
 settings = generation_settings(Path("HF_DIR"), config)
 write_generation_config(SpecialIds(bos=1, eos=2, pad=0, end_of_turn=32006), settings, Path("OUT"))
@@ -20,7 +20,7 @@ GENERATION_CONFIG = "generation_config.json"
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Token ids for config.json and generation_config.json. A reply stops at `end_of_turn`."""
+    """Ids of the special tokens that config.json and generation_config.json name. A reply stops at `end_of_turn`."""
 
     bos: int | None
     eos: int
@@ -29,7 +29,7 @@ class SpecialIds:
 
     @property
     def stops(self) -> list[int]:
-        """Every id at which generation stops."""
+        """Every token id at which generation stops: the end of text and the end of a turn."""
         return list(dict.fromkeys([self.eos, self.end_of_turn]))
 
 
@@ -52,16 +52,16 @@ def generation_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, An
 
 
 def stops_of(settings: Mapping[str, Any]) -> list[int]:
-    """Return the ids at which generation stops, as a list."""
+    """Return eos_token_id of generation_config.json, the ids at which generation stops, always as a list."""
     found = settings.get("eos_token_id")
     return found if isinstance(found, list) else [] if found is None else [found]
 
 
 def config_ids(ids: SpecialIds | None, settings: Mapping[str, Any], keep: bool = False) -> dict[str, Any]:
-    """Return bos_token_id, eos_token_id and pad_token_id for config.json and generation_config.json, where known.
+    """Return bos_token_id, eos_token_id and pad_token_id for config.json and generation_config.json.
 
-    A reply stops at the end of text, the end of a turn, and the stops in the source's `settings`. With `keep`, BOS and
-    pad of `settings` take precedence over `ids`.
+    Unknown ids are left out. eos_token_id has the end of text, the end of a turn, and the stops in the source's
+    `settings`. With `keep`, BOS and pad of `settings` take precedence over `ids`.
     """
     own = {name: settings[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in settings}
     if ids is None:
@@ -75,7 +75,10 @@ def config_ids(ids: SpecialIds | None, settings: Mapping[str, Any], keep: bool =
 def write_generation_config(
     ids: SpecialIds | None, settings: Mapping[str, Any], folder: Path, keep: bool = False
 ) -> None:
-    """Write the source's `settings` with the ids of `config_ids`."""
+    """Write generation_config.json: the source's `settings`, with the token ids that config_ids returns.
+
+    Write no file when there are neither settings nor ids.
+    """
     if found := {**settings, **config_ids(ids, settings, keep)}:
         text = json.dumps(found, indent=2, ensure_ascii=False)
         (folder / GENERATION_CONFIG).write_text(text + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from checkpoint_convert.tensors.tensor import ConvertError
 
 
 def check_hub(repository: str) -> None:
-    """Raise ConvertError when the name is invalid, or the library or the token is missing."""
+    """Check that an upload can start. Raises ConvertError for a bad repository name, or without library or token."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ConvertError(f"--push_to_hub {repository}: expected ORG/NAME")
     try:
@@ -27,9 +27,9 @@ def check_hub(repository: str) -> None:
 
 
 def push(folder: Path, repository: str) -> str:
-    """Create the repository if needed, upload everything, and return the address.
+    """Upload all files of `folder` to a repository on the hub, and return its address.
 
-    Raises ConvertError with the hub's message.
+    The repository is created if needed. Raises ConvertError with the hub's message.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError  # of its HTTP client; not every one is an OSError

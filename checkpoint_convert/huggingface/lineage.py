@@ -30,17 +30,17 @@ LOCAL_FOLDERS = words("""
     output outputs out result results run runs log logs save saves saved checkpoint checkpoints ckpt ckpts model models
     weights experiment experiments exp data tmp home mnt root scratch workspace content
     """)
-"""First parts of a local path in config.json, which are not organizations on the hub."""
+"""Common first parts of local paths, such as `outputs/my-run`. They are not organizations on the hub."""
 TRAINER_FOLDER = re.compile(r"/(checkpoint-\d+|iter_\d+|release)$")
 
 
 def record_source(release: Path, origin: Path) -> None:
-    """Record the source's name in a folder of imported weights."""
+    """Write the name of the imported model to converted_from.json in the folder of the imported weights."""
     (release / CONVERTED_FROM).write_text(json.dumps({"name": source_name(origin)}) + "\n", encoding="utf-8")
 
 
 def source_name(folder: Path) -> str:
-    """Return `org/name` on the hub, or else the folder's name."""
+    """Return the name of the model in a folder: `org/name` if it comes from the hub, else the folder's name."""
     for part in reversed(folder.resolve().parts):
         match = re.fullmatch(r"models--(.+?)--(.+)", part)
         if match:
@@ -56,7 +56,10 @@ def is_hub_name(name: str) -> bool:
 
 
 def lineage(checkpoint: Path) -> list[str]:
-    """Return the names of the ancestors, nearest first, as far as their folders still exist."""
+    """Return the names of the models from which a checkpoint was trained and imported, nearest first.
+
+    The list ends at a folder that no longer exists.
+    """
     names: list[str] = []
     seen: set[Path] = set()
     found: Path | None = checkpoint
@@ -78,7 +81,7 @@ def lineage(checkpoint: Path) -> list[str]:
 
 
 def _before(checkpoint: Path) -> Path | None:
-    """Return the previous checkpoint in the same folder, or the imported weights, or None."""
+    """Return the previous checkpoint in the same folder, else the imported weights in its release/, else None."""
     if checkpoint.name == RELEASE:
         return None
     folder = checkpoint.parent
@@ -89,7 +92,10 @@ def _before(checkpoint: Path) -> Path | None:
 
 
 def training_settings(checkpoint: Path) -> dict[str, Any]:
-    """Return the settings of the run that saved the checkpoint, without unset ones. Imported weights have none."""
+    """Return the settings of the run that saved the checkpoint, without unset ones.
+
+    Return {} for imported weights, which no run saved.
+    """
     path = checkpoint / TRAIN_CONFIG
     loaded = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     settings = loaded if isinstance(loaded, dict) else {}

@@ -59,7 +59,7 @@ def model_card(
 
 
 def _front_matter(ancestors: list[str]) -> str:
-    """Return the YAML header that the hub reads."""
+    """Return the card's YAML header, which tells the hub the base model, the task and the library."""
     base = [f"base_model: {ancestors[-1]}"] if ancestors and is_hub_name(ancestors[-1]) else []
     return "\n".join(["---", *base, "pipeline_tag: text-generation", "library_name: transformers", "---\n"])
 
@@ -86,7 +86,7 @@ def _prompt_format(chat_format: ChatFormat, tokenizer: Tokenizer) -> str:
 
 
 def _data(training: dict[str, Any]) -> str:
-    """List the shards that training read, each with its statistics report if that file still exists."""
+    """Return Markdown that lists the shards of the training, each with its statistics report if that still exists."""
     words = [word for key in ("data_path", "train_data_path") for word in _words(training.get(key))]
     parts = []
     for prefix in dict.fromkeys(word for word in words if not _is_number(word)):
@@ -99,7 +99,10 @@ def _data(training: dict[str, Any]) -> str:
 
 
 def _results(checkpoint: Path) -> str:
-    """Return a table of the run's iterations, losses and last evaluation, as far as metrics.jsonl still exists."""
+    """Return a Markdown table of a run's iterations, tokens, losses and last evaluation.
+
+    Return an empty string when metrics.jsonl no longer exists or has no losses.
+    """
     path = checkpoint.parent / "metrics.jsonl"
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
     steps = [record for record in records if "lm_loss" in record]

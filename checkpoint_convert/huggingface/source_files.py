@@ -24,7 +24,7 @@ from pretokenizer.chat.formats import TEMPLATE_NAME
 from pretokenizer.files.publish import read_json
 
 SOURCE_DIR = Path(SOURCE_TOKENIZER_DIR).name
-"""Subfolder of a checkpoint's `tokenizer/`."""
+"""Subfolder of a checkpoint's `tokenizer/` that holds the imported folder's tokenizer files."""
 RECORD = "import.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 ADDED_TOKENS = "added_tokens.json"
@@ -41,12 +41,12 @@ FILES = (
 )
 ID_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id")
 FLAGS = ("lstrip", "normalized", "rstrip", "single_word", "special")
-"""Flags of an added token."""
+"""Flags that tokenizer.json states for each added token."""
 
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """The tokenizer of the imported folder, as its files describe it."""
+    """The tokenizer files of an imported Hugging Face folder, as the checkpoint keeps them."""
 
     folder: Path
     added: tuple[str, ...]
@@ -60,7 +60,7 @@ class SourceFiles:
         return _read_object(self.folder / TOKENIZER_CONFIG)
 
     def token(self, name: str) -> str | None:
-        """Return the special token `name` (`pad_token`, ...) of the source, or None."""
+        """Return the special token `name` (`pad_token`, ...) of the source, or None if its files set none."""
         for settings in (self.config, _read_object(self.folder / "special_tokens_map.json")):
             found = settings.get(name)
             if found is not None:
@@ -68,7 +68,10 @@ class SourceFiles:
         return None
 
     def config_id(self, name: str) -> int | None:
-        """Return the id that config.json has under `name` (`eos_token_id`, ...): the first of a list."""
+        """Return the token id that the source's config.json has under `name` (`eos_token_id`, ...), or None.
+
+        Of a list, the first id is returned.
+        """
         found = self.config_ids.get(name)
         found = found[0] if isinstance(found, list) and found else found
         return found if isinstance(found, int) else None
@@ -83,16 +86,16 @@ class SourceFiles:
         return token is not None and f'"SpecialToken": {{"id": {json.dumps(token)}' in json.dumps(processor)
 
     def flags(self) -> dict[str, dict[str, bool]]:
-        """Return {token: its flags} of every added token; tokenizer_config.json takes precedence."""
+        """Return {added token: {flag: value}}. tokenizer_config.json takes precedence over tokenizer.json."""
         in_json = _read_object(self.folder / "tokenizer.json").get("added_tokens", [])
         entries = [*in_json, *self.config.get("added_tokens_decoder", {}).values()]
         return {entry["content"]: {flag: bool(entry.get(flag, False)) for flag in FLAGS} for entry in entries}
 
 
 def keep_source(origin: Path, added: tuple[str, ...], folder: Path) -> None:
-    """Copy the tokenizer files of `origin` to `folder`/source, with the special ids of its config.json.
+    """Copy the tokenizer files of `origin` to `folder`/source, and record the special token ids of its config.json.
 
-    Folders without config.json, such as Meta's, are in no format that an export could give back, so nothing is kept.
+    Nothing is kept of a folder without config.json, such as Meta's, because no export could give its format back.
     """
     if not (origin / "config.json").is_file():
         return
@@ -111,7 +114,10 @@ def keep_source(origin: Path, added: tuple[str, ...], folder: Path) -> None:
 
 
 def read_source(folder: Path) -> SourceFiles | None:
-    """Return the source's files in a checkpoint's `tokenizer/`, or None. Raises ConvertError for a damaged record."""
+    """Return the imported folder's files in a checkpoint's `tokenizer/`, or None when none were kept.
+
+    Raises ConvertError for a damaged record.
+    """
     target = folder / SOURCE_DIR
     if not (target / RECORD).is_file():
         return None
@@ -123,7 +129,7 @@ def read_source(folder: Path) -> SourceFiles | None:
 
 
 def copy_source(source: SourceFiles, folder: Path) -> None:
-    """Copy the source's files to an export.
+    """Copy the tokenizer files of the imported folder to an export.
 
     tokenizer_config.json gets the chat template too if only chat_template.jinja has it: transformers before 4.48, TGI
     and others read no other file.
@@ -144,7 +150,7 @@ def copy_source(source: SourceFiles, folder: Path) -> None:
 
 
 def templates_in(folder: Path) -> dict[str, str]:
-    """Return {name: chat template} of a folder, `default` first, as transformers reads it.
+    """Return {name: chat template} of a folder, `default` first, as transformers reads them.
 
     Template files take precedence over tokenizer_config.json. Raises ConvertError naming a file that cannot be read.
     """
@@ -172,7 +178,7 @@ def templates_in(folder: Path) -> dict[str, str]:
 
 
 def as_setting(templates: dict[str, str]) -> str | list[dict[str, str]]:
-    """Return templates as the value of `chat_template` in tokenizer_config.json."""
+    """Return the value of `chat_template` in tokenizer_config.json: a single default template as text, or a list."""
     if set(templates) == {"default"}:
         return templates["default"]
     return [{"name": name, "template": template} for name, template in templates.items()]

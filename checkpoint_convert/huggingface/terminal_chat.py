@@ -1,4 +1,4 @@
-"""A chat with an exported folder in the terminal, through transformers alone: rendered and stopped as a server does it.
+"""Chat with an exported folder in the terminal. Only transformers renders prompts and stops replies, as in a server.
 
     python -m checkpoint_convert chat my-model --system "You answer in one sentence."
 
@@ -16,7 +16,7 @@ Messages = list[dict[str, str]]
 
 
 def chat(folder: Path, system: str | None, max_new_tokens: int, lines: Iterable[str]) -> Iterator[str]:
-    """Answer each of `lines` and yield the answers, which are also printed while they are generated.
+    """Answer each line that the user types. Yield the answers, which are also printed while they are generated.
 
     Raises ValueError when the folder is no Hugging Face folder or its tokenizer has no chat template.
     """
@@ -36,7 +36,10 @@ def chat(folder: Path, system: str | None, max_new_tokens: int, lines: Iterable[
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """Return model and tokenizer of a folder. Raises ValueError as `chat` does."""
+    """Return the model and tokenizer of a Hugging Face folder.
+
+    Raises ValueError when it has no config.json or its tokenizer has no chat template.
+    """
     import torch
     import transformers
 
@@ -66,7 +69,7 @@ def stream(model: Any, tokenizer: Any, messages: Messages, max_new_tokens: int) 
 
 
 def typed_lines() -> Iterator[str]:
-    """Yield what the user types until the end of the input."""
+    """Yield each line that the user types, after printing a prompt, until the end of the input."""
     while True:
         print("> ", end="", flush=True)
         line = sys.stdin.readline()

@@ -1,4 +1,4 @@
-"""Find the tokenizer of a Hugging Face folder, with the tokens that the files beside it add.
+"""Load the tokenizer of a Hugging Face folder, with the tokens that the files beside it add.
 
 tokenizer = source_tokenizer(Path("HF_DIR"), ("<|im_start|>", "<|im_end|>"), new_tokens=True)
 """
@@ -19,14 +19,14 @@ from pretokenizer.tokenizer.load import load_tokenizer
 
 WRAPPER = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")
 PROBES = ("The  quick brown\tfox.\n\n    x = 10", " 1,000 ½ ﬁ Ａ é e\u0301 日本 🎉 ", "x<unk>y <0x0A> <s>", "")
-"""Texts with runs of spaces, characters that normalisation changes, and pieces that stay text when spelled."""
+"""Texts with runs of spaces, characters that normalization changes, and control tokens spelled in a text."""
 
 
 def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_tokens: bool) -> Tokenizer | None:
     """Return the tokenizer of a Hugging Face folder with `extra_special_tokens` added, or None without tokenizer file.
 
-    Tokens that tokenizer.json or added_tokens.json add to tokenizer.model are kept. `new_tokens` adds Megatron's own
-    tokens before the extra ones. Raises TokenizerError or ConvertError naming the file.
+    Tokens that tokenizer.json or added_tokens.json add to tokenizer.model are kept. With `new_tokens`, Megatron's own
+    tokens, such as <CLS>, come before the extra ones. Raises TokenizerError or ConvertError naming the file.
     """
     model, as_json = folder / "tokenizer.model", folder / "tokenizer.json"
     if not model.is_file() and not as_json.is_file():
@@ -50,14 +50,20 @@ def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_toke
 
 
 def added_tokens(tokenizer: Tokenizer, folder: Path, extra_special_tokens: Sequence[str]) -> tuple[str, ...]:
-    """Return the tokens of `tokenizer` that the tokenizer of `folder` lacks."""
+    """Return the tokens of `tokenizer` that the tokenizer files of `folder` lack.
+
+    Return none when `extra_special_tokens` is empty.
+    """
     own = source_tokenizer(folder, (), new_tokens=False) if extra_special_tokens else None
     known = {*own.tokens} if own else {*tokenizer.tokens}
     return tuple(token for token in tokenizer.tokens if token is not None and token not in known)
 
 
 def _added_beside(model: Path) -> tuple[list[str], bool]:
-    """Return the tokens that files beside `model` add to its pieces, and whether Megatron's own are the first."""
+    """Return the tokens that added_tokens.json and tokenizer.json add to tokenizer.model (`model`), in order of id.
+
+    The second result states whether Megatron's own tokens are the first of them. If so, the list leaves these out.
+    """
     added = _read_added_tokens(model.with_name(ADDED_TOKENS))
     for token, token_id in _added_in_json(model.with_name("tokenizer.json")).items():
         added.setdefault(token, token_id)
@@ -70,7 +76,7 @@ def _added_beside(model: Path) -> tuple[list[str], bool]:
 
 
 def _added_in_json(path: Path) -> dict[str, int]:
-    """Return {token: id} of the tokens that a tokenizer.json adds to its vocabulary."""
+    """Return {token: id} of the tokens that a tokenizer.json adds to its vocabulary, or {} without the file."""
     if not path.is_file():
         return {}
     try:
@@ -80,7 +86,10 @@ def _added_in_json(path: Path) -> dict[str, int]:
 
 
 def _read_added_tokens(path: Path) -> dict[str, int]:
-    """Return {token: id} of an added_tokens.json, where folders without tokenizer.json list added tokens."""
+    """Return {token: id} of an added_tokens.json, or {} without the file.
+
+    Folders without tokenizer.json list their added tokens there.
+    """
     if not path.is_file():
         return {}
     try:
@@ -90,7 +99,10 @@ def _read_added_tokens(path: Path) -> dict[str, int]:
 
 
 def warn_of_rows_in_use(extra: Sequence[str], tokenizer: Tokenizer, model: ModelConfig, folder: Path) -> None:
-    """Warn about new tokens that fall on existing rows of the source: padding rows, or rows of a missing token file."""
+    """Warn about extra tokens whose ids fall on existing rows of the source, because they keep the rows' weights.
+
+    Such rows are padding, or belong to tokens of a missing file.
+    """
     ids = {token: tokenizer.token_to_id(token) for token in extra}
     taken = {token: i for token, i in ids.items() if i is not None and i < model.vocab_size}
     own = source_tokenizer(folder, (), new_tokens=False) if taken else None
@@ -101,7 +113,7 @@ def warn_of_rows_in_use(extra: Sequence[str], tokenizer: Tokenizer, model: Model
 
 
 def warn_of_other_ids(config: Mapping[str, Any], tokenizer: Tokenizer, folder: Path) -> None:
-    """Warn about special ids of config.json that differ from the tokenizer's."""
+    """Warn when bos_token_id or eos_token_id of config.json differs from the tokenizer's."""
     for key, own in (("bos_token_id", tokenizer.bos_token_id), ("eos_token_id", tokenizer.eos_token_id)):
         given = config.get(key)
         if given is not None and own is not None and own not in (given if isinstance(given, list) else [given]):

@@ -42,7 +42,7 @@ from pretokenizer.tokenizer.load import load_tokenizer_folder, read_tokenizer_sp
 from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
 PROBES = ("The  quick brown\tfox.\n\n    x = 10", " 1,000 ½ ﬁ Ａ é e\u0301 日本 🎉 ", "x<unk>y <0x0A> <s>", "")
-"""Texts with runs of spaces, characters that normalisation changes, and pieces that stay text when spelled."""
+"""Texts with runs of spaces, characters that normalization changes, and control tokens spelled in a text."""
 CLASS_SETTINGS = {
     "tokenizer_class",
     "auto_map",
@@ -60,25 +60,34 @@ CLASS_SETTINGS = {
     "added_tokens_decoder",
     "chat_template",
 }
-"""Keys of tokenizer_config.json that belong to the source's class, or that an export writes itself."""
+"""Keys of the source's tokenizer_config.json that are not copied.
+
+They belong to its tokenizer class, or an export writes them itself.
+"""
 
 SAFE_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
 class TokenizerExport:
-    """Everything that decides an export's tokenizer files."""
+    """A checkpoint's tokenizer, and everything else that decides which tokenizer files an export gets."""
 
     tokenizer: Tokenizer
     chat_format: ChatFormat | None
     source: SourceFiles | None = None
     """Files of the imported folder, if the checkpoint has them."""
     adds_bos: bool | None = None
-    """Whether shards have a BOS that the chat template does not write; None before training on shards."""
+    """Whether texts in the shards begin with a BOS that the chat template does not write.
+
+    None if the checkpoint was not trained on shards.
+    """
 
     @property
     def is_source(self) -> bool:
-        """Whether the export gets the source's files: no token was added, and no shards were trained on."""
+        """Whether the export gets the imported folder's tokenizer files unchanged.
+
+        This is so when no token was added and no shards were trained on.
+        """
         return self.source is not None and not self.source.added and self.adds_bos is None
 
     def special_ids(self) -> SpecialIds:
@@ -101,7 +110,10 @@ class TokenizerExport:
         return SpecialIds(self._id("bos_token", tokenizer.bos_token_id), eos, pad, end_of_turn)
 
     def _id(self, name: str, otherwise: int | None) -> int | None:
-        """Return the id of the source's special token `name`, else its id in config.json, else `otherwise`."""
+        """Return the id of the special token `name` in the source's tokenizer files, else in its config.json.
+
+        Return `otherwise` when neither has one.
+        """
         if self.source is None:
             return otherwise
         token = self.source.token(name)
@@ -112,14 +124,14 @@ class TokenizerExport:
 
 
 def checkpoint_tokenizer(folder: Path) -> TokenizerExport:
-    """Return the tokenizer of a checkpoint's `tokenizer/` with everything recorded beside it."""
+    """Return the tokenizer in a checkpoint's `tokenizer/`, with its chat format and the imported folder's files."""
     tokenizer = load_tokenizer_folder(folder)
     adds_bos = read_tokenizer_spec(folder).get("adds_bos")
     return TokenizerExport(tokenizer, recorded_chat_format(folder, tokenizer), read_source(folder), adds_bos)
 
 
 def write_tokenizer_files(export: TokenizerExport, folder: Path, max_length: int) -> None:
-    """Write the tokenizer files of an exported folder, as transformers, vLLM and llama.cpp read them."""
+    """Write the tokenizer files of an exported folder, which transformers, vLLM and llama.cpp read."""
     if export.is_source and export.source is not None:
         copy_source(export.source, folder)
         return
@@ -152,7 +164,7 @@ def write_tokenizer_files(export: TokenizerExport, folder: Path, max_length: int
 
 
 def tokenizer_contents(export: TokenizerExport) -> dict[str, Any]:
-    """Return tokenizer.json: the vocabulary with the flags of the source's added tokens."""
+    """Return the contents of an export's tokenizer.json. Its added tokens have the source's flags."""
     tokenizer, source = export.tokenizer, export.source
     if isinstance(tokenizer, JsonTokenizer):
         contents: dict[str, Any] = json.loads(tokenizer.backend.to_str())
@@ -180,10 +192,11 @@ def tokenizer_contents(export: TokenizerExport) -> dict[str, Any]:
 def tokens_as_in_source(
     tokens: list[dict[str, Any]], export: TokenizerExport, source: SourceFiles
 ) -> list[dict[str, Any]]:
-    """Return added tokens of a SentencePiece model with the source's flags and its unknown token.
+    """Return the `added_tokens` of a SentencePiece model's tokenizer.json, with the source's flags and unknown token.
 
-    `normalized` stays off, because SentencePiece reads the text around a control token on its own. Shards keep the
-    spaces around it, so after training only the flag `special` is the source's.
+    The flag `normalized` is not copied, because SentencePiece encodes the text on each side of a control token
+    separately. After training on shards, only the flag `special` is copied, because shards keep the spaces around a
+    control token.
     """
     unknown = source.token("unk_token")
     unknown_id = None if unknown is None else export.tokenizer.token_to_id(unknown)
@@ -210,7 +223,10 @@ def without_added(processor: Any) -> Any:
 
 
 def differing_texts(tokenizer: SentencePieceTokenizer, backend: Any) -> list[str]:
-    """Return the probe texts, with the user-defined pieces, that `backend` encodes differently from SentencePiece."""
+    """Return the test texts for which `backend` (tokenizer.json) and the SentencePiece tokenizer give different ids.
+
+    The test texts are PROBES, and texts with each user-defined piece.
+    """
     added = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     defined = [token for token in added if not added[token].special and token in tokenizer.pieces]
     unread = added.keys() - tokenizer.special_tokens.keys() - {*defined}  # the unk_token, which is text in shards
@@ -220,7 +236,10 @@ def differing_texts(tokenizer: SentencePieceTokenizer, backend: Any) -> list[str
 
 
 def special_tokens(export: TokenizerExport) -> dict[str, str]:
-    """Return bos_token, eos_token, pad_token and unk_token. EOS is the end of a turn, where a reply stops."""
+    """Return bos_token, eos_token, pad_token and unk_token of an export, by name.
+
+    eos_token is the token that ends a turn, because a reply stops there.
+    """
     ids = export.special_ids()
     found = {"bos_token": ids.bos, "eos_token": ids.end_of_turn, "pad_token": ids.pad}
     tokens = {name: export.tokenizer.id_to_token(i) for name, i in found.items() if i is not None}
@@ -232,7 +251,10 @@ def special_tokens(export: TokenizerExport) -> dict[str, str]:
 
 
 def source_settings(source: SourceFiles | None, max_length: int) -> dict[str, Any]:
-    """Return the settings of tokenizer_config.json that no token decides, the source's where it has them."""
+    """Return the settings of tokenizer_config.json that do not concern tokens.
+
+    They have the source's values where it has them, else defaults.
+    """
     settings = {
         "model_max_length": max_length,
         "clean_up_tokenization_spaces": False,
@@ -245,7 +267,11 @@ def source_settings(source: SourceFiles | None, max_length: int) -> dict[str, An
 
 
 def bos_settings(export: TokenizerExport, contents: dict[str, Any]) -> dict[str, bool]:
-    """Return add_bos_token and add_eos_token, which llama.cpp reads, as tokenizer.json's post-processor has them."""
+    """Return add_bos_token and add_eos_token of tokenizer_config.json, which llama.cpp reads.
+
+    They state whether tokenizer.json adds BOS and EOS to a text. Return {} for an untrained model with its own
+    tokenizer.json.
+    """
     if isinstance(export.tokenizer, SentencePieceTokenizer):
         inserted = (contents["post_processor"] or {"special_tokens": {}})["special_tokens"]
         own = export.tokenizer
@@ -255,7 +281,7 @@ def bos_settings(export: TokenizerExport, contents: dict[str, Any]) -> dict[str,
 
 
 def chat_templates(export: TokenizerExport) -> dict[str, str]:
-    """Return {name: template}: the recorded chat format's as default, with the source's named templates."""
+    """Return {name: chat template} of an export: the recorded chat format's as `default`, and the source's others."""
     templates = templates_in(export.source.folder) if export.source else {}
     if export.chat_format is not None:
         templates = {**templates, "default": export.chat_format.hf_chat_template}

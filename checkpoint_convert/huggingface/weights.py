@@ -49,13 +49,14 @@ SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 
 Reader = Callable[[str], Tensor]
-"""Returns the tensor of one file by name."""
+"""Returns a tensor of one open weight file by name."""
 
 
 class HfWeights:
-    """Named tensors of a folder. safetensors files are preferred to pickles.
+    """The weights of a Hugging Face folder as named tensors.
 
-    Raises ConvertError naming a missing or damaged file.
+    safetensors files are read if the folder has them, else pickles (pytorch_model*.bin). Raises ConvertError naming a
+    missing or damaged file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,7 +78,7 @@ class HfWeights:
             self.infos = {name.removeprefix(self._prefix): info for name, info in self.infos.items()}
 
     def read(self, name: str) -> Tensor:
-        """Return a tensor over the file's own bytes."""
+        """Return the tensor `name`, mapped from its file without a copy."""
         stored = self._prefix + name
         return self._files[self.file_of[stored]](stored)
 
@@ -95,7 +96,10 @@ class HfWeights:
 
 
 def common_prefix(names: Iterable[str]) -> str:
-    """Return the prefix that a wrapper such as torch.compile or DistributedDataParallel put before every name."""
+    """Return the prefix that a wrapper such as torch.compile put before every name, or an empty string.
+
+    Several wrappers may have put one prefix before another.
+    """
     found, left = "", list(names)
     while wrapper := next((w for w in WRAPPERS if left and all(name.startswith(w) for name in left)), ""):
         found, left = found + wrapper, [name.removeprefix(wrapper) for name in left]
@@ -103,7 +107,7 @@ def common_prefix(names: Iterable[str]) -> str:
 
 
 def check_weight_sums(folder: Path) -> None:
-    """Compare weight files with the folder's SHA256SUMS, if it has one as to-hf writes it. Raises ConvertError.
+    """Compare a folder's weight files with its SHA256SUMS, if it has one. Raises ConvertError naming files that differ.
 
     Other files are not compared, because people edit a README or a config.
     """
@@ -116,7 +120,10 @@ def check_weight_sums(folder: Path) -> None:
 
 
 def _open_safetensors(path: Path) -> tuple[Reader, dict[str, TensorInfo]]:
-    """Check the file with the safetensors library, and return a reader that maps each tensor from the file."""
+    """Check a file with the safetensors library. Return its Reader, and the shape and dtype of each tensor by name.
+
+    The Reader maps each tensor from the file.
+    """
     mapped = MappedFile(path, is_read_ahead=True)  # raises with the reason when it may not be read
     try:
         with safe_open(path, framework="pt") as file:
@@ -148,7 +155,10 @@ def _open_pickle(path: Path) -> tuple[Reader, dict[str, TensorInfo]]:
 
 
 def _weight_files(folder: Path) -> tuple[dict[str, str], list[str]]:
-    """Return ({name: file}, files). For a single file, the names are known only after opening it."""
+    """Return the index ({tensor name: file name}) and the names of all weight files.
+
+    Without an index, for a single file, the first is {}. Raises ConvertError when weights or the index are missing.
+    """
     if not folder.is_dir():
         raise ConvertError(f"{folder}: no such folder")
     for index, single in zip(INDEXES, SINGLE, strict=True):
@@ -185,12 +195,15 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 class SafetensorsWriter:
-    """Write shards of at most `max_shard_bytes`; a larger tensor gets a shard of its own. `close` completes them."""
+    """Writes tensors into safetensors files (shards) of at most `max_shard_bytes`.
+
+    A larger tensor gets a shard of its own. `infos` states in advance all tensors in the order of writing.
+    """
 
     def __init__(self, folder: Path, infos: Mapping[str, TensorInfo], max_shard_bytes: int) -> None:
         self.folder, self.infos = folder, dict(infos)
         self.digests: dict[Path, str] = {}
-        """SHA-256 of each complete shard."""
+        """SHA-256 of each complete shard, by path."""
         shards = plan_shards(self.infos, max_shard_bytes)
         self.file_names = shard_names(len(shards))
         self._shards = deque(zip(self.file_names, shards, strict=True))
@@ -200,7 +213,7 @@ class SafetensorsWriter:
             self._write_index(shards)
 
     def write(self, name: str, info: TensorInfo, blocks: Iterable[Tensor]) -> None:
-        """Append a tensor. Raises ConvertError when it is not the next one in the announced order."""
+        """Append the tensor `name`. Raises ConvertError when it is not the next one in the order of `infos`."""
         expected = self._left[0] if self._left else self._shards[0][1][0] if self._shards else None
         if name != expected or self.infos[name] != info:
             raise ConvertError(f"{name}: {info.shape} {info.dtype} is not the next tensor, {expected}")
@@ -216,7 +229,7 @@ class SafetensorsWriter:
             self.digests[self._file.path] = self._file.close()
 
     def close(self) -> None:
-        """Raise ConvertError naming tensors that were not written."""
+        """End the writing. Raises ConvertError naming tensors of `infos` that were not written."""
         missing = [*self._left, *(name for _, names in self._shards for name in names)]
         if missing:
             raise ConvertError(f"not written: {', '.join(missing[:5])}")
@@ -245,7 +258,10 @@ class SafetensorsWriter:
 
 
 def plan_shards(infos: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[list[str]]:
-    """Divide the names, in order, into shards. A new shard starts when the next tensor does not fit."""
+    """Divide the tensor names, in order, into shards.
+
+    A new shard starts when the next tensor would exceed the limit.
+    """
     shards: list[list[str]] = [[]]
     size = 0
     for name, info in infos.items():
@@ -258,5 +274,5 @@ def plan_shards(infos: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[l
 
 
 def shard_names(count: int) -> list[str]:
-    """Return `model.safetensors`, or `model-00001-of-00003.safetensors` and so on."""
+    """Return the file names of `count` shards: `model.safetensors`, or `model-00001-of-00003.safetensors` and so on."""
     return [SINGLE[0]] if count == 1 else [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]

@@ -40,7 +40,10 @@ NO_LOGITS = "logits need a Hugging Face folder; export with to-hf to compare the
 
 @dataclass(frozen=True)
 class MetaOptions:
-    """Facts that Meta's files do not state. None = the value of the release with these parameters."""
+    """Settings that Meta's files do not state.
+
+    None = a tokenizer file beside the weights, and the values of the published model with the same parameters.
+    """
 
     vocab_file: Path | None = None
     max_position_embeddings: int | None = None
@@ -50,7 +53,10 @@ class MetaOptions:
 def from_meta(
     folder: Path, checkpoint_dir: Path, options: ImportOptions, unstated: MetaOptions = MetaOptions()
 ) -> Report:
-    """Import a folder with consolidated.*.pth into CKPT_DIR/release. Raises ConvertError or TokenizerError."""
+    """Import a folder with Meta's consolidated.*.pth into CKPT_DIR/release, and return the report to print.
+
+    Raises ConvertError or TokenizerError.
+    """
     source, params = MetaWeights(folder), folder / "params.json"
     warn_of_unstated(source, unstated, params)
     config = source.hf_config(unstated.max_position_embeddings, unstated.rope_scaling_factor)
@@ -64,7 +70,10 @@ def from_meta(
 def from_megatron_llm(
     folder: Path, checkpoint_dir: Path, options: ImportOptions, vocab_file: Path | None = None
 ) -> Report:
-    """Import a checkpoint of Megatron-LLM. Raises ConvertError, CheckpointError or TokenizerError."""
+    """Import a checkpoint of Megatron-LLM into CKPT_DIR/release, and return the report to print.
+
+    Raises ConvertError, CheckpointError or TokenizerError.
+    """
     source = MegatronLlmWeights(find_ranks(folder))
     model = model_config_of_arguments(source)
     tokenizer = tokenizer_beside(folder, vocab_file, options, source.arguments)
@@ -75,7 +84,7 @@ def from_megatron_llm(
 
 
 def verify_meta(folder: Path, checkpoint_dir: Path) -> Outcome:
-    """Compare every weight of Meta's files with the checkpoint. Raises ConvertError or CheckpointError."""
+    """Compare every weight in Meta's files with the imported checkpoint. Raises ConvertError or CheckpointError."""
     release = find_checkpoint(checkpoint_dir)
     model = ModelConfig.load(release / MODEL_CONFIG)
     table = FAMILIES[model.family].table(model)
@@ -85,7 +94,10 @@ def verify_meta(folder: Path, checkpoint_dir: Path) -> Outcome:
 
 
 def verify_megatron_llm(folder: Path, checkpoint_dir: Path, iteration: int | None = None) -> Outcome:
-    """Compare every weight of Megatron-LLM's files with the checkpoint. Raises ConvertError or CheckpointError."""
+    """Compare every weight in Megatron-LLM's files with a checkpoint of ours.
+
+    Raises ConvertError or CheckpointError.
+    """
     ours = find_checkpoint(checkpoint_dir, iteration)
     model = ModelConfig.load(ours / MODEL_CONFIG)
     source = MegatronLlmWeights(find_ranks(folder))
@@ -95,7 +107,10 @@ def verify_megatron_llm(folder: Path, checkpoint_dir: Path, iteration: int | Non
 
 
 def warn_of_unstated(source: MetaWeights, unstated: MetaOptions, params: Path) -> None:
-    """Warn about assumed values. Raises ConvertError for a rotary factor that the model does not use."""
+    """Warn about a context length or rotary factor that is assumed because Meta's files do not state it.
+
+    Raises ConvertError for a given rotary factor that the model does not use.
+    """
     if unstated.max_position_embeddings is None:
         tokens = f"{source.usual_context():,}"
         warn(f"{params} does not state the context length; using {tokens} (--max_position_embeddings)")
@@ -107,7 +122,7 @@ def warn_of_unstated(source: MetaWeights, unstated: MetaOptions, params: Path) -
 
 
 def find_ranks(folder: Path) -> Path:
-    """Return the folder with mp_rank_*: `folder` itself, or the one that its tracker names."""
+    """Return the folder that holds Megatron-LLM's mp_rank_*: `folder` itself, or the one that its tracker names."""
     if folder.is_dir() and any(folder.glob("mp_rank_*")):
         return folder
     return find_checkpoint(folder)
@@ -139,13 +154,16 @@ def tokenizer_beside(
 
 
 def is_tiktoken(path: Path) -> bool:
-    """Return whether the first line is a token in base64 and its rank, such as `IQ== 0`."""
+    """Return whether a file is a tiktoken vocabulary: its first line is a token in base64 and its rank, as `IQ== 0`."""
     with path.open("rb") as file:
         return re.fullmatch(rb"[A-Za-z0-9+/]+={0,2} \d+\s*", file.readline(1000)) is not None
 
 
 def plan_padded_rows(model: ModelConfig, tokenizer: Tokenizer | None, options: ImportOptions) -> RowPlan:
-    """Plan rows for a source that is already padded. The tokenizer's length is in use, and no row is removed."""
+    """Return the plan of vocabulary rows for a source whose rows are padded already.
+
+    As many rows as the tokenizer has tokens are in use, and no row is removed.
+    """
     rows = model.vocab_size
     used = tokenizer.vocab_size if tokenizer else rows
     padded = max(rows, pad_vocab_size(used, options.make_vocab_size_divisible_by))

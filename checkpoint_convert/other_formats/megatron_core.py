@@ -33,17 +33,20 @@ from pretokenizer.config.paths import find_config
 
 @dataclass(frozen=True)
 class CoreOptions:
-    """Facts that a checkpoint of another tool may lack."""
+    """Settings that a checkpoint of another tool may not state."""
 
     model: str | None = None
-    """A shipped architecture or a YAML file. None = the settings inside the checkpoint."""
+    """Name of a shipped architecture, or a YAML file. None = the settings saved in the checkpoint."""
     vocab_file: Path | None = None
 
 
 def from_megatron_core(
     folder: Path, checkpoint_dir: Path, options: ImportOptions, unstated: CoreOptions = CoreOptions()
 ) -> Report:
-    """Import into CKPT_DIR/release. Raises ConvertError, ConfigError or TokenizerError."""
+    """Import a torch_dist checkpoint of another tool into CKPT_DIR/release, and return the report to print.
+
+    Raises ConvertError, ConfigError or TokenizerError.
+    """
     source = open_foreign(folder)
     model = architecture(source, unstated.model)
     tokenizer = tokenizer_beside(source.folder, unstated.vocab_file, options)
@@ -57,7 +60,10 @@ def from_megatron_core(
 
 
 def verify_megatron_core(folder: Path, checkpoint_dir: Path) -> Outcome:
-    """Compare every weight with the imported checkpoint. Raises ConvertError or CheckpointError."""
+    """Compare every weight of another tool's checkpoint with the imported one.
+
+    Raises ConvertError or CheckpointError.
+    """
     release = find_checkpoint(checkpoint_dir)
     model = ModelConfig.load(release / MODEL_CONFIG)
     outcome = compare_weights(open_foreign(folder), identity_table(model), CheckpointReader(release), model, folder)
@@ -66,12 +72,15 @@ def verify_megatron_core(folder: Path, checkpoint_dir: Path) -> Outcome:
 
 
 def open_foreign(folder: Path) -> CheckpointReader:
-    """Open the checkpoint in `folder`, or the one that its tracker names. Raises ConvertError."""
+    """Open another tool's checkpoint in `folder`, or the one that the folder's tracker names. Raises ConvertError."""
     return CheckpointReader(find_foreign(folder), is_foreign=True)
 
 
 def find_foreign(folder: Path) -> Path:
-    """Return the folder with `.metadata`: `folder`, its `weights/`, or the checkpoint that its tracker names."""
+    """Return the folder of another tool's checkpoint, which is the one with `.metadata`.
+
+    It is `folder`, its `weights/`, or the checkpoint that its tracker names. Raises ConvertError when there is none.
+    """
     tracker = folder / TRACKER
     name = tracker.read_text(encoding="utf-8").strip() if tracker.is_file() else RELEASE
     named = folder / (folder_name(int(name)) if name.isdigit() else RELEASE)
@@ -83,9 +92,9 @@ def find_foreign(folder: Path) -> Path:
 
 
 def architecture(source: CheckpointReader, name: str | None) -> ModelConfig:
-    """Return the architecture of `name`, or else of the saved settings, with the checkpoint's vocabulary rows.
+    """Return the architecture of `name`, or without a name the one in the checkpoint's saved settings.
 
-    Raises ConvertError or ConfigError.
+    The number of vocabulary rows is the checkpoint's. Raises ConvertError or ConfigError.
     """
     if EMBEDDING not in source.infos:
         raise ConvertError(f"{source.folder}: has no {EMBEDDING}, so it is not a GPT model of megatron-core")

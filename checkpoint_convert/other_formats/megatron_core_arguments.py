@@ -1,4 +1,4 @@
-"""The architecture of a torch_dist checkpoint of another tool, from the settings that the tool saved with it.
+"""Read the architecture of another tool's torch_dist checkpoint from the settings that the tool saved with it.
 
 Megatron-LM saves its command line as `args` in common.pt. Megatron-Bridge saves run_config.yaml. Both name most
 settings as megatron-core does.
@@ -41,7 +41,10 @@ Settings = Mapping[str, Any]
 
 
 def saved_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings in run_config.yaml or common.pt, else {}. Raises ConvertError naming the file."""
+    """Return the settings in run_config.yaml or common.pt of another tool's checkpoint, or {} without these files.
+
+    Raises ConvertError naming the file.
+    """
     if (folder / RUN_CONFIG).is_file():
         return _bridge_settings(folder / RUN_CONFIG)
     if not (folder / COMMON).is_file():
@@ -62,9 +65,9 @@ def _bridge_settings(path: Path) -> dict[str, Any]:
 
 
 def model_config_of_settings(settings: Settings, infos: Mapping[str, TensorInfo], where: Path) -> ModelConfig:
-    """Return the architecture. Whether a part exists is read from the tensors, its numbers from the settings.
+    """Return the architecture of another tool's checkpoint. Raises ConvertError naming missing or unsupported settings.
 
-    Raises ConvertError naming settings that are missing or not supported.
+    The tensors show which parts the model has, such as biases. The saved settings give the sizes.
     """
     wrong = [f"{name} = {settings[name]!r}" for name in UNSUPPORTED if settings.get(name)]
     if wrong:
@@ -132,7 +135,10 @@ def _parts(settings: Settings, infos: Mapping[str, TensorInfo]) -> dict[str, Any
 
 
 def _activation(settings: Settings) -> str:
-    """Return the activation's name. Megatron-Bridge writes {_target_: torch.nn.functional.silu}."""
+    """Return the name of the activation function in the settings.
+
+    Megatron-Bridge writes {_target_: torch.nn.functional.silu}.
+    """
     if settings.get("swiglu"):
         return "silu"
     function = settings.get("activation_func")

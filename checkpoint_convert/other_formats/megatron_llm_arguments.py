@@ -1,4 +1,4 @@
-"""The arguments in Megatron-LLM's checkpoints: architecture and added tokens, read and written.
+"""Read and write the arguments in Megatron-LLM's checkpoints, which state architecture and added tokens.
 
 model = model_config_of_arguments(weights)                                 # of a checkpoint that was read
 arguments = saved_arguments(model, rows=32128, layout=layout, tokens=tokenizer_arguments(tokenizer_dir))
@@ -27,7 +27,10 @@ MLP = "encoder.layers.0.mlp.dense_4h_to_h.weight"
 
 
 def model_config_of_arguments(source: MegatronLlmWeights) -> ModelConfig:
-    """Return the architecture that the saved arguments describe. Raises ConvertError naming what does not fit."""
+    """Return the architecture that the arguments in a Megatron-LLM checkpoint describe.
+
+    Raises ConvertError naming values that do not fit.
+    """
     where, arguments = source.folder, source.arguments
     family = _family_of(arguments, where)
     for name, default in (("layernorm_epsilon", 1e-5), ("rope_theta", 10000.0)):
@@ -52,7 +55,7 @@ def model_config_of_arguments(source: MegatronLlmWeights) -> ModelConfig:
 
 
 def _family_of(arguments: Mapping[str, Any], where: Path) -> str:
-    """Return `llama` or `falcon`. Raises ConvertError for any other model."""
+    """Return the model family of the arguments, `llama` or `falcon`. Raises ConvertError for any other model."""
     get = arguments.get
     is_llama = bool(get("use_rms_norm")) and get("glu_activation") == "swiglu" and not get("parallel_attn")
     is_falcon = bool(get("parallel_attn")) and get("glu_activation") is None and not get("use_rms_norm")
@@ -106,9 +109,9 @@ def _rotary_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_recorded_tokens(options: ImportOptions, arguments: Mapping[str, Any], folder: Path) -> ImportOptions:
-    """Return the options with the run's added tokens unless the command line names tokens. Warn if the two differ.
+    """Return the options with the added tokens in a run's `arguments`, unless the command line names tokens.
 
-    The recorded list may carry quotes from a launch script.
+    Warn if the two differ. Quotes around the recorded list are removed, because launch scripts pass some on.
     """
     text = str(arguments.get("vocab_extra_ids_list") or "").strip().strip("\"'")
     recorded, new_tokens = tuple(token for token in text.split(",") if token), arguments.get("new_tokens") is not False
@@ -125,7 +128,10 @@ def with_recorded_tokens(options: ImportOptions, arguments: Mapping[str, Any], f
 
 
 def tokenizer_arguments(folder: Path) -> dict[str, Any]:
-    """Return the added tokens of a checkpoint's tokenizer folder as Megatron-LLM's arguments, for equal ids there."""
+    """Return the added tokens of a checkpoint's tokenizer folder as arguments of Megatron-LLM.
+
+    With these, Megatron-LLM gives the tokens the same ids. Return {} without a folder, or if a token has a comma.
+    """
     if not folder.is_dir():
         return {}
     spec = read_tokenizer_spec(folder)
@@ -140,7 +146,10 @@ def tokenizer_arguments(folder: Path) -> dict[str, Any]:
 
 
 def saved_arguments(model: ModelConfig, rows: int, layout: ParallelLayout, tokens: Mapping[str, Any]) -> Namespace:
-    """Return the arguments that --use_checkpoint_args reads and that Megatron-LLM compares when it loads."""
+    """Return the arguments to save in a checkpoint for Megatron-LLM.
+
+    Its flag --use_checkpoint_args reads some of them, and it compares others when it loads the checkpoint.
+    """
     is_llama = model.family == "llama"
     return Namespace(
         num_layers=model.num_layers,

@@ -40,11 +40,14 @@ KEPT = (
     ),
     *(("megatron.model.enums", name) for name in ("AttnType", "AttnMaskType", "PositionEmbeddingType")),
 )
-"""Classes that such a pickle imports besides tensors. They are kept as inert values and never run."""
+"""(module, name) of classes, besides tensors, that Megatron-LLM's pickles import.
+
+Their instances are read as inert values, and their code never runs.
+"""
 
 
 class MegatronLlmWeights:
-    """The weights of one checkpoint folder (release/ or iter_*/), joined over its ranks.
+    """The weights in one folder (release/ or iter_*/) of Megatron-LLM, joined over all ranks.
 
     Raises ConvertError naming a missing, damaged or inconsistent file.
     """
@@ -73,7 +76,7 @@ class MegatronLlmWeights:
         return self.arguments.get("glu_activation") is not None
 
     def read(self, name: str) -> Tensor:
-        """Return a tensor joined over the tensor-parallel ranks."""
+        """Return the tensor `name`, joined over the tensor-parallel ranks."""
         parts, axis = self._parts[name], partition_axis(name)
         if axis is None or len(parts) == 1:
             return parts[0]
@@ -89,7 +92,7 @@ class MegatronLlmWeights:
         return TensorInfo(tuple(shape), parts[0].dtype)
 
     def _add_stage(self, pp: int, states: list[dict[str, Any]], files: list[Path]) -> None:
-        """Add the tensors of every model chunk of one pipeline stage."""
+        """Add the tensors of one pipeline stage (`pp`) under names with the layers' numbers in the whole model."""
         layout = ParallelLayout(self.tp * self.pp, self.tp, self.pp, vpp=len(self.chunks))
         for index, chunk in enumerate(self.chunks):
             layers = layout.layers_of_stage(self.num_layers, pp, index)
@@ -116,7 +119,10 @@ def _num_layers(arguments: Mapping[str, Any], file: Path) -> int:
 
 
 def _model_chunks(states: Mapping[Path, Mapping[str, Any]]) -> list[str]:
-    """Return the chunk names in numerical order: `model`, or `model0`, `model1` ... for virtual pipeline stages."""
+    """Return the names of the model chunks that each rank's file holds, in numerical order.
+
+    They are `model`, or `model0`, `model1` ... for virtual pipeline stages. Raises ConvertError when files differ.
+    """
     found = {
         file: sorted((key for key in state if CHUNK_NAME.fullmatch(str(key))), key=lambda key: (len(key), key))
         for file, state in states.items()
@@ -143,7 +149,10 @@ def _with_offset(name: str, first: int) -> str:
 
 
 def _flat_names(language_model: Any) -> dict[str, Tensor]:
-    """Return tensors under their newer names. Converted releases use the older `transformer` and `attention`."""
+    """Return {dotted name: tensor} for the nested dicts of a file, with today's names.
+
+    Converted releases have the older words `transformer` for encoder and `attention` for self_attention.
+    """
     found: dict[str, Tensor] = {}
 
     def add(prefix: str, value: Any) -> None:
@@ -158,7 +167,7 @@ def _flat_names(language_model: Any) -> dict[str, Tensor]:
 
 
 def _rank_files(folder: Path) -> dict[tuple[int, int], Path]:
-    """Return {(tensor rank, pipeline rank): file}."""
+    """Return {(tensor-parallel rank, pipeline stage): file} of a Megatron-LLM folder."""
     found: dict[tuple[int, int], Path] = {}
     for path in sorted(folder.glob("mp_rank_*")):
         match = re.fullmatch(r"mp_rank_(\d{2,})(?:_(\d{3}))?", path.name)

@@ -22,7 +22,10 @@ EMBEDDING, HEAD = "embedding.word_embeddings.weight", "lm_head"
 
 @dataclass(frozen=True)
 class InterleavedQKV(Rule):
-    """query_key_value: groups as in linear_qkv, but with interleaved channels in q and k."""
+    """A rule between Megatron-LLM's query_key_value and linear_qkv.
+
+    Both have the same groups, but q and k have interleaved rotary channels in Megatron-LLM.
+    """
 
     def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
         return _reorder(tensors[0], model, to_halves)
@@ -39,7 +42,10 @@ def _reorder(tensor: Tensor, model: ModelConfig, order: Callable[[Tensor, int], 
 
 @dataclass(frozen=True)
 class UpGate(Rule):
-    """dense_h_to_4h of a gated MLP: the rows of up, then the rows of gate."""
+    """A rule between Megatron-LLM's dense_h_to_4h of a gated MLP and linear_fc1.
+
+    dense_h_to_4h has the rows of up before those of gate, linear_fc1 after them.
+    """
 
     def to_megatron(self, tensors: Sequence[Tensor], model: ModelConfig) -> Parts:
         return tensors[0].chunk(2)[::-1]
@@ -49,7 +55,10 @@ class UpGate(Rule):
 
 
 def table(model: ModelConfig) -> Table:
-    """Return the rules for every tensor of a model. Raises ConvertError for a model that Megatron-LLM lacks."""
+    """Return the rules that convert every tensor of a model between Megatron-LLM and megatron-core.
+
+    Raises ConvertError for a model that Megatron-LLM lacks.
+    """
     if model.family not in ("llama", "falcon") or model.add_qkv_bias or model.rotary_percent != 1.0:
         raise ConvertError(f"Megatron-LLM has Llama and Falcon models only, not this {model.family} model")
     if model.bias_in != "all":
@@ -74,7 +83,10 @@ def table(model: ModelConfig) -> Table:
 
 
 def partition_axis(name: str) -> int | None:
-    """Return the axis on which tensor-parallel ranks split a tensor, or None when each rank holds all of it."""
+    """Return the axis on which Megatron-LLM's tensor-parallel ranks split a tensor.
+
+    Return None when each rank holds the whole tensor.
+    """
     if name.endswith(("query_key_value.weight", "query_key_value.bias", "dense_h_to_4h.weight", "dense_h_to_4h.bias")):
         return 0
     if name.endswith((".dense.weight", "dense_4h_to_h.weight")):
@@ -83,5 +95,5 @@ def partition_axis(name: str) -> int | None:
 
 
 def is_up_gate(name: str, model_is_gated: bool) -> bool:
-    """Return whether each rank holds its part of up followed by its part of gate."""
+    """Return whether each rank's part of a tensor is a share of up followed by a share of gate."""
     return model_is_gated and ".dense_h_to_4h." in name

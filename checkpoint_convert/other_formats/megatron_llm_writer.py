@@ -45,12 +45,12 @@ from pretokenizer.files.publish import staged_folder
 
 @dataclass(frozen=True)
 class RankOptions:
-    """Settings of to-megatron-llm."""
+    """Settings of to-megatron-llm: tensor- and pipeline-parallel sizes, dtype, and the iteration to convert."""
 
     tp: int = 1
     pp: int = 1
     dtype: torch.dtype | None = None
-    """None = the dtype of most of the checkpoint."""
+    """Dtype of the written weights. None = the dtype of most of the checkpoint."""
     iteration: int | None = None
 
     @property
@@ -60,13 +60,13 @@ class RankOptions:
 
 @dataclass(frozen=True)
 class _Source:
-    """The checkpoint as Megatron-LLM's tensors."""
+    """The checkpoint to convert, and the rules that turn its tensors into Megatron-LLM's."""
 
     reader: CheckpointReader
     model: ModelConfig
     table: Table
     rows: int
-    """Vocabulary rows to write, padding included."""
+    """Number of vocabulary rows to write, padding included."""
 
 
 @dataclass
@@ -82,14 +82,14 @@ class RankFile:
         self._file = self._scratch.open("wb")
 
     def write(self, name: str, info: TensorInfo, blocks: Iterable[Tensor]) -> None:
-        """Append one tensor to the scratch file."""
+        """Append one tensor to the rank's scratch file, from which `finish` reads it."""
         self.places[name] = (self._file.tell(), info)
         for block in blocks:
             self._file.write(raw_bytes(block))
         self._file.write(b"\0" * (-self._file.tell() % 64))
 
     def finish(self, arguments: Namespace) -> None:
-        """Save all tensors as Megatron-LLM does and remove the scratch file."""
+        """Save all tensors of the rank in Megatron-LLM's form, and remove the scratch file."""
         self._file.close()
         mapped = MappedFile(self._scratch)
         tensors = {
@@ -105,7 +105,10 @@ class RankFile:
 
 
 def to_megatron_llm(checkpoint_dir: Path, out_dir: Path, options: RankOptions) -> Report:
-    """Write OUT/release and its tracker. Raises ConvertError or CheckpointError."""
+    """Convert a checkpoint to Megatron-LLM's files in OUT/release, and return the report to print.
+
+    OUT also gets the tracker that names release. Raises ConvertError or CheckpointError.
+    """
     folder = find_checkpoint(checkpoint_dir, options.iteration)
     check_target(out_dir)
     check_folder(folder)
@@ -143,7 +146,7 @@ def _open(folder: Path, options: RankOptions) -> _Source:
 def write_stage(
     source: _Source, tensors: list[tuple[str, Rule]], ranks: list[RankFile], report: Report, bar: tqdm
 ) -> None:
-    """Split every tensor of one pipeline stage over the stage's tensor-parallel ranks."""
+    """Split every tensor of one pipeline stage over the stage's tensor-parallel ranks, and write the parts."""
     for name, rule in tensors:
         (parts,) = rule.to_other(read_rows(source, rule), source.model)
         shares = split(rule.other, joined(parts), len(ranks), source.model.gated_linear_unit)
@@ -173,12 +176,15 @@ def check_layout(model: ModelConfig, tp: int, pp: int) -> None:
 
 
 def rank_name(tp_rank: int, pp_rank: int, pp: int) -> str:
-    """Return `mp_rank_03`, or `mp_rank_03_001` with pipeline stages."""
+    """Return the name of a rank's folder: `mp_rank_03`, or `mp_rank_03_001` with several pipeline stages."""
     return f"mp_rank_{tp_rank:02d}" + (f"_{pp_rank:03d}" if pp > 1 else "")
 
 
 def stage_tensors(source: _Source, stage: int, pp: int) -> list[tuple[str, Rule]]:
-    """Return (name within the stage, rule) of a stage's tensors. A tied head is a copy on the last stage."""
+    """Return (name within the stage, rule) of each tensor of a pipeline stage.
+
+    In a tied model, the last of several stages gets a copy of the embedding as its output layer.
+    """
     layers = ParallelLayout(pp, pp=pp).layers_of_stage(source.model.num_layers, stage)
     found = []
     for rule in source.table.rules:
@@ -193,7 +199,7 @@ def stage_tensors(source: _Source, stage: int, pp: int) -> list[tuple[str, Rule]
 
 
 def read_rows(source: _Source, rule: Rule) -> Tensor:
-    """Read one tensor of the checkpoint. A vocabulary tensor gets `source.rows` rows."""
+    """Return one tensor of the checkpoint. A vocabulary tensor is padded to `source.rows` rows."""
     tensor = source.reader.read(rule.megatron)
     if not rule.is_vocabulary:
         return tensor
@@ -202,7 +208,10 @@ def read_rows(source: _Source, rule: Rule) -> Tensor:
 
 
 def split(name: str, tensor: Tensor, tp: int, is_gated: bool) -> list[Tensor]:
-    """Return the parts of the tensor-parallel ranks. Each rank gets its part of up and its part of gate."""
+    """Return the part of a tensor for each tensor-parallel rank.
+
+    Of the fused up and gate rows of a gated MLP, each rank gets its share of up and its share of gate.
+    """
     axis = partition_axis(name)
     if axis is None or tp == 1:
         return [tensor] * tp
@@ -213,7 +222,7 @@ def split(name: str, tensor: Tensor, tp: int, is_gated: bool) -> list[Tensor]:
 
 
 def _nested(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Nest the tensors under embedding, encoder and lm_head, as in a trained checkpoint."""
+    """Return the tensors in nested dicts under embedding, encoder and lm_head, as in a checkpoint of Megatron-LLM."""
     nested: dict[str, Any] = {}
     if EMBEDDING in tensors:
         nested["embedding"] = {"word_embeddings": {"weight": tensors[EMBEDDING]}}

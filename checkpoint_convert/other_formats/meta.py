@@ -29,13 +29,13 @@ from pretokenizer.files.publish import read_json
 
 @dataclass(frozen=True)
 class Part:
-    """The origin of a Hugging Face tensor: Meta's name, the axis on which its parts are joined, and its heads."""
+    """Where a Hugging Face tensor comes from: its name in Meta's files, and the axis that joins their parts."""
 
     name: str
     axis: int | None
-    """None = every file has the whole tensor."""
+    """None = every file has the whole tensor, so nothing is joined."""
     heads: str = ""
-    """`n_heads` or `n_kv_heads` if the rows are rotary channels."""
+    """`n_heads` or `n_kv_heads` if the rows are rotary channels, which are reordered; else empty."""
 
 
 PARTS = {
@@ -60,7 +60,10 @@ KNOWN_PARAMS = words("""
 
 
 class MetaWeights:
-    """The tensors of Meta's folder under Hugging Face's names. Raises ConvertError naming a file."""
+    """The tensors in a folder of Meta's files, under Hugging Face's names.
+
+    Raises ConvertError naming a missing or unsuitable file.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.params = folder, _read_params(folder / "params.json")
@@ -75,14 +78,17 @@ class MetaWeights:
         self._plan(files)
 
     def read(self, name: str) -> Tensor:
-        """Return the tensor joined from its parts, in Hugging Face's rotary order."""
+        """Return the tensor `name`, joined from the parts in all files, in Hugging Face's rotary order."""
         part = self._sources[name]
         pieces = [state[part.name] for state in self.parts]
         whole = pieces[0] if part.axis is None or len(pieces) == 1 else torch.cat(pieces, dim=part.axis)
         return to_halves(whole, self.dim // self.heads) if part.heads else whole
 
     def hf_config(self, max_position_embeddings: int | None, rope_scaling_factor: float | None) -> dict[str, Any]:
-        """Return Hugging Face's config.json. Meta's files lack the context length and the rotary factor."""
+        """Return the config.json that Hugging Face's version of the model has.
+
+        Meta's files lack both arguments. None = the value of the published model.
+        """
         theta = float(self.params.get("rope_theta", 10000.0))
         rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
         if self.is_rope_scaled:
@@ -114,11 +120,11 @@ class MetaWeights:
         return len(self.parts) == 1 and same_bits(self.read("lm_head.weight"), self.read("model.embed_tokens.weight"))
 
     def usual_factor(self) -> float:
-        """Return the rotary scaling factor of the release with these parameters. Llama 3.2's 1B and 3B are tied."""
+        """Return the rotary scaling factor of the published models: 32 for tied ones (Llama 3.2 1B and 3B), else 8."""
         return 32.0 if self.is_tied else 8.0
 
     def usual_context(self) -> int:
-        """Return the context length, in tokens, of the release with these parameters."""
+        """Return the context length, in tokens, of the published model with these parameters."""
         theta = float(self.params.get("rope_theta", 10000.0))
         if self.is_rope_scaled:
             return 131072  # Llama 3.1 and later
@@ -150,7 +156,10 @@ class MetaWeights:
             self.infos[name] = TensorInfo(self._shape(part.name, part.axis), first[part.name].dtype)
 
     def _vocabulary_axis(self, first: Tensor) -> int | None:
-        """Return the axis on which the embedding is split: columns in Llama 1 and 2, rows in Llama 3."""
+        """Return the axis on which the embedding is split: columns in Llama 1 and 2, rows in Llama 3.
+
+        Return None for a single file.
+        """
         if len(self.parts) == 1:
             return None
         return 0 if first.shape[-1] == self.dim else 1

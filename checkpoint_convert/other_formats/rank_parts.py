@@ -21,10 +21,10 @@ Norms can drift apart in training: Llama 3 70B's did (AI-Hypercomputer/jetstream
 def check_ranks(
     ranks: Sequence[Mapping[str, Tensor]], files: Sequence[Path], axis_of: Callable[[str], int | None]
 ) -> None:
-    """Raise ConvertError when a rank's names, dtypes or shapes differ from rank 0's, or a tensor that all ranks hold.
+    """Check that the tensors of all tensor-parallel ranks fit rank 0's in name, dtype and shape. Raises ConvertError.
 
     `axis_of` returns the axis on which a tensor is split, or None if each rank has the whole tensor. Copies of a whole
-    tensor may differ by DRIFT.
+    tensor may differ by DRIFT, which is a warning.
     """
     drifted: list[str] = []
     for rank, file in zip(ranks[1:], files[1:], strict=True):
@@ -43,7 +43,10 @@ def check_ranks(
 
 
 def _fits(first: Tensor, other: Tensor, axis: int | None) -> bool:
-    """Return whether two ranks have the same dtype and shape (except on the split axis), and equal copies."""
+    """Return whether the tensors of two ranks have the same dtype and shape, except on the axis that splits them.
+
+    Without such an axis, they must also be equal up to DRIFT.
+    """
     shapes = [[size for i, size in enumerate(tensor.shape) if i != axis] for tensor in (first, other)]
     if first.dtype != other.dtype or first.dim() != other.dim() or shapes[0] != shapes[1]:
         return False

@@ -18,5 +18,5 @@ def to_halves(rows: Tensor, channels: int) -> Tensor:
 
 
 def to_interleaved(rows: Tensor, channels: int) -> Tensor:
-    """Invert to_halves."""
+    """Reorder rows [heads*channels, ...] from halves to interleaved order, head by head. This inverts to_halves."""
     return rows.unflatten(0, (-1, 2, channels // 2)).transpose(1, 2).flatten(0, 2)

@@ -34,22 +34,22 @@ CONVERSATION = Conversation(
 
 @dataclass(frozen=True)
 class ChatOutcome:
-    """What was compared, and the difference, if any."""
+    """The result of check_chat: what was compared, and the difference found, or an empty text."""
 
     compared: str
     problem: str = ""
 
     def describe(self) -> str:
-        """Return the outcome as a line for people."""
+        """Return the result as one line of text."""
         return f"chat DIFFERS: {self.problem}" if self.problem else self.compared
 
 
 def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
     """Compare the tokenizer files of an export with the checkpoint's.
 
-    An export with the source's files is compared with them byte by byte. Otherwise a conversation must get the same ids
-    on three paths: the pretokenizer's, apply_chat_template, and the tokenizer on the rendered text. Returns None for a
-    checkpoint without a tokenizer or without a chat format.
+    If the export should have the imported folder's files, they are compared byte by byte. Otherwise a conversation must
+    get the same ids from the pretokenizer, from apply_chat_template, and from the exported tokenizer on the rendered
+    text. Returns None for a checkpoint without a tokenizer or without a chat format.
     """
     folder = checkpoint / TOKENIZER_DIR
     if not folder.is_dir():
@@ -64,7 +64,11 @@ def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
 
 
 def compare_paths(hf_dir: Path, export: TokenizerExport, chat_format: ChatFormat) -> ChatOutcome:
-    """Compare a conversation's ids on the three paths, and check that generation stops at the end of a turn."""
+    """Compare the ids that a conversation gets from the pretokenizer with those that transformers gives it.
+
+    transformers encodes it with apply_chat_template, and by tokenizing the rendered text. Generation must also stop at
+    the end of a turn.
+    """
     conversation = conversation_for(chat_format)
     ours = export.tokenizer.encode(chat_format.render(conversation).text)
     compared = f"chat template gives the pretokenizer's {len(ours)} ids, generation stops at the end of a turn"
@@ -87,7 +91,7 @@ def compare_paths(hf_dir: Path, export: TokenizerExport, chat_format: ChatFormat
 
 
 def conversation_for(chat_format: ChatFormat | None) -> Conversation:
-    """Return the conversation of the check, without its system message if the chat format refuses one."""
+    """Return the test conversation, without its system message if the chat format refuses one."""
     if chat_format is not None:
         try:
             chat_format.render(CONVERSATION)
@@ -97,12 +101,15 @@ def conversation_for(chat_format: ChatFormat | None) -> Conversation:
 
 
 def messages_of(conversation: Conversation) -> list[dict[str, str]]:
-    """Return a conversation as transformers takes it."""
+    """Return a conversation as transformers takes it: a list of {"role": ..., "content": ...}."""
     return [{"role": message.role.template_name, "content": message.text} for message in conversation.messages]
 
 
 def changed_files(source: SourceFiles, hf_dir: Path) -> list[str]:
-    """Return the names of tokenizer files that differ from the source's, apart from an added chat template."""
+    """Return the names of an export's tokenizer files that differ from the imported folder's.
+
+    A chat template that the export adds to tokenizer_config.json does not count.
+    """
     with tempfile.TemporaryDirectory() as folder:
         copy_source(source, Path(folder))
         expected = [path.relative_to(folder) for path in sorted(Path(folder).rglob("*")) if path.is_file()]

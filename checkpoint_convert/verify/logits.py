@@ -25,21 +25,25 @@ from megatron_train.config.model_config import ModelConfig
 TOLERANCE = 1e-5
 NUM_SEQUENCES, NUM_TOKENS = 2, 32
 NEEDS_CODE = ("RefinedWebModel", "RefinedWeb")
-"""Old names of Falcon's model type."""
+"""Old names of Falcon's model type. transformers loads them only with code from the model's folder."""
 MEMORY_SHARE = 0.5
 """Share of the free memory that both models in fp32 may take."""
 
 
 @dataclass(frozen=True)
 class LogitDifference:
-    """Largest difference, largest logit, and mean KL divergence (theirs || ours) in nats per token."""
+    """How much the logits of two models differ on the same tokens.
+
+    `largest` is the largest difference, `scale` the largest logit, and `divergence` the mean KL divergence (theirs ||
+    ours) in nats per token.
+    """
 
     largest: float
     scale: float
     divergence: float
     num_tokens: int
     is_rounded: bool = False
-    """One side's weights are rounded, so a finite difference is reported but accepted."""
+    """Whether one side's weights are rounded. A finite difference is then reported but accepted."""
 
     @property
     def is_close(self) -> bool:
@@ -57,9 +61,10 @@ class LogitDifference:
 def compare_logits(
     hf_dir: Path, checkpoint: Path, model: ModelConfig, rows: int, is_rounded: bool
 ) -> tuple[LogitDifference | None, str]:
-    """Return the difference, or None and the reason why it was not measured. Tokens are drawn below `rows`.
+    """Compare the logits of a Hugging Face folder and a checkpoint on random token ids below `rows`.
 
-    Raises ConvertError when transformers cannot load the folder.
+    Return the difference, or None and the reason why logits were not compared. Raises ConvertError when transformers
+    cannot load the folder.
     """
     needed, free = 2 * 4 * model.num_parameters(model.padded_vocab), psutil.virtual_memory().available
     if needed > MEMORY_SHARE * free:
@@ -80,7 +85,10 @@ def compare_logits(
 
 
 def draw_tokens(model: ModelConfig, rows: int) -> list[list[int]]:
-    """Draw token ids below `rows` and below the source's rows, with a fixed seed."""
+    """Return random token ids as lists [sequences, tokens], drawn with a fixed seed.
+
+    The ids are below `rows` and below the number of rows in the model's source.
+    """
     rows = min(rows, model.source_vocab_size or rows)
     length = min(NUM_TOKENS, model.max_position_embeddings)
     generator = torch.Generator().manual_seed(20231)
@@ -89,7 +97,7 @@ def draw_tokens(model: ModelConfig, rows: int) -> list[list[int]]:
 
 @torch.no_grad()
 def hugging_face_logits(hf_dir: Path, tokens: list[list[int]]) -> torch.Tensor:
-    """Return logits [sequences, tokens, rows] in fp32 from transformers, without running code of the folder.
+    """Return logits [sequences, tokens, vocabulary rows] in fp32 from transformers, without running the folder's code.
 
     Raises ConvertError naming the folder.
     """
@@ -106,7 +114,7 @@ def hugging_face_logits(hf_dir: Path, tokens: list[list[int]]) -> torch.Tensor:
 
 @contextmanager
 def quiet_transformers() -> Iterator[Any]:
-    """Yield the library with its progress bars and advice switched off."""
+    """Yield the transformers library with its progress bars and advice switched off until the block ends."""
     import transformers
 
     logging = transformers.utils.logging
@@ -122,7 +130,7 @@ def quiet_transformers() -> Iterator[Any]:
 
 
 def difference(theirs: torch.Tensor, ours: torch.Tensor) -> LogitDifference:
-    """Compare logits [sequences, tokens, rows] over the rows that both have."""
+    """Return how much two logits tensors [sequences, tokens, vocabulary rows] differ, over the rows that both have."""
     rows = min(theirs.shape[-1], ours.shape[-1])
     theirs, ours = theirs[..., :rows].double(), ours[..., :rows].double()
     first, second = theirs.log_softmax(-1), ours.log_softmax(-1)

@@ -24,28 +24,28 @@ RECEIPT, SUMS, MANIFEST = "receipt.json", "SHA256SUMS", "manifest.json"
 
 @dataclass(frozen=True)
 class Link:
-    """One folder of the chain."""
+    """One folder that a receipt covers, and the SHA-256 of the file in it that lists the sums of its other files."""
 
     kind: str
-    """model, checkpoint or shards."""
+    """What the folder holds: `model`, `checkpoint` or `shards`."""
     folder: str
     """`.` for the exported folder itself, else the path that the user gave, relative to the working folder."""
     list_file: str
-    """File in the folder that lists the sums of its files."""
+    """Name of the file in the folder that lists the SHA-256 of its other files."""
     sha256: str
-    """Sum of `list_file`."""
+    """SHA-256 of `list_file`."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found."""
+    """The result of check_receipt: folders and files that are unchanged, missing, or changed."""
 
     sound: list[str]
-    """Links whose files all have their sums."""
+    """Folders in which no file differs from its SHA-256."""
     missing: list[str]
-    """Folders and files that are not on this machine, so that nothing can be said about them."""
+    """Folders and files that are not on this machine, so that they cannot be checked."""
     problems: list[str]
-    """Files that differ from their sums."""
+    """Files that differ from their SHA-256."""
 
     def lines(self) -> Iterator[str]:
         yield from (f"sound: {text}" for text in self.sound)
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def write_receipt(hf_dir: Path, checkpoint: Path) -> None:
-    """Write HF_DIR/receipt.json. HF_DIR/SHA256SUMS must be complete."""
+    """Write HF_DIR/receipt.json for the model, its checkpoints and their shards. HF_DIR/SHA256SUMS must be complete."""
     links = [_link("model", hf_dir, SUMS, ".")]
     for folder in ancestors(checkpoint):
         links += [_link("checkpoint", folder, SUMS)] if (folder / SUMS).is_file() else []
@@ -67,7 +67,10 @@ def _link(kind: str, folder: Path, list_file: str, shown: str | None = None) -> 
 
 
 def ancestors(checkpoint: Path) -> list[Path]:
-    """Return the checkpoint and those that its runs started from, nearest first, as far as they still exist."""
+    """Return a checkpoint, and the checkpoints from which its training runs started, nearest first.
+
+    The list ends at a folder that no longer exists.
+    """
     found: list[Path] = []
     while checkpoint not in found:
         found.append(checkpoint)
@@ -82,14 +85,17 @@ def ancestors(checkpoint: Path) -> list[Path]:
 
 
 def shard_folders(checkpoint: Path) -> list[Path]:
-    """Return the folders of the training shards that still have their manifest."""
+    """Return the folders of the shards on which a checkpoint was trained, if their manifest.json still exists."""
     settings = training_settings(checkpoint)
     prefixes = [Path(str(word)) for key in ("data_path", "train_data_path") for word in settings.get(key, [])]
     return list(dict.fromkeys(prefix.parent for prefix in prefixes if (prefix.parent / MANIFEST).is_file()))
 
 
 def check_receipt(hf_dir: Path) -> Outcome:
-    """Check every link that is on this machine. Raises ValueError for a folder without a readable receipt."""
+    """Compare every file that a folder's receipt.json covers and that is on this machine with its SHA-256.
+
+    Raises ValueError for a folder without a readable receipt.
+    """
     path = hf_dir / RECEIPT
     try:
         links = [Link(**link) for link in json.loads(path.read_text(encoding="utf-8"))["links"]]
@@ -125,7 +131,10 @@ def _check_link(link: Link, folder: Path, outcome: Outcome) -> None:
 
 
 def listed_files(list_file: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the files that a list names, with their sums. A manifest names inputs relative to the working folder."""
+    """Yield (path, SHA-256) of each file that a SHA256SUMS or a manifest.json lists.
+
+    A manifest names input files relative to the working folder.
+    """
     text = list_file.read_text(encoding="utf-8")
     if list_file.name == SUMS:
         for line in text.splitlines():

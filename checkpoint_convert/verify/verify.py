@@ -47,21 +47,21 @@ from megatron_train.config.model_config import ModelConfig
 
 @dataclass
 class Outcome:
-    """The tensors, logits and chat that were compared, and their differences."""
+    """The result of comparing a folder with a checkpoint: tensors, logits and chat, and their differences."""
 
     num_tensors: int = 0
     rows: int = 0
-    """Vocabulary rows compared."""
+    """Number of vocabulary rows compared."""
     rows_left_out: int = 0
-    """Rows of the checkpoint's own source that the other side's config does not have."""
+    """Number of rows that the checkpoint has from its source, but that the other side's config lacks."""
     different: list[str] = field(default_factory=list)
     num_rounded: int = 0
-    """Tensors that are equal only after the wider side is rounded."""
+    """Number of tensors that are equal only after the side with the wider dtype is rounded."""
     logits: LogitDifference | None = None
     no_logits: str = ""
     """The reason why logits were not compared."""
     chat: ChatOutcome | None = None
-    """Result for chat template and stop tokens, if both sides have a tokenizer."""
+    """Result for chat template and stop tokens. None when they were not compared."""
 
     @property
     def is_equal(self) -> bool:
@@ -69,7 +69,7 @@ class Outcome:
         return not self.different and (self.logits is None or self.logits.is_close) and is_chat_equal
 
     def lines(self) -> list[str]:
-        """Return the result as lines for people."""
+        """Return the result as lines of text to print."""
         rounded = f"equal, {self.num_rounded} of them after rounding" if self.num_rounded else "bitwise equal"
         found = [f"verify: all {self.num_tensors} tensors are {rounded} ({self.rows:,} vocabulary rows compared)"]
         if self.rows_left_out:
@@ -85,9 +85,10 @@ class Outcome:
 
 
 def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None, with_chat: bool = True) -> Outcome:
-    """Compare both sides. Raises ConvertError when their architectures differ or a file is missing.
+    """Compare a Hugging Face folder with a checkpoint: weights, logits and, with `with_chat`, tokenization of a chat.
 
-    `with_chat` is off for the source of a new checkpoint, whose tokenizer lacks the added tokens.
+    `with_chat` is False after an import, because the source's tokenizer lacks the added tokens. Raises ConvertError
+    when the architectures differ or a file is missing.
     """
     generation_settings(hf_dir, {})  # raises with the file's name, which transformers' error lacks
     outcome = verify_weights(hf_dir, checkpoint_dir, iteration)
@@ -103,7 +104,10 @@ def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None, wit
 
 
 def verify_weights(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None) -> Outcome:
-    """Compare only the weights, one tensor at a time. Raises ConvertError like `verify`."""
+    """Compare only the weights of a Hugging Face folder and a checkpoint, one tensor at a time.
+
+    Raises ConvertError when the architectures differ or a file is missing.
+    """
     folder = find_checkpoint(checkpoint_dir, iteration)
     model = ModelConfig.load(folder / MODEL_CONFIG)
     theirs = model_config_of(read_hf_config(hf_dir / "config.json"), FAMILIES, hf_dir / "config.json")
