@@ -48,4 +48,6 @@ def document_lengths(position_ids: Tensor) -> Tensor:
     [[3, 3, 3, 1], [2, 2, 2, 2]]
     """
     document = (position_ids == 0).flatten().cumsum(0) - 1
-    return torch.bincount(document)[document].view(position_ids.shape)
+    # torch.bincount reads its largest value on the host, which waits for the GPU.
+    lengths = torch.zeros_like(document).scatter_add_(0, document, torch.ones_like(document))
+    return lengths[document].view(position_ids.shape)
