@@ -133,21 +133,30 @@ def _sums(batch: DeviceBatch, logits: Tensor) -> tuple[Tensor, Tensor, dict[str,
     `logits` has the shape [b, s, vocabulary / tp]. The report's `sums` is an fp64 tensor of shape [3]: the loss,
     the loss weight and the correct predictions, each summed over the target tokens.
     """
-    group = parallel_state.get_tensor_model_parallel_group()
-    first = parallel_state.get_tensor_model_parallel_rank() * logits.shape[-1]
-    local = batch.labels - first
-    inside = (local >= 0) & (local < logits.shape[-1])
-    own = torch.gather(logits, -1, local.clamp(0, logits.shape[-1] - 1).unsqueeze(-1)).squeeze(-1).float()
-    label_logit = torch.where(inside, own, float("-inf"))
-    best = logits.max(dim=-1).values.float()
-    if dist.get_world_size(group) > 1:
-        dist.all_reduce(label_logit, dist.ReduceOp.MAX, group=group)
-        dist.all_reduce(best, dist.ReduceOp.MAX, group=group)
     losses = vocab_parallel_cross_entropy(
         logits.float().transpose(0, 1).contiguous(), batch.labels.transpose(0, 1).contiguous()
     )
     mask = batch.loss_mask.double()
     loss_sum = torch.where(mask > 0, losses.transpose(0, 1).double() * mask, 0.0).sum()
-    correct = ((label_logit >= best).double() * mask).sum()
+    correct = ((predicted_ids(logits) == batch.labels).double() * mask).sum()
     sums = torch.stack([loss_sum, mask.sum(), correct])
     return loss_sum, torch.ones((), dtype=torch.int, device=logits.device), {"sums": sums}
+
+
+def predicted_ids(logits: Tensor) -> Tensor:
+    """Return the token id with the largest logit for each position, as [b, s], from `logits` [b, s, vocabulary / tp].
+
+    Of several equal logits the lowest id wins, as in `logits.argmax(-1)` over the whole vocabulary. Logits in bf16
+    are often equal.
+    """
+    group = parallel_state.get_tensor_model_parallel_group()
+    own = logits.argmax(dim=-1)
+    if dist.get_world_size(group) == 1:
+        return own
+    largest = torch.gather(logits, -1, own.unsqueeze(-1)).squeeze(-1).float()
+    best = largest.clone()
+    dist.all_reduce(best, dist.ReduceOp.MAX, group=group)
+    first = parallel_state.get_tensor_model_parallel_rank() * logits.shape[-1]
+    ids = torch.where(largest == best, own + first, torch.iinfo(own.dtype).max)
+    dist.all_reduce(ids, dist.ReduceOp.MIN, group=group)
+    return ids

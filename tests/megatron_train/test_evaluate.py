@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from megatron.core import parallel_state
 
+from megatron_train.config.flags import config_from_settings
 from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.sft_dataset import evaluation_samples
+from megatron_train.evaluate import predicted_ids
 from megatron_train.run import Run
 from tests.conftest import toy_documents, write_shard
+from tests.distributed import run_distributed
 from tests.megatron_train.models import LLAMA
-from tests.megatron_train.runs import start
+from tests.megatron_train.runs import enter_layout, start
 from tests.megatron_train.tensors import documents_of, losses_one_by_one
 
 pytestmark = pytest.mark.usefixtures("single_process")
@@ -65,3 +70,21 @@ def test_the_model_trains_on_afterwards(prefix: str) -> None:
     result(run, prefix)
     assert run.chunks[0].training
     assert next(iter(run.chunks[0].parameters())).requires_grad
+
+
+TIES = [[1.0, 3.0, 3.0, 2.0], [0.0, 1.0, 5.0, 5.0], [2.0, 7.0, 7.0, 7.0], [4.0, 4.0, 4.0, 4.0], [0.0, 1.0, 2.0, 3.0]]
+"""Logits of four tokens at five positions. In the first and third, equal logits lie on both of two ranks."""
+
+
+def predicted_on_two_ranks() -> list[int]:
+    enter_layout(config_from_settings({"tensor_model_parallel_size": 2}, "test"))
+    rank = parallel_state.get_tensor_model_parallel_rank()
+    logits = torch.tensor([TIES], dtype=torch.bfloat16)[..., 2 * rank : 2 * rank + 2]
+    return [int(token) for token in predicted_ids(logits)[0]]
+
+
+def test_the_lowest_id_of_equal_logits_is_the_prediction(prefix: str) -> None:
+    run_of(prefix)
+    logits = torch.tensor([TIES], dtype=torch.bfloat16)
+    assert predicted_ids(logits).tolist() == [[1, 2, 1, 0, 3]]
+    assert run_distributed(predicted_on_two_ranks, world_size=2) == [[1, 2, 1, 0, 3]] * 2
