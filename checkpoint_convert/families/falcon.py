@@ -1,4 +1,4 @@
-"""Falcon: 7B (one norm, one key/value head), 40B and 11B (grouped queries, two norms or one), old sequential models.
+"""Falcon: 7B (one norm, one key/value head), 40B and 11B (grouped queries), and models without parallel attention.
 
 The fused query_key_value has rows [q..., k, v] for each group, as in megatron-core. With multi_query there is one
 group. The first files of 7B and 40B have model_type RefinedWebModel and RefinedWeb, and older field names. Source of

@@ -69,13 +69,13 @@ class Family:
     """Returns the rules that rename and reshape the weights of an architecture. `{layer}` stands for a layer's number.
     """
     to_model_config: Callable[[HfConfig], dict[str, Any]]
-    """Converts config.json to the fields of ModelConfig except vocabulary sizes."""
+    """Converts config.json to the fields of ModelConfig, except vocabulary sizes."""
     to_hf_config: Callable[[ModelConfig], HfConfig]
-    """Converts ModelConfig to config.json without token ids, dtype and vocab_size."""
+    """Converts ModelConfig to the fields of config.json, without token ids, dtype and vocab_size."""
     tied_copy: str
-    """Name of the output layer. The files of a tied model may hold it as a copy of the embedding."""
+    """Name of the output layer. The files of a tied model may hold it as a redundant copy of the embedding."""
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Name -> another name that some files use for the same tensor."""
+    """Usual tensor name -> another name that some files use for the same tensor."""
     buffers: tuple[str, ...] = ()
     """Endings of tensor names in old files that are not weights (masks, rotary tables)."""
 

@@ -15,7 +15,7 @@ ROPE_FIELDS = frozenset(
     {"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "rotary_pct", "rotary_emb_base"}
 )
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""The other settings of rope type llama3, as Llama 3.1 to 3.3 have them.
+"""Settings of rope type llama3, besides its factor, in Llama 3.1 to 3.3.
 
 megatron-core has these values built in, so other values are refused.
 """

@@ -27,7 +27,7 @@ from megatron_train.config.model_config import ModelConfig
 
 @dataclass(frozen=True)
 class Export:
-    """The plan of an export, which is complete before the first tensor is read."""
+    """The plan of an export to a Hugging Face folder, which is complete before the first tensor is read."""
 
     checkpoint: Path
     model: ModelConfig

@@ -34,7 +34,7 @@ class SpecialIds:
 
 
 def generation_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the contents of a folder's generation_config.json, or else the token ids of its config.json.
+    """Return the contents of a folder's generation_config.json, or without it the token ids in `config` (config.json).
 
     Raises ConvertError naming the file.
     """

@@ -56,7 +56,10 @@ class SourceFiles:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Contents of tokenizer_config.json, or {}. Raises ConvertError naming a damaged file."""
+        """Contents of the source's tokenizer_config.json, or {} without it.
+
+        Raises ConvertError naming a damaged file.
+        """
         return _read_object(self.folder / TOKENIZER_CONFIG)
 
     def token(self, name: str) -> str | None:
@@ -77,7 +80,7 @@ class SourceFiles:
         return found if isinstance(found, int) else None
 
     def adds(self, name: str) -> bool:
-        """Return whether the source puts its `bos_token` or `eos_token` around every text."""
+        """Return whether the source's tokenizer adds its special token `name` (`bos_token`, ...) to every text."""
         setting = self.config.get(f"add_{name}")
         if setting is not None:
             return bool(setting)

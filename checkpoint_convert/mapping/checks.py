@@ -63,7 +63,7 @@ def megatron_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def table_of_file(table: Table, present: Mapping[str, TensorInfo], model: ModelConfig) -> Table:
-    """Return the table with each tensor under the name that this file uses for it, where the family has aliases.
+    """Return the table with the names that this file uses for its tensors, where the family has aliases.
 
     When the file of a tied model has an output layer but no embedding, the output layer is read as the embedding, as in
     transformers.

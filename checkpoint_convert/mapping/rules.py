@@ -122,9 +122,9 @@ class Table:
     """Name of the format and model, for error messages."""
     rules: tuple[Rule, ...]
     tied_copy: str = ""
-    """Name of the output layer. The files of a tied model may hold it as a copy of the embedding."""
+    """Name of the output layer. The files of a tied model may hold it as a redundant copy of the embedding."""
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Name -> another name that some files use for the same tensor."""
+    """Usual tensor name -> another name that some files use for the same tensor."""
     buffers: tuple[str, ...] = ()
     """Endings of tensor names that are not weights (masks, rotary tables)."""
 

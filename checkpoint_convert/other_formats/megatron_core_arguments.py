@@ -135,9 +135,9 @@ def _parts(settings: Settings, infos: Mapping[str, TensorInfo]) -> dict[str, Any
 
 
 def _activation(settings: Settings) -> str:
-    """Return the name of the activation function in the settings.
+    """Return the name of the activation function that the settings state.
 
-    Megatron-Bridge writes {_target_: torch.nn.functional.silu}.
+    Megatron-Bridge writes it as {_target_: torch.nn.functional.silu}.
     """
     if settings.get("swiglu"):
         return "silu"

@@ -111,7 +111,7 @@ def tensor_functions(mapped: MappedFile, name: str, locate: Locate) -> Functions
 
 
 def named_functions(rebuild_tensor: Any, rebuild_parameter: Any) -> Functions:
-    """Return the two functions under the names of torch's functions that rebuild tensors and parameters."""
+    """Return {(module, name): replacement} for torch's functions that rebuild tensors and parameters."""
     return {
         ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
         ("torch._utils", "_rebuild_parameter"): rebuild_parameter,

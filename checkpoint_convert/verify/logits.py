@@ -27,7 +27,7 @@ NUM_SEQUENCES, NUM_TOKENS = 2, 32
 NEEDS_CODE = ("RefinedWebModel", "RefinedWeb")
 """Old names of Falcon's model type. transformers loads them only with code from the model's folder."""
 MEMORY_SHARE = 0.5
-"""Share of the free memory that both models in fp32 may take."""
+"""Share of the free memory that both models in fp32 may take. Otherwise logits are not compared."""
 
 
 @dataclass(frozen=True)

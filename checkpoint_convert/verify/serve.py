@@ -106,7 +106,7 @@ class ServeOutcome:
 
 
 def serve(hf_dir: Path, checkpoint: Path) -> ServeOutcome:
-    """Check for each serving program that an exported folder stops and is prompted as in training.
+    """Check that each serving program stops the model at the end of a turn and gives it prompts as in training.
 
     Raises ConvertError or TokenizerError naming a file that cannot be used.
     """
