@@ -25,7 +25,7 @@ from pretokenizer.config.yaml_config import ConfigError, from_mapping, load_yaml
 
 GROUPS: dict[str, type[Any]] = typing.get_type_hints(TrainConfig)
 OWNER = {field.name: group for group, cls in GROUPS.items() for field in fields(cls)}
-"""Setting -> the group of TrainConfig that holds it."""
+"""Name of a setting -> name of the group of TrainConfig that holds it."""
 
 USUAL = {
     *("load", "save", "finetune", "model", "train_data_path", "valid_data_path", "seq_length", "packing"),
@@ -45,13 +45,13 @@ _DESCRIPTION = """Supervised fine-tuning on pretokenized shards.
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What the user asked for."""
+    """The settings of a command line, and the given flags that are no settings."""
 
     config: TrainConfig
     ignored: dict[str, str]
-    """Given flags that have no effect, each with the reason."""
+    """Given flags without effect: name -> why the flag has none."""
     claims: dict[str, str | None]
-    """Given flags that describe the architecture, to compare with the model."""
+    """Given flags that describe the architecture: name -> value, to compare with the model."""
     extra_tokens: tuple[str, ...] = ()
     """Tokens of --vocab_extra_ids_list, which training ignores and `plan` counts."""
 
@@ -86,9 +86,9 @@ def build_parser(shows_all: bool = False) -> Parser:
 
 
 def parse(arguments: Sequence[str]) -> CommandLine:
-    """Return the settings of a command line and of the files that it names.
+    """Return the settings of a command line and of the YAML files that it names.
 
-    Raises ConfigError with every problem of names and types. validate.py compares values with each other.
+    Raises ConfigError with every wrong name and type. validate.py checks the values.
     """
     parser = build_parser()
     known = {action.dest for action in parser._actions}
@@ -111,7 +111,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
 
 
 def config_from_settings(settings: dict[str, Any], source: str) -> TrainConfig:
-    """Turn flat names and values into a TrainConfig. Raises ConfigError with `source` and every problem."""
+    """Turn settings by name into a TrainConfig. Raises ConfigError that names `source` and every problem."""
     problems, groups = [], {}
     for group, cls in GROUPS.items():
         own = {name: _as_tuple(cls, name, value) for name, value in settings.items() if OWNER[name] == group}
@@ -125,7 +125,7 @@ def config_from_settings(settings: dict[str, Any], source: str) -> TrainConfig:
 
 
 def config_to_yaml(config: TrainConfig) -> str:
-    """Return the flat YAML that gives `config` again. Every checkpoint holds it."""
+    """Return the config as flat YAML, from which `config_from_settings` restores it. Every checkpoint holds it."""
     flat = {
         field.name: getattr(getattr(config, group), field.name)
         for group, cls in GROUPS.items()
@@ -137,7 +137,7 @@ def config_to_yaml(config: TrainConfig) -> str:
 
 
 def config_table(config: TrainConfig) -> str:
-    """Return every setting on a few lines, one paragraph per group, for the console."""
+    """Return all settings as a text for the console, with a few lines for each group."""
     lines = []
     for group, cls in GROUPS.items():
         pairs = [f"{field.name}={_shown(getattr(getattr(config, group), field.name))}" for field in fields(cls)]

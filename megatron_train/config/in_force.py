@@ -11,9 +11,10 @@ from megatron_train.config.settings import TrainConfig
 
 
 def with_batch_size(config: TrainConfig, layout: ParallelLayout, stored: dict[str, Any]) -> TrainConfig:
-    """Set `global_batch_size`: the given one, else that of the resumed checkpoint, else one micro-batch per rank.
+    """Return the config with `global_batch_size` filled in.
 
-    `stored` holds the settings of the checkpoint; it is empty for a new run.
+    It is the given one, else the resumed checkpoint's, else one micro-batch per data-parallel rank. `stored` holds the
+    settings of the checkpoint, and is empty for a new run.
     """
     batch = config.batch
     size = batch.global_batch_size or stored.get("global_batch_size") or layout.global_batch_size(batch)
@@ -21,7 +22,7 @@ def with_batch_size(config: TrainConfig, layout: ParallelLayout, stored: dict[st
 
 
 def with_iterations(config: TrainConfig, layout: ParallelLayout, rows_per_epoch: float) -> TrainConfig:
-    """Set `train_iters`: the given number, else enough for `train_epochs`, which is 1 by default."""
+    """Return the config with `train_iters` filled in: the given number, else enough for `train_epochs` (default 1)."""
     batch = config.batch
     if batch.train_iters:
         return config

@@ -15,7 +15,7 @@ from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 
 CHECKPOINT_VERSION = 3.0
-"""Megatron-LM's number for today's order of rows in query_key_value weights."""
+"""Megatron-LM's version number of checkpoints with the current order of rows in query_key_value weights."""
 
 
 def common_state(model: ModelConfig, iteration: int, layout: ParallelLayout | None = None) -> dict[str, Any]:

@@ -45,7 +45,7 @@ ARCHITECTURE: dict[str, tuple[int, Callable[[Any, Any], bool]]] = {
     "num_attention_heads_kv": (1, lambda model, value: model.query_groups == int(value)),
     "make_vocab_size_divisible_by": (1, lambda model, value: model.make_vocab_size_divisible_by == int(value)),
 }
-"""Flags of Megatron-LLM that describe the architecture: name -> (number of values, whether the model fits).
+"""Flags of Megatron-LLM that describe the architecture: name -> (number of values, test whether a model agrees).
 
-The architecture comes from the checkpoint or from --model, and is compared with these flags.
+The architecture comes from the checkpoint or from --model. The test compares it with the flag's value.
 """

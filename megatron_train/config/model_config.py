@@ -22,57 +22,58 @@ Family = Literal["llama", "qwen2", "qwen3", "gpt_neox", "falcon"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One decoder-only transformer. Sizes are counts of elements; `vocab_size` counts rows that mean something."""
+    """The architecture of one decoder-only transformer. Sizes are numbers of elements, not bytes."""
 
     family: Family
-    """Which table of checkpoint_convert/families maps it to Hugging Face."""
+    """Model family. It selects the table in checkpoint_convert/families that maps weights to Hugging Face."""
     num_layers: int
     hidden_size: int
     ffn_hidden_size: int
-    """Width of the MLP: of each of gate and up when `gated_linear_unit`."""
+    """Width of the MLP; with `gated_linear_unit`, the width of the gate and of the up projection each."""
     num_attention_heads: int
     vocab_size: int
-    """Rows of the embedding in use: max(rows of the source checkpoint, length of the tokenizer)."""
+    """Embedding rows in use: the larger of the source checkpoint's rows and the tokenizer's length."""
     max_position_embeddings: int
     num_query_groups: int | None = None
-    """Key/value heads; None = as many as attention heads."""
+    """Number of key/value heads; None = as many as attention heads."""
     kv_channels: int | None = None
-    """Size of one head; None = hidden_size / num_attention_heads."""
+    """Width of one attention head; None = hidden_size / num_attention_heads."""
     normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
     layernorm_epsilon: float = 1e-5
     gated_linear_unit: bool = True
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
     add_bias_linear: bool = False
-    """Biases on the linear layers of a block that `bias_in` names."""
+    """Whether linear layers have biases; `bias_in` says which layers."""
     bias_in: Literal["all", "attention", "mlp"] = "all"
     """Which linear layers have the biases of `add_bias_linear`."""
     add_qkv_bias: bool = False
-    """Biases on the query/key/value projection alone (Qwen-like Llamas)."""
+    """Whether the query/key/value projection has biases, even if no other layer has (Qwen2)."""
     qk_layernorm: bool = False
-    """A norm on the channels of each query and key head (Qwen3)."""
+    """Whether a norm applies to the channels of each query head and each key head (Qwen3)."""
     parallel_residual: bool = False
-    """x + attention(norm(x)) + mlp(norm(x)) instead of one after the other."""
+    """Whether a layer computes x + attention(norm(x)) + mlp(norm(x)), instead of attention and then MLP."""
     shared_norm: bool = False
-    """With parallel_residual: attention and MLP read the same normalised input (Falcon-7B)."""
+    """With parallel_residual: whether attention and MLP read the same normalized input (Falcon-7B)."""
     rotary_percent: float = 1.0
     rotary_base: float = 10000.0
     rope_scaling_type: Literal["none", "linear", "llama3", "yarn", "dynamic"] = "none"
-    """The trainer computes none, linear and llama3. Checkpoints with the others can only be converted."""
+    """Rule that scales rotary positions. The trainer computes none, linear and llama3, not yarn and dynamic."""
     rope_scaling_factor: float = 1.0
     """linear: positions are divided by it. llama3: the factor of Llama 3.1's frequency rule (1, 4, 8192)."""
     rope_original_max_positions: int | None = None
-    """yarn, dynamic: tokens of context before scaling."""
+    """For yarn and dynamic: context length in tokens before scaling."""
     sliding_window: int | None = None
-    """Tokens a query sees, itself included (Mistral); None = all before it."""
+    """Number of tokens that a query attends to, itself included (Mistral); None = all tokens before it."""
     share_embeddings_and_output_weights: bool = False
     init_method_std: float = 0.02
     make_vocab_size_divisible_by: int = 128
     padded_vocab_size: int | None = None
-    """Rows allocated. None = `vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`; never depends on
-    a run's layout.
+    """Embedding rows that are allocated, whatever a run's layout.
+
+    None = `vocab_size` rounded up to a multiple of `make_vocab_size_divisible_by`.
     """
     source_vocab_size: int | None = None
-    """Rows of the Hugging Face checkpoint this model came from, where it came from one."""
+    """Embedding rows of the Hugging Face checkpoint that the model came from; None without such a checkpoint."""
 
     def __post_init__(self) -> None:
         if self.num_query_groups is None:
@@ -86,37 +87,37 @@ class ModelConfig:
 
     @property
     def has_attention_bias(self) -> bool:
-        """Whether the four projections of attention have biases."""
+        """Return whether all projections of attention have biases."""
         return self.add_bias_linear and self.bias_in != "mlp"
 
     @property
     def has_mlp_bias(self) -> bool:
-        """Whether the linear layers of the MLP have biases."""
+        """Return whether the linear layers of the MLP have biases."""
         return self.add_bias_linear and self.bias_in != "attention"
 
     @property
     def is_trainable(self) -> bool:
-        """Whether the trainer computes the model's rotary scaling."""
+        """Return whether the trainer can compute the model's rotary scaling."""
         return self.rope_scaling_type not in ("yarn", "dynamic")
 
     @property
     def query_groups(self) -> int:
-        """Number of key/value heads (never None)."""
+        """Return the number of key/value heads, which is never None."""
         return self.num_query_groups or self.num_attention_heads
 
     @property
     def head_dim(self) -> int:
-        """Elements of one attention head (never None)."""
+        """Return the width of one attention head, which is never None."""
         return self.kv_channels or self.hidden_size // self.num_attention_heads
 
     @property
     def padded_vocab(self) -> int:
-        """Rows of the embedding as allocated (never None)."""
+        """Return the number of embedding rows that are allocated, which is never None."""
         return self.padded_vocab_size or pad_vocab_size(self.vocab_size, self.make_vocab_size_divisible_by)
 
     @classmethod
     def load(cls, path: str | Path) -> ModelConfig:
-        """Reads and validates one YAML file. Raises ConfigError naming the file and every problem."""
+        """Read and check a model's YAML file. Raises ConfigError naming the file and every problem."""
         config = from_mapping(cls, load_yaml(path), str(path))
         problems = config.problems()
         if problems:
@@ -127,13 +128,16 @@ class ModelConfig:
         write_text_atomic(Path(path), yaml.safe_dump(asdict(self), sort_keys=False))
 
     def with_positions(self, positions: int | None) -> ModelConfig:
-        """Return the model for rows of up to `positions` tokens; rotary embeddings have no weights to change."""
+        """Return the model with `max_position_embeddings` of at least `positions`.
+
+        The weights stay the same, because rotary embeddings have none.
+        """
         if positions is None or positions <= self.max_position_embeddings:
             return self
         return replace(self, max_position_embeddings=positions)
 
     def problems(self) -> list[str]:
-        """Return what makes this architecture impossible, each with its remedy."""
+        """Return a message for everything that makes this architecture impossible."""
         found = []
         for name in (
             "num_layers",
@@ -162,9 +166,9 @@ class ModelConfig:
         return found
 
     def num_parameters(self, vocab_rows: int | None = None) -> int:
-        """Return the parameters of the model with `vocab_rows` embedding rows; the default is `vocab_size`.
+        """Return the number of parameters of the model with `vocab_rows` embedding rows, by default `vocab_size`.
 
-        With `padded_vocab`, it is the number of parameters in memory.
+        With `padded_vocab` rows, it is the number of parameters in memory.
         """
         rows = self.vocab_size if vocab_rows is None else vocab_rows
         embeddings = rows * self.hidden_size * (1 if self.share_embeddings_and_output_weights else 2)
@@ -185,5 +189,5 @@ class ModelConfig:
 
 
 def pad_vocab_size(vocab_size: int, multiple: int) -> int:
-    """Round `vocab_size` up to a multiple: 32,007 at 128 gives 32,128."""
+    """Return `vocab_size` rounded up to a multiple: 32,007 at 128 gives 32,128."""
     return -(-vocab_size // multiple) * multiple

@@ -18,23 +18,23 @@ STOCK_NORM_NAMES = {
     "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
     "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
 }
-"""Module name -> name on disk, as in megatron-core's layer specs."""
+"""Part of a norm's key: in the module -> on disk, as in megatron-core's layer specs."""
 
 
 def stock_name(key: str) -> str:
-    """Return the name on disk of a key with a module name. Other keys are returned unchanged."""
+    """Return a weight's key on disk, given its key in the module. Keys of other weights than norms stay the same."""
     for module, stock in STOCK_NORM_NAMES.items():
         key = key.replace(module, stock)
     return key
 
 
 def module_name(key: str) -> str:
-    """Return the key with the module name of a norm. Other keys are returned unchanged."""
+    """Return a weight's key in the module, given its key on disk. Keys of other weights than norms stay the same."""
     for module, stock in STOCK_NORM_NAMES.items():
         key = key.replace(stock, module)
     return key
 
 
 def uses_module_names(keys: Iterable[str]) -> bool:
-    """Return whether the keys of a checkpoint are all module names: it is old, or its model shares its norms."""
+    """Return whether a checkpoint names all its norms as in the module: it is old, or its model shares norms."""
     return not any(stock in key for key in keys for stock in STOCK_NORM_NAMES.values())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Coordinates(NamedTuple):
-    """Position of a rank in each parallel dimension."""
+    """Tensor-, data- and pipeline-parallel rank of one process, each counted from 0."""
 
     tp: int
     dp: int
@@ -26,7 +26,7 @@ class Coordinates(NamedTuple):
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """Sizes of the parallel dimensions. `dp` is derived; `vpp` is the number of model chunks per pipeline stage."""
+    """Number of ranks in each parallel dimension. `vpp` is the number of model chunks per pipeline stage."""
 
     world_size: int = 1
     tp: int = 1
@@ -36,7 +36,7 @@ class ParallelLayout:
 
     @classmethod
     def planned(cls, parallel: Parallel, world_size: int) -> ParallelLayout:
-        """Return the layout that the settings ask for on `world_size` ranks."""
+        """Return the layout that the settings in `parallel` ask for on `world_size` ranks."""
         return cls(
             world_size=world_size,
             tp=parallel.tensor_model_parallel_size,
@@ -49,15 +49,15 @@ class ParallelLayout:
         return self.world_size // (self.tp * self.pp * self.cp)
 
     def global_batch_size(self, batch: Batch) -> int:
-        """Return the samples of one iteration; the default is one micro-batch per data-parallel rank."""
+        """Return the number of samples per iteration, by default one micro-batch per data-parallel rank."""
         return batch.global_batch_size or batch.micro_batch_size * self.dp
 
     def num_microbatches(self, batch: Batch) -> int:
-        """Return the micro-batches that one rank runs in an iteration."""
+        """Return the number of micro-batches that each rank runs in an iteration."""
         return self.global_batch_size(batch) // (batch.micro_batch_size * self.dp)
 
     def problems(self) -> list[str]:
-        """Return what makes this layout impossible, each with its remedy."""
+        """Return a message for everything that makes this layout impossible, with its remedy."""
         found = []
         for name, size in (
             ("tensor", self.tp),
@@ -86,7 +86,7 @@ class ParallelLayout:
         return Coordinates(tp=tp, dp=rest % data_ranks, pp=rest // data_ranks)
 
     def layers_of_stage(self, num_layers: int, pp_rank: int, chunk: int = 0) -> range:
-        """Return the layers, counted from 0, that model chunk `chunk` of stage `pp_rank` holds."""
+        """Return the numbers of the layers, from 0, in model chunk `chunk` of pipeline stage `pp_rank`."""
         per_chunk = num_layers // (self.pp * self.vpp)
         start = (chunk * self.pp + pp_rank) * per_chunk
         return range(start, start + per_chunk)

@@ -1,4 +1,4 @@
-"""The range of every number among the settings."""
+"""The allowed range of every numeric setting."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from megatron_train.config.settings import TrainConfig
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`. The ends belong to it unless they are marked open; NaN and infinity never do."""
+    """The allowed numbers from `low` to `high`. An end marked as open is not allowed; NaN and infinity never are."""
 
     low: float = 0.0
     high: float = math.inf
     is_low_open: bool = False
     is_high_open: bool = False
     reason: str = ""
-    """Why other numbers make no sense, where the name of the setting does not say it."""
+    """Why other numbers make no sense, for error messages; "" where the setting's name says it."""
 
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.is_low_open else value >= self.low
@@ -84,7 +84,7 @@ RANGES: dict[str, Range] = {
 
 
 def range_problems(config: TrainConfig) -> list[str]:
-    """Return a line for each setting outside its range; settings that are None have no number."""
+    """Return a message for each setting outside its range. Settings that are None are not checked."""
     values = {name: value for group in asdict(config).values() for name, value in group.items()}
     return [
         f"{name} is {values[name]}; it must be {allowed}"

@@ -20,9 +20,9 @@ LOSS_ROLES = {
     "context": Role.CONTEXT,
     "tool": Role.TOOL,
 }
-"""Names that `loss_roles` accepts."""
+"""Names that the setting `loss_roles` accepts -> role id."""
 ALL_ROLES = "all"
-"""The value of `loss_roles` that selects every role."""
+"""The value of the setting `loss_roles` that selects every role."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Parallel:
     """How the model and the batch are split over ranks."""
 
     tensor_model_parallel_size: int = 1
-    """Ranks that share each weight matrix; must divide the heads, the groups and the MLP width."""
+    """Ranks that share each weight matrix; must divide the attention heads and the MLP width."""
     pipeline_model_parallel_size: int = 1
-    """Stages of consecutive layers; must divide num_layers."""
+    """Pipeline stages, each of consecutive layers; must divide num_layers."""
     virtual_pipeline_model_parallel_size: int | None = None
-    """Model chunks per stage (interleaved schedule); needs micro-batches divisible by the pipeline size."""
+    """Model chunks per pipeline stage (interleaved schedule); the micro-batches must be a multiple of the stages."""
     context_parallel_size: int = 1
     """Ranks that share each row. Only 1 works, because attention on torch's kernels exchanges no keys between ranks."""
     sequence_parallel: bool = False
@@ -44,9 +44,9 @@ class Parallel:
     overlap_param_gather: bool = False
     """Gather updated weights while the next forward pass already runs; needs overlap_grad_reduce."""
     device: Literal["auto", "cpu", "cuda"] | None = None
-    """Device to compute on; auto = CUDA if there is a device for each rank here; default OASST_DEVICE, else auto."""
+    """Device to compute on; auto = CUDA if each rank of this node has one, else CPU. Default: OASST_DEVICE, or auto."""
     distributed_timeout_minutes: float = 10.0
-    """Minutes that a rank waits for another before the run ends."""
+    """Minutes that a rank waits for another rank before the run fails."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Model:
     """The architecture, its precision, dropout and recomputation."""
 
     model: str | None = None
-    """Shipped architecture or YAML file, for a run without a checkpoint."""
+    """Name of a shipped architecture, or a YAML file, for a run without a checkpoint."""
     max_position_embeddings: int | None = None
-    """Longest position; a larger number than the architecture's own allows longer rows than in pretraining."""
+    """Most positions of a row. A larger number than the architecture's own allows longer rows than in pretraining."""
     hidden_dropout: float = 0.0
     """Residual dropout probability on attention and MLP outputs."""
     embedding_dropout: float | None = None
@@ -66,29 +66,29 @@ class Model:
     lima_dropout: bool = False
     """Increase residual dropout linearly from 0 in the first layer to hidden_dropout in the last."""
     parallel_residual_dropout: Literal["separate", "sum"] = "separate"
-    """Parallel-residual models: apply dropout to attention and MLP outputs each, or to their sum (Megatron-LLM)."""
+    """Parallel-residual models: drop attention and MLP outputs separately, or their sum (Megatron-LLM)."""
     neftune_noise_alpha: float = 0.0
     """NEFTune: uniform noise on embeddings of alpha / sqrt(document tokens x hidden_size). 5 is usual, 0 = none."""
     recompute_granularity: Literal["selective", "full"] | None = None
-    """Recompute attention or whole layers in the backward pass, to save memory."""
+    """Recompute attention (selective) or whole layers (full) in the backward pass, to save memory."""
     recompute_method: Literal["uniform", "block"] | None = None
-    """With full: recompute groups of recompute_num_layers layers, or only the first recompute_num_layers of a stage."""
+    """With full: uniform recomputes all layers in groups of recompute_num_layers, block that many of each stage."""
     recompute_num_layers: int | None = None
-    """Layers of recompute_method; uniform rounds down to a number that divides the layers of a stage."""
+    """Layers of a group (uniform, rounded down to a divisor of a stage's layers) or of a stage (block) to recompute."""
     bf16: bool = False
     """Train in bfloat16 with fp32 main weights and gradients."""
     fp16: bool = False
     """Train in float16 with dynamic loss scaling and fp32 main weights and gradients."""
     loss_chunk_size: int = 1024
-    """Target tokens whose logits are in memory at the same time."""
+    """Number of target tokens whose logits are in memory at the same time."""
     transformer_impl: Literal["local", "transformer_engine"] = "local"
-    """Use torch's layers, or those of the package Transformer Engine (CUDA only; our tests do not run it)."""
+    """Use torch's layers (local) or those of the package Transformer Engine (CUDA only; our tests do not run it)."""
     fp8_format: Literal["e4m3", "hybrid"] | None = None
-    """Use FP8 matrix products, with transformer_engine and bf16; hybrid has e5m2 gradients."""
+    """Number format of FP8 matrix products; hybrid has gradients in e5m2. Needs transformer_engine and bf16."""
     fp8_recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = "delayed"
-    """Rule for FP8 scales, by megatron-core's names. The delayed scales are not saved in checkpoints."""
+    """Rule for FP8 scales, by megatron-core's names. The scales of `delayed` are not saved in checkpoints."""
     fp8_margin: int = 0
-    """Headroom of FP8 scales, as a power of two."""
+    """Headroom of FP8 scales, as an exponent of 2."""
 
 
 @dataclass(frozen=True)
@@ -96,45 +96,45 @@ class Data:
     """Which shards the run reads, and how documents become rows."""
 
     data_path: tuple[str, ...] = ()
-    """Shard prefix (without -text.bin), or weights and prefixes `w1 p1 w2 p2`, split again by `split`."""
+    """Shard prefix (without -text.bin) or `weight prefix` pairs, for training, validation and test by `split`."""
     train_data_path: tuple[str, ...] = ()
-    """Shard prefix (without -text.bin) to train on, or weights and prefixes `w1 p1 w2 p2`."""
+    """Shard prefix (without -text.bin) or `weight prefix` pairs, to train on all of the documents."""
     valid_data_path: tuple[str, ...] = ()
-    """Shard prefixes to evaluate on, each by itself; `name=prefix` names a set."""
+    """Shard prefixes to evaluate on during training, each separately. `name=prefix` names a set."""
     test_data_path: tuple[str, ...] = ()
-    """Shard prefixes to evaluate on once, at the end; named like valid_data_path."""
+    """Shard prefixes to evaluate on once, after training, each separately. `name=prefix` names a set."""
     split: str = "969,30,1"
-    """Training, validation and test share of data_path."""
+    """Shares of data_path's documents for training, validation and test."""
     seq_length: int = 2048
-    """Longest row in tokens."""
+    """Length of the longest row, in tokens."""
     packing: bool = False
     """Fill each row with several documents that do not attend to each other, in place of padding."""
     packing_window: int = 16384
     """Number of documents among which packing looks for the best fit."""
     data_cache_path: str | None = None
-    """Folder of packing plans, which runs may share. Default: `packing` in `save`."""
+    """Folder of packing plans, which several runs may share. Default: `packing` in `save`."""
     overlong: Literal["truncate", "drop", "split", "random_window"] = "truncate"
-    """What to do with documents of more than seq_length + 1 tokens. Their number is reported."""
+    """Cut, drop or split documents of more than seq_length + 1 tokens, or train on a random window of each."""
     loss_roles: tuple[str, ...] = ("assistant",)
-    """Roles whose tokens are targets: system, user, assistant, context; or all, also for shards without roles."""
+    """Roles whose tokens are targets: system, user, assistant, context, tool; or all, also for shards without roles."""
     loss_alignment: Literal["label", "input"] = "label"
-    """A position counts when its label (Megatron) or its input token (Open-Assistant's trainer) has a loss role."""
+    """A position has loss when its label (Megatron) or its input token (Open-Assistant's trainer) has a loss role."""
     last_turn_only: bool = False
     """Train only on the last run of tokens with a loss role in each document."""
     scalar_loss_mask: float = 0.0
-    """Loss weight of document tokens outside loss_roles."""
+    """Loss weight of document tokens outside loss_roles; tokens of loss_roles have 1."""
     pad_to_multiple: int = 16
-    """Padded rows have a multiple of this many tokens, but at most seq_length."""
+    """Padded rows have a multiple of this many positions, but at most seq_length."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """How many samples an iteration takes, and how many iterations the run."""
+    """How many samples an iteration takes, and how many iterations the run has."""
 
     micro_batch_size: int = 1
-    """Rows per forward pass of one rank."""
+    """Rows in one forward pass of a rank."""
     global_batch_size: int | None = None
-    """Samples per iteration over all ranks. Default: the resumed checkpoint's, else one micro-batch a rank."""
+    """Samples per iteration over all ranks. Default: the resumed checkpoint's, else micro_batch_size per model copy."""
     train_iters: int = 0
     """Iterations of the whole run, over all its launches; 0 = as many as train_epochs takes."""
     train_epochs: float | None = None
@@ -150,11 +150,11 @@ class Optimizer:
     """AdamW, clipping, skipped updates and the fp16 loss scale."""
 
     adam_beta1: float = 0.9
-    """Decay rate of the first moment."""
+    """Decay rate of Adam's first moment, the mean of gradients."""
     adam_beta2: float = 0.999
-    """Decay rate of the second moment."""
+    """Decay rate of Adam's second moment, the mean of squared gradients."""
     adam_eps: float = 1e-8
-    """Added to the root of the second moment."""
+    """Number that Adam adds to the square root of the second moment."""
     weight_decay: float = 0.01
     """Decoupled weight decay; biases and norms have none."""
     clip_grad: float = 1.0
@@ -168,62 +168,62 @@ class Optimizer:
     max_not_finite: int = 100
     """End the run after this many consecutive iterations without a finite loss and gradient; 0 = never."""
     initial_loss_scale: float = 65536.0
-    """fp16: first loss scale."""
+    """fp16: loss scale of the first iteration."""
     loss_scale_window: int = 1000
-    """fp16: good steps before the scale doubles."""
+    """fp16: consecutive iterations without overflow after which the loss scale doubles."""
     hysteresis: int = 2
-    """fp16: overflows before the scale halves."""
+    """fp16: overflows after which the loss scale halves."""
     min_loss_scale: float = 1.0
-    """fp16: the scale never falls below."""
+    """fp16: smallest loss scale."""
 
 
 @dataclass(frozen=True)
 class LrSchedule:
-    """Learning rate by the number of updates applied so far."""
+    """Learning rate as a function of the number of updates applied so far."""
 
     lr: float = 1e-5
-    """Highest learning rate."""
+    """Highest learning rate, at the end of warm-up."""
     min_lr: float = 0.0
     """Learning rate at the end of the decay."""
     lr_decay_style: Literal["cosine", "linear", "constant", "inverse-square-root"] = "cosine"
     """Shape of the decay after warm-up."""
     lr_decay_iters: int | None = None
-    """Iterations until min_lr, warm-up included. Default: train_iters."""
+    """Iterations until the learning rate is min_lr, warm-up included. Default: train_iters."""
     lr_warmup_iters: int = 0
-    """Iterations of warm-up from 0."""
+    """Iterations in which the learning rate rises from 0 to lr."""
     lr_warmup_style: Literal["linear", "log"] = "linear"
-    """Shape of the warm-up; log is that of DeepSpeed's WarmupLR."""
+    """Shape of the warm-up; log has the shape of DeepSpeed's WarmupLR."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where the run starts from, and where it saves."""
+    """Which checkpoint the run starts from, and where it saves its own."""
 
     load: str | None = None
     """Checkpoint folder to start from. A checkpoint of the same run in `save` takes precedence."""
     load_iters: int | None = None
-    """Iteration to load. Default: the one that the tracker names."""
+    """Iteration of the checkpoint to load. Default: the one in latest_checkpointed_iteration.txt."""
     use_checkpoint_args: bool = False
-    """Take the architecture from the checkpoint."""
+    """Take the architecture from the checkpoint in `load`."""
     finetune: bool = False
     """Start a new run from the weights alone: iteration 0, fresh optimizer, first sample."""
     no_load_optim: bool = False
-    """Do not load optimizer state."""
+    """Do not load the optimizer state from the checkpoint."""
     no_load_rng: bool = False
-    """Do not load random state."""
+    """Do not load the state of the random generators from the checkpoint."""
     save: str | None = None
     """Folder to write checkpoints and `metrics.jsonl` to."""
     save_interval: int | None = None
     """Iterations between checkpoints. Default: only at the end."""
     save_total_limit: int | None = None
-    """Number of newest checkpoints to keep, in addition to the best by validation loss. Default: all."""
+    """Number of newest checkpoints to keep, in addition to the best by validation loss. Default: keep all."""
     async_save: bool = False
-    """Write checkpoints in a thread during training, from a copy in CPU memory of the rank's part."""
+    """Write checkpoints in a thread during training, from a copy of the rank's part in CPU memory."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Validation during training."""
+    """How often the run evaluates on the validation data, and on how much of it."""
 
     eval_interval: int | None = None
     """Iterations between evaluations. Default: only at the end."""
@@ -244,22 +244,22 @@ class Logging:
     wandb_project: str = "oasst-megatron"
     """Project name in Weights & Biases."""
     exit_interval: int | None = None
-    """Save and stop at every multiple of this many iterations."""
+    """Save and stop at the next iteration that is a multiple of this number."""
     exit_duration_in_mins: float | None = None
     """Save and stop this many minutes after the process started."""
     exit_code_on_signal: int = 0
-    """Exit code after a signal asked the run to stop and it saved a checkpoint."""
+    """Exit code of a run that a signal stopped, after it saved a checkpoint."""
     timing_log_level: int = 0
-    """1 = report the seconds of each phase of an iteration."""
+    """1 = report how many seconds each phase of an iteration takes."""
     profile_iters: tuple[int, ...] = ()
-    """First and last iteration that the torch profiler traces to save/profile."""
+    """First and last iteration that the torch profiler records, to the folder `profile` in `save`."""
     peak_tflops: float | None = None
-    """Peak TFLOP/s of one device, for MFU. Default: from a table of known devices."""
+    """Peak TFLOP/s of one device, to compute MFU. Default: from a table of known devices."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All settings of a run."""
+    """All settings of a training run, in groups."""
 
     parallel: Parallel = field(default_factory=Parallel)
     model: Model = field(default_factory=Model)

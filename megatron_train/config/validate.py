@@ -1,4 +1,4 @@
-"""Everything that can be wrong with the settings of a run, collected and raised once."""
+"""Check the settings of a run, and raise one error that lists every problem."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pretokenizer.config.yaml_config import ConfigError
 
 
 def validate(command: CommandLine, layout: ParallelLayout, is_training: bool = True) -> None:
-    """Raise ConfigError with all problems of the settings among themselves and with the layout, one a line."""
+    """Check the settings, also against each other and the layout. Raises ConfigError with one line for each problem."""
     problems = layout.problems()
     if not problems:
         problems = [
@@ -26,7 +26,7 @@ def validate(command: CommandLine, layout: ParallelLayout, is_training: bool = T
 
 
 def validate_batch(config: TrainConfig, layout: ParallelLayout) -> None:
-    """Raise ConfigError when the layout cannot cut the global batch of the resumed checkpoint into micro-batches."""
+    """Check the global batch of the resumed checkpoint. Raises ConfigError when the layout cannot divide it."""
     problems = _batch_problems(config, layout)
     if problems:
         raise ConfigError(
@@ -36,7 +36,11 @@ def validate_batch(config: TrainConfig, layout: ParallelLayout) -> None:
 
 
 def validate_model(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -> None:
-    """Raise ConfigError when the layout cannot split the model, or when the flags describe another model."""
+    """Check the model against the layout and the flags.
+
+    Raises ConfigError when the layout cannot split the model, when the trainer cannot compute it, or when a flag
+    describes another model.
+    """
     problems = []
     if not model.is_trainable:
         problems.append(

@@ -29,7 +29,7 @@ Document = tuple[NDArray[np.integer], NDArray[np.integer]]
 
 @dataclass(frozen=True)
 class LossRule:
-    """Which positions are trained on; the fields of settings.Data have the same names."""
+    """Rule for which positions are trained on, and with which weight. settings.Data explains its fields."""
 
     loss_roles: tuple[int, ...] = (Role.ASSISTANT,)
     alignment: Literal["label", "input"] = "label"
@@ -38,7 +38,7 @@ class LossRule:
 
     @classmethod
     def of(cls, data: Data) -> LossRule:
-        """Return the rule that the settings ask for."""
+        """Return the rule that the settings in `data` ask for."""
         names = list(LOSS_ROLES) if ALL_ROLES in data.loss_roles else data.loss_roles
         roles = tuple(int(LOSS_ROLES[role]) for role in names)
         return cls(roles, data.loss_alignment, data.last_turn_only, data.scalar_loss_mask)
@@ -49,19 +49,19 @@ class Batch:
     """One micro-batch of b rows of s positions. Packed rows stand end to end in a single row (b = 1)."""
 
     tokens: NDArray[np.int64]
-    """[b, s] input ids."""
+    """[b, s] token ids that the model reads."""
     labels: NDArray[np.int64]
-    """[b, s] ids to predict."""
+    """[b, s] token ids to predict."""
     loss_mask: NDArray[np.float32]
-    """[b, s] weight of each label."""
+    """[b, s] weight of each label in the loss."""
     position_ids: NDArray[np.int64]
     """[b, s] position within the document; padding starts again at 0."""
     num_tokens: int
-    """Positions that hold a document; padding does not count."""
+    """Number of positions that belong to a document. Padding does not count."""
     squared_lengths: int
-    """Sum of the squared document lengths, to which the cost of causal attention is proportional."""
+    """Sum of the squared document lengths. The cost of causal attention is proportional to it."""
     cu_seqlens: NDArray[np.int32] | None = None
-    """[documents + 1] boundaries in the packed row; None for padded rows."""
+    """[documents + 1] boundaries of the documents in the packed row; None for padded rows."""
 
     @property
     def loss_weight(self) -> float:
@@ -69,7 +69,7 @@ class Batch:
 
 
 def loss_weights(role_ids: NDArray[np.integer], rule: LossRule) -> NDArray[np.float32]:
-    """Return the weight of each of the n - 1 positions of a document with `role_ids` [n]."""
+    """Return the loss weight of each position of a document with `role_ids` [n], as an array [n - 1]."""
     trained = np.isin(role_ids, rule.loss_roles)
     if rule.last_turn_only and trained.any():
         last = int(np.flatnonzero(trained)[-1])
@@ -81,7 +81,10 @@ def loss_weights(role_ids: NDArray[np.integer], rule: LossRule) -> NDArray[np.fl
 
 
 def padded_batch(documents: Sequence[Document], width: int, pad_id: int, rule: LossRule) -> Batch:
-    """Return one document a row, right-padded to `width` positions. An empty document gives a row without loss."""
+    """Return a batch with one document in each row, right-padded to `width` positions.
+
+    An empty document gives a row without loss.
+    """
     rows = len(documents)
     tokens = np.full((rows, width), pad_id, dtype=np.int64)
     labels = np.full((rows, width), pad_id, dtype=np.int64)
@@ -97,7 +100,7 @@ def padded_batch(documents: Sequence[Document], width: int, pad_id: int, rule: L
 
 
 def padded_width(documents: Sequence[Document], seq_length: int, multiple: int) -> int:
-    """Return the tokens of the longest document, rounded up to `multiple` and at most `seq_length`.
+    """Return the width of padded rows: the tokens of the longest document, rounded up, but at most `seq_length`.
 
     Megatron-LLM rounds the number of tokens, not of positions: 17 tokens at a multiple of 16 give 32 positions.
     """
@@ -106,9 +109,9 @@ def padded_width(documents: Sequence[Document], seq_length: int, multiple: int) 
 
 
 def packed_batch(rows: Sequence[Sequence[Document]], seq_length: int, pad_id: int, rule: LossRule) -> Batch:
-    """Return `rows` of documents, each padded to `seq_length` positions, end to end in one row.
+    """Return a batch whose single row holds `rows` end to end, each padded to `seq_length` positions.
 
-    Raises ValueError when the documents of a row do not fit.
+    Raises ValueError when the documents of one of the rows do not fit into `seq_length`.
     """
     width = len(rows) * seq_length
     tokens, labels = np.full(width, pad_id, dtype=np.int64), np.full(width, pad_id, dtype=np.int64)

@@ -23,7 +23,10 @@ Indices = NDArray[np.int64]
 
 
 def split_documents(num_documents: int, split: str, rng: np.random.RandomState) -> tuple[Indices, Indices, Indices]:
-    """Return the document numbers of training, validation and test: one permutation, cut at rounded shares."""
+    """Return the document numbers of training, validation and test: a permutation, cut at the shares of `split`.
+
+    Raises ConfigError for shares without a positive sum.
+    """
     shares = [float(part) for part in split.replace("/", ",").split(",") if part.strip()]
     shares = [*shares, 0.0, 0.0, 0.0][:3]
     if sum(shares) <= 0 or min(shares) < 0:
@@ -38,7 +41,7 @@ def split_documents(num_documents: int, split: str, rng: np.random.RandomState) 
 
 
 def epoch_order(subset: Indices, target: int, rng: np.random.RandomState) -> Indices:
-    """Return `target` documents: a new permutation of `subset` for each epoch, and a part of one for the last."""
+    """Return `target` document numbers: a new permutation of `subset` for each epoch, the last one cut short."""
     if not len(subset):
         return subset
     parts, count = [], 0
@@ -49,7 +52,10 @@ def epoch_order(subset: Indices, target: int, rng: np.random.RandomState) -> Ind
 
 
 def blend_order(weights: Sequence[float], num_samples: int) -> NDArray[np.int32]:
-    """Return the component of each of `num_samples`: always the one furthest behind its share; ties go to the first."""
+    """Return for each of `num_samples` samples the index of the weight that it is drawn for.
+
+    A sample goes to the weight that is furthest behind its share of the samples so far, the first one in a tie.
+    """
     shares = np.asarray(weights, dtype=np.float64) / sum(weights)
     taken = np.zeros(len(shares))
     order = np.empty(num_samples, dtype=np.int32)
@@ -60,7 +66,7 @@ def blend_order(weights: Sequence[float], num_samples: int) -> NDArray[np.int32]
 
 
 def parse_blend(paths: Sequence[str], key: str) -> list[tuple[float, str]]:
-    """Turn `p` or `w1 p1 w2 p2 ...` into (weight, prefix) pairs. Raises ConfigError naming the setting `key`."""
+    """Turn `p` or `w1 p1 w2 p2 ...` into (weight, shard prefix) pairs. Raises ConfigError naming the setting `key`."""
     if len(paths) == 1:
         return [(1.0, paths[0])]
     try:
@@ -75,12 +81,12 @@ def parse_blend(paths: Sequence[str], key: str) -> list[tuple[float, str]]:
 
 
 def training_paths(data: Data) -> tuple[tuple[str, ...], str]:
-    """Return the training data as the user wrote it, and the name of the setting."""
+    """Return the training data as the user gave it, and the setting's name: train_data_path or data_path."""
     return (data.train_data_path, "train_data_path") if data.train_data_path else (data.data_path, "data_path")
 
 
 class OrderBuilder:
-    """The document order of a blend. A longer order has the same beginning."""
+    """Orders the training documents of one or more weighted prefixes. A longer order begins like a shorter one."""
 
     def __init__(self, counts: Indices, weights: Sequence[float], split: str | None, seed: int) -> None:
         self.weights, self.seed, self.split = list(weights), seed, split
@@ -96,7 +102,7 @@ class OrderBuilder:
         return subset + int(self.first[index]), rng
 
     def order(self, target: int) -> Indices:
-        """Return the first `target` document numbers of the training order."""
+        """Return the numbers of the first `target` documents in training order."""
         shares = np.asarray(self.weights) / sum(self.weights)
         if len(shares) == 1:
             subset, rng = self._component(0)

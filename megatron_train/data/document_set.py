@@ -3,8 +3,9 @@
     documents = DocumentSet(["output/oasst/oasst-train"])
     token_ids, role_ids = documents.piece(document=3, start=0, length=int(documents.lengths[3]))
 
-A prefix names PREFIX-text and PREFIX-role. The files of Megatron's own preprocessing, PREFIX_text_document.bin and
-.idx, have no roles. Every token of theirs gets the role `system`, and --loss_roles all trains on it.
+A prefix names two shards, PREFIX-text with token ids and PREFIX-role with role ids. The files of Megatron's own
+preprocessing, PREFIX_text_document.bin and .idx, have no roles. All of their tokens get the role `system`, and
+--loss_roles all trains on them.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from megatron_train.data.batch import Document
 from pretokenizer.files.shard import ShardError, ShardReader
 
 PLAIN_SUFFIX = "_text_document"
-"""End of the names that Megatron's tools/preprocess_data.py gives to its files."""
+"""Suffix of the files that Megatron's tools/preprocess_data.py writes."""
 
 
 class DocumentSet:
-    """Documents of one or more prefixes under one numbering. `lengths` [n] counts tokens.
+    """Documents of one or more prefixes under one numbering. `lengths` [n] holds the tokens of each document.
 
     Raises ShardError naming a missing or inconsistent file.
     """
@@ -41,7 +42,7 @@ class DocumentSet:
         return int(self.first[-1])
 
     def flat_roles(self) -> Iterator[tuple[NDArray[np.integer], NDArray[np.integer]]]:
-        """Yield (role_ids of all tokens [tokens], sizes [documents]) of each prefix."""
+        """Yield for each prefix the role ids of all tokens, joined [tokens], and the document lengths [documents]."""
         for text, role in self._shards:
             if role is None:
                 yield np.broadcast_to(np.uint16(0), int(text.sizes.sum())), text.sizes
@@ -49,7 +50,7 @@ class DocumentSet:
                 yield role.flat() if role.is_contiguous else np.concatenate(list(role)), role.sizes
 
     def piece(self, document: int, start: int, length: int) -> Document:
-        """Return (token_ids [length], role_ids [length]) of a part of a document."""
+        """Return (token_ids [length], role_ids [length]) of a document from its token `start` on."""
         shard = int(np.searchsorted(self.first, document, side="right")) - 1
         text, role = self._shards[shard]
         index = document - int(self.first[shard])
@@ -57,7 +58,7 @@ class DocumentSet:
         return token_ids, np.zeros(length, np.uint16) if role is None else role.get(index, start, length)
 
     def fingerprint(self) -> str:
-        """Return a hash of the documents' number and lengths."""
+        """Return a hash of all document lengths, which recognizes the data without reading its tokens."""
         return hashlib.sha256(self.lengths.tobytes()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Samples -> micro-batches on the device, for training and evaluation."""
+"""Turn samples into micro-batches on the device, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EMPTY: Document = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
 @dataclass
 class DeviceBatch:
-    """A Batch as tensors of shape [b, s]. Packed rows have b = 1, and their boundaries in `packed`."""
+    """A Batch (batch.py) as tensors [b, s] on this rank's device. Packed rows have b = 1 and boundaries in `packed`."""
 
     tokens: Tensor
     labels: Tensor
@@ -34,13 +34,13 @@ class DeviceBatch:
     num_tokens: int
     squared_lengths: int
     targets: Targets
-    """The positions that are trained on."""
+    """The positions with loss, with their labels and weights."""
     loss_factor: float = 0.0
-    """The loss is multiplied by it; optim/loss.py computes it from the whole global batch."""
+    """Factor by which the loss is multiplied. optim/loss.py computes it from the whole global batch."""
 
 
 class BatchMaker:
-    """Makes the micro-batch of given rows, with the pad id and the loss rule of a run.
+    """Makes micro-batches from rows of samples, with the pad id and the loss rule of a run.
 
     Raises ShardError for a token id of `vocab_size` or above. Shards without a manifest may hold any id, and a
     tensor-parallel embedding would silently look up zeros.
@@ -50,7 +50,10 @@ class BatchMaker:
         self.data, self.rule, self.pad_id, self.vocab_size = data, LossRule.of(data), pad_id, vocab_size
 
     def __call__(self, samples: Samples, rows: Sequence[int], end: int | None = None) -> DeviceBatch:
-        """Return the micro-batch of `rows`. Rows from `end` on are padding without loss; by default there are none."""
+        """Return the micro-batch of `rows`, which are indices into `samples`.
+
+        An index of `end` or above gives a row of padding without loss. With None, every row is read.
+        """
         batch = self._batch([samples.row(row) if end is None or row < end else [] for row in rows])
         largest = int(max(batch.tokens.max(), batch.labels.max()))
         if self.vocab_size is not None and largest >= self.vocab_size:
@@ -69,7 +72,7 @@ class BatchMaker:
 
 
 def to_device(batch: Batch) -> DeviceBatch:
-    """Copy a batch to the device of this rank."""
+    """Return a copy of a batch on the device of this rank."""
     target = device()
 
     def move(array: Any) -> Tensor:

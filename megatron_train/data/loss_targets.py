@@ -1,4 +1,4 @@
-"""The positions of a micro-batch that are trained on, for a loss that computes nothing elsewhere."""
+"""The positions of a micro-batch that have loss, so that the loss is computed for these alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Targets:
-    """The n target positions of b rows of s positions."""
+    """The n positions with loss among b rows of s positions."""
 
     positions: Tensor
     """[n] index of each target in hidden states [s * b, hidden], which megatron-core lays out by position, then row."""
@@ -24,7 +24,7 @@ class Targets:
 def target_arrays(
     labels: NDArray[np.int64], loss_mask: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Return the positions, labels and weights of Targets from `labels` and `loss_mask` [b, s].
+    """Return (positions, labels, weights) of the positions with loss, given `labels` and `loss_mask` [b, s].
 
     >>> target_arrays(np.array([[5, 6], [7, 8]]), np.array([[0, 1], [0.5, 0]], dtype=np.float32))
     (array([1, 2]), array([7, 6]), array([0.5, 1. ], dtype=float32))

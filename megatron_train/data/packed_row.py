@@ -11,20 +11,20 @@ from torch import Tensor
 
 @dataclass
 class PackedRow(PackedSeqParams):
-    """Documents laid end to end in one row [1, t].
+    """Documents laid end to end in one row of t positions [1, t].
 
-    megatron-core takes the row for an ordinary one (`sbhd`). Its own format for packed rows (`thd`) reads the
-    boundaries on the CPU in every layer, which makes the CPU wait for a GPU. Here the CPU keeps its own copy.
+    megatron-core treats it as an ordinary row (`sbhd`). With its own format for packed rows (`thd`), every layer reads
+    the boundaries from the GPU, and the CPU waits for it. Here the CPU keeps its own copy in `bounds`.
     """
 
     position_ids: Tensor | None = None
     """[1, t] position of each token within its document."""
     bounds: tuple[int, ...] = ()
-    """First position of each document and the end of the last one, as in cu_seqlens."""
+    """First position of each document and the end of the last one: the numbers of cu_seqlens, on the CPU."""
 
     @classmethod
     def of(cls, cu_seqlens: Tensor, position_ids: Tensor, bounds: tuple[int, ...]) -> PackedRow:
-        """Make the row from `cu_seqlens` [documents + 1] on the model's device and the same numbers as `bounds`."""
+        """Make the row from `cu_seqlens` [documents + 1] on the model's device, and the same numbers as `bounds`."""
         longest = max(end - start for start, end in itertools.pairwise(bounds))
         return cls("sbhd", cu_seqlens, cu_seqlens, None, None, longest, longest, None, None, position_ids, bounds)
 

@@ -17,9 +17,9 @@ from pretokenizer.figures.packing import best_fit
 
 
 def pack_rows(lengths: NDArray[np.integer], capacity: int, window: int, seed: int) -> list[NDArray[np.int64]]:
-    """Return rows of indices into `lengths` [documents], in positions. The lengths of a row sum to at most `capacity`.
+    """Return rows, each an array of indices into `lengths` [documents], which are numbers of positions.
 
-    Raises ValueError when a length exceeds `capacity`.
+    The lengths in a row sum to at most `capacity`. Raises ValueError when a single length exceeds `capacity`.
     """
     if len(lengths) and int(lengths.max()) > capacity:
         raise ValueError(f"a document fills {int(lengths.max())} positions, more than the row's {capacity}")
@@ -32,7 +32,7 @@ def pack_rows(lengths: NDArray[np.integer], capacity: int, window: int, seed: in
 
 
 def _pack_window(lengths: NDArray[np.integer], capacity: int) -> list[NDArray[np.int64]]:
-    """Return the rows of one window in the order in which they are opened, the longest document of each row first."""
+    """Return the rows of one window, each an array of indices into `lengths` with its longest document first."""
     longest_first = np.argsort(-lengths, kind="stable")
     row_of = np.array(best_fit(lengths[longest_first], capacity), dtype=np.int64)
     by_row = longest_first[np.argsort(row_of, kind="stable")]

@@ -33,16 +33,17 @@ from pretokenizer.files.checksums import verify_sha256sums, write_sha256sums
 from pretokenizer.files.publish import staged_folder, write_json_atomic
 
 PLAN_VERSION = 2
-"""Increase it when packing.py or sft_dataset.py gives different rows for the same settings."""
+"""Version of the packing rules. Increase it when packing.py or sft_dataset.py gives other rows for equal settings."""
 
 COLUMNS = ("document", "start", "length", "row_offsets")
 FACTS = tuple(field.name for field in fields(EpochFacts))
 
 
 def planned_samples(config: TrainConfig, num_samples: int) -> Samples:
-    """Return the first `num_samples` rows of the training order. A cache that cannot be used costs one warning.
+    """Return the first `num_samples` rows of the training order. An unusable cache causes only a warning.
 
-    Rank 0 plans first, then the first rank of every other node, whose disk may not be shared, then the others.
+    Rank 0 reads or computes the plan first, then the first rank of every other node, because nodes may not share a
+    disk, then all other ranks.
     """
     folder, data, seed = cache_folder(config), config.data, config.batch.seed
     if folder is None:
@@ -63,6 +64,7 @@ def planned_samples(config: TrainConfig, num_samples: int) -> Samples:
 
 
 def cache_folder(config: TrainConfig) -> Path | None:
+    """Return the folder of packing plans; None without packing, or when no folder is set."""
     if not config.data.packing:
         return None
     if config.data.data_cache_path:
@@ -71,7 +73,7 @@ def cache_folder(config: TrainConfig) -> Path | None:
 
 
 def plan_key(config: TrainConfig, documents: DocumentSet, num_samples: int) -> dict[str, Any]:
-    """Return everything that the plan depends on."""
+    """Return all settings and facts of the data that the packing plan depends on, by name."""
     data = config.data
     return {
         "version": PLAN_VERSION,
@@ -89,11 +91,12 @@ def plan_key(config: TrainConfig, documents: DocumentSet, num_samples: int) -> d
 
 
 def name_of(key: dict[str, Any]) -> str:
+    """Return the name of the plan's folder, a hash of its key."""
     return "packing-" + hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _read(folder: Path, key: dict[str, Any], documents: DocumentSet) -> Samples | None:
-    """Return the stored plan, or None when there is none. Warns about a plan that cannot be used."""
+    """Return the packing plan in `folder`; None if there is none. An unusable plan causes a warning and gives None."""
     if not folder.exists():
         return None
     try:
@@ -111,7 +114,7 @@ def _read(folder: Path, key: dict[str, Any], documents: DocumentSet) -> Samples 
 
 
 def _write(folder: Path, key: dict[str, Any], samples: Samples) -> None:
-    """Publish the plan as `folder`, in place of an unusable one. A failure leaves no plan and prints a warning."""
+    """Write the packing plan to `folder`, in place of an unusable one. A failure causes a warning and leaves none."""
     # Nodes that share the file system may write at the same time, so each process has a staging folder of its own.
     staging = folder.with_name(f".{folder.name}.{socket.gethostname()}-{os.getpid()}.staging")
     try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 def micro_batch_indices(
     consumed_samples: int, num_microbatches: int, micro_batch_size: int, dp_rank: int, dp_size: int
 ) -> list[range]:
-    """Return one range of sample indices for each micro-batch of this rank."""
+    """Return a range of sample indices for each micro-batch of one rank, in the iteration after `consumed_samples`."""
     width = micro_batch_size * dp_size
     starts = (consumed_samples + m * width + dp_rank * micro_batch_size for m in range(num_microbatches))
     return [range(start, start + micro_batch_size) for start in starts]

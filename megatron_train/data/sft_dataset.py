@@ -1,8 +1,8 @@
 """Shards -> samples in training order: over-long documents, packing, evaluation sets.
 
 A *piece* is (document, start, length): consecutive tokens of a document. A *sample* is a row of pieces: one piece when
-rows are padded, several when they are packed. Which pieces form which sample follows from the document lengths and the
-seed; ranks and layout play no part.
+rows are padded, several when they are packed. Which pieces form which sample depends on the document lengths and the
+seed, and not on the ranks.
 """
 
 from __future__ import annotations
@@ -24,45 +24,45 @@ from pretokenizer.config.yaml_config import ConfigError
 
 @dataclass(frozen=True)
 class EpochFacts:
-    """Counts of one epoch."""
+    """Numbers of documents and rows in one epoch of the data."""
 
     num_overlong: int = 0
-    """Documents of more than seq_length + 1 tokens."""
+    """Number of documents of more than seq_length + 1 tokens."""
     num_without_target: int = 0
-    """Documents that the loss does not count, because no token within seq_length has a role of loss_roles."""
+    """Number of documents without loss, because none of the tokens that are trained on has a role of loss_roles."""
     documents_per_epoch: int = 0
     rows_per_epoch: float = 0.0
 
 
 @dataclass(frozen=True)
 class Samples(EpochFacts):
-    """Rows of pieces in training order. Row i holds the pieces row_offsets[i] to row_offsets[i + 1]."""
+    """Rows of pieces in training order. Row i holds the pieces from row_offsets[i] up to row_offsets[i + 1]."""
 
     documents: DocumentSet = field(kw_only=True)
     document: Indices = field(kw_only=True)
     """[pieces] document number of each piece."""
     start: Indices = field(kw_only=True)
-    """[pieces] first token of the piece in its document."""
+    """[pieces] index of the piece's first token in its document."""
     length: Indices = field(kw_only=True)
-    """[pieces] tokens of the piece."""
+    """[pieces] number of tokens of each piece."""
     row_offsets: Indices = field(kw_only=True)
-    """[rows + 1]"""
+    """[rows + 1] number of the first piece of each row, and at the end the number of pieces."""
 
     def __len__(self) -> int:
         return len(self.row_offsets) - 1
 
     def row(self, index: int) -> list[Document]:
-        """Return the pieces of a row, each as (token_ids, role_ids)."""
+        """Return the pieces of row `index`, each as (token_ids, role_ids)."""
         pieces = range(int(self.row_offsets[index]), int(self.row_offsets[index + 1]))
         return [self.documents.piece(int(self.document[i]), int(self.start[i]), int(self.length[i])) for i in pieces]
 
     def num_positions(self) -> int:
-        """Return the positions of all rows that hold a document."""
+        """Return the number of positions of all rows that belong to a document. Padding does not count."""
         return int((self.length - 1).sum())
 
 
 def open_documents(prefixes: Sequence[str], data: Data) -> DocumentSet:
-    """Open the shards of `prefixes`. Raises ConfigError when a shard has no roles and --loss_roles needs them."""
+    """Open the shards of `prefixes`. Raises ConfigError when a shard has no roles but --loss_roles selects by role."""
     documents = DocumentSet(prefixes)
     if documents.without_roles and ALL_ROLES not in data.loss_roles:
         raise ConfigError(
@@ -73,7 +73,7 @@ def open_documents(prefixes: Sequence[str], data: Data) -> DocumentSet:
 
 
 def training_samples(data: Data, num_samples: int, seed: int) -> Samples:
-    """Return the first `num_samples` samples of the training order. More samples have the same beginning.
+    """Return the first `num_samples` samples in training order. A larger number begins with the same samples.
 
     Raises ConfigError when there is nothing to train on.
     """
@@ -93,7 +93,10 @@ def training_samples(data: Data, num_samples: int, seed: int) -> Samples:
 
 
 def training_order(data: Data, seed: int) -> tuple[DocumentSet, OrderBuilder]:
-    """Open the training shards. Raises ConfigError naming a prefix of which no document is left for training."""
+    """Return the training documents and the builder of their order.
+
+    Raises ConfigError naming a prefix without documents for training.
+    """
     paths, key = training_paths(data)
     blend = parse_blend(paths, key)
     documents = open_documents([prefix for _, prefix in blend], data)
@@ -111,7 +114,7 @@ def training_order(data: Data, seed: int) -> tuple[DocumentSet, OrderBuilder]:
 
 
 def rows_per_epoch(data: Data, seed: int) -> float:
-    """Return the samples of the first epoch. Raises ConfigError when there is nothing to train on."""
+    """Return the number of samples in the first epoch. Raises ConfigError when there is nothing to train on."""
     return training_samples(data, 1, seed).rows_per_epoch
 
 
@@ -129,7 +132,7 @@ def _overlong_hint(data: Data) -> str:
 
 
 def _epoch_facts(documents: DocumentSet, subset: Indices, data: Data) -> EpochFacts:
-    """Return the counts of an epoch over the documents `subset`, with one row for each piece."""
+    """Return the facts of an epoch over the document numbers `subset`. Its rows count as if each held one piece."""
     rows = len(_pieces(documents.lengths, subset, data, seed=0)[0])
     overlong = documents.lengths[subset] > data.seq_length + 1
     trained = has_target(documents, data)[subset]
@@ -141,7 +144,10 @@ def _epoch_facts(documents: DocumentSet, subset: Indices, data: Data) -> EpochFa
 def _packed_training_samples(
     data: Data, documents: DocumentSet, builder: OrderBuilder, num_samples: int, seed: int
 ) -> Samples:
-    """Pack epoch by epoch until there are `num_samples` rows, so that each epoch holds every document once."""
+    """Return the first `num_samples` packed rows in training order.
+
+    Each epoch is packed by itself, so that it holds every document once.
+    """
     columns: list[tuple[Indices, Indices, Indices]] = []
     epoch_rows: list[int] = []
     sizes, rows_done = [np.zeros(1, dtype=np.int64)], 0
@@ -169,9 +175,9 @@ def _packed_training_samples(
 
 
 def _pieces(lengths: Indices, order: Indices, data: Data, seed: int) -> tuple[Indices, Indices, Indices]:
-    """Return (document, start, length) of the pieces to train on, in `order`.
+    """Return arrays (document, start, length) of the pieces to train on, for the document numbers `order`.
 
-    A document of fewer than two tokens has no label and gives no piece.
+    `data.overlong` decides about long documents. A document of fewer than two tokens has no label and gives no piece.
     """
     size, limit = lengths[order], data.seq_length + 1
     start, overlong = np.zeros_like(size), size > limit
@@ -187,7 +193,10 @@ def _pieces(lengths: Indices, order: Indices, data: Data, seed: int) -> tuple[In
 
 
 def _split_pieces(order: Indices, size: Indices, seq_length: int) -> tuple[Indices, Indices, Indices]:
-    """Cut documents so that each label counts once: the last token of a piece is the first of the next one."""
+    """Return arrays (document, start, length) of the pieces of all documents, of at most seq_length + 1 tokens each.
+
+    The last token of a piece is the first of the next one, so that each label counts once.
+    """
     parts = np.maximum(0, -(-(size - 1) // seq_length))
     document, whole = np.repeat(order, parts), np.repeat(size, parts)
     number = np.arange(len(document)) - np.repeat(np.cumsum(parts) - parts, parts)
@@ -196,7 +205,7 @@ def _split_pieces(order: Indices, size: Indices, seq_length: int) -> tuple[Indic
 
 
 def evaluation_samples(documents: DocumentSet, subset: Indices | None, data: Data) -> Samples:
-    """Return the samples of one clean pass: every document once, in order, padded or packed as in training."""
+    """Return each document of `subset` (None: all documents) once, by number, padded or packed as in training."""
     order = np.arange(len(documents), dtype=np.int64) if subset is None else np.sort(subset)
     document, start, length = _pieces(documents.lengths, order, data, seed=0)
     facts = _epoch_facts(documents, order, data)
@@ -209,14 +218,14 @@ def evaluation_samples(documents: DocumentSet, subset: Indices | None, data: Dat
 
 
 def validation_sets(data: Data, seed: int) -> dict[str, Samples]:
-    """Return samples by name of set: those of valid_data_path, or the validation share of data_path."""
+    """Return the samples of each validation set by its name: from valid_data_path, else the share of data_path."""
     if data.valid_data_path:
         return _named_sets(data.valid_data_path, data)
     return _split_part(data, seed, part=1, name="valid")
 
 
 def test_sets(data: Data, seed: int) -> dict[str, Samples]:
-    """Return samples by name of set: those of test_data_path, or the test share of data_path."""
+    """Return the samples of each test set by its name: from test_data_path, else the share of data_path."""
     if data.test_data_path:
         return _named_sets(data.test_data_path, data)
     return _split_part(data, seed, part=2, name="test")
@@ -231,7 +240,7 @@ def _named_sets(paths: Sequence[str], data: Data) -> dict[str, Samples]:
 
 
 def _add(sets: dict[str, Samples], name: str, samples: Samples, prefix: str) -> None:
-    """Add a set. Raises ConfigError when the name is taken, and when there is nothing to evaluate."""
+    """Add an evaluation set to `sets`. Raises ConfigError when its name is taken or it has nothing to evaluate."""
     if name in sets:
         raise ConfigError(
             f"two sets to evaluate are called {name!r}, one of them {prefix}; give them as NAME=PREFIX"

@@ -10,11 +10,11 @@ from megatron_train.data.batch import LossRule
 from megatron_train.data.document_set import DocumentSet
 
 CHUNK_TOKENS = 2**24
-"""Tokens that are looked at together; bounds memory."""
+"""Tokens that are processed at the same time, to bound memory."""
 
 
 def has_target(documents: DocumentSet, data: Data) -> NDArray[np.bool_]:
-    """Return [documents] whether each has a target.
+    """Return for each document whether it has a target, as an array [documents].
 
     With --overlong truncate, only the first seq_length + 1 tokens count; split and random_window train on every part.
     """
@@ -27,7 +27,11 @@ def has_target(documents: DocumentSet, data: Data) -> NDArray[np.bool_]:
 def _of_roles(
     roles: NDArray[np.integer], sizes: NDArray[np.integer], rule: LossRule, limit: int | None
 ) -> NDArray[np.bool_]:
-    """`roles` [tokens] of all documents of `sizes` [documents] -> [documents]."""
+    """Return for each document whether it has a target, as an array [documents].
+
+    `roles` [tokens] are the roles of all documents joined, `sizes` [documents] their lengths, and `limit` the number of
+    tokens at the beginning of a document that count.
+    """
     sizes = sizes.astype(np.int64)
     ends = np.cumsum(sizes)
     found = np.zeros(len(sizes), dtype=bool)

@@ -14,23 +14,25 @@ from pretokenizer.chat.roles import Role
 
 
 class Message(NamedTuple):
-    """One message, neither trimmed nor escaped. A context message precedes the reply that uses it."""
+    """One message of a conversation. Its text is neither stripped nor escaped. A context message precedes its reply."""
 
     role: Role
-    """Who speaks: SYSTEM, USER, ASSISTANT, CONTEXT or TOOL."""
+    """Role of the speaker: SYSTEM, USER, ASSISTANT, CONTEXT or TOOL."""
     text: str
-    """What a chat template reads as `content`; "" where a message holds nothing but tool calls."""
+    """The message's text, which a chat template reads as `content`; "" for a message that holds only tool calls."""
     train: bool | None = None
-    """Whether the message gets loss; None leaves that to its role."""
+    """Whether the message gets loss. None lets the role decide: only assistant messages get loss."""
     fields: Mapping[str, Any] | None = None
     """Further keys for the chat template, as JSON values: `tool_calls`, `reasoning_content`, `name`, `tool_call_id`.
 
-    A `content` here replaces `text` for the template (a list of parts, for example).
+    A key `content` replaces `text` for the template, for example by a list of parts.
     """
 
     @property
     def stored_role(self) -> Role:
-        """Return the role id of the message's tokens on disk: `train` decides between the two assistant roles.
+        """Return the role that the message's tokens have on disk.
+
+        It is ASSISTANT if `train` is true, ASSISTANT_NO_LOSS if `train` is false, else `role`.
 
         >>> Message(Role.USER, "a", train=True).stored_role, Message(Role.TOOL, "b", train=False).stored_role
         (<Role.ASSISTANT: 2>, <Role.ASSISTANT_NO_LOSS: 4>)
@@ -41,17 +43,17 @@ class Message(NamedTuple):
 
 
 class Conversation(NamedTuple):
-    """One conversation."""
+    """The messages of one conversation, and what a chat format needs to render them as one document."""
 
     messages: tuple[Message, ...]
     lang: str | None = None
-    """ISO code of the language, where the record names one."""
+    """ISO code of the conversation's language; None when the record names no language."""
     tools: Sequence[Mapping[str, Any]] | None = None
     """JSON schemas of the tools that the assistant may call, as a chat template reads them."""
     is_plain: bool = False
-    """Whether the document is the text of the only message, without a chat format, and the end-of-text token."""
+    """Whether the document is plain text: its only message and the end-of-text token, without a chat format."""
 
 
 def pair(question: str, answer: str) -> tuple[Message, Message]:
-    """Return a question and its answer as two messages."""
+    """Return a question and its answer as a user message and an assistant message."""
     return (Message(Role.USER, question), Message(Role.ASSISTANT, answer))

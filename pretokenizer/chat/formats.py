@@ -1,19 +1,19 @@
 """Chat formats: how a conversation becomes text, and which part of the text belongs to which role. (SHARED)
 
-chatml is the format of the llama2-70b card. Here each turn stands on a line; `\\n` is the only line feed in the text:
+chatml is the format of the llama2-70b model card. Here each turn stands on a line; only `\\n` is a line feed:
 
     <|im_start|>system\\nBe brief.<|im_end|>\\n
     <|im_start|>user\\nWhy is the sky blue?<|im_end|>\\n
     <|im_start|>context\\n...<|im_end|>\\n
     <|im_start|>assistant\\nScattering.<|im_end|>\\n
 
-oasst is the format of the other four cards. It has no line feeds:
+oasst is the format of the other four model cards. It has no line feeds:
 
     <|system|>Be brief.<|endoftext|><|prompter|>Why is the sky blue?<|endoftext|><|assistant|>Scattering.<|endoftext|>
 
 llama2 is Llama 2's own: `<s>[INST] Why is the sky blue? [/INST] Scattering. </s>`.
 
-A new format is a class here and a line in CHAT_FORMATS. A Jinja template needs neither (jinja_format.py).
+A new format needs a class here and an entry in CHAT_FORMATS. A Jinja template needs neither (jinja_format.py).
 """
 
 import copy
@@ -29,35 +29,35 @@ from pretokenizer.chat.tool_text import CHATML_TEMPLATE, with_tool_text
 from pretokenizer.config.yaml_config import suggest
 
 TEMPLATE_NAME = "chat_template.jinja"
-"""Name of the file with the chat template, beside a tokenizer."""
+"""Name of the chat template's file in a tokenizer's folder."""
 
 
 class ChatFormatError(ValueError):
-    """A chat format is unknown, or cannot express a conversation."""
+    """Raised when a chat format is unknown, a chat template is unusable, or a format cannot express a conversation."""
 
 
 class Turn(NamedTuple):
-    """One rendered turn: the format's text, the message's own text, the format's text."""
+    """One rendered turn: the format's text before the message, the message's text, the format's text after it."""
 
     prefix: str
     text: str
     suffix: str
     role: Role
-    """As stored on disk."""
+    """Role of the turn's tokens on disk."""
 
 
 class ChatFormat(ABC):
-    """What every format offers. `render` and `hf_chat_template` give the same text."""
+    """Base class of all chat formats. `render` and the Jinja template `hf_chat_template` produce the same text."""
 
     name: ClassVar[str]
     special_tokens: tuple[str, ...]
-    """Control tokens that the tokenizer must know as single ids, in the order in which missing ones are added."""
+    """Control tokens that the tokenizer must encode as single ids. Missing ones are added to it in this order."""
     end_of_turn: str
-    """The token at which a reply stops."""
+    """The control token that ends a reply. Generation stops at it."""
     generation_prompt: str
-    """What precedes a reply at inference."""
+    """Text at the end of a prompt at inference, which makes the model start a reply."""
     hf_chat_template: str
-    """Jinja source for transformers; `{% generation %}` marks what gets loss in training."""
+    """The format as a Jinja template for transformers; `{% generation %}` marks the text that gets loss in training."""
     loss: TemplateLoss = "turn"
     history: History = "full"
     warnings: tuple[str, ...] = ()
@@ -65,16 +65,19 @@ class ChatFormat(ABC):
 
     @abstractmethod
     def render(self, conversation: Conversation) -> Rendered:
-        """Return a conversation's text with roles. Raises ChatFormatError if the format cannot express it."""
+        """Return a conversation as pieces of text with roles. Raises ChatFormatError for one that it cannot express."""
 
 
 class TurnFormat(ChatFormat):
-    """A built-in format: every turn is the format's text around a message's text."""
+    """Base class of the built-in formats: a turn is a message's text between a prefix and a suffix of the format."""
 
     generation_prompt: str
 
     def with_options(self, loss: TemplateLoss | None, history: History) -> "TurnFormat":
-        """Return the format with another choice of what gets loss. Marks cover whole turns."""
+        """Return a copy of the format with other options for loss and history.
+
+        A loss of `marks` means the same as `turn`, because marks cover whole turns. `unroll` always uses `reply`.
+        """
         chosen = copy.copy(self)
         chosen.history = history
         chosen.loss = "reply" if history == "unroll" or loss == "reply" else "turn"
@@ -82,10 +85,10 @@ class TurnFormat(ChatFormat):
 
     @abstractmethod
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """Return the turns of messages without fields. Raises ChatFormatError if the format cannot express them."""
+        """Return the turns of messages without `fields`. Raises ChatFormatError for ones that it cannot express."""
 
     def messages(self, conversation: Conversation) -> Sequence[Message]:
-        """Return the messages without fields. Raises ChatFormatError for fields and tools, which most formats lack."""
+        """Return the conversation's messages. Raises ChatFormatError for tools and fields, which most formats lack."""
         if conversation.tools:
             raise ChatFormatError(f"chat_format {self.name} has no form for tools; use chatml or a chat template")
         for message in conversation.messages:
@@ -95,7 +98,7 @@ class TurnFormat(ChatFormat):
         return conversation.messages
 
     def render(self, conversation: Conversation) -> Rendered:
-        """Return a conversation's text with roles. Raises ChatFormatError if the format cannot express it."""
+        """Return a conversation as pieces of text with roles. Raises ChatFormatError for one that it cannot express."""
         texts: list[str] = []
         kinds: list[Kind] = []
         for prefix, text, suffix, role in self.turns(self.messages(conversation)):
@@ -108,13 +111,13 @@ class TurnFormat(ChatFormat):
 
 
 class FramedFormat(TurnFormat):
-    """A format whose every turn is a fixed frame around the message's text."""
+    """A format whose turns have a prefix and a suffix (the frame) that depend on the message's role alone."""
 
     frames: ClassVar[dict[Role, tuple[str, str]]]
-    """Role -> (prefix, suffix), for every role that the format can express."""
+    """Role -> (prefix, suffix) of its turns, for every role that the format can express."""
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """Return one turn a message, in order. Raises ChatFormatError for a role without a frame."""
+        """Return one turn for each message, in order. Raises ChatFormatError for a role without a frame."""
         turns = []
         for message in messages:
             if message.role not in self.frames:
@@ -125,7 +128,7 @@ class FramedFormat(TurnFormat):
 
 
 class ChatML(FramedFormat):
-    """`<|im_start|>ROLE\\nTEXT<|im_end|>\\n` for every turn; no BOS, no EOS, nothing between documents."""
+    """ChatML, which writes `<|im_start|>ROLE\\nTEXT<|im_end|>\\n` for every turn and nothing around the turns."""
 
     name = "chatml"
     special_tokens = ("<|im_start|>", "<|im_end|>")
@@ -135,14 +138,14 @@ class ChatML(FramedFormat):
     hf_chat_template = CHATML_TEMPLATE
 
     def messages(self, conversation: Conversation) -> Sequence[Message]:
-        """Return the messages with reasoning, tool calls and tools in their text (tool_text.py)."""
+        """Return the messages with reasoning, tool calls and the list of tools in their texts (tool_text.py)."""
         if conversation.tools or any(message.fields for message in conversation.messages):
             return with_tool_text(conversation)
         return conversation.messages
 
 
 class Oasst(FramedFormat):
-    """Open-Assistant v2. A context is written as its system tag, `<|system|>context: TEXT\\n<|endoftext|>`."""
+    """The format of Open-Assistant v2. A context is a system turn, `<|system|>context: TEXT\\n<|endoftext|>`."""
 
     name = "oasst"
     special_tokens = (
@@ -178,10 +181,10 @@ class Oasst(FramedFormat):
 
 
 class Llama2(TurnFormat):
-    """Llama 2 chat: `<s>[INST] <<SYS>>\\nSYSTEM\\n<</SYS>>\\n\\nUSER [/INST] REPLY </s>`.
+    """The format of Llama 2 chat: `<s>[INST] <<SYS>>\\nSYSTEM\\n<</SYS>>\\n\\nUSER [/INST] REPLY </s>`.
 
-    The system message is part of the first user turn. A context is too, in front of the question. Texts are stripped,
-    as Meta's code does.
+    The system message stands inside the first user turn. A context message stands inside the user turn that it belongs
+    to, before the question. All texts are stripped, as in Meta's code.
     """
 
     name = "llama2"
@@ -207,7 +210,7 @@ class Llama2(TurnFormat):
     )
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """Return the turns; a user turn holds the system message and the context before its question."""
+        """Return one turn for each question and each reply. System message and context go before their question."""
         turns: list[Turn] = []
         held = ""
         for position, message in enumerate(messages):
@@ -230,7 +233,7 @@ CHAT_FORMATS: dict[str, TurnFormat] = {"chatml": ChatML(), "llama2": Llama2(), "
 
 
 def get_chat_format(name: str) -> TurnFormat:
-    """Return the built-in format of that name. Raises ChatFormatError that lists all names."""
+    """Return the built-in format called `name`. Raises ChatFormatError that lists the known names if there is none."""
     if name not in CHAT_FORMATS:
         known = ", ".join(sorted(CHAT_FORMATS))
         raise ChatFormatError(f"chat_format {name!r} is not known{suggest(name, CHAT_FORMATS)}; there are {known}")

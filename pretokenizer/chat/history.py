@@ -16,7 +16,7 @@ History = Literal["full", "unroll"]
 
 
 def unroll(conversation: Conversation) -> list[Conversation]:
-    """Return one conversation for each message with loss, which ends with it. Only that message has loss."""
+    """Return one conversation for each message with loss: that message, which alone has loss, and all before it."""
     found: list[Conversation] = []
     past: list[Message] = []
     for message in conversation.messages:

@@ -1,8 +1,8 @@
 """Any Jinja chat template as a chat format: `--chat_format my_template.jinja`. (SHARED with the converter)
 
-The text is that of transformers' `apply_chat_template`, and the role of every character is known, because the template
-runs on strings that know their origin (pretokenizer/template). A rendering is recorded and repeated for conversations
-about which the template asks the same questions with the same answers.
+The text is that of transformers' `apply_chat_template`. The role of every character is known, because the template
+runs on strings that know their origin (pretokenizer/template). A rendering is recorded and reused for conversations
+about which the template asks the same questions and gets the same answers.
 """
 
 import contextlib
@@ -28,47 +28,47 @@ from pretokenizer.tokenizer.base import Tokenizer
 
 DEFAULT_DATE = "2025-01-01"
 MAX_COMPARED = 16
-"""Replies of one conversation that are compared with what is served, so that long traces take linear time."""
+"""Most replies of one conversation that are compared with inference. The bound keeps long traces in linear time."""
 MAX_COMPARED_UNRECORDED = 2
-"""The same for conversations that no recording repeats, such as those with tool calls."""
+"""The same bound for conversations whose rendering cannot be reused, such as those with tool calls."""
 _PROOF_INTERVAL = 64
-"""One of so many renderings is compared with plain Jinja's."""
+"""One rendering in this many is checked against plain Jinja."""
 
 
 @dataclass(frozen=True)
 class TemplateOptions:
-    """How a template is used."""
+    """The user's options for a chat template: which text gets loss, what a document holds, and the template's date."""
 
     loss: TemplateLoss | None = None
-    """None means the template's marks where it has them, else the whole turn."""
+    """Which text gets loss. None: the text inside the template's marks, or whole turns if it has no marks (loss.py)."""
     history: History = "full"
     date: str = DEFAULT_DATE
-    """What `strftime_now` formats, as YYYY-MM-DD."""
+    """The date that the template's function `strftime_now` formats, as YYYY-MM-DD."""
 
 
 _Pairs = list[tuple[Outline, Outline]]
 
 
 class _Rendering(NamedTuple):
-    """A finished rendering that other messages may fill."""
+    """A finished rendering, which can be filled with the texts of other conversations."""
 
     outline: Outline
     kinds: tuple[Kind, ...]
-    """The kind of each item of the outline."""
+    """The kind (role and origin) of each item of `outline`."""
     differences: list[_Pairs]
-    """For each reply that may differ from the served one: texts here and there that must be equal."""
+    """For each compared reply: pairs of texts (in this document, at inference). The reply changed if a pair differs."""
     replies_compared: int
     messages_dropped: int
 
 
 class TemplateFormat(ChatFormat):
-    """A chat template, bound to a tokenizer for its BOS and EOS tokens."""
+    """A chat template as a chat format, with the BOS and EOS tokens of one tokenizer."""
 
     name = "jinja"
     special_tokens = ()
 
     def __init__(self, source: str, path: str, tokenizer: Tokenizer, options: TemplateOptions | None = None) -> None:
-        """Raises ChatFormatError for a template that cannot be compiled or renders no conversation."""
+        """Compile and try the template. Raises ChatFormatError if it fails, or lacks the marks that `options` need."""
         options = options or TemplateOptions()
         has_marks = "endgeneration" in source
         if options.loss == "marks" and not has_marks:
@@ -84,7 +84,7 @@ class TemplateFormat(ChatFormat):
         self.warnings = found.warnings
 
     def render(self, conversation: Conversation) -> Rendered:
-        """Return a conversation's text with roles. Raises ChatFormatError with the template's own message."""
+        """Return a conversation as pieces of text with roles. Raises ChatFormatError if the template refuses it."""
         messages = [shown(message) for message in conversation.messages]
         shape = shape_of(conversation, messages)
         found = None if shape is None else self._recorded.find(shape, messages)
@@ -123,9 +123,10 @@ class TemplateFormat(ChatFormat):
         conversation: tuple[Messages, Any],
         recording: Recording | None,
     ) -> _Pairs:
-        """Return what precedes reply `number` beside its served prompt, and its data beside that of the served reply.
+        """Return pairs of texts (in this document, at inference) for reply `number`: its prompt, and its own data.
 
-        The reply begins at `here[start]`. What is equal for all messages is left out.
+        `here` is the document, and the reply begins at `here[start]`. Pairs that are equal for all messages are left
+        out. A prompt that the template refuses counts as different.
         """
         messages, tools = conversation
         try:
@@ -144,7 +145,7 @@ class TemplateFormat(ChatFormat):
         return [(a, b) for a, b in pairs if a or b]
 
     def _without_loss(self, placed: list[Placed]) -> list[Placed]:
-        """Return a served prompt whose roles have no loss; the generation prompt at its end is the assistant's."""
+        """Return a prompt with ASSISTANT_NO_LOSS for all assistant text and for the generation prompt at its end."""
         end = len(text_of(item.fragment for item in placed))
         begin = end - len(self.generation_prompt)
         found, at = [], 0
@@ -159,14 +160,17 @@ class TemplateFormat(ChatFormat):
         return found
 
     def _prove(self, fragments: list[Fragment], messages: Messages, tools: Any) -> None:
-        """Compare one of many renderings with plain Jinja's."""
+        """Check one in _PROOF_INTERVAL renderings against plain Jinja. Raises ChatFormatError if the texts differ."""
         self._num_new += 1
         if self._num_new % _PROOF_INTERVAL == 1 and text_of(fragments) != self._template.text(messages, tools):
             raise ChatFormatError(f"{self.path}: the origin of its text cannot be followed; please report the template")
 
 
 def reply_starts(placed: Sequence[Placed], messages: Sequence[Message]) -> dict[int, int]:
-    """Return the number of each message with loss that the assistant writes, and where its reply begins in `placed`."""
+    """Return number of the message -> index in `placed` where its reply begins, for assistant messages with loss.
+
+    The first message of a conversation is left out, because it answers no prompt.
+    """
     starts: dict[int, int] = {}
     for position, (fragment, _, is_header) in enumerate(placed):
         number = fragment.message
@@ -178,7 +182,7 @@ def reply_starts(placed: Sequence[Placed], messages: Sequence[Message]) -> dict[
 
 
 def _outline(placed: Sequence[Placed]) -> tuple[Outline, tuple[Kind, ...]]:
-    """Return the texts of a rendering, joined where neither role nor origin changes, and the kind of each."""
+    """Return the fixed texts and expressions of a rendering, and the kind of each. Fixed texts of a kind are joined."""
     items: list[str | Expression] = []
     kinds: list[Kind] = []
     for fragment, role, _ in placed:
@@ -193,7 +197,7 @@ def _outline(placed: Sequence[Placed]) -> tuple[Outline, tuple[Kind, ...]]:
 
 
 def _filled(rendering: _Rendering, messages: Messages) -> Rendered:
-    """Return a rendering with the data of these messages."""
+    """Return the document that a recorded rendering gives for `messages`."""
     texts = [item if isinstance(item, str) else item.compute(messages) for item in rendering.outline]
     changed = 0
     for pairs in rendering.differences:
@@ -210,5 +214,5 @@ def _as_format_error() -> Iterator[None]:
 
 
 def read_template(path: Path, tokenizer: Tokenizer, options: TemplateOptions | None = None) -> TemplateFormat:
-    """Return the format of a template file. Raises ChatFormatError."""
+    """Return the chat format of a template file. Raises ChatFormatError if the file or its template is unusable."""
     return TemplateFormat(template_source(path), str(path), tokenizer, options)

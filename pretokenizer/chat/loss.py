@@ -17,18 +17,21 @@ from pretokenizer.template.fragment import NO_MESSAGE, Fragment
 
 
 class Placed(NamedTuple):
-    """A fragment and its role."""
+    """A fragment of rendered text and the role that its tokens have on disk."""
 
     fragment: Fragment
     role: Role
     is_header: bool
-    """Whether the prompt holds this part of an assistant's turn when the turn is served."""
+    """Whether the fragment is part of an assistant turn's header, which is in the prompt at inference."""
 
 
 def place(
     fragments: Sequence[Fragment], messages: Sequence[Message], loss: TemplateLoss, generation_prompt: str
 ) -> list[Placed]:
-    """Return the fragments with their roles, cut where the header of an assistant's turn ends."""
+    """Return the fragments with the roles that they are stored with.
+
+    A fragment that holds the end of an assistant turn's header is cut there.
+    """
     placed = []
     left = header_lengths(fragments, messages, generation_prompt)
     for fragment in fragments:
@@ -45,7 +48,7 @@ def place(
 
 
 def stored_role(fragment: Fragment, messages: Sequence[Message], loss: TemplateLoss) -> Role:
-    """Return the role of a fragment that is no header."""
+    """Return the role that a fragment is stored with, if it is not the header of an assistant turn."""
     message = None if fragment.message == NO_MESSAGE else messages[fragment.message]
     if loss == "marks":
         if fragment.is_marked:
@@ -58,7 +61,7 @@ def stored_role(fragment: Fragment, messages: Sequence[Message], loss: TemplateL
 def header_lengths(
     fragments: Sequence[Fragment], messages: Sequence[Message], generation_prompt: str
 ) -> dict[int, int]:
-    """Return the number of characters of each assistant turn's header.
+    """Return number of the message -> characters of its turn's header, for every assistant message.
 
     The header is the generation prompt if the turn begins with it, else all template text before the message.
     """

@@ -1,4 +1,4 @@
-"""What a chat template says about itself when it renders a question and an answer."""
+"""Find a chat template's generation prompt and end-of-turn token by rendering a question and an answer."""
 
 from typing import Any, NamedTuple
 
@@ -12,21 +12,24 @@ _TALKS: tuple[list[dict[str, Any]], ...] = (
     [{"role": "system", "content": "."}, _QUESTION, _ANSWER],
     [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in (_QUESTION, _ANSWER)],
 )
-"""Some templates need a system message, and some take a list of parts as content."""
+"""Conversations to try in turn. Some templates need a system message, and some need a list of parts as content."""
 
 
 class Probe(NamedTuple):
-    """Facts about a template."""
+    """What a template's rendering of a question and an answer reveals about it."""
 
     generation_prompt: str
-    """What the prompt of a reply ends with."""
+    """Text that the template puts at the end of a prompt to start a reply."""
     end_of_turn: str
-    """The control token that ends a reply; the tokenizer's EOS token where none does."""
+    """The control token that ends a reply; the tokenizer's EOS token if the template writes none there."""
     warnings: tuple[str, ...]
 
 
 def probe(template: CompiledTemplate, tokenizer: Tokenizer) -> Probe:
-    """Return a template's facts. Raises TemplateFailureError if it renders no question with an answer."""
+    """Return a template's generation prompt, end-of-turn token and warnings.
+
+    Raises TemplateFailureError if the template cannot render a question and an answer.
+    """
     failure = None
     for talk in _TALKS:
         try:
@@ -55,7 +58,7 @@ def probe(template: CompiledTemplate, tokenizer: Tokenizer) -> Probe:
 
 
 def tokens_of(tokenizer: Tokenizer) -> dict[str, str]:
-    """Return the variables `bos_token`, `eos_token` and `pad_token` of a template."""
+    """Return the template variables `bos_token`, `eos_token` and `pad_token`, if the tokenizer has these tokens."""
     ids = {
         "bos_token": tokenizer.bos_token_id,
         "eos_token": tokenizer.eos_token_id,

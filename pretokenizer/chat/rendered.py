@@ -1,4 +1,4 @@
-"""What a chat format makes of a conversation: text in pieces, each of one role and one kind of origin."""
+"""A rendered conversation: pieces of text, each with one role and one origin (a message, or the chat format)."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -6,32 +6,32 @@ from typing import Literal, NamedTuple
 from pretokenizer.chat.roles import Role
 
 TemplateLoss = Literal["turn", "reply", "marks"]
-"""Which text of the assistant gets loss; see loss.py."""
+"""Which text of the assistant gets loss: whole turns, replies, or marked text (loss.py)."""
 
 
 class Kind(NamedTuple):
-    """What is true of every character of a piece."""
+    """Role and origin of a piece of rendered text."""
 
     role: Role
-    """The role that its tokens are stored with."""
+    """The role that the piece's tokens have on disk."""
     is_data: bool
-    """Whether the text is a message's (or a tool's) rather than the format's. A control token in it stays text."""
+    """Whether the text comes from a message or a tool, and not from the format. Control tokens in data stay text."""
 
 
 class Rendered(NamedTuple):
-    """One document before encoding."""
+    """One document before encoding: pieces of text with their kinds, and counts for the reports."""
 
     texts: Sequence[str]
     kinds: Sequence[Kind]
-    """The kind of each text. Renderings of conversations of one shape share it."""
+    """The kind of each piece in `texts`. Documents may share this sequence."""
     replies_compared: int = 0
-    """Replies with loss that were compared with the moment at which they are served."""
+    """Number of replies with loss that were compared with their rendering at inference."""
     replies_changed: int = 0
-    """Those that follow another prompt in this document, or of which the template shows other parts."""
+    """Number of compared replies whose prompt, or whose visible parts, differ between this document and inference."""
     messages_dropped: int = 0
-    """Messages with text that the template does not show."""
+    """Number of messages whose text the template leaves out."""
 
     @property
     def text(self) -> str:
-        """Return the text that the model sees."""
+        """Return the document's whole text."""
         return "".join(self.texts)

@@ -16,15 +16,15 @@ from enum import IntEnum
 
 
 class Role(IntEnum):
-    """Role id of a token, as stored on disk."""
+    """Role id of a token, as stored in `-role.bin`."""
 
     SYSTEM = 0
     USER = 1
     ASSISTANT = 2
-    """What the model learns to write. A message of any role whose record says `train: true` is stored with it."""
+    """Text that the model learns to write. A message of any role whose record says `train: true` has this id too."""
     CONTEXT = 3
     ASSISTANT_NO_LOSS = 4
-    """Never trained on: a message whose record says `train: false`, or a part of a reply that the prompt holds."""
+    """Text without loss: a message whose record says `train: false`, or a reply's header that is in the prompt."""
     TOOL = 5
     """The result of a tool call."""
 
@@ -48,4 +48,4 @@ _TEMPLATE_NAMES = {
     Role.TOOL: "tool",
 }
 MESSAGE_ROLES = tuple(role for role in Role if role is not Role.ASSISTANT_NO_LOSS)
-"""Who may speak in a conversation."""
+"""Roles that a message can have. ASSISTANT_NO_LOSS exists only as a role of tokens."""

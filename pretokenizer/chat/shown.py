@@ -1,4 +1,4 @@
-"""Messages as a chat template sees them, exactly as transformers shows them."""
+"""Convert messages to the dicts that a chat template reads, exactly as transformers does."""
 
 import re
 from collections.abc import Hashable
@@ -7,16 +7,16 @@ from typing import Any
 from pretokenizer.chat.conversation import Conversation, Message
 
 MAX_MESSAGES = 64
-"""Longer conversations rarely repeat a shape."""
+"""Conversations with more messages get no shape, because few others would share it."""
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 _ROLE = re.compile(r"[A-Za-z_-]+")
 
 
 def shown(message: Message) -> dict[str, Any]:
-    """Return the keys of a message: role, content and its fields, without those that are null.
+    """Return a message as the dict that a chat template reads: role, content and its fields, without null values.
 
-    Reasoning stands under `reasoning_content` and `thinking`, whichever name the record has. A field `role` replaces
-    the role's name, for templates that know more roles, such as `developer`.
+    Reasoning stands under both `reasoning_content` and `thinking`, whichever name the record uses. A field `role`
+    replaces the role's name, for templates that know more roles, such as `developer`.
     """
     found: dict[str, Any] = {"role": message.role.template_name, "content": message.text}
     if message.fields is None:
@@ -29,9 +29,10 @@ def shown(message: Message) -> dict[str, Any]:
 
 
 def shape_of(conversation: Conversation, messages: list[dict[str, Any]]) -> Hashable | None:
-    """Return what decides a rendering besides the messages' texts; None if that is more than roles and names of fields.
+    """Return a conversation's shape: the roles and field names of its messages, under which renderings are recorded.
 
-    `messages` are those of the conversation as shown.
+    `messages` are the conversation's, as `shown` returns them. Return None if the rendering depends on more than the
+    shape and the texts (tools, or fields that are not text), or if there are more than MAX_MESSAGES messages.
     """
     if conversation.tools is not None or len(messages) > MAX_MESSAGES:
         return None

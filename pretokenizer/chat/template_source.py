@@ -7,7 +7,7 @@ from pretokenizer.files.publish import read_json
 
 
 def template_path(given: str) -> tuple[str, str | None]:
-    """Return (path, name of the template or None) of `FILE` or `FILE:NAME`.
+    """Split `FILE` or `FILE:NAME` into the file's path and the template's name, which is None without `:NAME`.
 
     >>> template_path("tokenizer_config.json:tool_use")
     ('tokenizer_config.json', 'tool_use')
@@ -21,7 +21,7 @@ def template_path(given: str) -> tuple[str, str | None]:
 def template_source(path: Path, name: str | None = None) -> str:
     """Return the Jinja source in a file; `name` chooses one of several templates in a JSON file.
 
-    Raises ChatFormatError naming the file if it cannot be read, has no template, or not the named one.
+    Raises ChatFormatError naming the file if it cannot be read, holds no template, or lacks the named one.
     """
     try:
         if path.suffix != ".json":
@@ -46,7 +46,7 @@ def template_source(path: Path, name: str | None = None) -> str:
 
 
 def _templates(config: object) -> dict[str, str]:
-    """Return the templates of a tokenizer_config.json by name; a single one is `default`."""
+    """Return the chat templates in a parsed tokenizer_config.json by name. A single template is called `default`."""
     found = config.get("chat_template") if isinstance(config, dict) else None
     if isinstance(found, str):
         return {"default": found}

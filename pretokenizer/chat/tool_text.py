@@ -32,7 +32,7 @@ For each function call, return a json object with function name and arguments wi
 
 
 def with_tool_text(conversation: Conversation) -> tuple[Message, ...]:
-    """Return the messages with everything in their text: tools in the system message, calls and thoughts in replies."""
+    """Return the messages with everything in their texts: tools in the system message, reasoning, calls in replies."""
     messages = [message._replace(text=spoken(message), fields=None) for message in conversation.messages]
     if conversation.tools:
         listed = tools_text(conversation.tools)
@@ -44,7 +44,7 @@ def with_tool_text(conversation: Conversation) -> tuple[Message, ...]:
 
 
 def spoken(message: Message) -> str:
-    """Return a message's text with its reasoning before it and its tool calls after it."""
+    """Return a message's text with its reasoning before it and its tool calls after it, as chatml writes them."""
     keys = shown(message)
     content = keys.get("content", "")
     text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
@@ -55,7 +55,7 @@ def spoken(message: Message) -> str:
 
 
 def call_text(function: Mapping[str, Any]) -> str:
-    """Return one tool call. Arguments that are JSON text already are not quoted again."""
+    """Return a tool call as a `<tool_call>` block. Arguments that are already JSON text are inserted unchanged."""
     arguments = function.get("arguments", {})
     written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     name = json.dumps(function["name"], ensure_ascii=False)
@@ -63,7 +63,7 @@ def call_text(function: Mapping[str, Any]) -> str:
 
 
 def tools_text(tools: Sequence[Mapping[str, Any]]) -> str:
-    """Return the list of tools for the system message."""
+    """Return the part of the system message that lists the tools and explains how to call them."""
     return _TOOLS_BEFORE + "".join(f"\n{json.dumps(tool, ensure_ascii=False)}" for tool in tools) + _TOOLS_AFTER
 
 
@@ -98,4 +98,4 @@ CHATML_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""The same as a Jinja template, which an exported model carries."""
+"""The chatml format with reasoning and tools as a Jinja template, which every exported model carries."""

@@ -1,4 +1,4 @@
-"""What encoding gives: a batch of documents as flat arrays."""
+"""The result of encoding: a batch of documents as flat arrays."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,38 +10,38 @@ from numpy.typing import NDArray
 from pretokenizer.chat.rendered import Rendered
 
 PROOF_INTERVAL = 512
-"""One document in so many is also encoded by the reference."""
+"""One document in this many is also encoded by the reference tokenizer, to check the fast engine."""
 NOTES = ("replies_compared", "replies_changed", "messages_dropped")
-"""Counts of `Rendered` that a batch adds up."""
+"""Names of the counts of `Rendered` that are summed over a batch."""
 
 
 class EncodedBatch(NamedTuple):
-    """N documents with T turns in all, joined. A turn is a run of tokens of one role."""
+    """N encoded documents with T turns in total, in flat arrays. A turn is a run of tokens of one role."""
 
     tokens: NDArray[np.integer]
-    """Ids of all documents joined."""
+    """Token ids of all documents, joined in order."""
     document_sizes: NDArray[np.int64]
-    """(N,) tokens of each document."""
+    """(N,) number of tokens of each document."""
     turn_counts: NDArray[np.int64]
-    """(N,) turns of each document, at least one."""
+    """(N,) number of turns of each document, at least one."""
     turn_sizes: NDArray[np.int64]
-    """(T,) tokens of each turn."""
+    """(T,) number of tokens of each turn."""
     turn_roles: NDArray[np.uint8]
-    """(T,) role of each turn."""
+    """(T,) role id of each turn."""
     control_counts: NDArray[np.int64]
-    """(N,) control tokens spelled inside messages."""
+    """(N,) number of control tokens spelled inside the messages of each document."""
     texts: list[str] | None = None
-    """The rendered documents, if they were asked for."""
+    """The text of each document; None unless the encoder keeps texts."""
     notes: Counter[str] = Counter()  # noqa: RUF012 - never changed
-    """What the chat format did to the conversations, by names of NOTES."""
+    """Sums of the counts of NOTES over the batch's documents, by name."""
 
 
 class EngineMismatchError(Exception):
-    """The fast engine gave other ids than the reference for `document`."""
+    """Raised when the fast engine's token ids differ from the reference tokenizer's. The message shows the text."""
 
 
 def notes_of(documents: Iterable[Rendered]) -> Counter[str]:
-    """Return the sums of the documents' counts."""
+    """Return the sums of the counts of NOTES over rendered documents, by name."""
     notes: Counter[str] = Counter()
     for document in documents:
         if document.replies_compared or document.messages_dropped:
@@ -51,7 +51,7 @@ def notes_of(documents: Iterable[Rendered]) -> Counter[str]:
 
 
 def ranges(starts: NDArray[np.integer], counts: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the numbers starts[i] .. starts[i] + counts[i] - 1 of each i, joined.
+    """Return the integers from starts[i] to starts[i] + counts[i] - 1 for every i, joined in order.
 
     >>> ranges(np.array([5, 0]), np.array([2, 3]))
     array([5, 6, 0, 1, 2])

@@ -5,8 +5,8 @@
     batch.tokens, batch.document_sizes, batch.turn_sizes, batch.turn_roles
 
 A control token spelled inside a message (`<|im_end|>` in user text) stays text, or becomes the control token with
-`encode_special_in_text`; either way it is counted. The fast engine encodes where its ids are proved equal to the
-reference tokenizer's; elsewhere the reference tokenizer encodes.
+`encode_special_in_text`. Either way it is counted. The fast engine is used where its ids are proved equal to the
+reference tokenizer's. Elsewhere the reference tokenizer encodes.
 """
 
 import os
@@ -25,31 +25,31 @@ from pretokenizer.encode.rendered_pass import RenderedPass
 from pretokenizer.tokenizer.base import Tokenizer
 
 REFERENCE_ENV = "PRETOKENIZER_ENGINE"
-"""Environment variable; `reference` turns the fast engine off."""
+"""Environment variable that turns the fast engine off with the value `reference`."""
 
 
 class Pass(Protocol):
-    """A way to encode documents of one chat format."""
+    """Interface of a way to encode conversations in one chat format: with the reference tokenizer or a fast engine."""
 
     name: str
-    """Name for messages."""
+    """Name of the tokenizer library, for messages to the user."""
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
-        """Return the documents in order, without texts, for at least one conversation.
+        """Encode one or more conversations, in order, as one document each. `texts` of the batch stays None.
 
-        Raises EngineMismatchError if the pass finds itself wrong.
+        Raises EngineMismatchError if the pass finds that its ids differ from the reference tokenizer's.
         """
 
 
 class Encoder:
-    """Encodes by one of the passes, and renders the texts if they are wanted."""
+    """Encodes conversations with a given pass, and also returns their texts if `keep_texts` is set."""
 
     def __init__(self, way: Pass, reference: ReferencePass, keep_texts: bool = False) -> None:
         self.way, self._reference, self.keep_texts = way, reference, keep_texts
         self.warnings: list[str] = [*reference.chat_format.warnings]
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
-        """Encode documents in order. Raises EngineMismatchError if a sample proves a fast pass wrong."""
+        """Encode conversations, in order. Raises EngineMismatchError if a sampled document shows a wrong engine."""
         if not conversations:
             return _empty_batch()
         is_plain = [conversation.is_plain for conversation in conversations]
@@ -63,7 +63,7 @@ class Encoder:
 def make_encoder(
     tokenizer: Tokenizer, chat_format: ChatFormat, encode_special_in_text: bool = False, keep_texts: bool = False
 ) -> tuple[Encoder, str]:
-    """Return the fastest encoder that is right on hard texts, and a line that names it."""
+    """Return the fastest encoder that agrees with the reference tokenizer on hard texts, and a line that names it."""
     reference = ReferencePass(tokenizer, chat_format, encode_special_in_text)
     fast = _fast_way(tokenizer, chat_format, reference)
     if isinstance(fast, (FramedPass, RenderedPass)):
@@ -77,7 +77,7 @@ def make_encoder(
 def _fast_way(
     tokenizer: Tokenizer, chat_format: ChatFormat, reference: ReferencePass
 ) -> FramedPass | RenderedPass | EngineMismatchError | str:
-    """Return the fast pass, or why there is none."""
+    """Return the fast pass for the chat format, or the reason why the reference tokenizer must encode."""
     if os.environ.get(REFERENCE_ENV) == "reference":
         return f"{REFERENCE_ENV}=reference"
     try:

@@ -1,8 +1,8 @@
-"""The fast engine: gigatoken over the reference's vocabulary. It is never trusted; the passes prove its ids.
+"""The fast engine: the library gigatoken with the reference tokenizer's vocabulary. The passes check its ids.
 
-The engine sees the chat format's control tokens as marks, random texts that no message contains. So only what the chat
-format wrote is special, and `<|im_end|>` or `</s>` in a message stays text as for the reference (or is encoded on
-demand).
+The engine sees the chat format's control tokens as marks, which are random texts that no message contains. So only the
+control tokens that the format wrote are special. `<|im_end|>` or `</s>` in a message stays text, as with the reference
+tokenizer, or is encoded as the control token on demand.
 """
 
 import json
@@ -22,17 +22,18 @@ from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenize
 
 
 class EngineError(ValueError):
-    """The engine cannot stand in for a vocabulary."""
+    """Raised when the engine cannot encode with a vocabulary as the reference tokenizer does."""
 
 
 class FastEngine:
-    """Encodes text in which marks stand for control tokens."""
+    """Encodes texts with gigatoken. Marks in a text stand for control tokens."""
 
     def __init__(self, tokenizer: Tokenizer, framing: Sequence[str], encode_special_in_text: bool = False) -> None:
-        """`framing` are the chat format's control tokens. The i-th is `marks[token]` in text, `first_mark + i` in ids.
+        """Load the vocabulary, with a mark for each control token of `framing`.
 
-        Raises ImportError without gigatoken, EngineError for control tokens that take the white space beside them, and
-        what gigatoken raises for a vocabulary that it does not know.
+        The mark of the i-th token is `marks[token]` in a text and the id `first_mark + i` in the result. Raises
+        ImportError without gigatoken, EngineError if a control token absorbs the white space beside it, and gigatoken's
+        own errors for a vocabulary that it cannot load.
         """
         import gigatoken
 
@@ -48,19 +49,19 @@ class FastEngine:
         self._backend = gigatoken.Tokenizer.from_json(_described(tokenizer, special))
 
     def encode(self, text: str) -> NDArray[np.uint32]:
-        """Return the ids of a text. Parts that begin with a mark have the same ids as on their own.
+        """Return the token ids of a text. The text from one mark to the next gets the same ids as on its own.
 
         Raises UnicodeEncodeError for half of a surrogate pair.
         """
         return self.encode_bytes(text.encode("utf-8"))
 
     def encode_bytes(self, data: bytes) -> NDArray[np.uint32]:
-        """Return the ids of a text in UTF-8."""
+        """Return the token ids of a text in UTF-8."""
         ids: NDArray[np.uint32] = self._backend.encode(data)
         return ids
 
     def find_marks(self, data: bytes) -> NDArray[np.int64]:
-        """Return the position of every mark in a text in UTF-8."""
+        """Return the byte position of every mark in a text in UTF-8."""
         found = np.frombuffer(data, dtype=np.uint8)
         at = np.flatnonzero(found == self._mark_start[0])
         for offset, byte in enumerate(self._mark_start):
@@ -80,7 +81,7 @@ def _refuse_stripping(tokenizer: Tokenizer) -> None:
 
 
 def _described(tokenizer: Tokenizer, special: Mapping[str, int]) -> bytes:
-    """Return the vocabulary as `tokenizer.json` contents in which only `special` is special."""
+    """Return the vocabulary as the bytes of a `tokenizer.json` in which only `special` (token -> id) are special."""
     if isinstance(tokenizer, SentencePieceTokenizer):
         described = sentencepiece_json.describe(tokenizer, exact=True)
         described["added_tokens"] = [sentencepiece_json.added_token(token, i) for token, i in special.items()]
@@ -98,7 +99,7 @@ def _described(tokenizer: Tokenizer, special: Mapping[str, int]) -> bytes:
 
 
 def _dump(described: dict[str, Any]) -> bytes:
-    """Return JSON, through orjson where it is installed."""
+    """Return a value as JSON bytes, through orjson where it is installed."""
     try:
         import orjson
     except ImportError:

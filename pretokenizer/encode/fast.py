@@ -1,7 +1,8 @@
-"""The fast pass for framed formats: a batch through the fast engine as one text, turns found by their frames' marks.
+"""The fast pass for framed formats: encode a batch as one text, and find the turns by the marks in their frames.
 
-Every frame begins with a control token and holds the same number of them. A mark (engine.py) stands for each, so a
-control token in a message cannot be mistaken for one of a frame. Other formats take rendered_pass.py.
+A frame is the prefix and suffix of a turn. Every frame must begin with a control token, and all frames must hold the
+same number of control tokens. A mark (engine.py) stands for each of them, so a control token in a message cannot be
+mistaken for one of a frame. Other formats use rendered_pass.py.
 """
 
 from collections.abc import Sequence
@@ -21,16 +22,20 @@ from pretokenizer.tokenizer.base import Tokenizer
 
 
 class FrameError(ValueError):
-    """A chat format has turns that marks do not tell apart."""
+    """Raised when marks cannot tell the turns of a chat format apart."""
 
 
 class FramedPass:
-    """Proved by the reference: on hard texts when it is made, on a sample of the documents while it works."""
+    """Encodes framed formats with the fast engine.
+
+    The reference tokenizer checks it on hard texts when it is made, and on a sample of the documents that it encodes.
+    """
 
     def __init__(self, tokenizer: Tokenizer, chat_format: FramedFormat, reference: ReferencePass) -> None:
-        """Raises FrameError, ImportError without gigatoken, and EngineMismatchError if the engine fails on a hard text.
+        """Load the engine and check it on hard texts.
 
-        Raises what gigatoken raises for a vocabulary that it does not know.
+        Raises FrameError, ImportError without gigatoken, EngineMismatchError if the engine fails on a hard text, and
+        gigatoken's own errors for a vocabulary that it cannot load.
         """
         self._reference, self._format, self._special = reference, chat_format, tokenizer.typed_pattern
         frames = list(chat_format.frames.values())
@@ -53,7 +58,7 @@ class FramedPass:
         self._prove_on_battery(tokenizer)
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
-        """Return the documents, in order. Raises EngineMismatchError if a sample proves the engine wrong."""
+        """Encode conversations, in order. Raises EngineMismatchError if a sampled document shows a wrong engine."""
         batch = self._encode(conversations)
         ends = np.cumsum(batch.document_sizes)
         for document in range(0, len(conversations), PROOF_INTERVAL):
@@ -81,7 +86,7 @@ class FramedPass:
         return EncodedBatch(tokens, sizes, turn_counts, turn_sizes, roles, controls)
 
     def marked_pieces(self, messages: Sequence[Message]) -> list[str]:
-        """Return prefix, text and suffix of each message, with marks for the control tokens of the frames."""
+        """Return prefix, text and suffix of every message in one list, with marks for the frames' control tokens."""
         frames = self._frames
         pieces: list[str] = []
         for message in messages:
@@ -90,7 +95,11 @@ class FramedPass:
         return pieces
 
     def _take_marks(self, tokens: NDArray[np.uint32], roles: NDArray[np.uint8]) -> NDArray[np.int64] | None:
-        """Put ids in place of the marks. Return the (T,) tokens of each turn, or None for marks of other frames."""
+        """Replace the marks in `tokens` by the ids of their control tokens, in place.
+
+        Return the number of tokens of each of the T turns, as an array (T,). Return None if the marks do not fit the
+        frames of `roles` (T,).
+        """
         positions = np.flatnonzero(tokens >= self.engine.first_mark)
         if not np.array_equal(tokens[positions], self._frame_marks[roles].reshape(-1)):
             return None
@@ -98,7 +107,7 @@ class FramedPass:
         return np.diff(positions[:: self._marks_per_turn], append=tokens.size)
 
     def _count_controls(self, text: str, pieces: list[str]) -> NDArray[np.int64]:
-        """Return the (T,) control tokens spelled in each message."""
+        """Return the number of control tokens spelled in each of the T messages, as an array (T,)."""
         found = [match.start() for match in self._special.finditer(text)]
         if not found:
             return np.zeros(len(pieces) // 3, dtype=np.int64)
@@ -109,7 +118,7 @@ class FramedPass:
         return self._special.sub(lambda match: self.engine.marks[match.group()], text)
 
     def _prove_on_battery(self, tokenizer: Tokenizer) -> None:
-        """Compare hard texts, and each control token spelled, in every frame."""
+        """Compare the ids of hard texts and of spelled control tokens, in every frame, with the reference's."""
         texts = [*BATTERY, *(f"a{token} {token}b" for token in tokenizer.control_tokens)]
         talks = [Conversation((Message(role, text),)) for role in self._frames for text in texts]
         if not np.array_equal(self._encode(talks).tokens, self._reference.encode(talks).tokens):

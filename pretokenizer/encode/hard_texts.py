@@ -1,4 +1,4 @@
-"""Hard texts: any fast way to encode must give the reference's ids on them before it is used."""
+"""Hard texts: a fast encoder must give the reference tokenizer's ids on all of them before it is used."""
 
 BATTERY = (
     "",

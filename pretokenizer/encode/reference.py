@@ -1,6 +1,7 @@
-"""The exact way: every document through the tokenizer's own library, whatever the chat format.
+"""The reference pass: encode every document with the tokenizer's own library, in any chat format.
 
-The ids are those of the whole text. A control token spelled inside a message stays text, unless it is to be encoded.
+A document is encoded as one text, so a token may cross the border of two turns. A control token spelled inside a
+message stays text, unless `encode_special_in_text` is set.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,10 @@ from pretokenizer.tokenizer.base import Tokenizer
 
 
 class ReferencePass:
-    """A control token spelled in a message stays text, or becomes the token with `encode_special_in_text`."""
+    """Encodes conversations with the tokenizer's own library.
+
+    A control token spelled in a message stays text, or becomes the control token with `encode_special_in_text`.
+    """
 
     def __init__(self, tokenizer: Tokenizer, chat_format: ChatFormat, encode_special_in_text: bool = False) -> None:
         self.tokenizer, self.name = tokenizer, tokenizer.kind
@@ -24,11 +28,11 @@ class ReferencePass:
         self.encode_special_in_text = encode_special_in_text
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
-        """Return the documents, in order. Raises ChatFormatError for a conversation that the format cannot express."""
+        """Encode conversations, in order. Raises ChatFormatError for one that the format cannot express."""
         return self.encode_rendered([self.render(conversation) for conversation in conversations])
 
     def render(self, conversation: Conversation) -> Rendered:
-        """Return the text of a conversation; a plain document is its text and the end-of-text token."""
+        """Return a conversation as pieces of text. A plain one is its text and the end-of-text token."""
         if not conversation.is_plain:
             return self.chat_format.render(conversation)
         eos = self.tokenizer.id_to_token(self.tokenizer.eos_token_id) or ""
@@ -36,7 +40,7 @@ class ReferencePass:
         return Rendered((message.text, eos), (Kind(message.stored_role, True), Kind(message.stored_role, False)))
 
     def encode_rendered(self, documents: Sequence[Rendered]) -> EncodedBatch:
-        """Return the ids and roles of documents whose text is known."""
+        """Return the token ids and roles of rendered documents as one batch."""
         found = [self._encode(document) for document in documents]
         ids = np.concatenate([np.array(ids, dtype=np.uint32) for ids, _, _ in found])
         roles = np.concatenate([roles for _, roles, _ in found])

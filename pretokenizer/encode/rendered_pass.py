@@ -1,8 +1,8 @@
-"""The fast pass for any chat format: a batch through the fast engine as one text, roles found by counting bytes.
+"""The fast pass for any chat format: encode a batch as one text, and find each token's role by counting bytes.
 
-Marks (engine.py) stand for the control tokens of the format's own text and for the start of each document. A token's
-first byte, and with it the token's role, follows from the bytes of the tokens before it. Between two marks the bytes of
-the tokens must add up to the text; a document where they do not goes to the reference.
+Marks (engine.py) stand for the control tokens that the format writes, and for the start of each document. The lengths
+of the tokens before a token give its first byte, and the byte gives its role. Between two marks the lengths of the
+tokens must add up to the length of the text. The reference tokenizer encodes every document where they do not.
 """
 
 import contextlib
@@ -25,20 +25,24 @@ from pretokenizer.encode.token_roles import Numbers, runs_of, token_roles
 from pretokenizer.tokenizer.base import Tokenizer
 
 _START = ""
-"""The engine's name for the mark that begins a document."""
+"""Name for the start of a document, beside the control tokens that marks stand for."""
 _MAX_KNOWN = 10_000
-"""Texts of the format whose marked form is kept."""
+"""Most texts of the format that are cached with their marks."""
 _MAX_SPELLED = 64
-"""Control tokens that are spelled in hard texts; some vocabularies reserve thousands."""
+"""Most control tokens that are checked when spelled in a message; some vocabularies reserve thousands."""
 
 
 class RenderedPass:
-    """Proved by the reference: on hard texts when it is made, on a sample of the documents while it works."""
+    """Encodes any chat format with the fast engine.
+
+    The reference tokenizer checks it on hard texts when it is made, and on a sample of the documents that it encodes.
+    """
 
     def __init__(self, tokenizer: Tokenizer, chat_format: ChatFormat, reference: ReferencePass) -> None:
-        """Raises ImportError without gigatoken, EngineError, or EngineMismatchError if the engine fails on a hard text.
+        """Load the engine and check it on hard texts.
 
-        Raises what gigatoken raises for a vocabulary that it does not know.
+        Raises EngineError, ImportError without gigatoken, EngineMismatchError if the engine fails on a hard text, and
+        gigatoken's own errors for a vocabulary that it cannot load.
         """
         self._reference, self._format, self._pattern = reference, chat_format, tokenizer.typed_pattern
         self._control_tokens = tokenizer.control_tokens
@@ -54,10 +58,10 @@ class RenderedPass:
         self._prove_on_hard_texts()
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
-        """Return the documents, in order.
+        """Encode conversations, in order.
 
-        Raises ChatFormatError for a conversation that the format cannot express, and EngineMismatchError if a sample
-        proves the engine wrong.
+        Raises ChatFormatError for a conversation that the format cannot express, and EngineMismatchError if a sampled
+        document shows that the engine is wrong.
         """
         documents = [self._reference.render(conversation) for conversation in conversations]
         batch = self._encode(documents)
@@ -101,7 +105,7 @@ class RenderedPass:
         )
 
     def _with_marks(self, text: str) -> str:
-        """Return the format's own text with marks for its control tokens."""
+        """Return a text of the format with marks in place of its control tokens."""
         found = self._marked.get(text)
         if found is None:
             found = self._pattern.sub(lambda match: self.engine.marks[match.group()], text)
@@ -110,9 +114,10 @@ class RenderedPass:
         return found
 
     def _places(self, tokens: NDArray[np.uint32], data: bytes) -> tuple[Numbers, Numbers, list[int]]:
-        """Return (first byte, byte after the last) of each token, and documents whose tokens do not add up.
+        """Return where each token lies in `data`, the text in UTF-8: (first bytes, end bytes, documents to redo).
 
-        Raises EngineMismatchError if the engine lost a mark.
+        The lengths of a document's tokens must add up to its text. The reference tokenizer must redo the documents
+        where they do not. Raises EngineMismatchError if the engine lost a mark.
         """
         begins_of_marks = self.engine.find_marks(data)
         at = np.flatnonzero(tokens >= self.engine.first_mark)
@@ -132,7 +137,10 @@ class RenderedPass:
         return ends - lengths, ends, np.unique(documents[is_wrong]).tolist()
 
     def _count_typed(self, text: str, flat: list[str], documents: Sequence[Rendered]) -> tuple[Numbers, set[int]]:
-        """Return (control tokens spelled in each document's messages, documents in which one crosses a border)."""
+        """Return the number of control tokens spelled in each document's messages, and the documents to redo.
+
+        The reference tokenizer must redo a document in which a control token crosses the border of two pieces.
+        """
         controls = np.zeros(len(documents), dtype=np.int64)
         crossing: set[int] = set()
         matches = [match.span() for match in self._pattern.finditer(text)]
@@ -153,7 +161,7 @@ class RenderedPass:
         return controls, crossing
 
     def _prove_on_hard_texts(self) -> None:
-        """Hard texts, and each control token spelled, as questions and answers."""
+        """Compare conversations of hard texts and of spelled control tokens with the reference tokenizer's encoding."""
         texts = [*BATTERY, *(f"a{token} {token}b" for token in list(self._control_tokens)[:_MAX_SPELLED])]
         documents = []
         for question, answer in zip(texts, [*texts[7:], *texts[:7]], strict=True):
@@ -176,7 +184,7 @@ def _num_bytes(text: str) -> int:
 
 
 class _Documents(NamedTuple):
-    """Encoded documents, joined."""
+    """Encoded documents: ids and roles of all tokens joined, and the size and control-token count of each document."""
 
     tokens: NDArray[np.integer]
     roles: NDArray[np.uint8]
@@ -184,7 +192,7 @@ class _Documents(NamedTuple):
     controls: Numbers
 
     def replaced(self, numbers: Sequence[int], others: EncodedBatch) -> "_Documents":
-        """Return the documents with those of `numbers` replaced."""
+        """Return the documents, with the i-th document of `others` in place of document `numbers[i]`."""
         tokens = np.split(self.tokens, np.cumsum(self.sizes)[:-1])
         roles = np.split(self.roles, np.cumsum(self.sizes)[:-1])
         bounds = np.cumsum(others.document_sizes)[:-1]

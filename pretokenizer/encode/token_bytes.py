@@ -1,7 +1,7 @@
 """How many bytes of a text each token stands for, so that ids alone tell where a token begins.
 
-This holds for byte-level vocabularies and for those with `▁` and byte tokens. Whoever uses the table checks that the
-bytes of a text's tokens add up to the text (rendered_pass.py).
+The table is right for byte-level vocabularies and for SentencePiece's, with `▁` and byte tokens. Its user must check
+that the lengths of a text's tokens add up to the text (rendered_pass.py).
 """
 
 import json
@@ -15,12 +15,12 @@ from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.json_tokenizer import JsonTokenizer
 
 UNKNOWN = -(1 << 40)
-"""Length of tokens that stand for no fixed text, such as `<unk>`; no sum with it is right."""
+"""Length of a token that stands for no fixed text, such as `<unk>`. It is so negative that no sum with it is right."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def token_bytes(tokenizer: Tokenizer, marks: Mapping[str, int]) -> NDArray[np.int64]:
-    """Return the bytes of each id, and of marks, which are (text -> id beyond the vocabulary)."""
+    """Return the number of bytes of each token id and of each mark. `marks` maps texts to ids beyond the vocabulary."""
     lengths = np.full(max([tokenizer.vocab_size, *(i + 1 for i in marks.values())]), UNKNOWN, dtype=np.int64)
     is_byte_level, added = _byte_level(tokenizer)
     for token_id, token in enumerate(tokenizer.tokens):
@@ -38,7 +38,7 @@ def token_bytes(tokenizer: Tokenizer, marks: Mapping[str, int]) -> NDArray[np.in
 
 
 def _byte_level(tokenizer: Tokenizer) -> tuple[bool, set[str]]:
-    """Return (whether each character of a token is a byte, tokens that are spelled as they are)."""
+    """Return whether each character of a token stands for a byte, and the tokens that are spelled literally."""
     if not isinstance(tokenizer, JsonTokenizer):
         return False, set(tokenizer.special_tokens)
     added = {token.content for token in tokenizer.backend.get_added_tokens_decoder().values()}

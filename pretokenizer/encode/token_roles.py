@@ -1,10 +1,10 @@
 """The role of every token of a document, from the characters (or bytes) that it covers.
 
-A token has the role of its first character. Only a token whose characters all have loss gets loss: the model never
-writes one that begins in the prompt. With marks the rule is that of transformers' `assistant_masks`: a token that
-touches a mark gets loss.
+A token has the role of its first character. A token gets loss only if all of its characters have loss, because the
+model never writes a token that begins in the prompt. With `--template_loss marks` the rule is that of transformers'
+`assistant_masks`: a token gets loss if any of its characters is marked.
 
-    pieces   |assistant\\n, no loss|Hi, loss|      a token `\\nHi` would get no loss, and with marks loss
+    pieces: `assistant\\n` without loss, `Hi` with loss     a token `\\nHi` gets no loss, but with marks it gets loss
 """
 
 import numpy as np
@@ -18,7 +18,10 @@ Numbers = NDArray[np.int64]
 def token_roles(
     begins: Numbers, ends: Numbers, piece_ends: Numbers, piece_roles: NDArray[np.uint8], touching: bool
 ) -> NDArray[np.uint8]:
-    """Return the (N,) roles of tokens from `begins` (N,) to `ends` (N,), given pieces that end at `piece_ends` (P,).
+    """Return the role of each of N tokens, as an array (N,).
+
+    Token i covers the characters `begins[i]` to `ends[i]`. The text consists of P pieces: piece j ends at
+    `piece_ends[j]` and has the role `piece_roles[j]`. With `touching`, one character with loss gives a token loss.
 
     >>> token_roles(np.array([0, 3]), np.array([3, 5]), np.array([4, 5]), np.array([1, 2], dtype=np.uint8), False)
     array([1, 1], dtype=uint8)
@@ -39,9 +42,9 @@ def token_roles(
 
 
 def runs_of(roles: NDArray[np.uint8], document_sizes: Numbers) -> tuple[Numbers, Numbers, NDArray[np.uint8]]:
-    """Return (number of runs of each document, tokens of each run, role of each run).
+    """Cut each document into runs of tokens of one role.
 
-    An empty document has one run without tokens.
+    Return (runs of each document, tokens of each run, role of each run). An empty document has one run without tokens.
     """
     ends = np.cumsum(document_sizes)
     changes = np.flatnonzero(np.diff(roles)) + 1

@@ -22,12 +22,12 @@ from jinja2.utils import Namespace
 
 
 class Generation(Extension):
-    """`{% generation %}...{% endgeneration %}` marks what the assistant writes."""
+    """Jinja extension for `{% generation %}...{% endgeneration %}`, which marks the text that the assistant writes."""
 
     tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """Return a call block, so that the marked text has the scope that it has in transformers."""
+        """Parse the marks into a Jinja call block, so that variables inside have the same scope as in transformers."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
@@ -37,12 +37,12 @@ class Generation(Extension):
 
 
 class ChatEnvironment(ImmutableSandboxedEnvironment):
-    """The environment of chat templates."""
+    """The sandboxed Jinja environment of chat templates, with the settings and functions of transformers."""
 
     intercepted_binops = frozenset({"**"})
 
     def __init__(self, date: str) -> None:
-        """`date` is YYYY-MM-DD."""
+        """Set up the environment. `date` (YYYY-MM-DD) is the date that the template's `strftime_now` formats."""
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
         self.filters["tojson"] = to_json
         now = datetime.strptime(date, "%Y-%m-%d")
@@ -54,11 +54,11 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         }
 
     def mark(self, text: str) -> str:
-        """Return the text of a `{% generation %}` block."""
+        """Return the text of a `{% generation %}` block. TracingEnvironment overrides this to mark the text."""
         return text
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Refuse powers."""
+        """Compute a binary operator for Jinja's sandbox. Raises SecurityError for powers (`**`)."""
         if operator == "**":
             raise SecurityError("powers (**) are not allowed in a chat template")
         return super().call_binop(context, operator, left, right)
@@ -71,7 +71,7 @@ def to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Return a value as JSON. The parameters' names are those that templates use."""
+    """Return a value as JSON: the filter `tojson` of templates, with the parameter names that templates use."""
     return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -80,18 +80,18 @@ def _refuse(message: str) -> None:
 
 
 class _TemplateDict:
-    """`dict` for templates, without the attributes of the type."""
+    """The function `dict` of templates. It hides the attributes of Python's type."""
 
     def __call__(self, *items: Any, **keywords: Any) -> dict[Any, Any]:
         return dict(*items, **keywords)
 
     def fromkeys(self, *items: Any) -> dict[Any, Any]:
-        """Return `dict.fromkeys` of the arguments."""
+        """Return what Python's `dict.fromkeys` returns for the arguments."""
         return dict.fromkeys(*items)
 
 
 class _TemplateNamespace(Namespace):
-    """`namespace` for templates. Raises SecurityError for attributes that begin with an underscore."""
+    """The function `namespace` of templates. Raises SecurityError for attributes that begin with an underscore."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # so that `namespace(self=...)` works
         self, args = args[0], args[1:]

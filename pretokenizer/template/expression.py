@@ -1,7 +1,7 @@
 """Questions that a chat template asks about message texts, and values that it derives from them.
 
 A recording keeps both while a template renders one conversation. A later conversation for which every question has the
-same answer gets the same text with other contents, so the recording renders it without running the template.
+same answer gets the same text around its own values, so the recording renders it without running the template.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -18,11 +18,11 @@ class Expression:
 
     def __init__(self, key: Hashable, compute: Callable[[Messages], Any]) -> None:
         self.key = key
-        """Equal keys mean equal expressions."""
+        """Two expressions with equal keys compute the same text."""
         self.compute = compute
 
     def apply(self, method: str, arguments: tuple[Any, ...], index: int | None = None) -> "Expression":
-        """Return the expression for a string method's result, or for one item of its result."""
+        """Return the expression for the result of a string method on this one, or for item `index` of that result."""
         parent, function = self.compute, STRING_METHODS[method]
         if index is None:
             return Expression((self.key, method, arguments), lambda messages: function(parent(messages), *arguments))
@@ -32,7 +32,7 @@ class Expression:
 
 
 def field_of(number: int, name: str) -> Expression:
-    """Return the expression for the field `name` of message `number`."""
+    """Return the expression for the field `name` of message `number`, counted from 0."""
     return Expression((number, name), lambda messages: messages[number][name])
 
 
@@ -51,11 +51,11 @@ STRING_METHODS: dict[str, Callable[..., Any]] = {
     "split_count": lambda text, method, *arguments: len(getattr(text, method)(*arguments)),
     "within": _within,
 }
-"""Functions of a text by name. A recording calls them with plain strings."""
+"""Functions of a text by name: the methods of str and a few more. Expressions call them with plain strings."""
 
 
 class Question(NamedTuple):
-    """A question about an expression's value, and the answer in the recorded rendering."""
+    """A question that a template asked about a text, as a function of the messages, and its answer when recorded."""
 
     expression: Expression
     ask: Callable[[Messages], Hashable]
@@ -63,16 +63,16 @@ class Question(NamedTuple):
 
 
 class Recording:
-    """The questions of one rendering, in the order in which the template asked them first."""
+    """The questions that a template asked during one rendering, in the order in which it first asked them."""
 
     def __init__(self) -> None:
         self.questions: list[Question] = []
         self.is_exact = True
-        """False once the template looked at a text in a way that no question describes."""
+        """False once the template read a text in a way that no question describes. The rendering is then not reused."""
         self._known: set[Hashable] = set()
 
     def note(self, expression: Expression, method: str, arguments: tuple[Any, ...], answer: Hashable) -> None:
-        """Add a question unless it was asked before."""
+        """Add a question about an expression with its answer, unless the template asked it before."""
         asked = expression.apply(method, arguments)
         if asked.key not in self._known:
             self._known.add(asked.key)

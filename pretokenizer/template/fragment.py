@@ -1,4 +1,4 @@
-"""A run of rendered text with one owner and one origin."""
+"""Fragments: runs of rendered text, each of one message and of one origin (message data, or the template itself)."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -6,11 +6,11 @@ from typing import NamedTuple
 from pretokenizer.template.expression import Expression, Messages
 
 NO_MESSAGE = -1
-"""Owner of text that belongs to no message: the tools, and what precedes the first message."""
+"""Message number of text that belongs to no message: the tools, and the text before the first message."""
 
 
 class Fragment(NamedTuple):
-    """Consecutive characters of one owner and one origin."""
+    """Consecutive characters of rendered text that belong to the same message and have the same origin."""
 
     text: str
     message: int
@@ -18,32 +18,35 @@ class Fragment(NamedTuple):
     is_data: bool
     """Whether the text comes from a message or a tool, and not from the template itself."""
     is_marked: bool = False
-    """Whether the text stands inside `{% generation %}`."""
+    """Whether the text stands inside a `{% generation %}` block."""
     expression: Expression | None = None
-    """For data: how it follows from the messages, if a recording can tell."""
+    """For data: the expression that computes the text from the messages; None where no recording can reproduce it."""
 
 
 def text_of(fragments: Iterable[Fragment]) -> str:
-    """Return the joined text."""
+    """Return the texts of fragments, joined."""
     return "".join([fragment.text for fragment in fragments])
 
 
 def data_of(fragments: Iterable[Fragment], message: int) -> list[Fragment]:
-    """Return the data of one message."""
+    """Return the fragments that are data of message number `message`."""
     return [fragment for fragment in fragments if fragment.is_data and fragment.message == message]
 
 
 Outline = Sequence[str | Expression]
-"""Text with expressions in the places of data that other messages replace."""
+"""A rendering as a list of fixed texts and of expressions, which stand for the data of any messages."""
 
 
 def fill(outline: Outline, messages: Messages) -> str:
-    """Return the text of an outline for these messages."""
+    """Return the text of an outline, with its expressions computed from `messages`."""
     return "".join([item if isinstance(item, str) else item.compute(messages) for item in outline])
 
 
 def differing(some: Iterable[Fragment], others: Iterable[Fragment]) -> tuple[Outline, Outline]:
-    """Return two recorded texts without what they share at their begins and ends; both empty if they always agree."""
+    """Return the outlines of two renderings without their common beginning and end.
+
+    Both are empty if the renderings have the same text for all messages.
+    """
     a, b = _outline(some), _outline(others)
     keys_a, keys_b = ([item if isinstance(item, str) else item.key for item in own] for own in (a, b))
     shortest = min(len(a), len(b))
@@ -53,7 +56,7 @@ def differing(some: Iterable[Fragment], others: Iterable[Fragment]) -> tuple[Out
 
 
 def _outline(fragments: Iterable[Fragment]) -> list[str | Expression]:
-    """Return fixed text, joined, and expressions by turns."""
+    """Return the outline of fragments, in which fixed texts and expressions alternate."""
     outline: list[str | Expression] = [""]
     for fragment in fragments:
         if fragment.expression is not None:

@@ -1,4 +1,4 @@
-"""Renderings that are repeated without running the template.
+"""Recorded renderings, which are reused for other conversations without running the template.
 
 Conversations of one shape (the same roles and fields) differ in their texts only. A template that asks the same
 questions about those texts and gets the same answers prints the same fragments, filled with other contents. So the
@@ -15,13 +15,13 @@ from pretokenizer.template.expression import Messages, Recording
 
 T = TypeVar("T")
 MAX_NODES = 50_000
-"""Upper bound on the tree, about 50 MB."""
+"""Most nodes of all trees of a template, about 50 MB."""
 _TRIAL = 2_000
-"""Renderings after which a tree that is rarely of use grows no more."""
+"""Failed look-ups after which a store stops to grow unless more look-ups succeed than fail."""
 
 
 class _Node(Generic[T]):
-    """A question, or a finished rendering."""
+    """A node of a tree: a question with one child for each answer, or a leaf with a finished rendering."""
 
     __slots__ = ("answers", "ask", "found")
 
@@ -32,14 +32,14 @@ class _Node(Generic[T]):
 
 
 class RecordedRenderings(Generic[T]):
-    """The trees of one template."""
+    """The recorded renderings of one template, as one tree of questions for each shape of conversation."""
 
     def __init__(self) -> None:
         self._roots: dict[Hashable, _Node[T]] = {}
         self._num_nodes = self._hits = self._misses = 0
 
     def find(self, shape: Hashable, messages: Messages) -> T | None:
-        """Return the rendering recorded for a shape and these messages' answers, or None."""
+        """Return the rendering recorded for the shape and for the answers of `messages`; None if there is none."""
         node = self._roots.get(shape)
         try:
             while node is not None and node.ask is not None:
@@ -54,11 +54,11 @@ class RecordedRenderings(Generic[T]):
 
     @property
     def is_growing(self) -> bool:
-        """Return whether another recording is worth its time and memory."""
+        """Return whether recording one more rendering is worth its time and memory."""
         return self._num_nodes < MAX_NODES and (self._misses < _TRIAL or self._hits > self._misses)
 
     def add(self, shape: Hashable, recording: Recording, rendering: T) -> None:
-        """Add a rendering below the answers of its recording."""
+        """Store a rendering under the conversation's shape and the answers in `recording`."""
         node = self._node(self._roots, shape)
         for question in recording.questions:
             node.ask = question.ask

@@ -26,18 +26,21 @@ _FAILURES = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError
 
 
 class TemplateFailureError(ValueError):
-    """A template has wrong syntax, refuses a conversation or does not finish; the message names its file."""
+    """Raised when a template has wrong syntax, refuses a conversation or does not finish. It names the file."""
 
 
 class TemplateLimitError(TemplateFailureError):
-    """A template takes too much time or memory, so there is no point in another try."""
+    """Raised when a template exceeds its limit of time or memory, so that a retry makes no sense."""
 
 
 class CompiledTemplate:
-    """A chat template, compiled with and without origins."""
+    """A chat template, compiled twice: as plain Jinja, and to run on strings that know their origin."""
 
     def __init__(self, source: str, path: str, tokens: Mapping[str, str], date: str) -> None:
-        """`tokens` are the tokenizer's, such as `bos_token`. Raises TemplateFailureError for wrong syntax."""
+        """Compile the template at `path`. Raises TemplateFailureError for wrong syntax.
+
+        `tokens` are template variables such as `bos_token`, and `date` (YYYY-MM-DD) is what `strftime_now` formats.
+        """
         from pretokenizer.template.environment import ChatEnvironment
         from pretokenizer.template.tracing_environment import TracingEnvironment
 
@@ -49,7 +52,7 @@ class CompiledTemplate:
         self._traced = self._run(lambda: self._tracing.from_string(source))
 
     def text(self, messages: Messages, tools: Any = None, add_generation_prompt: bool = False) -> str:
-        """Return the text as plain Jinja renders it. Raises TemplateFailureError with the template's own message."""
+        """Return a conversation's text from plain Jinja. Raises TemplateFailureError with the template's message."""
         variables = self._variables(messages, tools, add_generation_prompt)
         return self._run(lambda: self._plain.render(variables))
 
@@ -60,7 +63,10 @@ class CompiledTemplate:
         add_generation_prompt: bool = False,
         recording: Recording | None = None,
     ) -> list[Fragment]:
-        """Return the same text in fragments. Raises TemplateFailureError with the template's own message."""
+        """Return a conversation's text in fragments, and add the template's questions to `recording`.
+
+        Raises TemplateFailureError with the template's own message.
+        """
         tracer = self._tracing.tracer = Tracer(recording)
         traced_messages = [_traced_message(message, i, tracer) for i, message in enumerate(messages)]
         traced_tools = traced_value(tools, NO_MESSAGE, tracer)
@@ -94,7 +100,10 @@ class CompiledTemplate:
 
 
 def _traced_message(message: Mapping[str, Any], number: int, tracer: Tracer) -> TracedMessage:
-    """Return a message whose strings are data. Its role is the template's own text: it may be a part of a token."""
+    """Return a message whose strings are traced as its data.
+
+    The role stays plain text of the template, because it may become a part of a control token.
+    """
     items = {}
     for key, value in message.items():
         if key == "role":
@@ -108,7 +117,7 @@ def _traced_message(message: Mapping[str, Any], number: int, tracer: Tracer) -> 
 
 
 def _fragments(printed: Iterable[str], tracer: Tracer) -> list[Fragment]:
-    """Return what the template prints, with the owner of each part."""
+    """Return the printed texts as fragments, with the message that each belongs to."""
     found: list[Fragment] = []
     owner = NO_MESSAGE
     for text in printed:

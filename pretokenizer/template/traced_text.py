@@ -1,10 +1,10 @@
 """Strings that know where their characters come from while a chat template works on them.
 
-    text = traced_field("Hi ", message=1, ...)
+    text = traced_value("Hi ", message=1, tracer=tracer)
     ("<|user|>" + text.strip())._parts      # "<|user|>" from the template, "Hi" from message 1
 
 A `TracedText` is a str with parts; a part's characters share one origin. Every method that returns text keeps the
-origins. Every method that reveals something about the text tells the recording (expression.py).
+origins. Every method that reveals something about the text adds a question to the recording (expression.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +16,7 @@ from pretokenizer.template.tracer import Part, Tracer
 
 
 class TracedText(str):
-    """A string with origins. Attributes begin with an underscore because the sandbox hides those from templates."""
+    """A string that knows the origin of its characters. The sandbox hides attributes that begin with an underscore."""
 
     __slots__ = ("_parts", "_tracer")
     _parts: tuple[Part, ...]
@@ -37,7 +37,7 @@ class TracedText(str):
         return self._parts[0].expression if len(self._parts) == 1 else None
 
     def _note(self, method: str, arguments: tuple[Any, ...], answer: Any) -> Any:
-        """Record what `method` revealed about this text. Return the answer."""
+        """Record `answer`, which `method` revealed to the template about this text, and return it."""
         recording = self._tracer.recording
         if recording is None or not recording.is_exact or not self._has_data:
             return answer
@@ -48,7 +48,7 @@ class TracedText(str):
         return answer
 
     def _argument(self, value: Any) -> Any:
-        """Return an argument as a plain value. A recording cannot describe an argument that is data."""
+        """Return a method's argument without origins. Data in it ends the recording, which cannot describe it."""
         if isinstance(value, TracedText):
             if value._has_data:
                 self._tracer.give_up_recording()
@@ -56,7 +56,7 @@ class TracedText(str):
         return value
 
     def _cut(self, begin: int, end: int) -> "TracedText":
-        """Return the characters from `begin` to `end` with their origins; no recording can tell them."""
+        """Return the characters from `begin` to `end` with their origins. Data in the text ends the recording."""
         parts, at = [], 0
         for part in self._parts:
             piece = part.text[max(0, begin - at) : max(0, end - at)]
@@ -68,7 +68,7 @@ class TracedText(str):
         return TracedText(plain(self)[begin:end], tuple(parts), self._tracer)
 
     def _derive(self, begin: int, end: int, method: str, arguments: tuple[Any, ...], item: int | None = None) -> Any:
-        """Return the characters from `begin` to `end`, which are the (item of the) result of a string method."""
+        """Return the characters from `begin` to `end`: the result of a string method, or item number `item` of it."""
         if self._expression is None:
             return self._cut(begin, end)
         text, part = plain(self)[begin:end], self._parts[0]
@@ -76,7 +76,7 @@ class TracedText(str):
         return TracedText(text, (derived,), self._tracer)
 
     def _change(self, text: str, method: str) -> "TracedText":
-        """Return the result of a method that replaces characters, such as `upper`."""
+        """Return `text`, which a method such as `upper` made of this text, with this text's origins."""
         part = self._parts[0] if self._parts else Part("", None)
         if self._expression is not None:
             part = part._replace(text=text, expression=self._expression.apply(method, ()))
@@ -90,7 +90,7 @@ class TracedText(str):
         return self._unknown(text)
 
     def _unknown(self, text: str) -> "TracedText":
-        """Return a text that was made from this one in an unknown way. All of it is data if this text holds data."""
+        """Return `text`, made from this text without known origins. All of it is data if this text holds data."""
         origin = next((part.message for part in self._parts if part.message is not None), None)
         if origin is not None:
             self._tracer.give_up_recording()
@@ -230,7 +230,7 @@ class TracedText(str):
 
 
 def _reading(name: str) -> Callable[..., Any]:
-    """Return a method that answers as str's own and records the answer."""
+    """Return the method `name` of str, changed to record its answer."""
     method = getattr(str, name)
 
     @wraps(method)
@@ -244,6 +244,7 @@ def _reading(name: str) -> Callable[..., Any]:
 
 
 def _changing(name: str) -> Callable[..., Any]:
+    """Return the method `name` of str, changed to keep the origins of characters that it replaces."""
     method = getattr(str, name)
 
     @wraps(method)
@@ -254,6 +255,7 @@ def _changing(name: str) -> Callable[..., Any]:
 
 
 def _other(name: str) -> Callable[..., Any]:
+    """Return the method `name` of str, changed to end the recording, because the origins of its result are unknown."""
     method = getattr(str, name)
 
     @wraps(method)
@@ -278,11 +280,12 @@ for _name in (
 
 
 def plain(text: str) -> str:
-    """Return a string without origins."""
+    """Return a string as a plain str, without origins."""
     return str.__str__(text)
 
 
 def joined(texts: Iterable[str], tracer: Tracer) -> TracedText:
+    """Return texts joined with their origins. A plain string counts as the template's own text."""
     parts: list[Part] = []
     for text in texts:
         if isinstance(text, TracedText):

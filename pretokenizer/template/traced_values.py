@@ -1,4 +1,4 @@
-"""Values of a template with and without origins: JSON-like values, printed values, and what filters make of them."""
+"""Convert values of templates between plain and traced strings: JSON-like values, printed values, filter results."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from pretokenizer.template.tracer import Part, TracedMessage, Tracer
 
 
 def untraced(value: Any) -> Any:
-    """Return a JSON-like value whose strings have no origins."""
+    """Return a JSON-like value with plain strings in place of traced ones."""
     if isinstance(value, TracedText):
         return plain(value)
     if isinstance(value, dict):
@@ -19,7 +19,7 @@ def untraced(value: Any) -> Any:
 
 
 def traced_value(value: Any, message: int, tracer: Tracer) -> Any:
-    """Return a JSON-like value whose strings are data of a message."""
+    """Return a JSON-like value whose strings are traced as data of message number `message`."""
     if isinstance(value, str):
         return TracedText(value, (Part(value, message),), tracer)
     if isinstance(value, Mapping):
@@ -30,7 +30,7 @@ def traced_value(value: Any, message: int, tracer: Tracer) -> Any:
 
 
 def traced(value: Any, tracer: Tracer) -> TracedText:
-    """Return what the template prints for a value. A plain string is the template's own text."""
+    """Return the traced text that a template prints for a value. A plain string counts as the template's own text."""
     if isinstance(value, TracedText):
         return value
     if type(value) is str:
@@ -39,7 +39,7 @@ def traced(value: Any, tracer: Tracer) -> TracedText:
 
 
 def opaque(text: str, *sources: Any, tracer: Tracer) -> TracedText:
-    """Return a text that was made from `sources` in an unknown way. All of it is data if any of them holds data."""
+    """Return `text`, which was made from `sources` without known origins. It is all data if any of them holds data."""
     origin = next((found for source in sources if (found := _origin(source)) is not None), None)
     if origin is not None or not isinstance(text, str) or type(text) is not str:
         tracer.give_up_recording()
@@ -48,7 +48,7 @@ def opaque(text: str, *sources: Any, tracer: Tracer) -> TracedText:
 
 
 def _origin(value: Any) -> int | None:
-    """Return the message of the first data in a value."""
+    """Return the number of the message of the first data in a value; None for a value without data."""
     if isinstance(value, TracedText):
         return next((part.message for part in value._parts if part.message is not None), None)
     if isinstance(value, TracedMessage):

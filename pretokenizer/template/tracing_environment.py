@@ -1,8 +1,8 @@
-"""The sandbox of chat templates whose strings keep their origins (traced_text.py).
+"""The sandboxed Jinja environment in which the strings of a chat template keep their origins (traced_text.py).
 
-The environment runs the same templates with the same results. It differs where plain Jinja would lose origins: `~`,
-`in`, `%`, `"...".format`, `"...".join`, filters, and the place where a value is printed. The compiled template also
-tells the tracer which message a loop is at.
+It runs the same templates with the same results. It replaces the places where plain Jinja would lose origins: `~`,
+`in`, `%`, `"...".format`, `"...".join`, filters, and the printing of a value. The compiled template also tells the
+tracer which message a loop is at.
 """
 
 import re
@@ -26,15 +26,15 @@ from pretokenizer.template.tracer import Tracer
 
 _KEEPING = """attr batch count d default dictsort first groupby items last length list map max min random reject
     rejectattr select selectattr slice sort sum unique"""
-"""Filters that choose among values and read texts through their own methods."""
+"""Filters that stay Jinja's, because they only choose among values and read texts through the texts' methods."""
 _DIRECTIVE = re.compile(r"%(?:\((\w+)\))?([#0\- +]*\d*(?:\.\d+)?)([a-zA-Z%])")
 
 
 class TracingCodeGenerator(CodeGenerator):
-    """Compiles `a ~ b` and `a in b` to calls of the environment."""
+    """Compiles `a ~ b` and `a in b` of a template to calls of TracingEnvironment, so that texts keep their origins."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
-        """`a ~ b`"""
+        """Compile `a ~ b` to `environment.concatenate((a, b))`."""
         self.write("environment.concatenate((")
         for part in node.nodes:
             self.visit(part, frame)
@@ -42,7 +42,7 @@ class TracingCodeGenerator(CodeGenerator):
         self.write("))")
 
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802
-        """`a in b`, `a not in b`; other comparisons are left to the operands."""
+        """Compile `a in b` and `a not in b` to `environment.contains(a, b)`. Other comparisons stay Jinja's."""
         if len(node.ops) != 1 or node.ops[0].op not in ("in", "notin"):
             super().visit_Compare(node, frame)
             return
@@ -54,17 +54,17 @@ class TracingCodeGenerator(CodeGenerator):
 
 
 class _LoopReporter(NodeTransformer):
-    """Adds calls of the tracer to loops and assignments."""
+    """Adds calls to a template's loops and assignments that tell the tracer which message the template is at."""
 
     def visit_For(self, node: nodes.For) -> list[nodes.Node]:  # noqa: N802
-        """Report the begin of a loop, each item and the end."""
+        """Add calls that report the beginning of a loop, each of its items, and its end."""
         self.generic_visit(node)
         if isinstance(node.target, nodes.Name):
             node.body.insert(0, _call("enter_item", node.target.name, node.lineno))
         return [_call("begin_loop", None, node.lineno), node, _call("end_loop", None, node.lineno)]
 
     def visit_Assign(self, node: nodes.Assign) -> list[nodes.Node]:  # noqa: N802
-        """Report the value of `{% set name = value %}`."""
+        """Add a call that reports the value of `{% set name = value %}`."""
         if isinstance(node.target, nodes.Name):
             return [node, _call("assign_value", node.target.name, node.lineno)]
         return [node]
@@ -77,7 +77,7 @@ def _call(method: str, name: str | None, line: int) -> nodes.Node:
 
 
 class TracingEnvironment(ChatEnvironment):
-    """The environment; `tracer` is set for each rendering."""
+    """The environment of chat templates in which texts keep their origins. Every rendering sets its own `tracer`."""
 
     code_generator_class = TracingCodeGenerator
     intercepted_binops = frozenset({"**", "%"})
@@ -112,43 +112,46 @@ class TracingEnvironment(ChatEnvironment):
     # What the compiled template calls
 
     def begin_loop(self) -> None:
-        """Tell the tracer that a loop begins."""
+        """Report to the tracer that the template begins a loop."""
         self.tracer.begin_loop()
 
     def enter_item(self, item: object) -> None:
-        """Tell the tracer a loop's item."""
+        """Report to the tracer that a loop reaches `item`."""
         self.tracer.enter(item)
 
     def assign_value(self, value: object) -> None:
-        """Tell the tracer a value that the template stores."""
+        """Report to the tracer that the template assigns `value` to a variable."""
         self.tracer.assign(value)
 
     def end_loop(self) -> None:
-        """Tell the tracer that a loop ended."""
+        """Report to the tracer that a loop ended."""
         self.tracer.end_loop()
 
     def mark(self, text: str) -> TracedText:
-        """Return the text of a `{% generation %}` block, marked."""
+        """Return the text of a `{% generation %}` block, with all of its parts marked."""
         whole = self._text(text)
         parts = tuple(part._replace(is_marked=True) for part in whole._parts)
         return TracedText(plain(whole), parts, self.tracer)
 
     def concat(self, texts: Iterable[str]) -> TracedText:
-        """Join what a macro or a block printed."""
+        """Join the texts that a macro or a block printed, with their origins."""
         return joined(texts, self.tracer)
 
     def concatenate(self, values: Iterable[Any]) -> TracedText:
-        """Return `a ~ b`."""
+        """Return the text of `a ~ b`, with its origins."""
         return joined([self._text(value) for value in values], self.tracer)
 
     def contains(self, value: Any, container: Any) -> bool:
-        """Return `value in container`; a plain string would read a traced one without its methods."""
+        """Return `value in container`, and record the answer for a traced text in a plain string."""
         if isinstance(value, TracedText) and type(container) is str:
             return bool(value._note("within", (container,), plain(value) in container))
         return value in container
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        """Call a method of the template's own strings as the method of a traced text, if an argument is traced."""
+        """Call a function or method for a template.
+
+        A method of a plain string with traced arguments, such as `" ".join(texts)`, runs as that of a traced text.
+        """
         if (
             isinstance(__obj, types.BuiltinMethodType)
             and type(__obj.__self__) is str
@@ -158,13 +161,13 @@ class TracingEnvironment(ChatEnvironment):
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Return `pattern % values`."""
+        """Compute a binary operator for Jinja's sandbox. `pattern % values` keeps the origins of its texts."""
         if operator == "%" and isinstance(left, str):
             return self._interpolate(left, right)
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """Return a `format` method that keeps origins."""
+        """Return a replacement that keeps origins for `format` or `format_map` of a string; None for other methods."""
         owner = getattr(value, "__self__", None)
         if not isinstance(owner, TracedText) and type(owner) is not str:
             return super().wrap_str_format(value)
@@ -184,11 +187,11 @@ class TracingEnvironment(ChatEnvironment):
         return traced(value, self.tracer)
 
     def _printed(self, value: Any) -> Any:
-        """Return what `{{ value }}` prints."""
+        """Return the text that `{{ value }}` prints."""
         return value if type(value) in (str, TracedText) else self._text(value)
 
     def _opaque(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a filter that sees plain values; what it makes of data is data."""
+        """Wrap a filter so that it reads plain values. A text that it makes of data counts as data."""
 
         @wraps(function)  # keeps Jinja's note that the filter takes the context
         def run(*args: Any, **kwargs: Any) -> Any:

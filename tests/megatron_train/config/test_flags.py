@@ -199,7 +199,7 @@ def test_help_shows_the_usual_flags_on_one_screen() -> None:
 def test_help_all_shows_every_setting_with_unit_and_default() -> None:
     text = " ".join(build_parser(shows_all=True).format_help().split())
     assert all(f" --{name} " in text for name in OWNER)
-    assert "--adam_eps X Added to the root of the second moment. [1e-08]" in text
+    assert "--adam_eps X Number that Adam adds to the square root of the second moment. [1e-08]" in text
     assert "--use_flash_attn" not in text
 
 
