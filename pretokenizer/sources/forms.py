@@ -31,7 +31,7 @@ from pretokenizer.sources.turns import (
 _CONVERSATION = ("messages", "conversations", "conversation", "dialogue", "dialog")
 _REQUEST = ("prompt", "instruction", "question", "query", "input", "inputs", "problem", "human", "user")
 _REPLY = ("completion", "response", "output", "answer", "target", "targets", "solution", "assistant", "gpt")
-_SYSTEM = ("system", "system_prompt")
+_SYSTEM = ("system", "system_prompt", "system_message")
 _ROLE, _CONTENT = ("role", "from", "speaker"), ("content", "value", "text")
 _TOOLS = ("tools", "functions")
 _OTHERS = frozenset((*_CONVERSATION, *_REQUEST, *_REPLY, *_SYSTEM, *_TOOLS, *UNSUPPORTED))
@@ -71,10 +71,10 @@ def open_record(record: Record, preference: str | None) -> Opened:
     """
     if preference and record.get(preference) is not None:
         opened = _from_preference(record, preference)
+    elif _first(record, ("chosen",)) and _first(record, ("rejected",)):
+        raise UnusableError("a preference pair needs the option `preference: chosen`")
     elif key := _first(record, _CONVERSATION):
         opened = _from_conversation(record, key)
-    elif "chosen" in record and "rejected" in record:
-        raise UnusableError("a preference pair needs the option `preference: chosen`")
     elif (request := _first(record, _REQUEST)) and (reply := _first(record, _REPLY)):
         opened = _from_pair(record, request, reply)
     elif is_plain_text(record):
@@ -104,6 +104,9 @@ def _first(record: Record, keys: Sequence[str]) -> str | None:
 def _from_conversation(record: Record, key: str) -> Opened:
     turns = turns_of(record[key])
     used = {key, *_SYSTEM}
+    for other in _CONVERSATION:
+        if other != key and record.get(other) and turns_of(record[other]) != turns:
+            raise unused_key(other)
     for other in (*_REQUEST, *_REPLY):  # some data sets repeat the first message beside the messages
         if record.get(other) and all(turn.get("content") != record[other] for turn in turns):
             raise unused_key(other)
@@ -155,13 +158,13 @@ def _from_preference(record: Record, preference: str) -> Opened:
 
     The conversation before the reply is part of the reply's value, or has the key `prompt`.
     """
-    used = {preference, "prompt", "chosen", "rejected", "messages", "question", "instruction", *_SYSTEM}
+    used = {preference, "prompt", "chosen", "rejected", "question", "instruction", *_CONVERSATION, *_SYSTEM}
     chosen = record[preference]
     if isinstance(chosen, str) and _ANTHROPIC.match(chosen):
         return Opened(list(_anthropic_turns(chosen)), None, used)
-    turns = _as_turns(chosen, "assistant")
+    turns = turns_of([chosen]) if isinstance(chosen, dict) else _as_turns(chosen, "assistant")
     if all(turn["role"] == "assistant" for turn in turns):
-        asked = _first(record, ("prompt", "question", "instruction"))
+        asked = _first(record, ("prompt", "question", "instruction", *_CONVERSATION))
         if asked is None:
             raise UnusableError(f"`{preference}` has no prompt")
         turns = [*_as_turns(record[asked], "user"), *turns]
@@ -200,7 +203,11 @@ def turns_of(value: Any) -> list[Turn]:
 
 
 def _is_usual(turn: Any) -> bool:
-    return turn.__class__ is dict and "content" in turn and turn.get("role") in ("user", "assistant", "system")
+    return (
+        turn.__class__ is dict
+        and turn.get("content") is not None
+        and turn.get("role") in ("user", "assistant", "system")
+    )
 
 
 def _turns_in(item: Any) -> list[Turn]:
@@ -212,7 +219,7 @@ def _turns_in(item: Any) -> list[Turn]:
         return [{"role": "user", "content": item[0]}, {"role": "assistant", "content": item[1]}]
     if not isinstance(item, dict):
         raise TypeError("a message is not an object")
-    role = next((key for key in _ROLE if key in item), None)
+    role = _first(item, _ROLE) or next((key for key in _ROLE if key in item), None)
     if role is None:
         request, reply = _first(item, _REQUEST), _first(item, _REPLY)
         if request is None or reply is None:
@@ -221,17 +228,21 @@ def _turns_in(item: Any) -> list[Turn]:
         for key in item.keys() - pair.used:
             refuse_unused(key, item[key])
         return pair.turns
-    content = next((key for key in _CONTENT if key in item), "content")
+    content = _first(item, _CONTENT) or "content"
     role_name = item[role]
     if isinstance(role_name, str) and role_name.strip().lower() not in ("function_call", "tool_call"):
         role_name = role_of(role_name).template_name
-    further = {key: value for key, value in item.items() if key not in (role, content)}
+    empty = {key for key in (*_ROLE, *_CONTENT) if item.get(key) is None}
+    further = {key: value for key, value in item.items() if key not in (role, content, *empty)}
     return [{"role": role_name, "content": item.get(content), **further}]
 
 
 def _with_system(record: Record, turns: list[Turn]) -> list[Turn]:
     """Return the turns with the record's system message in front, unless they begin with the same message."""
     key = next((key for key in _SYSTEM if record.get(key)), None)
+    for other in _SYSTEM:
+        if key and record.get(other) and record[other] != record[key]:
+            raise unused_key(other)
     if key is None or (turns and turns[0].get("content") == record[key] and turns[0]["role"] == "system"):
         return turns
     return [{"role": "system", "content": record[key]}, *turns]

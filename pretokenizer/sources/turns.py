@@ -36,10 +36,30 @@ MARKS = ("train", "weight", "loss", "loss_mask")
 REASONING = ("reasoning_content", "thinking", "reasoning")
 _PASSED = ("tool_calls", *REASONING, "name", "tool_call_id")
 """Keys of a turn that are passed to the chat template."""
-_MEDIA = ("images", "image", "audio", "video", "videos", "documents")
-_LEARNED = ("system", "history", "context", "input", "chosen", "rejected", "refusal", "mask", "masks", "label")
-UNSUPPORTED = frozenset((*MARKS, *REASONING, "tool_calls", "function_call", "tools", "functions", *_LEARNED, *_MEDIA))
-"""Keys that change what should be learned. A record with one of them is a bad record if the reader does not use it."""
+_MEDIA = ("images", "image", "image_url", "audio", "video", "videos", "documents")
+_MEDIA_PARTS = frozenset((*_MEDIA, "input_image", "input_audio", "video_url", "file", "input_file"))
+"""Types of the content parts that are not text."""
+_ARGUMENTS = ("arguments", "parameters", "input", "args")
+"""Keys of a tool call that hold its arguments."""
+_LEARNED = (
+    "system",
+    "history",
+    "context",
+    "input",
+    "chosen",
+    "rejected",
+    "refusal",
+    "mask",
+    "masks",
+    "label",
+    "kto_tag",
+)
+_THOUGHTS = ("thought", "thoughts", "think", "rationale", "cot", "complex_cot")
+_OTHER_MARKS = ("trainable", "training", "masked", "train_detail", "train_on_input")
+_FURTHER = (*_THOUGHTS, *_OTHER_MARKS, "contexts", "passage", "passages", "system_message", "systemprompt")
+_CALLS = ("tool_calls", "function_call", "tools", "functions")
+UNSUPPORTED = frozenset((*MARKS, *REASONING, *_CALLS, *_LEARNED, *_FURTHER, *_MEDIA))
+"""Keys, in lower case, that change what should be learned. A record with one that is not used is a bad record."""
 _MERGED_BY = "\n\n"
 
 
@@ -94,6 +114,8 @@ def message_of(role: Role, turn: Turn, ignored: Iterable[str], unused: set[str])
     if isinstance(turn["role"], str) and turn["role"].strip().lower() in ("function_call", "tool_call"):
         fields["tool_calls"], content = calls_of(content), ""
     elif turn.get("function_call"):
+        if "tool_calls" in fields:
+            raise UnusableError("a message with `function_call` and `tool_calls`")
         fields["tool_calls"] = calls_of(turn["function_call"])
     elif "tool_calls" in fields:
         fields["tool_calls"] = calls_of(fields["tool_calls"])
@@ -109,7 +131,7 @@ def refuse_unused(key: str, value: Any) -> None:
     """Raise UnusableError if `key`, which the reader does not use, changes what should be learned and has a value."""
     if key == "label" and not isinstance(value, bool):  # true and false tell a good reply from a bad one
         return
-    if key in UNSUPPORTED and value not in (None, "", [], {}):
+    if key.lower() in UNSUPPORTED and value not in (None, "", [], {}):
         raise unused_key(key)
 
 
@@ -125,7 +147,7 @@ def _text_of(content: Any, role: Role, has_fields: bool) -> str:
     """
     if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
         content = "".join(part if isinstance(part, str) else part["text"] for part in content)
-    elif role is Role.TOOL and content is not None and not isinstance(content, str):
+    elif role is Role.TOOL and content is not None and not isinstance(content, str) and not _has_media(content):
         content = json.dumps(content, ensure_ascii=False)
     if content is None and (role is Role.TOOL or (has_fields and role is Role.ASSISTANT)):
         return ""
@@ -142,7 +164,12 @@ def _is_text_part(part: Any) -> bool:
     if isinstance(part, str):
         return True
     is_text = isinstance(part, dict) and part.get("type", "text") in ("text", "input_text", "output_text")
-    return is_text and isinstance(part.get("text"), str)
+    return is_text and isinstance(part.get("text"), str) and not any(part.get(key) for key in _MEDIA)
+
+
+def _has_media(content: Any) -> bool:
+    """Return whether content has a part, such as an image, that is not text."""
+    return isinstance(content, list) and any(isinstance(p, dict) and p.get("type") in _MEDIA_PARTS for p in content)
 
 
 def mark_of(turn: Turn) -> bool | None:
@@ -170,7 +197,8 @@ def calls_of(value: Any) -> list[dict[str, Any]]:
         function = item.get("function", item)
         if not isinstance(function, dict) or not function.get("name"):
             raise UnusableError("a tool call without a name")
-        arguments = function.get("arguments", function.get("parameters", {}))
+        given = [function[key] for key in _ARGUMENTS if function.get(key) is not None]
+        arguments = given[0] if given else {}
         if isinstance(arguments, str):
             try:
                 parsed = json.loads(arguments or "{}")

@@ -42,6 +42,9 @@ SHAREGPT = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
         {"inputs": "q", "targets": "a"},
         {"problem": "q", "solution": "a"},
         {"prompt": "q", "messages": OPENAI},
+        {"messages": OPENAI, "conversations": SHAREGPT},
+        {"messages": [{"role": None, "content": None, **turn} for turn in SHAREGPT]},
+        {"messages": [{"role": turn["role"], "content": None, "value": turn["content"]} for turn in OPENAI]},
     ],
 )
 def test_forms(record: dict[str, Any], convert: Convert) -> None:
@@ -54,6 +57,7 @@ def test_forms(record: dict[str, Any], convert: Convert) -> None:
     [
         {"system": "s", "prompt": "q", "response": "a"},
         {"system_prompt": "s", "question": "q", "response": "a"},
+        {"system_message": "s", "messages": OPENAI},
         {"system": "s", "conversations": SHAREGPT},
         {"system": "s", "messages": [{"role": "system", "content": "s"}, *OPENAI]},
         {"conversation": [{"system": "s", "input": "q", "output": "a"}]},
@@ -104,6 +108,7 @@ def test_replies_inside_a_prompt_get_no_loss(convert: Convert) -> None:
         {"question": "q", "chosen": "a", "rejected": "b"},
         {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
         {"messages": OPENAI, "prompt": "q", "chosen": OPENAI, "rejected": []},
+        {"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": "b"}},
     ],
 )
 def test_preferences(record: dict[str, Any], convert: Convert) -> None:
@@ -160,3 +165,26 @@ def test_tools_as_list_text_and_functions() -> None:
         assert open_record({"messages": OPENAI, **record}, None).tools == wrapped
     for empty in (None, "", [], "[]"):
         assert open_record({"messages": OPENAI, "tools": empty}, None).tools is None
+
+
+@pytest.mark.parametrize(
+    ("record", "key"),
+    [
+        ({"messages": OPENAI, "conversations": [*SHAREGPT, {"from": "human", "value": "other"}]}, "conversations"),
+        ({"messages": OPENAI, "system": "s", "system_prompt": "t"}, "system_prompt"),
+        ({"messages": OPENAI, "System": "s"}, "System"),
+        ({"messages": OPENAI, "systemPrompt": "s"}, "systemPrompt"),
+        ({"messages": OPENAI, "train_on_input": True}, "train_on_input"),
+        ({"messages": [OPENAI[0], {**OPENAI[1], "trainable": False}]}, "trainable"),
+        ({"conversations": SHAREGPT, "kto_tag": False}, "kto_tag"),
+        ({"question": "q", "answer": "a", "contexts": ["c"]}, "contexts"),
+        ({"Question": "q", "Response": "a", "Complex_CoT": "r"}, "Complex_CoT"),
+    ],
+)
+def test_a_key_that_changes_what_is_learned_is_never_left_out_in_silence(
+    record: dict[str, Any], key: str, convert: Convert
+) -> None:
+    remedy = f"remove it, or set `ignore: [{key}]` for the data set"
+    assert convert("messages", [record]) == [f"bad: the key `{key}` is not used; {remedy}"]
+    ignoring = convert("messages", [record], ignore=[key])
+    assert ignoring in ([[PAIR]], [[[("system", "s"), *PAIR]]])

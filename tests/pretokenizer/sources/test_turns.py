@@ -30,6 +30,8 @@ def test_roles() -> None:
         '{"name": "f", "arguments": {"city": "Oslo"}}',
         '[{"type": "function", "function": {"name": "f", "arguments": "{\\"city\\": \\"Oslo\\"}"}}]',
         [{"name": "f", "parameters": {"city": "Oslo"}}],
+        [{"type": "tool_use", "name": "f", "input": {"city": "Oslo"}}],
+        [{"name": "f", "arguments": None, "args": {"city": "Oslo"}}],
     ],
 )
 def test_tool_calls(value: Any) -> None:
@@ -40,6 +42,8 @@ def test_a_call_keeps_its_id_and_broken_arguments() -> None:
     call = {"id": "c1", "index": 0, "function": {"name": "f", "arguments": '{"city": '}}
     function = {"name": "f", "arguments": '{"city": '}
     assert calls_of([call]) == [{"id": "c1", "type": "function", "function": function}]
+    nothing = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    assert calls_of({"function": {"name": "f", "arguments": None}}) == [nothing]
     with pytest.raises(UnusableError, match="a tool call that is not JSON"):
         calls_of("f(city)")
     with pytest.raises(UnusableError, match="a tool call without a name"):
@@ -55,6 +59,15 @@ def test_messages_with_tools() -> None:
     result = message(role="tool", content={"temp": 3, "é": None}, tool_call_id="c1", name="f")
     assert result == Message(Role.TOOL, '{"temp": 3, "é": null}', None, {"name": "f", "tool_call_id": "c1"})
     assert message(role="observation", content="").text == message(role="tool", content=None).text == ""
+
+
+def test_tools_are_refused_where_part_of_them_would_be_lost() -> None:
+    with pytest.raises(UnusableError, match="`function_call` and `tool_calls`"):
+        message(role="assistant", content="", function_call={"name": "g"}, tool_calls=[CALL])
+    with pytest.raises(UnusableError) as error:
+        message(role="tool", content=[{"type": "text", "text": "a map"}, {"type": "image_url", "image_url": "x"}])
+    assert error.value.found == "content of type image_url, text"
+    assert message(role="tool", content=[{"type": "city"}]).text == '[{"type": "city"}]'
 
 
 def test_reasoning_is_passed_to_the_template() -> None:
@@ -76,6 +89,7 @@ def test_reasoning_is_passed_to_the_template() -> None:
             [{"type": "text", "text": "a"}, {"type": "image_url"}],
             "message without text; content of type image_url, text",
         ),
+        ([{"type": "text", "text": "a", "image": "x.png"}], "message without text; content of type text"),
     ],
 )
 def test_content_that_is_not_text(content: Any, problem: str) -> None:
