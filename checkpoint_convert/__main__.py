@@ -68,6 +68,28 @@ def run_from_hf(options: argparse.Namespace) -> int:
 
 
 def run_to_hf(options: argparse.Namespace) -> int:
+    """Export a checkpoint. With --model, import it from another tool into a temporary folder first."""
+    if not options.model:
+        return export_to_hf(options, options.checkpoint_dir)
+    from checkpoint_convert.mapping.options import ImportOptions
+    from checkpoint_convert.other_formats.megatron_core import (
+        CoreOptions,
+        check_foreign,
+        from_megatron_core,
+        verify_megatron_core,
+    )
+    from checkpoint_convert.output.staging import check_target, temporary_release
+
+    source = options.checkpoint_dir
+    check_foreign(source, options.iteration)
+    check_target(options.hf_dir)
+    with temporary_release(options.hf_dir) as folder:
+        report = from_megatron_core(source, folder, ImportOptions(), CoreOptions(options.model))
+        code = finish(report, options.no_verify, lambda: verify_megatron_core(source, folder))
+        return code or export_to_hf(options, folder)
+
+
+def export_to_hf(options: argparse.Namespace, checkpoint_dir: Path) -> int:
     from checkpoint_convert.convert import to_hf
     from checkpoint_convert.huggingface.hub import check_hub, push
     from checkpoint_convert.mapping.options import ExportOptions
@@ -84,8 +106,8 @@ def run_to_hf(options: argparse.Namespace) -> int:
         check_sums=not options.no_verify,
         hub_name=options.push_to_hub,
     )
-    report = to_hf(options.checkpoint_dir, options.hf_dir, export)
-    compare = partial(verify, options.hf_dir, options.checkpoint_dir, options.iteration)
+    report = to_hf(checkpoint_dir, options.hf_dir, export)
+    compare = partial(verify, options.hf_dir, checkpoint_dir, options.iteration)
     code = finish(report, options.no_verify, compare, unchecked="the checkpoint's SHA256SUMS nor the result")
     if options.push_to_hub and code == 0:
         try:

@@ -109,6 +109,11 @@ def _add_to_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     command.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
     command.add_argument("hf_dir", type=user_path, metavar="HF_DIR")
+    command.add_argument(
+        "--model",
+        metavar="NAME_OR_YAML",
+        help="import CKPT_DIR from another tool first (from-megatron-core), as this architecture of configs/model",
+    )
     command.add_argument("--dtype", choices=DTYPE_NAMES, help="default: the dtype of most of the checkpoint")
     command.add_argument(
         "--max_shard_size",

@@ -76,6 +76,15 @@ def open_foreign(folder: Path) -> CheckpointReader:
     return CheckpointReader(find_foreign(folder), is_foreign=True)
 
 
+def check_foreign(folder: Path, iteration: int | None) -> None:
+    """Raise ConvertError unless `to-hf --model` applies: to a checkpoint of another tool, without --iteration."""
+    found = find_foreign(folder)
+    if (found / MODEL_CONFIG).is_file():
+        raise ConvertError(f"{found}: states its architecture in {MODEL_CONFIG}; leave --model out")
+    if iteration is not None:
+        raise ConvertError(f"{folder}: --iteration does not combine with --model; name the iteration's folder instead")
+
+
 def find_foreign(folder: Path) -> Path:
     """Return the folder of another tool's checkpoint, which is the one with `.metadata`.
 

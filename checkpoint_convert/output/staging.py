@@ -7,6 +7,7 @@ with its process, keeps a second conversion out of the same folder.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,14 @@ def release_staging(checkpoint_dir: Path) -> Iterator[Path]:
             if is_new and not any(checkpoint_dir.iterdir()):
                 checkpoint_dir.rmdir()
             raise
+
+
+@contextmanager
+def temporary_release(hf_dir: Path) -> Iterator[Path]:
+    """Yield an empty checkpoint folder beside `hf_dir`, on the same disk, and remove it afterwards."""
+    hf_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{hf_dir.name}.checkpoint-", dir=hf_dir.parent) as folder:
+        yield Path(folder)
 
 
 def check_target(folder: Path) -> None:

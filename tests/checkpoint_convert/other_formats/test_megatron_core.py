@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from checkpoint_convert.__main__ import main
 from checkpoint_convert.mapping.options import ImportOptions
@@ -96,6 +97,37 @@ def test_without_settings_the_architecture_is_named(converted: Callable[[str], P
     yaml_file = converted("llama_gqa") / "release" / "model_config.yaml"
     from_megatron_core(folder, tmp_path / "ckpt", ImportOptions(), CoreOptions(model=str(yaml_file)))
     assert ModelConfig.load(tmp_path / "ckpt" / "release" / "model_config.yaml").vocab_size == 400
+
+
+def test_to_hf_imports_and_exports_in_one_command(
+    converted: Callable[[str], Path],
+    hf_folder: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    release = converted("llama_gqa") / "release"
+    folder = foreign(release, tmp_path / "bare")
+    yaml_file = str(release / "model_config.yaml")
+
+    assert main(["to-hf", str(folder), str(tmp_path / "out" / "hf"), "--model", yaml_file]) == 0
+
+    assert capsys.readouterr().out.count("tensors are bitwise equal") == 2
+    ours, theirs = (load_file(path / "model.safetensors") for path in (tmp_path / "out" / "hf", hf_folder("llama_gqa")))
+    assert ours.keys() == theirs.keys()
+    assert all(same_bits(ours[name], theirs[name]) for name in theirs)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["hf"]
+
+
+def test_to_hf_refuses_model_for_a_checkpoint_that_states_its_own(
+    converted: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = converted("llama_gqa") / "release"
+    folder = foreign(release, tmp_path / "bare")
+
+    assert main(["to-hf", str(release), str(tmp_path / "hf"), "--model", "llama2_7b"]) == 1
+    assert "model_config.yaml; leave --model out" in capsys.readouterr().err
+    assert main(["to-hf", str(folder), str(tmp_path / "hf"), "--model", "llama2_7b", "--iteration", "7"]) == 1
+    assert "--iteration does not combine with --model" in capsys.readouterr().err
 
 
 def test_a_key_that_does_not_fit_is_named_with_its_counterpart(
