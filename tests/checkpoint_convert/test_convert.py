@@ -238,6 +238,20 @@ def test_from_hf_drops_buffers_of_old_files(hf_folder: Callable[[str], Path], tm
     assert report.dropped == [name]
 
 
+def test_a_neox_head_may_be_called_lm_head(hf_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """GPTNeoXForCausalLM's state_dict() calls it so in transformers 5, while save_pretrained writes embed_out."""
+    tensors = tensors_of(hf_folder("neox_parallel"))
+    folder = changed(hf_folder("neox_parallel"), tmp_path / "hf")
+    spelled = {name.replace("embed_out.", "lm_head."): tensor for name, tensor in tensors.items()}
+    assert spelled.keys() - tensors.keys() == {"lm_head.weight"}
+    save_file(spelled, folder / "model.safetensors", {"format": "pt"})
+
+    assert from_hf(folder, tmp_path / "ckpt", ImportOptions()).dropped == []
+    to_hf(tmp_path / "ckpt", tmp_path / "again", ExportOptions())
+
+    assert_same_tensors(tensors, tensors_of(tmp_path / "again"))
+
+
 def test_from_hf_takes_a_tied_head_only_as_a_copy(hf_folder: Callable[[str], Path], tmp_path: Path) -> None:
     tensors = tensors_of(hf_folder("llama_tied"))
     for folder, head in (("copy", tensors["model.embed_tokens.weight"].clone()), ("other", torch.zeros(400, 32))):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from checkpoint_convert.families import FAMILIES
-from checkpoint_convert.families.family import model_config_of
+from checkpoint_convert.families.family import check_fields, model_config_of
 from checkpoint_convert.tensors.tensor import ConvertError
 from megatron_train.config.model_config import ModelConfig
 from tests.paths import CONFIGS
@@ -136,6 +136,37 @@ def test_a_config_written_again_means_the_same(config: dict[str, Any]) -> None:
 
     assert model_of(written) == model
     assert written["model_type"] == config["model_type"]
+
+
+OLD_FALCON = {
+    "alibi": False,
+    "apply_residual_connection_post_layernorm": False,
+    "attention_dropout": 0.0,
+    "bias": False,
+    "hidden_dropout": 0.0,
+    "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-05,
+    "vocab_size": 65024,
+}
+"""Fields that both models' first files have."""
+
+
+def test_the_first_files_of_falcon_7b() -> None:
+    old = OLD_FALCON | {"model_type": "RefinedWebModel", "hidden_size": 4544, "n_layer": 32, "n_head": 71}
+    old |= {"multi_query": True, "parallel_attn": True}
+
+    check_fields(old, FAMILIES, PATH)
+    assert model_of(old) == model_of(FALCON_7B)
+
+
+def test_the_first_files_of_falcon_40b() -> None:
+    old = OLD_FALCON | {"model_type": "RefinedWeb", "hidden_size": 8192, "n_layer": 60, "n_head": 128, "n_head_kv": 8}
+    old |= {"parallel_attn": True}
+
+    check_fields(old, FAMILIES, PATH)
+    model = model_of(old)
+    assert (model.num_layers, model.num_attention_heads, model.query_groups) == (60, 128, 8)
+    assert (model.parallel_residual, model.shared_norm) == (True, False)
 
 
 def test_both_rope_spellings_are_written() -> None:
