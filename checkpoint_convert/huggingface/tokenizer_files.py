@@ -211,7 +211,7 @@ def tokens_as_in_source(
 
 
 def without_added(processor: Any) -> Any:
-    """Return a post-processor of tokenizer.json that adds no special tokens, such as BOS, to a text."""
+    """Return a copy of tokenizer.json's post-processor that no longer adds special tokens, such as BOS, to a text."""
     if not isinstance(processor, dict):
         return processor
     if processor.get("type") == "Sequence":

@@ -60,9 +60,9 @@ def from_megatron_core(
 
 
 def verify_megatron_core(folder: Path, checkpoint_dir: Path) -> Outcome:
-    """Compare every weight of another tool's checkpoint with the imported one.
+    """Compare every weight of another tool's checkpoint with the imported one, and return what differs.
 
-    Raises ConvertError or CheckpointError.
+    Raises ConvertError or CheckpointError when one of the two checkpoints cannot be read.
     """
     release = find_checkpoint(checkpoint_dir)
     model = ModelConfig.load(release / MODEL_CONFIG)

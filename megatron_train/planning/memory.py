@@ -159,7 +159,8 @@ def buffer_buckets(
     """Return the buckets into which megatron-core 0.16.1 divides the gradient buffer of one model chunk.
 
     The buffer holds `parameters` in reverse order. Each starts at a multiple of 64 elements, and each bucket ends at a
-    multiple of lcm(dp, 128). Unless `bucketed`, only weights with `own_bucket` begin new buckets.
+    multiple of lcm(dp, 128). With `bucketed`, a bucket also ends when it reaches megatron-core's size limit. A weight
+    with `own_bucket`, such as a tied embedding, always has a bucket to itself.
     """
     limit = max(BUCKET_ELEMENTS, 1_000_000 * layout.dp) if bucketed else None
     multiple = math.lcm(layout.dp, 128)
