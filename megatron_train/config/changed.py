@@ -9,7 +9,7 @@ from megatron_train.config.settings import TrainConfig
 
 
 def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of a train_config.yaml that differ from the defaults.
+    """Return the settings in `settings` (the contents of a train_config.yaml) that differ from the trainer's defaults.
 
     >>> changed_settings({"lr": 3e-4, "packing": False, "train_data_path": ["shards/mix-train"]})
     {'lr': 0.0003, 'train_data_path': ['shards/mix-train']}

@@ -1,4 +1,4 @@
-"""Command line and YAML files -> TrainConfig. Flags have Megatron-LLM's names, and a flag overrides a file.
+"""Turn the command line and YAML files into a TrainConfig. Flags have Megatron-LLM's names, and override files.
 
     parse(["--config", "demo_stage1", "--lr", "1e-4", "--sequence_parallel"])
 
@@ -53,7 +53,7 @@ class CommandLine:
     claims: dict[str, str | None]
     """Given flags that describe the architecture: name -> value, to compare with the model."""
     extra_tokens: tuple[str, ...] = ()
-    """Tokens of --vocab_extra_ids_list, which training ignores and `plan` counts."""
+    """Tokens of --vocab_extra_ids_list. Training ignores them; `plan` adds them to the vocabulary rows."""
 
 
 def build_parser(shows_all: bool = False) -> Parser:

@@ -1,4 +1,4 @@
-"""Settings in force: fill in the settings whose default depends on the checkpoint, the ranks or the data."""
+"""Fill in the settings whose default depends on the checkpoint, the ranks or the data."""
 
 from __future__ import annotations
 

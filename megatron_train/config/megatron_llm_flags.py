@@ -1,4 +1,4 @@
-"""Flags of Megatron-LLM that are no settings here: some have no effect, the others describe the model."""
+"""Flags of Megatron-LLM that the trainer accepts without a setting: some have no effect, others describe the model."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 megatron-core stores each norm under the linear layer after it, because Transformer Engine fuses the two:
 
-    module                               on disk
+    module                                     on disk, all layers stacked in one tensor
     decoder.layers.0.input_layernorm.weight    decoder.layers.self_attention.linear_qkv.layer_norm_weight
     decoder.layers.0.pre_mlp_layernorm.weight  decoder.layers.mlp.linear_fc1.layer_norm_weight
 

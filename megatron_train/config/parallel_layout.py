@@ -80,7 +80,7 @@ class ParallelLayout:
         return found
 
     def coordinates(self, rank: int) -> Coordinates:
-        """Return (tp, dp, pp) of `rank`; context-parallel ranks count as part of the data-parallel coordinate."""
+        """Return the position (tp, dp, pp) of `rank`. Context-parallel ranks count as data-parallel ranks."""
         tp, rest = rank % self.tp, rank // self.tp
         data_ranks = self.dp * self.cp
         return Coordinates(tp=tp, dp=rest % data_ranks, pp=rest // data_ranks)

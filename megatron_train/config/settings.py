@@ -147,7 +147,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW, clipping, skipped updates and the fp16 loss scale."""
+    """AdamW, gradient clipping, skipped updates and the fp16 loss scale."""
 
     adam_beta1: float = 0.9
     """Decay rate of Adam's first moment, the mean of gradients."""
@@ -186,7 +186,7 @@ class LrSchedule:
     min_lr: float = 0.0
     """Learning rate at the end of the decay."""
     lr_decay_style: Literal["cosine", "linear", "constant", "inverse-square-root"] = "cosine"
-    """Shape of the decay after warm-up."""
+    """Shape of the decay from lr to min_lr after warm-up."""
     lr_decay_iters: int | None = None
     """Iterations until the learning rate is min_lr, warm-up included. Default: train_iters."""
     lr_warmup_iters: int = 0
@@ -214,7 +214,7 @@ class Checkpoint:
     save: str | None = None
     """Folder to write checkpoints and `metrics.jsonl` to."""
     save_interval: int | None = None
-    """Iterations between checkpoints. Default: only at the end."""
+    """Iterations between checkpoints. Default: only one checkpoint, at the end."""
     save_total_limit: int | None = None
     """Number of newest checkpoints to keep, in addition to the best by validation loss. Default: keep all."""
     async_save: bool = False
@@ -226,9 +226,9 @@ class Evaluation:
     """How often the run evaluates on the validation data, and on how much of it."""
 
     eval_interval: int | None = None
-    """Iterations between evaluations. Default: only at the end."""
+    """Iterations between evaluations. Default: only one evaluation, at the end."""
     eval_iters: int | None = None
-    """Global batches of each evaluation; 0 = no evaluation. Default: all validation documents once."""
+    """Number of global batches in each evaluation; 0 = no evaluation. Default: all validation documents once."""
 
 
 @dataclass(frozen=True)

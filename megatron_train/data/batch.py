@@ -24,7 +24,7 @@ from megatron_train.config.settings import ALL_ROLES, LOSS_ROLES, Data
 from pretokenizer.chat.roles import Role
 
 Document = tuple[NDArray[np.integer], NDArray[np.integer]]
-"""(token_ids [n], role_ids [n]) of a document or of a piece of it."""
+"""Token ids [n] and role ids [n] of a document, or of a piece of it."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The order in which documents are trained on: split, epochs, blends. It follows from document counts and the seed.
+"""The order in which documents are trained on. It depends on document counts, split, weights and the seed alone.
 
 The order is Megatron-LLM's. The documents of a prefix are permuted and cut by `split`; then each epoch is a new
 permutation:

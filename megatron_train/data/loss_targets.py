@@ -16,7 +16,7 @@ class Targets:
     positions: Tensor
     """[n] index of each target in hidden states [s * b, hidden], which megatron-core lays out by position, then row."""
     labels: Tensor
-    """[n] token ids to predict."""
+    """[n] token id to predict at each target position."""
     weights: Tensor
     """[n] weight of each target in the loss, above 0."""
 

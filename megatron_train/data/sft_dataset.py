@@ -40,7 +40,7 @@ class Samples(EpochFacts):
 
     documents: DocumentSet = field(kw_only=True)
     document: Indices = field(kw_only=True)
-    """[pieces] document number of each piece."""
+    """[pieces] number of the document that each piece comes from."""
     start: Indices = field(kw_only=True)
     """[pieces] index of the piece's first token in its document."""
     length: Indices = field(kw_only=True)

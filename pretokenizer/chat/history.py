@@ -1,4 +1,4 @@
-"""How much of a conversation one document holds.
+"""The option `history`: how much of a conversation one document holds.
 
     full      one document: the whole conversation, as `apply_chat_template` renders it
     unroll    one document for each reply with loss: the prompt that is served at that moment, and the reply
