@@ -23,6 +23,8 @@ _MAX_OBJECT_BYTES = 256 << 20
 """Maximum size of a file that is one JSON object, because the whole file is held in memory."""
 _CONTAINERS = ("data", "train", "examples", "instances")
 """Keys under which a file that is one JSON object may hold its list of records."""
+_LISTS = (*_CONTAINERS, "test", "valid", "validation", "val", "dev", "eval")
+"""Keys of lists of records of which one file may hold only one."""
 
 
 def read_lines(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int, Record]]:
@@ -52,7 +54,7 @@ def read_object(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int
     """Return (row, record) for each record of a text that begins with `{`.
 
     The text is JSON lines, a single record, or one object that holds the records, such as `{"data": [...]}`. Raises
-    RecordError for one object that is too large to hold in memory.
+    RecordError for one object that is too large to hold in memory, or that holds several lists of records.
     """
     start = [file.readline(reading.max_line_bytes + 1)]
     if start[0].endswith(b"\n") and is_json(start[0]) and file.peek(1).strip():
@@ -62,8 +64,10 @@ def read_object(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int
     start.append(file.readline())
     value = _parse(b"".join(start))
     if isinstance(value, dict):
-        records = next((value[key] for key in _CONTAINERS if _is_list_of_objects(value.get(key))), [value])
-        yield from enumerate(records)
+        lists = [key for key in _LISTS if _is_list_of_objects(value.get(key))]
+        if len(lists) > 1:
+            raise RecordError(f"{reading.name}: holds several lists ({', '.join(lists)}); write each to its own file")
+        yield from enumerate(value[lists[0]] if lists and lists[0] in _CONTAINERS else [value])
     elif file.peek(1) and not start[0].rstrip().endswith(b"}"):
         raise RecordError(
             f"{reading.name}: not JSON lines, and one object of more than {_MAX_OBJECT_BYTES >> 20} MiB cannot be read;"

@@ -75,6 +75,9 @@ def test_one_object_is_one_record(tmp_path: Path) -> None:
     assert rows(tmp_path / "a.json") == [(0, RECORDS[0])]
     (tmp_path / "a.json").write_text('{"data": []}\n')
     assert rows(tmp_path / "a.json") == [(0, {"data": []})]
+    (tmp_path / "a.json").write_text('{"train": [{"a": 1}], "test": [{"a": 2}]}')
+    with pytest.raises(RecordError, match=r"a\.json: holds several lists \(train, test\)"):
+        rows(tmp_path / "a.json")
     bad: list[Any] = []
     (tmp_path / "a.json").write_text('{"a": \n{"a": 2}\n')
     assert list(read_records(tmp_path / "a.json", lambda *what: bad.append(what))) == [(1, {"a": 2})]
