@@ -243,6 +243,8 @@ class Logging:
     """Log to Weights & Biases (WANDB_API_KEY from the environment, or `wandb login`)."""
     wandb_project: str = "oasst-megatron"
     """Project name in Weights & Biases."""
+    metric_names: Literal["megatron", "hf"] = "megatron"
+    """Names of the curves in TensorBoard and Weights & Biases: `lm loss` (megatron) or `train/loss` (hf)."""
     exit_interval: int | None = None
     """Save and stop at the next iteration that is a multiple of this number."""
     exit_duration_in_mins: float | None = None

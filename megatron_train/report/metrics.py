@@ -104,7 +104,8 @@ class Reporter:
         if not is_printing_rank():
             return
         self._write(asdict(report))
-        self.trackers.log(step_scalars(report), report.iteration, report.consumed_train_samples)
+        names = self.config.logging.metric_names
+        self.trackers.log(step_scalars(report, names), report.iteration, report.consumed_train_samples)
         if (
             report.iteration % self.config.logging.log_interval == 0
             or report.skipped
@@ -127,7 +128,8 @@ class Reporter:
                 f"{kind} after {iteration} | {name} | loss {result['loss']:.4f} | ppl {result['ppl']:.3f} | "
                 f"token accuracy {result['token_accuracy']:.1%} | {result['num_target_tokens']:,} target tokens"
             )
-        self.trackers.log(evaluation_scalars(results, kind), iteration)
+        names = self.config.logging.metric_names
+        self.trackers.log(evaluation_scalars(results, kind, names), iteration)
 
     def close(self) -> None:
         if is_printing_rank():
@@ -160,37 +162,38 @@ def _as_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def step_scalars(report: StepReport) -> dict[str, float]:
-    """Return an iteration's metrics for the trackers, under the names of Megatron and of Hugging Face's Trainer."""
-    optional = {"mfu": report.mfu, "loss_scale": report.loss_scale if report.loss_scale != 1.0 else None}
-    return {
-        "lm loss": report.lm_loss,
-        "learning_rate": report.lr,
-        "grad_norm": report.grad_norm,
-        "tokens-per-sec": report.tokens_per_second,
-        "iteration-time": report.step_seconds,
-        "epoch": report.epoch,
-        **{name: value for name, value in optional.items() if value is not None},
-        "train/loss": report.lm_loss,
-        "train/learning_rate": report.lr,
-        "train/grad_norm": report.grad_norm,
-        "train/epoch": report.epoch,
-        "train/global_step": report.iteration,
+def step_scalars(report: StepReport, names: str) -> dict[str, float]:
+    """Return an iteration's metrics for the trackers, under the names that --metric_names chooses."""
+    values = {
+        ("lm loss", "train/loss"): report.lm_loss,
+        ("learning_rate", "train/learning_rate"): report.lr,
+        ("grad_norm", "train/grad_norm"): report.grad_norm,
+        ("tokens-per-sec", "train/tokens_per_second"): report.tokens_per_second,
+        ("iteration-time", "train/step_seconds"): report.step_seconds,
+        ("epoch", "train/epoch"): report.epoch,
+        ("mfu", "train/mfu"): report.mfu,
+        ("loss_scale", "train/loss_scale"): report.loss_scale if report.loss_scale != 1.0 else None,
     }
+    return {hf if names == "hf" else megatron: value for (megatron, hf), value in values.items() if value is not None}
 
 
-def evaluation_scalars(results: dict[str, dict[str, float]], kind: str) -> dict[str, float]:
-    """Return an evaluation's metrics for the trackers.
+def evaluation_scalars(results: dict[str, dict[str, float]], kind: str, names: str) -> dict[str, float]:
+    """Return an evaluation's metrics for the trackers: the mean over all sets, then each set under its own name.
 
-    The mean over all sets has Megatron's names, and each single set has the names of Hugging Face's Trainer.
+    One set alone has no loss and perplexity of its own, because they equal the mean.
     """
-    megatron = "lm loss validation" if kind == "eval" else f"lm loss {kind}"
-    loss = mean([result["loss"] for result in results.values()])
-    scalars = {megatron: loss, f"{megatron} ppl": math.exp(min(loss, 20.0)), f"{kind}/loss": loss}
+    if names == "hf":
+        prefix, loss, ppl, accuracy = f"{kind}/", "loss", "ppl", "accuracy"
+    else:
+        split = "validation" if kind == "eval" else kind
+        prefix, loss, ppl, accuracy = "", f"lm loss {split}", f"lm loss {split} ppl", f"token accuracy {split}"
+    mean_loss = mean([result["loss"] for result in results.values()])
+    scalars = {prefix + loss: mean_loss, prefix + ppl: math.exp(min(mean_loss, 20.0))}
     for name, result in results.items():
-        scalars[f"{kind}/{name}_loss"] = result["loss"]
-        scalars[f"{kind}/{name}_ppl"] = result["ppl"]
-        scalars[f"{kind}/{name}_accuracy"] = result["token_accuracy"]
+        own = f"{prefix}{name}_" if names == "hf" else f"{name} "
+        if len(results) > 1:
+            scalars |= {own + loss: result["loss"], own + ppl: result["ppl"]}
+        scalars[own + accuracy] = result["token_accuracy"]
     return scalars
 
 

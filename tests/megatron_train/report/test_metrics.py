@@ -175,7 +175,7 @@ def test_a_tensorboard_folder_that_cannot_be_written_is_a_warning(
 
 
 def test_nan_stays_nan() -> None:
-    scalars = evaluation_scalars({"a": RESULTS["a"] | {"loss": math.nan}, "b": RESULTS["b"]}, "eval")
+    scalars = evaluation_scalars({"a": RESULTS["a"] | {"loss": math.nan}, "b": RESULTS["b"]}, "eval", "megatron")
     assert math.isnan(scalars["lm loss validation"]) and math.isnan(scalars["lm loss validation ppl"])
 
 
@@ -194,29 +194,42 @@ def test_a_key_of_wandb_login_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(recorded.started) == 1
 
 
-def test_tensorboard_gets_megatrons_and_hugging_faces_names(tmp_path: Path) -> None:
-    with reporter(tmp_path, tensorboard_dir=str(tmp_path / "tb")) as log:
+def logged_curves(folder: Path, names: str) -> dict[str, list[tuple[int, float]]]:
+    """Return what TensorBoard has after one iteration, an evaluation of two sets and a test of one."""
+    with reporter(folder, tensorboard_dir=str(folder / "tb"), metric_names=names) as log:
         log.step(replace(REPORT, mfu=0.5, loss_scale=512.0))
         log.evaluation(30, RESULTS)
         log.evaluation(30, {"a": RESULTS["b"]}, kind="test")
-    found = scalars_in(tmp_path / "tb") | scalars_in(tmp_path / "tb/samples")
-    megatron = {
+    return scalars_in(folder / "tb") | scalars_in(folder / "tb/samples")
+
+
+def test_tensorboard_shows_each_curve_once_under_megatrons_names(tmp_path: Path) -> None:
+    found = logged_curves(tmp_path, "megatron")
+    step = {
         "lm loss": 1.2346, "learning_rate": 0.0, "grad_norm": 0.5123, "tokens-per-sec": 12345.5996,
         "iteration-time": 0.81, "epoch": 0.25, "mfu": 0.5, "loss_scale": 512.0,
     }  # fmt: skip
-    assert {name: value for name, value in found.items() if "vs samples" in name} == {
-        f"{name} vs samples": [(1920, value)] for name, value in megatron.items()
+    evaluations = {
+        "lm loss validation": 2.0, "lm loss validation ppl": 7.3891,
+        "a lm loss validation": 1.5, "a lm loss validation ppl": 4.5, "a token accuracy validation": 0.6,
+        "b lm loss validation": 2.5, "b lm loss validation ppl": 12.2, "b token accuracy validation": 0.4,
+        "lm loss test": 2.5, "lm loss test ppl": 12.1825, "a token accuracy test": 0.4,
+    }  # fmt: skip
+    assert found == {
+        **{name: [(30, value)] for name, value in (step | evaluations).items()},
+        **{f"{name} vs samples": [(1920, value)] for name, value in step.items()},
     }
-    assert {name: value for name, value in found.items() if "vs samples" not in name} == {
-        **{name: [(30, value)] for name, value in megatron.items()},
-        **{"train/loss": [(30, 1.2346)], "train/learning_rate": [(30, 0.0)], "train/grad_norm": [(30, 0.5123)]},
-        **{"train/epoch": [(30, 0.25)], "train/global_step": [(30, 30.0)]},
-        **{"lm loss validation": [(30, 2.0)], "lm loss validation ppl": [(30, 7.3891)], "eval/loss": [(30, 2.0)]},
-        **{"eval/a_loss": [(30, 1.5)], "eval/a_ppl": [(30, 4.5)], "eval/a_accuracy": [(30, 0.6)]},
-        **{"eval/b_loss": [(30, 2.5)], "eval/b_ppl": [(30, 12.2)], "eval/b_accuracy": [(30, 0.4)]},
-        **{"lm loss test": [(30, 2.5)], "lm loss test ppl": [(30, 12.1825)], "test/loss": [(30, 2.5)]},
-        **{"test/a_loss": [(30, 2.5)], "test/a_ppl": [(30, 12.2)], "test/a_accuracy": [(30, 0.4)]},
-    }
+
+
+def test_tensorboard_shows_each_curve_once_under_hugging_faces_names(tmp_path: Path) -> None:
+    expected = {
+        "train/loss": 1.2346, "train/learning_rate": 0.0, "train/grad_norm": 0.5123, "train/epoch": 0.25,
+        "train/tokens_per_second": 12345.5996, "train/step_seconds": 0.81, "train/mfu": 0.5, "train/loss_scale": 512.0,
+        "eval/loss": 2.0, "eval/ppl": 7.3891, "eval/a_loss": 1.5, "eval/a_ppl": 4.5, "eval/a_accuracy": 0.6,
+        "eval/b_loss": 2.5, "eval/b_ppl": 12.2, "eval/b_accuracy": 0.4,
+        "test/loss": 2.5, "test/ppl": 12.1825, "test/a_accuracy": 0.4,
+    }  # fmt: skip
+    assert logged_curves(tmp_path, "hf") == {name: [(30, value)] for name, value in expected.items()}
 
 
 class RecordedWandb:
@@ -253,9 +266,9 @@ def test_wandb_gets_the_last_evaluation_and_a_resumed_run_its_own_curves(
     assert recorded.finished == 1
     assert [step for step, _ in recorded.logged] == [30, 30, 30]
     merged = {name: value for _, values in recorded.logged for name, value in values.items()}
-    expected = {"lm loss": 1.23456, "train/loss": 1.23456, "eval/b_loss": 2.5, "lm loss test": 2.0, "test/a_loss": 1.5}
+    expected = {"lm loss": 1.23456, "lm loss validation": 2.0, "b lm loss validation": 2.5, "lm loss test": 2.0}
     assert {name: merged[name] for name in expected} == expected
-    assert not any("vs samples" in name for name in merged)
+    assert not any("vs samples" in name or "/" in name for name in merged)
     reporter(tmp_path, iteration=30, wandb_logger=True).close()
     reporter(tmp_path, iteration=0, wandb_logger=True).close()
     first, resumed, anew = (options["id"] for options in recorded.started)
