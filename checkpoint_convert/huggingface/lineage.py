@@ -26,6 +26,7 @@ from megatron_train.checkpoint.folder import (
 )
 
 CONVERTED_FROM = "converted_from.json"
+RECEIPT = "receipt.json"
 LOCAL_FOLDERS = words("""
     output outputs out result results run runs log logs save saves saved checkpoint checkpoints ckpt ckpts model models
     weights experiment experiments exp data tmp home mnt root scratch workspace content
@@ -35,8 +36,13 @@ TRAINER_FOLDER = re.compile(r"/(checkpoint-\d+|iter_\d+|release)$")
 
 
 def record_source(release: Path, origin: Path) -> None:
-    """Write the name of the imported model to converted_from.json in the folder of the imported weights."""
-    (release / CONVERTED_FROM).write_text(json.dumps({"name": source_name(origin)}) + "\n", encoding="utf-8")
+    """Write the name of the imported model to converted_from.json in the folder of the imported weights.
+
+    A folder that to-hf exported also passes on its ancestors, which its receipt names.
+    """
+    ancestors = _read(origin / RECEIPT).get("lineage")
+    record = {"name": source_name(origin), **({"ancestors": ancestors} if isinstance(ancestors, list) else {})}
+    (release / CONVERTED_FROM).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def source_name(folder: Path) -> str:
@@ -65,7 +71,8 @@ def lineage(checkpoint: Path) -> list[str]:
     found: Path | None = checkpoint
     while found is not None and found.resolve() not in seen:
         seen.add(found.resolve())
-        source = _read(found / CONVERTED_FROM).get("name")
+        record = _read(found / CONVERTED_FROM)
+        source = record.get("name")
         loaded = source or training_settings(found).get("load")
         if not loaded:
             break
@@ -73,8 +80,11 @@ def lineage(checkpoint: Path) -> list[str]:
             found = _before(found)  # the run resumed from its own checkpoint, which is not an ancestor
             continue
         names.append(str(source or Path(loaded).name))
+        if source:
+            names += map(str, record.get("ancestors", []))
+            break
         try:
-            found = found if source else find_checkpoint(loaded)
+            found = find_checkpoint(loaded)
         except CheckpointError:
             break
     return names

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from checkpoint_convert.huggingface.lineage import training_settings
+from checkpoint_convert.huggingface.lineage import RECEIPT, lineage, training_settings
 from megatron_train.checkpoint.folder import CheckpointError, find_checkpoint
 from pretokenizer.files.checksums import sha256_file
 from pretokenizer.files.publish import write_json_atomic
 
-RECEIPT, SUMS, MANIFEST = "receipt.json", "SHA256SUMS", "manifest.json"
+SUMS, MANIFEST = "SHA256SUMS", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ def write_receipt(hf_dir: Path, checkpoint: Path) -> None:
     for folder in ancestors(checkpoint):
         links += [_link("checkpoint", folder, SUMS)] if (folder / SUMS).is_file() else []
         links += [_link("shards", shards, MANIFEST) for shards in shard_folders(folder)]
-    write_json_atomic(hf_dir / RECEIPT, {"version": 1, "links": [asdict(link) for link in links]})
+    names = list(dict.fromkeys([checkpoint.resolve().parent.name, *lineage(checkpoint)]))
+    receipt = {"version": 1, "lineage": names, "links": [asdict(link) for link in links]}
+    write_json_atomic(hf_dir / RECEIPT, receipt)
 
 
 def _link(kind: str, folder: Path, list_file: str, shown: str | None = None) -> Link:

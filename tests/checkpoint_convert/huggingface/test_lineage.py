@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from checkpoint_convert.huggingface.lineage import lineage, record_source, source_name
+from checkpoint_convert.verify.receipt import write_receipt
 
 
 def trained(folder: Path, load: Path | None, iteration: int = 2) -> Path:
@@ -28,6 +29,22 @@ def test_lineage_goes_back_to_the_converted_model(tmp_path: Path) -> None:
 
     assert lineage(trained(tmp_path / "stage2", tmp_path / "stage1")) == ["stage1", "base", "Llama-2-70b-hf"]
     assert lineage(release) == ["Llama-2-70b-hf"]
+
+
+def test_lineage_continues_across_an_exported_folder(tmp_path: Path) -> None:
+    release, exported = tmp_path / "base" / "release", tmp_path / "stage1-hf"
+    for folder in (release, exported, tmp_path / "again" / "release"):
+        folder.mkdir(parents=True)
+    for name in ("base", "again"):
+        (tmp_path / name / "latest_checkpointed_iteration.txt").write_text("release")
+    record_source(release, tmp_path / "Llama-2-70b-hf")
+    (exported / "SHA256SUMS").write_text("")
+    write_receipt(exported, trained(tmp_path / "stage1", tmp_path / "base"))
+    record_source(tmp_path / "again" / "release", exported)
+
+    assert lineage(trained(tmp_path / "stage2", tmp_path / "again")) == [
+        "again", "stage1-hf", "stage1", "base", "Llama-2-70b-hf",
+    ]  # fmt: skip
 
 
 def test_lineage_ends_where_a_folder_is_gone_or_comes_again(tmp_path: Path) -> None:
