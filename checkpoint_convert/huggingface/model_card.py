@@ -105,7 +105,7 @@ def _results(checkpoint: Path) -> str:
     """
     path = checkpoint.parent / "metrics.jsonl"
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-    steps = [record for record in records if "lm_loss" in record]
+    steps = [record for record in records if record.get("lm_loss") is not None]
     if not steps:
         return ""
     rows = {
@@ -114,7 +114,8 @@ def _results(checkpoint: Path) -> str:
         "loss": f"{steps[0]['lm_loss']:.3f} at first, {steps[-1]['lm_loss']:.3f} at last",
     }
     for name, result in next((record["eval"] for record in reversed(records) if "eval" in record), {}).items():
-        rows[f"evaluation on {name}"] = f"loss {result['loss']:.3f}, token accuracy {result['token_accuracy']:.1%}"
+        if result["loss"] is not None:  # null is a loss that was not finite
+            rows[f"evaluation on {name}"] = f"loss {result['loss']:.3f}, token accuracy {result['token_accuracy']:.1%}"
     return "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows.items())
 
 

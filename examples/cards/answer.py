@@ -30,4 +30,4 @@ def answer(folder: Path, generation_prompt: str, max_new_tokens: int = 20) -> st
 def read_losses(folder: Path) -> list[float]:
     """Return the loss of each iteration of a run, from its metrics.jsonl."""
     records = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
-    return [record["lm_loss"] for record in records if "lm_loss" in record]
+    return [record["lm_loss"] for record in records if record.get("lm_loss") is not None]

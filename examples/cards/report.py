@@ -96,7 +96,7 @@ def run_section(run: Path, already: str) -> str:
 def loss_section(run: Path) -> str:
     """Return the training loss as a plot of characters and the evaluations as a table."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    steps = [record for record in records if "lm_loss" in record]
+    steps = [record for record in records if record.get("lm_loss") is not None]
     losses = [record["lm_loss"] for record in steps]
     if not losses:
         return f"## Loss of {run.name}\n\nno iteration was run"
@@ -115,6 +115,9 @@ def evaluations(records: list[dict[str, Any]]) -> list[str]:
     for record in records:
         for kind in ("eval", "test"):
             for name, result in record.get(kind, {}).items():
+                if result["loss"] is None:  # not finite
+                    rows.append(f"| {record['iteration']:,} | {name} ({kind}) | not finite | | |")
+                    continue
                 rows.append(
                     f"| {record['iteration']:,} | {name} ({kind}) | {result['loss']:.4f} | {result['ppl']:.3f} | "
                     f"{result['token_accuracy']:.1%} |"

@@ -93,7 +93,7 @@ def read_stage(folder: Path) -> Stage:
     return Stage(
         name=folder.name,
         folder=folder,
-        iterations=[record for record in records if "lm_loss" in record],
+        iterations=[record for record in records if record.get("lm_loss") is not None],
         evaluations=[record for record in records if "eval" in record],
         settings=changed_settings(settings),
         shards=shards_of(settings),

@@ -42,6 +42,8 @@ def page(tmp_path: Path) -> Path:
     step = {"lr": 1e-5, "grad_norm": 1.5, "num_tokens": 1000, "tokens_per_second": 900.0}
     lines = [{"iteration": i, "lm_loss": 4.0 - i, **step} for i in (1, 2, 3)]
     lines.append({"iteration": 3, "eval": {"val": {"loss": 1.25, "ppl": 3.4903, "token_accuracy": 0.625}}})
+    nothing = {"loss": None, "ppl": None, "token_accuracy": None}
+    lines.append({"iteration": 3, "eval": {"silent": nothing}})
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run / "latest_checkpointed_iteration.txt").write_text("3")
     settings = {"lr": 3e-4, "packing": False, "train_data_path": [str(data / "mix-train")]}
@@ -61,6 +63,7 @@ def test_a_page_shows_data_training_samples_evaluation_and_commands(page: Path) 
         "too short: 7",
         "3 iterations, 3,000 tokens, loss 3.000 at first and 1.000 at last",
         '<td class="number">1.2500</td><td class="number">3.49</td><td class="number">62.5 %</td>',
+        '<td>silent</td><td class="number" colspan="3">not finite</td>',
         '<div class="prompt">1 &lt; 2?</div>',
         '<td>arc_challenge</td><td>acc</td><td class="number">0.4568</td>',
         "python -m checkpoint_convert to-hf",

@@ -47,12 +47,15 @@ def test_card_shows_losses_and_the_last_evaluation(tiny_model_config: ModelConfi
     (checkpoint / "train_config.yaml").write_text("lr: 3.0e-05")
     lines = [{"iteration": i, "lm_loss": 4.0 / i, "num_tokens": 1000} for i in (1, 2)]
     lines += [{"iteration": i, "eval": {"val": {"loss": 3.0 / i, "token_accuracy": 0.25 * i}}} for i in (1, 2)]
+    lines.append({"iteration": 3, "lm_loss": None, "num_tokens": 1000})
+    lines[-2]["eval"]["broken"] = {"loss": None, "token_accuracy": None}
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     card = model_card("mine", tiny_model_config, checkpoint, None, None)
 
     assert "| iterations | 2 |\n| tokens | 2,000 |\n| loss | 4.000 at first, 2.000 at last |\n" in card
     assert "| evaluation on val | loss 1.500, token accuracy 50.0% |\n" in card
+    assert "broken" not in card
 
 
 def test_card_names_the_base_model(tiny_model_config: ModelConfig, tmp_path: Path) -> None:
