@@ -29,11 +29,14 @@ install: $(STAMP) ## create .venv and install everything, development tools incl
 demo: $(STAMP) ## [DATA=my.jsonl] [OUTPUT_DIR=...]: conversations -> shards -> two stages -> Hugging Face folder -> answers, on the CPU
 	$(BIN)/python -W ignore -m examples.demo --output_dir $(or $(OUTPUT_DIR),output/demo) $(if $(DATA),--data $(DATA))
 
+# Tests that launch processes use the cores themselves; the others share them.
+FAST_TESTS := -m "not slow" --numprocesses 2 --dist worksteal
 test: $(STAMP) ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(FAST_TESTS)
+	$(BIN)/python -m pytest -m slow
 
 test-fast: $(STAMP) ## the tests that launch no process and train nothing, under 90 seconds on two cores
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(FAST_TESTS)
 
 interop: $(STAMP) ## ids, roles and loss masks of the chat templates in trl against transformers
 	$(BIN)/python -m pip install --quiet --editable ".[interop]"
