@@ -16,8 +16,8 @@ from megatron_train.config.model_config import ModelConfig
 from pretokenizer.files.publish import read_json
 from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.load import load_tokenizer
+from pretokenizer.tokenizer.sentencepiece_tokenizer import WRAPPER_TOKENS
 
-WRAPPER = ("<CLS>", "<SEP>", "<EOD>", "<MASK>")
 PROBES = ("The  quick brown\tfox.\n\n    x = 10", " 1,000 ½ ﬁ Ａ é e\u0301 日本 🎉 ", "x<unk>y <0x0A> <s>", "")
 """Texts with runs of spaces, characters that normalization changes, and control tokens spelled in a text."""
 
@@ -40,7 +40,7 @@ def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_toke
     append_wrapper = new_tokens and bool(extra_special_tokens)
     if append_wrapper and kept and not kept_wrapper:
         append_wrapper = False
-        warn(f"{folder}: already adds {named(kept)} to tokenizer.model, so {' '.join(WRAPPER)} are not added")
+        warn(f"{folder}: already adds {named(kept)} to tokenizer.model, so {' '.join(WRAPPER_TOKENS)} are not added")
     tokenizer = load_tokenizer(model, extra, new_tokens=kept_wrapper or append_wrapper)
     for token, token_id in _read_added_tokens(folder / ADDED_TOKENS).items():
         if tokenizer.token_to_id(token) != token_id:
@@ -69,7 +69,7 @@ def _added_beside(model: Path) -> tuple[list[str], bool]:
         added.setdefault(token, token_id)
     pieces = load_tokenizer(model, new_tokens=False).vocab_size if added else 0
     tokens = [token for token, token_id in sorted(added.items(), key=lambda item: item[1]) if token_id >= pieces]
-    if tuple(tokens[: len(WRAPPER)]) != WRAPPER:
+    if tuple(tokens[: len(WRAPPER_TOKENS)]) != WRAPPER_TOKENS:
         return tokens, False
     wrapped = load_tokenizer(model, new_tokens=True)
     return [token for token in tokens if wrapped.token_to_id(token) is None], True

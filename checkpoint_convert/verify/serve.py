@@ -33,6 +33,7 @@ from checkpoint_convert.huggingface.tokenizer_files import TokenizerExport, chec
 from checkpoint_convert.verify.chat import conversation_for, messages_of
 from checkpoint_convert.verify.logits import quiet_transformers
 from megatron_train.checkpoint.folder import TOKENIZER_DIR
+from pretokenizer.chat.formats import TEMPLATE_NAME
 from pretokenizer.files.limits import bounded
 from pretokenizer.files.publish import read_json
 
@@ -181,8 +182,8 @@ def llama_cpp(
 
 def template_file(hf_dir: Path, settings: Mapping[str, Any]) -> str:
     """Return the name of the file that holds the folder's default chat template, or an empty string."""
-    if (hf_dir / "chat_template.jinja").is_file():
-        return "chat_template.jinja"
+    if (hf_dir / TEMPLATE_NAME).is_file():
+        return TEMPLATE_NAME
     return TOKENIZER_CONFIG if template_of_config(settings) else ""
 
 

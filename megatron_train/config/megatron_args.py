@@ -42,7 +42,7 @@ def megatron_arguments(model: ModelConfig, layout: ParallelLayout) -> Namespace:
         normalization=model.normalization,
         norm_epsilon=model.layernorm_epsilon,
         apply_layernorm_1p=False,
-        swiglu=model.gated_linear_unit and model.activation == "silu",
+        swiglu=model.is_swiglu,
         squared_relu=False,
         add_bias_linear=model.add_bias_linear,
         add_qkv_bias=model.add_qkv_bias,

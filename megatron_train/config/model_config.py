@@ -111,6 +111,11 @@ class ModelConfig:
         return self.kv_channels or self.hidden_size // self.num_attention_heads
 
     @property
+    def is_swiglu(self) -> bool:
+        """Whether the MLP is gated with SiLU."""
+        return self.gated_linear_unit and self.activation == "silu"
+
+    @property
     def padded_vocab(self) -> int:
         """Return the number of embedding rows that are allocated, which is never None."""
         return self.padded_vocab_size or pad_vocab_size(self.vocab_size, self.make_vocab_size_divisible_by)

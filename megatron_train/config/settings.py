@@ -90,6 +90,17 @@ class Model:
     fp8_margin: int = 0
     """Headroom of FP8 scales, as an exponent of 2."""
 
+    def recompute_group(self, layers: int) -> int | None:
+        """Return the layers of recompute_method in a model chunk of `layers` layers.
+
+        For uniform it is the largest divisor of `layers` up to recompute_num_layers, because megatron-core overruns the
+        chunk with any other number.
+        """
+        asked = self.recompute_num_layers
+        if asked is None or self.recompute_method != "uniform":
+            return asked
+        return max(size for size in range(1, min(asked, layers) + 1) if layers % size == 0)
+
 
 @dataclass(frozen=True)
 class Data:

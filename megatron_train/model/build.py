@@ -40,10 +40,6 @@ from megatron_train.parallel.device import uses_cuda
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
 
 
-def is_swiglu(model: ModelConfig) -> bool:
-    return model.gated_linear_unit and model.activation == "silu"
-
-
 def training_dtype(config: TrainConfig) -> torch.dtype:
     return torch.bfloat16 if config.model.bf16 else torch.float16 if config.model.fp16 else torch.float32
 
@@ -55,25 +51,12 @@ def embedding_dropout(config: TrainConfig) -> float:
     return 0.0 if settings.lima_dropout else settings.hidden_dropout
 
 
-def recompute_num_layers(model: ModelConfig, config: TrainConfig) -> int | None:
-    """Return the number of layers per recomputed group that megatron-core gets, or None when it is not set.
-
-    With recompute_method `uniform`, the setting is lowered to a divisor of the number of layers in a model chunk. With
-    any other number, the last group of megatron-core would run past the end of the chunk.
-    """
-    asked, parallel = config.model.recompute_num_layers, config.parallel
-    if asked is None or config.model.recompute_method != "uniform":
-        return asked
-    chunks = parallel.pipeline_model_parallel_size * (parallel.virtual_pipeline_model_parallel_size or 1)
-    layers = model.num_layers // chunks
-    return max(size for size in range(1, layers + 1) if layers % size == 0 and size <= asked)
-
-
 def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerConfig:
     """Return megatron-core's TransformerConfig for the architecture `model` and the training settings `config`."""
     parallel, settings, dtype = config.parallel, config.model, training_dtype(config)
     on_cpu = not uses_cuda()
     vpp = parallel.virtual_pipeline_model_parallel_size
+    layers_per_chunk = model.num_layers // (parallel.pipeline_model_parallel_size * (vpp or 1))
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -85,7 +68,7 @@ def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerCo
         layernorm_epsilon=model.layernorm_epsilon,
         gated_linear_unit=model.gated_linear_unit,
         activation_func=ACTIVATIONS[model.activation],
-        use_te_activation_func=is_swiglu(model),  # megatron-core's name for "as the layer spec says"
+        use_te_activation_func=model.is_swiglu,  # megatron-core's name for "as the layer spec says"
         add_bias_linear=model.add_bias_linear,
         add_qkv_bias=model.add_qkv_bias,
         qk_layernorm=model.qk_layernorm,
@@ -96,7 +79,7 @@ def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerCo
         attention_softmax_in_fp32=True,
         recompute_granularity=settings.recompute_granularity,
         recompute_method=settings.recompute_method,
-        recompute_num_layers=recompute_num_layers(model, config),
+        recompute_num_layers=settings.recompute_group(layers_per_chunk),
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=vpp,
@@ -158,7 +141,7 @@ def layer_spec(model: ModelConfig) -> ModuleSpec:
                 submodules=MLPSubmodules(
                     linear_fc1=ColumnParallelLinear,
                     linear_fc2=RowParallelLinear,
-                    activation_func=GatedSilu if is_swiglu(model) else None,
+                    activation_func=GatedSilu if model.is_swiglu else None,
                 ),
             ),
             mlp_bda=get_bias_dropout_add,

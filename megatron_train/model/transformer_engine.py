@@ -65,7 +65,7 @@ def transformer_engine_layer(model: ModelConfig) -> ModuleSpec:
     """Return the spec of megatron-core's Transformer Engine layer, with this project's parallel residual and SwiGLU."""
     spec = gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec(qk_layernorm=model.qk_layernorm)
     layer = spec.submodules
-    if model.gated_linear_unit and model.activation == "silu":
+    if model.is_swiglu:
         layer.mlp.submodules.activation_func = GatedSilu
     attention = layer.self_attention.submodules
     attention.core_attention = packed_as_thd(attention.core_attention)

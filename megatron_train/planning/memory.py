@@ -230,7 +230,7 @@ def _mlp_products(model: ModelConfig) -> int:
     """
     if not model.gated_linear_unit:
         return 2
-    return 3 if model.activation == "silu" else 5
+    return 3 if model.is_swiglu else 5
 
 
 def stage_activations(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, stage: int) -> int:
@@ -244,9 +244,8 @@ def stage_activations(model: ModelConfig, config: TrainConfig, layout: ParallelL
     settings = config.model
     working = 0.0
     if settings.recompute_granularity == "full":
-        group = min(settings.recompute_num_layers or 1, layers)
+        group = min(settings.recompute_group(layers) or 1, layers)
         if settings.recompute_method == "uniform":
-            group = max(size for size in range(1, group + 1) if layers % size == 0)  # as model/build.py
             chunk, working = layers // group * entry, group * layer
         else:
             chunk, working = group * entry + (layers - group) * layer, layer

@@ -16,7 +16,6 @@ from megatron_train.config.model_config import ModelConfig
 from megatron_train.model.build import (
     build_model,
     parameters_without_gradient_sum,
-    recompute_num_layers,
     transformer_config,
 )
 from tests.checkpoint_convert.tiny_models import TRAINABLE, save_tiny_model
@@ -144,7 +143,7 @@ def test_uniform_recomputation_takes_a_number_that_divides_the_stage(
         "recompute_num_layers": asked,
         "pipeline_model_parallel_size": stages,
     }
-    assert recompute_num_layers(LLAMA, config_from_settings(settings, "test")) == expected
+    assert transformer_config(LLAMA, config_from_settings(settings, "test")).recompute_num_layers == expected
 
 
 @pytest.mark.parametrize(
