@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoint_convert.command_line import build_parser
+from pretokenizer.config.flags import UsageError
 from pretokenizer.files.publish import forbid_world_writable
 
 if TYPE_CHECKING:  # the commands import torch only when they run
@@ -34,7 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     This is the entry point of `checkpoint-convert`.
     """
-    options = build_parser(__doc__).parse_args(arguments)
+    try:
+        options = argparse.Namespace(**build_parser(__doc__).parse(sys.argv[1:] if arguments is None else arguments))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     forbid_world_writable()
     try:
         return COMMANDS[options.command](options)

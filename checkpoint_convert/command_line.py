@@ -6,6 +6,8 @@ import argparse
 import re
 from pathlib import Path
 
+from pretokenizer.config.flags import Parser
+
 DTYPE_NAMES = ("bf16", "fp16", "fp32")
 UNITS = {
     "": 1,
@@ -21,14 +23,9 @@ UNITS = {
 }
 
 
-def build_parser(description: str) -> argparse.ArgumentParser:
+def build_parser(description: str) -> Parser:
     """Return the argument parser with all commands. `description` is the text at the top of --help."""
-    parser = argparse.ArgumentParser(
-        prog="checkpoint_convert",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="checkpoint_convert", description=description)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_from_hf(commands)
     _add_to_hf(commands)
@@ -36,7 +33,6 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     verify = commands.add_parser(
         "verify",
         help="compare a Hugging Face folder with a checkpoint: weights bitwise, logits in fp32",
-        allow_abbrev=False,
     )
     verify.add_argument("hf_dir", type=user_path, nargs="?", metavar="HF_DIR")
     verify.add_argument("checkpoint_dir", type=user_path, nargs="?", metavar="CKPT_DIR")
@@ -55,15 +51,15 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("chat", help="chat with a Hugging Face folder in the terminal", allow_abbrev=False)
+def _add_chat(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = commands.add_parser("chat", help="chat with a Hugging Face folder in the terminal")
     command.add_argument("hf_dir", type=user_path, metavar="HF_DIR")
     command.add_argument("--system", metavar="TEXT", help="system message of the conversation")
     command.add_argument("--max_new_tokens", type=int, default=512, metavar="N", help="longest answer in tokens [512]")
 
 
-def _add_from_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("from-hf", help="Hugging Face folder -> CKPT_DIR/release", allow_abbrev=False)
+def _add_from_hf(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = commands.add_parser("from-hf", help="Hugging Face folder -> CKPT_DIR/release")
     command.add_argument("hf_dir", type=user_path, metavar="HF_DIR")
     command.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
     command.add_argument(
@@ -76,7 +72,7 @@ def _add_from_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_import_flags(command)
 
 
-def _add_import_flags(command: argparse.ArgumentParser) -> None:
+def _add_import_flags(command: Parser) -> None:
     command.add_argument(
         "--vocab_extra_ids_list",
         type=token_list,
@@ -103,10 +99,8 @@ def _add_import_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--no_verify", action="store_true", help="do not compare the result with the source")
 
 
-def _add_to_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser(
-        "to-hf", help="checkpoint of any parallel layout -> Hugging Face folder", allow_abbrev=False
-    )
+def _add_to_hf(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = commands.add_parser("to-hf", help="checkpoint of any parallel layout -> Hugging Face folder")
     command.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
     command.add_argument("hf_dir", type=user_path, metavar="HF_DIR")
     command.add_argument(
@@ -140,8 +134,8 @@ def _add_to_hf(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.add_argument("--push_to_hub", metavar="ORG/NAME", help="upload the result; HF_TOKEN holds the token")
 
 
-def _add_other_formats(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    meta = commands.add_parser("from-meta", help="Meta's consolidated.*.pth -> CKPT_DIR/release", allow_abbrev=False)
+def _add_other_formats(commands: argparse._SubParsersAction[Parser]) -> None:
+    meta = commands.add_parser("from-meta", help="Meta's consolidated.*.pth -> CKPT_DIR/release")
     meta.add_argument("source_dir", type=user_path, metavar="DIR")
     meta.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
     meta.add_argument(
@@ -163,7 +157,7 @@ def _add_other_formats(commands: argparse._SubParsersAction[argparse.ArgumentPar
         help="tokenizer.model, or tokenizer.json for Llama 3 (default: tokenizer.model in DIR or its parent)",
     )
     _add_import_flags(meta)
-    llm = commands.add_parser("from-megatron-llm", help="Megatron-LLM -> CKPT_DIR/release", allow_abbrev=False)
+    llm = commands.add_parser("from-megatron-llm", help="Megatron-LLM -> CKPT_DIR/release")
     llm.add_argument("source_dir", type=user_path, metavar="DIR")
     llm.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
     llm.add_argument(
@@ -173,7 +167,6 @@ def _add_other_formats(commands: argparse._SubParsersAction[argparse.ArgumentPar
     core = commands.add_parser(
         "from-megatron-core",
         help="torch_dist checkpoint of megatron-core, Megatron-LM or Megatron-Bridge -> CKPT_DIR/release",
-        allow_abbrev=False,
     )
     core.add_argument("source_dir", type=user_path, metavar="DIR")
     core.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
@@ -184,7 +177,7 @@ def _add_other_formats(commands: argparse._SubParsersAction[argparse.ArgumentPar
         "--vocab_file", type=user_path, metavar="PATH", help="tokenizer.model or tokenizer.json (default: in DIR)"
     )
     _add_import_flags(core)
-    back = commands.add_parser("to-megatron-llm", help="checkpoint -> Megatron-LLM's own files", allow_abbrev=False)
+    back = commands.add_parser("to-megatron-llm", help="checkpoint -> Megatron-LLM's own files")
     back.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
     back.add_argument("out_dir", type=user_path, metavar="DIR")
     back.add_argument("--tensor_model_parallel_size", type=positive_int, default=1, metavar="T")

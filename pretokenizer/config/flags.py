@@ -54,12 +54,21 @@ class Parser(argparse.ArgumentParser):
         Other flags that are not given have their argparse default. Raises UsageError for an unknown flag or an
         invalid command line.
         """
-        known = [option for action in self._actions for option in action.option_strings]
+        known = self._known_flags(arguments)
         for word in arguments:
             flag = word.partition("=")[0]
             if flag.startswith("--") and flag != "--" and flag not in known:
                 raise UsageError(f"unknown flag {flag}{suggest(flag, known)}; --help lists all flags")
         return vars(self.parse_args(list(arguments)))
+
+    def _known_flags(self, arguments: Sequence[str]) -> list[str]:
+        """Return the flags of this parser and of the sub-command that `arguments` name."""
+        flags = [option for action in self._actions for option in action.option_strings]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                command = next((action.choices[word] for word in arguments if word in action.choices), None)
+                flags += command._option_string_actions if command else []
+        return flags
 
 
 def add_flags(

@@ -99,14 +99,21 @@ def test_a_missing_folder_is_one_line_and_exit_1(
         ["to-hf", "a", "b", "--vocab_size", "some"],
         ["from-hf", "a", "b", "--dtype", "int8"],
         ["from-hf", "a", "b", "--new_token_init", "zero"],
-        ["from-hf", "a", "b", "--vocab_extra"],
     ],
 )
 def test_wrong_usage_exits_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     code, out, err = run(capsys, *arguments)
 
     assert (code, out) == (2, "")
-    assert "usage: " in err
+    assert err.startswith("error: ") and "\nusage: checkpoint_convert" in err
+
+
+def test_an_unknown_flag_of_a_command_is_refused_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "to-hf", "a", "b", "--max_shard", "2GB")
+
+    assert (code, out) == (2, "")
+    assert err == "error: unknown flag --max_shard (did you mean '--max_shard_size'?); --help lists all flags\n"
+    assert "unknown flag --serve" in run(capsys, "to-hf", "a", "b", "--serve")[2]
 
 
 def test_a_checkpoint_folder_in_use_is_refused(

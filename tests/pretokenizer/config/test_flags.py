@@ -74,3 +74,15 @@ def test_help_shows_docstrings_types_and_defaults() -> None:
 def test_a_bad_command_line_raises(arguments: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_parser().parse(arguments)
+
+
+def test_a_command_has_flags_of_its_own() -> None:
+    parser = Parser(prog="toy")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("bake").add_argument("--heat", type=int)
+    commands.add_parser("cool").add_argument("--ice")
+    assert parser.parse(["bake", "--heat", "200"]) == {"command": "bake", "heat": 200}
+    with pytest.raises(UsageError, match="unknown flag --ice"):
+        parser.parse(["bake", "--ice", "1"])
+    with pytest.raises(UsageError, match="argument --heat: invalid int value: 'hot'\nusage: toy bake"):
+        parser.parse(["bake", "--heat", "hot"])
