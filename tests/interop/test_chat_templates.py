@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 import tokenizers
 
+from pretokenizer.audit.loss_rules import LossAudit
 from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.formats import ChatFormatError
 from pretokenizer.chat.jinja_format import TemplateFormat, TemplateOptions
 from pretokenizer.chat.roles import Role
 from pretokenizer.chat.shown import shown
+from pretokenizer.config.settings import RunOptions
 from pretokenizer.encode.encoder import make_encoder
+from pretokenizer.tasks.context import BuildContext
+from pretokenizer.tasks.plan import make_plan
 from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.load import load_tokenizer
+from tests.pretokenizer.conftest import make_toy_config, question_records, write_jsonl
 
 trl = pytest.importorskip("trl", reason="trl is not installed: pip install -e '.[interop]'")
 transformers = pytest.importorskip("transformers")
@@ -211,3 +216,16 @@ def test_masks_are_those_of_transformers(ours: Tokenizer, theirs: Any) -> None:
     print(dict(counts))
     assert wrong == []
     assert counts["templates"] >= 10 and counts["equal masks"] >= 100
+
+
+def test_the_audit_gives_trl_the_mask_of_transformers(tokenizer_path: Path, theirs: Any, tmp_path: Path) -> None:
+    (tmp_path / "data/gsm8k").mkdir(parents=True)
+    write_jsonl(tmp_path / "data/gsm8k/train.jsonl", question_records(1))
+    talk = CONVERSATIONS["multi-turn"]
+    for name in ("cohere_training", "deepseekv3_training"):
+        path = Path(trl.__file__).parent / f"chat_templates/{name}.jinja"
+        config = make_toy_config(tmp_path, ["gsm8k"], vocab_file=str(tokenizer_path), chat_format=str(path))
+        audited = LossAudit(BuildContext.load(make_plan(config), RunOptions(), tmp_path)).audit(talk)
+        source = path.read_text(encoding="utf-8")
+        expected = apply(theirs, source, talk, return_dict=True, return_assistant_tokens_mask=True)["assistant_masks"]
+        assert sum(expected) > 0 and audited.masks["trl"].astype(int).tolist() == list(expected), name
