@@ -63,7 +63,10 @@ def plan_export(checkpoint: Path, vocab_size: str) -> Export:
 
 def write_companions(export: Export, dtype: torch.dtype, name: str, folder: Path) -> None:
     """Write every file of the export except the weights into `folder`. `name` is the model's name in its card."""
-    generation, own = generation_settings(export.checkpoint, {}), export.tokenizer
+    own = export.tokenizer
+    generation = generation_settings(export.checkpoint, {})
+    if own and own.source:
+        generation = generation or own.source.generation
     if own is None:
         write_config(export, config_ids(None, generation), dtype, folder)
         write_generation_config(None, generation, folder)

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from checkpoint_convert.huggingface.generation import generation_settings
 from checkpoint_convert.output.report import warn
 from checkpoint_convert.tensors.tensor import ConvertError
 from megatron_train.checkpoint.folder import SOURCE_TOKENIZER_DIR
@@ -53,6 +54,8 @@ class SourceFiles:
     """Tokens that the import added to the source's vocabulary."""
     config_ids: dict[str, Any]
     """bos_token_id, eos_token_id and pad_token_id of the source's config.json."""
+    generation: dict[str, Any] = field(default_factory=dict)
+    """The source's generation settings. Training copies this record, but not generation_config.json."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -96,7 +99,7 @@ class SourceFiles:
 
 
 def keep_source(origin: Path, added: tuple[str, ...], folder: Path) -> None:
-    """Copy the tokenizer files of `origin` to `folder`/source, and record the special token ids of its config.json.
+    """Copy the tokenizer files of `origin` to `folder`/source, and record its special ids and generation settings.
 
     Nothing is kept of a folder without config.json, such as Meta's, because no export could give its format back.
     """
@@ -113,7 +116,8 @@ def keep_source(origin: Path, added: tuple[str, ...], folder: Path) -> None:
             shutil.copyfile(template, target / TEMPLATES_DIR / template.name)
     config = _read_object(origin / "config.json")
     ids = {name: config[name] for name in ID_NAMES if config.get(name) is not None}
-    write_json(target / RECORD, {"added_tokens": list(added), "config_ids": ids})
+    generation = generation_settings(origin, config)
+    write_json(target / RECORD, {"added_tokens": list(added), "config_ids": ids, "generation": generation})
 
 
 def read_source(folder: Path) -> SourceFiles | None:
@@ -126,7 +130,8 @@ def read_source(folder: Path) -> SourceFiles | None:
         return None
     record = _read_object(target / RECORD)
     try:
-        return SourceFiles(target, tuple(record["added_tokens"]), dict(record["config_ids"]))
+        added, ids = tuple(record["added_tokens"]), dict(record["config_ids"])
+        return SourceFiles(target, added, ids, dict(record.get("generation", {})))
     except (KeyError, TypeError, ValueError) as error:
         raise ConvertError(f"{target / RECORD}: lacks {error}; import the model again") from None
 

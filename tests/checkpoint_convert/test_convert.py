@@ -89,6 +89,26 @@ def test_stops_and_sampling_settings_go_there_and_back(llama_with_tokenizer: Pat
     check_folder(tmp_path / "ckpt" / "release")
 
 
+def test_sampling_settings_survive_training(llama_with_tokenizer: Path, tmp_path: Path) -> None:
+    """The trainer copies tokenizer/ and tokenizer/source/ of its starting checkpoint, and no generation_config.json."""
+    sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 9]}
+    (llama_with_tokenizer / "generation_config.json").write_text(json.dumps(sampling))
+    from_hf(llama_with_tokenizer, tmp_path / "ckpt", ImportOptions(CHATML))
+    trained = tmp_path / "ckpt" / "release"
+    (trained / "generation_config.json").unlink()
+
+    to_hf(trained, tmp_path / "hf", ExportOptions(check_sums=False))
+
+    assert json.loads((tmp_path / "hf" / "generation_config.json").read_text()) == {
+        "do_sample": True,
+        "temperature": 0.6,
+        "top_p": 0.9,
+        "eos_token_id": [2, 406, 9],
+        "bos_token_id": 1,
+        "pad_token_id": 404,
+    }
+
+
 def test_without_a_tokenizer_the_ids_of_config_json_are_kept(hf_folder: Callable[[str], Path], tmp_path: Path) -> None:
     folder = changed(hf_folder("llama_gqa"), tmp_path / "hf", {"eos_token_id": [7, 9], "bos_token_id": 3})
 
