@@ -65,10 +65,12 @@ def stopped(error: KeyboardInterrupt | OSError, state: str) -> int:
 
 def run_from_hf(options: argparse.Namespace) -> int:
     from checkpoint_convert.convert import from_hf
+    from checkpoint_convert.huggingface.hub import fetched
     from checkpoint_convert.verify.verify import verify
 
-    report = from_hf(options.hf_dir, options.checkpoint_dir, import_options(options))
-    compare = partial(verify, options.hf_dir, options.checkpoint_dir, with_chat=False)
+    source = fetched(options.hf_dir)
+    report = from_hf(source, options.checkpoint_dir, import_options(options))
+    compare = partial(verify, source, options.checkpoint_dir, with_chat=False)
     return finish(report, options.no_verify, compare)
 
 

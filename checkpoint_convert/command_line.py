@@ -60,7 +60,9 @@ def _add_chat(commands: argparse._SubParsersAction[Parser]) -> None:
 
 def _add_from_hf(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser("from-hf", help="Hugging Face folder -> CKPT_DIR/release")
-    command.add_argument("hf_dir", type=user_path, metavar="HF_DIR")
+    command.add_argument(
+        "hf_dir", type=user_path, metavar="HF_DIR", help="folder, or ORG/NAME on the hub (needs the extra `hub`)"
+    )
     command.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
     command.add_argument(
         "--ignore_config_field",

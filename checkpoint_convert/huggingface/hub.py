@@ -1,5 +1,6 @@
-"""Upload an exported folder to the Hugging Face hub.
+"""Fetch a model from the Hugging Face hub, and upload an exported folder.
 
+    fetched(Path("ORG/NAME"))            # the folder of the downloaded snapshot
     check_hub("ORG/NAME")                # first: check library, token and name
     push(Path("HF_DIR"), "ORG/NAME")     # last: upload, and return the address
 
@@ -11,7 +12,31 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from checkpoint_convert.families.family import HUB_NAME
 from checkpoint_convert.tensors.tensor import ConvertError
+
+OTHER_FORMATS = ["*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.pth", "original/*"]
+"""Files of a repository that the converter does not read."""
+
+
+def fetched(folder: Path) -> Path:
+    """Return `folder`, or the snapshot of the model ORG/NAME if that is what `folder` names.
+
+    Without huggingface_hub, return `folder` unchanged: reading it fails with the command that downloads the model.
+    Raises ConvertError with the hub's message.
+    """
+    if folder.exists() or not HUB_NAME.fullmatch(str(folder)):
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HTTPError
+    except ImportError:
+        return folder
+    try:
+        return Path(snapshot_download(str(folder), ignore_patterns=OTHER_FORMATS))
+    except (HTTPError, OSError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ConvertError(f"{folder}: no such folder, and the hub gives no such model: {reason}") from None
 
 
 def check_hub(repository: str) -> None:

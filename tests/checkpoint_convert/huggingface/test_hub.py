@@ -1,7 +1,9 @@
-"""Uploading, with the hub's API class replaced by one that writes down its calls."""
+"""Fetching and uploading, with the hub's API class replaced by one that writes down its calls."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from huggingface_hub.errors import HTTPError
 
 from checkpoint_convert.__main__ import main
-from checkpoint_convert.huggingface.hub import check_hub, push
+from checkpoint_convert.huggingface.hub import check_hub, fetched, push
 from checkpoint_convert.tensors.tensor import ConvertError
 
 
@@ -79,3 +81,36 @@ def test_a_failed_upload_says_that_the_folder_is_complete(
 
     with pytest.raises(ConvertError, match="is complete, but was not uploaded to org/name: no route to host"):
         push(tmp_path, "org/name")
+
+
+def test_from_hf_fetches_a_model_of_the_hub(
+    hf_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(name: str, ignore_patterns: list[str]) -> str:
+        assert (name, "*.gguf" in ignore_patterns) == ("org/name", True)
+        return str(shutil.copytree(hf_folder("llama_gqa"), tmp_path / "snapshot"))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+
+    assert main(["from-hf", "org/name", "ckpt"]) == 0
+    assert (tmp_path / "ckpt" / "release" / "SHA256SUMS").is_file()
+
+
+def test_a_model_that_cannot_be_fetched_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str, **options: Any) -> str:
+        raise HTTPError("404: no such repository")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(ConvertError, match=r"org/name: no such folder, .*: 404: no such repository"):
+        fetched(Path("org/name"))
+
+
+def test_a_folder_is_never_fetched_and_the_library_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "folder").mkdir(parents=True)
+
+    assert fetched(Path("org/folder")) == Path("org/folder")
+    assert fetched(Path("org/name")) == Path("org/name")
