@@ -31,7 +31,7 @@ def test_weights_decay_and_one_dimensional_parameters_do_not(settings: dict[str,
     before = full_parameters(run.chunks)[0]
     run.step()
     after = full_parameters(run.chunks)[0]
-    kinds = {"layernorm": 1.0, "bias": 1.0, "weight": 0.75}
+    kinds = {"layernorm": 1.0, "layer_norm": 1.0, "bias": 1.0, "weight": 0.75}
     for key, value in after.items():
         kind = next(name for name in kinds if name in key)
         torch.testing.assert_close(value, before[key] * kinds[kind], rtol=1e-5, atol=1e-6, msg=key)
