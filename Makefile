@@ -33,7 +33,7 @@ demo: $(STAMP) ## [DATA=my.jsonl] [OUTPUT_DIR=...]: conversations -> shards -> t
 FAST_TESTS := -m "not slow" --numprocesses 2 --dist worksteal
 test: $(STAMP) ## the test suite
 	$(BIN)/python -m pytest $(FAST_TESTS)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not interop"
 
 test-fast: $(STAMP) ## the tests that launch no process and train nothing, under 90 seconds on two cores
 	$(BIN)/python -m pytest $(FAST_TESTS)

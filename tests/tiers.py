@@ -13,7 +13,9 @@ import pytest
 LAUNCHERS = {"run_distributed", "subprocess", "multiprocessing", "Popen"}
 SLOW_FILES = {
     "tests/megatron_train/checkpoint/test_saver.py",
+    "tests/megatron_train/model/test_build.py",
     "tests/megatron_train/model/test_transformer_engine.py",
+    "tests/megatron_train/optim/test_optimizer.py",
     "tests/megatron_train/test_main.py",
     "tests/megatron_train/test_preflight.py",
     "tests/megatron_train/test_train.py",

@@ -30,17 +30,20 @@ def has_plots() -> bool:
 def drawing(histograms: dict[str, Histogram], folder: Path) -> Iterator[None]:
     """Draw the histogram of each split into `lengths.png` and `lengths.svg` in `folder`, while the `with` block runs.
 
-    Without matplotlib, or without a document in any split, no file is written.
+    Without matplotlib, or without a document in any split, no file is written. Raises OSError when drawing fails.
     """
     if not has_plots() or not any(counts for _, counts in histograms.values()):
         yield
         return
     command = [sys.executable, "-P", __file__, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stderr is not None
         json.dump(histograms, process.stdin)
         process.stdin.close()
         yield
+        problem = process.stderr.read().strip()
+        if process.wait():
+            raise OSError(f"{folder / PLOT_NAME}: cannot be drawn: {problem}")
 
 
 def draw(histograms: dict[str, Histogram], folder: Path) -> None:
@@ -83,4 +86,7 @@ def _draw_panel(axes: Any, bounds: list[int], counts: list[int], colour: str) ->
 
 
 if __name__ == "__main__":
-    draw(json.load(sys.stdin), Path(sys.argv[1]))
+    try:
+        draw(json.load(sys.stdin), Path(sys.argv[1]))
+    except OSError as error:
+        sys.exit(str(error))

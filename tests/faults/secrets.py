@@ -49,9 +49,9 @@ def run_everything(root: Path) -> int:
     (root / "configs").mkdir()
     (root / "configs/mine.yaml").write_text(yaml.safe_dump({"mine": section}))
     sizes = {"hidden_size": 64, "ffn_hidden_size": 96, "num_attention_heads": 4, "vocab_size": 4096, "num_layers": 2}
-    (root / "model.yaml").write_text(yaml.safe_dump({"family": "llama", "max_position_embeddings": 128, **sizes}))
+    (root / "model.yaml").write_text(yaml.safe_dump({"family": "llama", "max_position_embeddings": 256, **sizes}))
     build = ["build", "--configs", "mine", "--config_dir", "configs"]
-    shapes = ["--seq_length", "64", "--global_batch_size", "2", "--lr", "1e-3", "--train_iters", "2"]
+    shapes = ["--seq_length", "256", "--global_batch_size", "2", "--lr", "1e-3", "--train_iters", "2"]
     data = ["--train_data_path", "shards/f-train", "--valid_data_path", "shards/f-val", "--eval_iters", "1"]
     outputs = ["--save", "checkpoints", "--tensorboard_dir", "board", "--wandb_logger"]
     commands = [

@@ -48,3 +48,13 @@ def test_without_documents_nothing_is_drawn(tmp_path: Path, monkeypatch: pytest.
     with drawing({"train": ([], [])}, tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretokenizer.reports.plots.has_plots", lambda: True)
+    histograms = {"train": ([8, 16, 32], [3, 1])}
+    with (
+        pytest.raises(OSError, match=r"missing/lengths\.png: cannot be drawn: .*No such file"),
+        drawing(histograms, tmp_path / "missing"),
+    ):
+        pass
