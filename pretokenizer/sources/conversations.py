@@ -16,7 +16,7 @@ from pretokenizer.chat.conversation import Conversation, Message, pair
 from pretokenizer.chat.roles import Role
 from pretokenizer.records.json_text import Record
 from pretokenizer.records.locate import HubFiles
-from pretokenizer.sources.source import WRONG_FORM, Converted, InputRecord, Source, bad_record
+from pretokenizer.sources.source import WRONG_FORM, Converted, InputRecord, RecordSource, Source, bad_record
 
 FILLERS = ("...", "Please continue", "Go on", "")
 _CITATION = re.compile(r"\[\s?\d+\s?\]")
@@ -36,7 +36,6 @@ class Vicuna(Source):
 
     class_name = "Vicuna"
     shows_name = True
-    independent = False
     uses_random = True
     Options = VicunaOptions
     used_keys = frozenset(("conversations",))
@@ -94,7 +93,7 @@ class OrcaOptions:
     """Accepted so that sections written for Open-Assistant load. It has no effect: `hub` names the file."""
 
 
-class OrcaChat(Source):
+class OrcaChat(RecordSource):
     """Source orca-chat.
 
     A record has `instruction`, the system message, and `conversation`, a list of {input, output}.

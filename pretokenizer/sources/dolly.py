@@ -4,7 +4,7 @@ from pretokenizer.chat.conversation import Conversation, Message
 from pretokenizer.chat.roles import Role
 from pretokenizer.records.json_text import Record
 from pretokenizer.records.locate import HubFiles
-from pretokenizer.sources.source import Converted, FileOption, Source
+from pretokenizer.sources.source import Converted, FileOption, RecordSource
 from pretokenizer.sources.text_filters import clean_context, has_filtered_phrase
 
 
@@ -20,7 +20,7 @@ def dolly_conversation(question: str, context: str | None, answer: str, lang: st
     return [Conversation(messages, lang)]
 
 
-class Dolly15k(Source):
+class Dolly15k(RecordSource):
     """Source dolly15k: Databricks' instructions, as Open-Assistant publishes them."""
 
     class_name = "DatabricksDolly15k"
@@ -39,7 +39,7 @@ class Dolly15k(Source):
         return dolly_conversation(record["INSTRUCTION"], metadata.get("CONTEXT"), record["RESPONSE"], None)
 
 
-class Dolly15kMultilingual(Source):
+class Dolly15kMultilingual(RecordSource):
     """Source dolly15k_multilingual: dolly15k in four languages, read from one file each in the order of `stems`."""
 
     class_name = "Dolly15kMultilingual"

@@ -13,7 +13,7 @@ from typing import ClassVar
 from pretokenizer.chat.conversation import Conversation, Message, pair
 from pretokenizer.records.json_text import Record
 from pretokenizer.records.locate import HubFiles
-from pretokenizer.sources.source import Converted, FileOption, InputRecord, Source
+from pretokenizer.sources.source import Converted, FileOption, InputRecord, RecordSource
 from pretokenizer.sources.text_filters import has_filtered_phrase
 
 
@@ -30,7 +30,7 @@ class InstructionOptions:
     """Join records until the conversation has more than this many characters. Default: records are not joined."""
 
 
-class Instruction(Source):
+class Instruction(RecordSource):
     """Base class of sources whose records have one text for the request and one for the response."""
 
     class_name = "InstructionDataset"
@@ -140,7 +140,7 @@ class GradeSchoolMath(Instruction):
     hub = HubFiles("qwedsacf/grade-school-math-instructions", "main", ("*.jsonl", "**/*.parquet"))
 
 
-class Alpaca(Source):
+class Alpaca(RecordSource):
     """Source alpaca. A request is the instruction and, after a line feed, the input unless it is empty."""
 
     class_name = "AlpacaBaseDataset"

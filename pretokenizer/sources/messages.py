@@ -12,7 +12,7 @@ from pretokenizer.chat.conversation import Conversation, Message, pair
 from pretokenizer.chat.roles import Role
 from pretokenizer.records.json_text import Record
 from pretokenizer.sources.forms import common_form, is_plain_text, open_record
-from pretokenizer.sources.source import BadRecord, Converted, Source
+from pretokenizer.sources.source import BadRecord, Converted, RecordSource
 from pretokenizer.sources.turns import (
     ROLES,
     Turn,
@@ -43,7 +43,7 @@ class MessagesOptions:
     """Keys to ignore in records and messages, although they change what should be learned."""
 
 
-class Messages(Source):
+class Messages(RecordSource):
     """The `messages` reader: converts conversations in any usual form."""
 
     class_name = "ConversationDataset"

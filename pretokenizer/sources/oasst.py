@@ -45,7 +45,6 @@ class OasstExport(Source):
 
     class_name = "ListDataset"
     split = "torch"
-    independent = False
     stems = ("train", "validation")
     Options = OasstOptions
     used_keys = frozenset((*_TREE_KEYS, *_MESSAGE_KEYS))

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from pretokenizer.chat.conversation import Conversation, pair
 from pretokenizer.records.json_text import Record
 from pretokenizer.records.locate import HubFiles
-from pretokenizer.sources.source import WRONG_FORM, Converted, FileOption, InputRecord, Source, bad_record
+from pretokenizer.sources.source import WRONG_FORM, Converted, FileOption, InputRecord, RecordSource, Source, bad_record
 from pretokenizer.sources.text_filters import remove_number_citations
 
 
-class Gsm8k(Source):
+class Gsm8k(RecordSource):
     """Source gsm8k: word problems with solutions. The hub's test split is used as val."""
 
     class_name = "QADataset"
@@ -28,7 +28,7 @@ class Gsm8k(Source):
         return [Conversation(pair(record["question"], record["answer"]), "en")]
 
 
-class Joke(Source):
+class Joke(RecordSource):
     """Source joke: jokes with explanations."""
 
     class_name = "JokeExplaination"
@@ -50,7 +50,6 @@ class WebGPT(Source):
 
     class_name = "WebGPT"
     shows_name = True
-    independent = False
     Options = FileOption
     used_keys = frozenset(("question", "answer_0", "answer_1", "score_0", "score_1"))
     hub = HubFiles("openai/webgpt_comparisons", "main", ("*.jsonl", "**/*.parquet"))

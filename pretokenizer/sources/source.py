@@ -1,11 +1,12 @@
 """Base class of data sources. A source chooses the files to read and converts each record to conversations.
 
-Most sources convert each record independently, so several processes can share their files. A source that needs all
-records at once sets `independent = False` and overrides `convert_all`. A source that draws random numbers also sets
-`uses_random`.
+Most sources convert each record independently, so that several processes can share their files. They derive from
+RecordSource and define `convert`. A source that needs all records at once derives from Source and defines
+`convert_all`. A source that draws random numbers also sets `uses_random`.
 """
 
 import random
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -62,7 +63,7 @@ class InputRecord(NamedTuple):
     record: Record
 
 
-class Source:
+class Source(ABC):
     """Base class of all sources. The class variables describe the data set as Open-Assistant's code treats it."""
 
     class_name: ClassVar[str]
@@ -71,7 +72,7 @@ class Source:
     """Whether the statistics report adds the data set's own name in parentheses."""
     split: ClassVar[Literal["sklearn", "torch", "native"]] = "sklearn"
     """Rule that splits records into train and val: scikit-learn's, torch's, or `native` for separate val files."""
-    independent: ClassVar[bool] = True
+    independent: ClassVar[bool] = False
     """Whether each record can be converted without the others."""
     uses_random: ClassVar[bool] = False
     """Whether `convert_all` draws from the random generator that all data sets of a build share."""
@@ -115,14 +116,7 @@ class Source:
         """Add the keys of a record that are not in `used_keys` to `unused`, which the report lists."""
         self.unused.update(record.keys() - self.used_keys)
 
-    def convert(self, record: Record, file_stem: str) -> Converted:
-        """Convert one record to conversations, or return the reason to leave it out.
-
-        `file_stem` is the name of the record's file without suffixes and shard number. The caller turns any exception
-        in WRONG_FORM into a BadRecord.
-        """
-        raise NotImplementedError
-
+    @abstractmethod
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
@@ -131,6 +125,31 @@ class Source:
         If `independent` is False, the order of the results may differ. Instead of conversations there may be a reason
         to leave the record out, or a BadRecord.
         """
+
+    def order(self, num_records: int) -> list[int] | None:
+        """Return the order in which records are split into train and val, as indices.
+
+        None means the order of the files.
+        """
+        return None
+
+
+class RecordSource(Source):
+    """Base class of the sources that convert one record at a time."""
+
+    independent = True
+
+    @abstractmethod
+    def convert(self, record: Record, file_stem: str) -> Converted:
+        """Convert one record to conversations, or return the reason to leave it out.
+
+        `file_stem` is the name of the record's file without suffixes and shard number. The caller turns any exception
+        in WRONG_FORM into a BadRecord.
+        """
+
+    def convert_all(
+        self, records: Iterable[InputRecord], rng: random.Random
+    ) -> Iterator[tuple[InputRecord, Converted]]:
         for item in records:
             yield item, self.convert_checked(item)
 
@@ -141,13 +160,6 @@ class Source:
         except WRONG_FORM as error:
             return bad_record(item.record, error)
         return (wrong_text(converted) or converted) if isinstance(converted, list) else converted
-
-    def order(self, num_records: int) -> list[int] | None:
-        """Return the order in which records are split into train and val, as indices.
-
-        None means the order of the files.
-        """
-        return None
 
 
 def wrong_text(conversations: Iterable[Conversation]) -> BadRecord | None:

@@ -58,7 +58,6 @@ There are as many as in Open-Assistant, so that the random draws match. The word
 class Translation(Source):
     """Base class of translation sources, whose records have `translation`, a mapping from language to text."""
 
-    independent = False
     uses_random = True
     Options = FileOption
     used_keys = frozenset(("translation",))

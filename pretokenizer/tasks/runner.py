@@ -21,6 +21,7 @@ from pretokenizer.sources.source import (
     BadRecord,
     Converted,
     InputRecord,
+    RecordSource,
     Source,
     bad_record,
     wrong_text,
@@ -147,7 +148,7 @@ class TaskRunner:
         The result is the record's conversations, the reason to drop it, or a BadRecord.
         """
         source = self.sources[piece.dataset]
-        if source.independent:
+        if isinstance(source, RecordSource) and source.independent:
             for number, span in piece.files:
                 yield from self._convert_alone(source, number, span, part, log)
             return
@@ -155,7 +156,7 @@ class TaskRunner:
             yield item.file_index, item.row, converted
 
     def _convert_alone(
-        self, source: Source, number: int, span: FileSpan, part: PartWriter, log: BadRecordLog
+        self, source: RecordSource, number: int, span: FileSpan, part: PartWriter, log: BadRecordLog
     ) -> Iterator[tuple[int, int, Converted]]:
         """Yield (index of the file, row, result) for the records of a span, each of which is converted alone."""
         stem, convert = stem_of(Path(span.path)), source.convert
