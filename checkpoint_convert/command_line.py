@@ -29,7 +29,10 @@ def build_parser(description: str) -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_from_hf(commands)
     _add_to_hf(commands)
-    _add_other_formats(commands)
+    _add_from_meta(commands)
+    _add_from_megatron_llm(commands)
+    _add_from_megatron_core(commands)
+    _add_to_megatron_llm(commands)
     verify = commands.add_parser(
         "verify",
         help="compare a Hugging Face folder with a checkpoint: weights bitwise, logits in fp32",
@@ -136,7 +139,7 @@ def _add_to_hf(commands: argparse._SubParsersAction[Parser]) -> None:
     command.add_argument("--push_to_hub", metavar="ORG/NAME", help="upload the result; HF_TOKEN holds the token")
 
 
-def _add_other_formats(commands: argparse._SubParsersAction[Parser]) -> None:
+def _add_from_meta(commands: argparse._SubParsersAction[Parser]) -> None:
     meta = commands.add_parser("from-meta", help="Meta's consolidated.*.pth -> CKPT_DIR/release")
     meta.add_argument("source_dir", type=user_path, metavar="DIR")
     meta.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
@@ -159,6 +162,9 @@ def _add_other_formats(commands: argparse._SubParsersAction[Parser]) -> None:
         help="tokenizer.model, or tokenizer.json for Llama 3 (default: tokenizer.model in DIR or its parent)",
     )
     _add_import_flags(meta)
+
+
+def _add_from_megatron_llm(commands: argparse._SubParsersAction[Parser]) -> None:
     llm = commands.add_parser("from-megatron-llm", help="Megatron-LLM -> CKPT_DIR/release")
     llm.add_argument("source_dir", type=user_path, metavar="DIR")
     llm.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
@@ -166,6 +172,9 @@ def _add_other_formats(commands: argparse._SubParsersAction[Parser]) -> None:
         "--vocab_file", type=user_path, metavar="PATH", help="tokenizer.model (default: in DIR or its parent)"
     )
     _add_import_flags(llm)
+
+
+def _add_from_megatron_core(commands: argparse._SubParsersAction[Parser]) -> None:
     core = commands.add_parser(
         "from-megatron-core",
         help="torch_dist checkpoint of megatron-core, Megatron-LM or Megatron-Bridge -> CKPT_DIR/release",
@@ -179,6 +188,9 @@ def _add_other_formats(commands: argparse._SubParsersAction[Parser]) -> None:
         "--vocab_file", type=user_path, metavar="PATH", help="tokenizer.model or tokenizer.json (default: in DIR)"
     )
     _add_import_flags(core)
+
+
+def _add_to_megatron_llm(commands: argparse._SubParsersAction[Parser]) -> None:
     back = commands.add_parser("to-megatron-llm", help="checkpoint -> Megatron-LLM's own files")
     back.add_argument("checkpoint_dir", type=user_path, metavar="CKPT_DIR")
     back.add_argument("out_dir", type=user_path, metavar="DIR")

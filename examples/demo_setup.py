@@ -6,16 +6,15 @@ setup = own_setup(Path("output/demo"), Path("my.jsonl"))      # trains a tokeniz
 
 from __future__ import annotations
 
-import io
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
 import yaml
 
+from examples.train_sample_tokenizer import train_on
 from pretokenizer.records.reader import read_records
 from pretokenizer.sources import make_source
 from pretokenizer.sources.source import InputRecord
@@ -92,22 +91,9 @@ def conversation_texts(data: Path) -> Iterator[str]:
 
 
 def train_tokenizer(texts: Iterator[str], vocabulary: int) -> bytes:
-    """Return a SentencePiece BPE model of Llama's kind, trained on the lines of `texts`."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(line for text in texts for line in text.split("\n") if line),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocabulary,
-        hard_vocab_limit=False,
-        character_coverage=0.9995,
-        byte_fallback=True,
-        split_digits=True,
-        allow_whitespace_only_pieces=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        max_sentence_length=1 << 20,
-        num_threads=1,
-        minloglevel=2,
-    )
-    return model.getvalue()
+    """Return a SentencePiece BPE model of Llama's kind, trained on the lines of `texts`.
+
+    Little text may give fewer pieces than `vocabulary`.
+    """
+    lines = (line for text in texts for line in text.split("\n") if line)
+    return train_on(lines, vocabulary, hard_vocab_limit=False)

@@ -10,6 +10,7 @@ import io
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -42,10 +43,18 @@ def sentences(data_dir: Path) -> Iterator[str]:
 
 
 def train(data_dir: Path, vocab_size: int) -> bytes:
-    """The model's bytes."""
+    """Return the bytes of a model trained on the conversations in `data_dir`."""
+    return train_on(sentences(data_dir), vocab_size)
+
+
+def train_on(lines: Iterator[str], vocab_size: int, **settings: Any) -> bytes:
+    """Return the bytes of a SentencePiece BPE model of Llama's kind, trained on `lines`.
+
+    `settings` are further settings of SentencePieceTrainer.
+    """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=sentences(data_dir),
+        sentence_iterator=lines,
         model_writer=model,
         model_type="bpe",
         vocab_size=vocab_size,
@@ -58,6 +67,7 @@ def train(data_dir: Path, vocab_size: int) -> bytes:
         max_sentence_length=1 << 20,
         num_threads=1,
         minloglevel=2,
+        **settings,
     )
     return model.getvalue()
 

@@ -6,6 +6,7 @@ Their tensors have Llama's names. Source: transformers models/qwen2/modeling_qwe
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from checkpoint_convert.families import llama
@@ -123,13 +124,4 @@ QWEN2 = Family(
     tied_copy="lm_head.weight",
     buffers=(".rotary_emb.inv_freq",),
 )
-QWEN3 = Family(
-    name="qwen3",
-    model_types=("qwen3",),
-    fields=FIELDS,
-    weights=llama.weights,
-    to_model_config=to_qwen3,
-    to_hf_config=from_qwen3,
-    tied_copy="lm_head.weight",
-    buffers=(".rotary_emb.inv_freq",),
-)
+QWEN3 = replace(QWEN2, name="qwen3", model_types=("qwen3",), to_model_config=to_qwen3, to_hf_config=from_qwen3)

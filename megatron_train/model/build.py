@@ -51,10 +51,29 @@ def embedding_dropout(config: TrainConfig) -> float:
     return 0.0 if settings.lima_dropout else settings.hidden_dropout
 
 
+FIXED_SETTINGS: dict[str, Any] = {
+    "attention_softmax_in_fp32": True,
+    # Losses are scaled by our own factors (optim/loss.py), so megatron-core must not divide by micro-batches or ranks.
+    "calculate_per_token_loss": True,
+    # NCCL orders the exchange on the stream; synchronising would stall the CPU after each.
+    "batch_p2p_sync": False,
+    # megatron-core allows variable_seq_lengths under this dispatcher name only.
+    "moe_token_dispatcher_type": "alltoall",
+    "perform_initialization": True,
+    # The fused kernels need Transformer Engine or Apex; model/ has its own norm, SwiGLU and attention.
+    "bias_activation_fusion": False,
+    "bias_dropout_fusion": False,
+    "masked_softmax_fusion": False,
+    "apply_rope_fusion": False,
+    "persist_layer_norm": False,
+    "gradient_accumulation_fusion": False,
+}
+"""Settings of TransformerConfig that are the same in every run."""
+
+
 def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerConfig:
     """Return megatron-core's TransformerConfig for the architecture `model` and the training settings `config`."""
     parallel, settings, dtype = config.parallel, config.model, training_dtype(config)
-    on_cpu = not uses_cuda()
     vpp = parallel.virtual_pipeline_model_parallel_size
     layers_per_chunk = model.num_layers // (parallel.pipeline_model_parallel_size * (vpp or 1))
     return TransformerConfig(
@@ -76,7 +95,6 @@ def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerCo
         init_method_std=model.init_method_std,
         hidden_dropout=embedding_dropout(config),  # what megatron-core's embedding uses; layers: set_residual_dropout
         attention_dropout=settings.attention_dropout,
-        attention_softmax_in_fp32=True,
         recompute_granularity=settings.recompute_granularity,
         recompute_method=settings.recompute_method,
         recompute_num_layers=settings.recompute_group(layers_per_chunk),
@@ -92,25 +110,13 @@ def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerCo
         fp8=settings.fp8_format,
         fp8_recipe=settings.fp8_recipe,
         fp8_margin=settings.fp8_margin,
-        # Padded rows have the length of their own micro-batch; megatron-core allows that under this dispatcher name
-        # only.
+        # Padded rows have the length of their own micro-batch.
         variable_seq_lengths=not config.data.packing and parallel.pipeline_model_parallel_size > 1,
-        moe_token_dispatcher_type="alltoall",
         # With interleaving, batched p2p without overlap gives silently wrong gradients in megatron-core 0.16.1.
         overlap_p2p_comm=bool(vpp),
         batch_p2p_comm=not vpp,
-        batch_p2p_sync=False,  # NCCL orders the exchange on the stream; synchronising would stall the CPU after each
-        # Losses are scaled by our own factors (optim/loss.py): no division by micro-batches or ranks inside
-        # megatron-core.
-        calculate_per_token_loss=True,
-        use_cpu_initialization=on_cpu,
-        perform_initialization=True,
-        bias_activation_fusion=False,
-        bias_dropout_fusion=False,
-        masked_softmax_fusion=False,
-        apply_rope_fusion=False,
-        persist_layer_norm=False,
-        gradient_accumulation_fusion=False,
+        use_cpu_initialization=not uses_cuda(),
+        **FIXED_SETTINGS,
     )
 
 
