@@ -93,14 +93,18 @@ def measure_round(root: Path, has_transformers: bool) -> Iterator[tuple[str, Row
 
 
 def make_model(folder: Path, size_gb: float) -> int:
-    """Write a Llama of about that size from one repeated random block. Return the bytes of its weights."""
-    layer_bytes = 2 * 202_383_360  # of Llama-2-7B
+    """Write a Llama of about that size from one repeated random block. Return the bytes of its weights.
+
+    Its layers have the shape of Llama-2-7B, or of a sixteenth of the width for less than 1 GB.
+    """
+    width = 4096 if size_gb >= 1 else 256
+    layer_bytes = 2 * (4 * width * width + 3 * width * (width * 43 // 16))
     model = ModelConfig(
         family="llama",
-        num_layers=max(1, round((size_gb * 1e9 - 2 * 2 * 32000 * 4096) / layer_bytes)),
-        hidden_size=4096,
-        ffn_hidden_size=11008,
-        num_attention_heads=32,
+        num_layers=max(1, round((size_gb * 1e9 - 2 * 2 * 32000 * width) / layer_bytes)),
+        hidden_size=width,
+        ffn_hidden_size=width * 43 // 16,
+        num_attention_heads=width // 128,
         vocab_size=32000,
         max_position_embeddings=4096,
     )
@@ -188,7 +192,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="the table shows medians (default: 3)")
     parser.add_argument("--work_dir", type=Path, default=None, help="where to write (default: the system's folder)")
     parser.add_argument("--no_transformers", action="store_true", help="leave out the row that needs the whole model")
-    return parser.parse_args()
+    parser.add_argument("--small", action="store_true", help="one round of 30 MB without transformers: a trial")
+    options = parser.parse_args()
+    if options.small:
+        options.size_gb, options.rounds, options.no_transformers = 0.03, 1, True
+    return options
 
 
 if __name__ == "__main__":

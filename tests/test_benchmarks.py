@@ -1,4 +1,4 @@
-"""Every benchmark of training starts and ends in its small mode, without a GPU."""
+"""Every benchmark starts and ends in its small mode, without a GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tests.paths import ROOT
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
+        ("convert", "| to-hf |"),
         ("plan_memory", "stablelm_alpha_7b"),
+        ("pretokenize", "(b)/(a) = "),
         ("train", "| ours packed / transformers packed |"),
     ],
 )
