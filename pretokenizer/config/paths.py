@@ -1,20 +1,28 @@
 """Find shipped configurations and the files that a user names. (SHARED with trainer and converter.)"""
 
-import importlib.resources
+import importlib.util
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+DATA_PACKAGE = "oasst_megatron_configs"
+"""The wheel's package of data files. It has no code, so Python joins all folders of this name on its path."""
 
 
 def shipped_configs() -> Path:
     """Return the folder of the YAML files that this project ships.
 
-    It is `configs/` in a checkout of the repository, and a package of data files in an installed wheel.
+    It is `configs/` in a checkout of the repository, and the folder of DATA_PACKAGE in an installed wheel. Raises
+    FileNotFoundError when an installation has neither.
     """
     folder = REPOSITORY / "configs"
     if folder.is_dir():
         return folder
-    return Path(str(importlib.resources.files("oasst_megatron_configs") / "cards.yaml")).parent
+    spec = importlib.util.find_spec(DATA_PACKAGE)
+    folders = map(Path, (spec.submodule_search_locations or []) if spec else [])
+    found = next((folder for folder in folders if (folder / "cards.yaml").is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"{DATA_PACKAGE}: this installation has no configurations; install the package again")
+    return found
 
 
 def find_config(kind: str, name: str | Path) -> Path:

@@ -19,7 +19,9 @@ def test_shipped_configs_of_a_wheel_are_its_data_package(tmp_path: Path, monkeyp
     (package / "train").mkdir(parents=True)
     (package / "train" / "mine.yaml").write_text("lr: 1.0e-4")
     (package / "cards.yaml").touch()
+    (tmp_path / "other" / "oasst_megatron_configs").mkdir(parents=True)  # a folder of this name without our files
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path / "other"))
     monkeypatch.setattr("pretokenizer.config.paths.REPOSITORY", tmp_path / "site-packages")
     assert shipped_configs() == package
     assert find_config("train", "mine") == package / "train" / "mine.yaml"
@@ -37,3 +39,10 @@ def test_a_shipped_name_comes_first_then_the_working_folder_then_the_checkout(
     assert find_config("model", "configs/model/tiny_llama.yaml") == Path("configs/model/tiny_llama.yaml")
     assert find_file("examples/demo.py") == ROOT / "examples" / "demo.py"
     assert find_file("nowhere/at_all.yaml") == Path("nowhere/at_all.yaml")
+
+
+def test_an_installation_without_configurations_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretokenizer.config.paths.REPOSITORY", tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="oasst_megatron_configs"):
+        shipped_configs()
