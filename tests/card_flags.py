@@ -1,4 +1,4 @@
-"""The flags of the card llama2-70b-oasst-sft-v10, as it prints them, of stage 1 and of stage 2."""
+"""The training flags that the card llama2-70b-oasst-sft-v10 prints for its two stages."""
 
 from __future__ import annotations
 

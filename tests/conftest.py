@@ -1,12 +1,12 @@
-"""For the tests of more than one package: a miniature architecture, toy documents and shards of them."""
+"""A tiny architecture, toy documents and their shards, for the tests of several packages."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-os.environ["OASST_DEVICE"] = "cpu"  # several ranks run on one machine, whatever GPUs it has
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: small tensors, and processes share the cores
+os.environ["OASST_DEVICE"] = "cpu"  # several ranks share one machine, whatever GPUs it has
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # set before torch is imported, because the processes share the cores
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ TINY_LLAMA = ModelConfig(
 
 
 def write_shard(prefix: Path, documents: list[tuple[list[int], list[int]]]) -> str:
-    """Writes PREFIX-text and PREFIX-role from (token_ids, role_ids) pairs; returns the prefix as text."""
+    """Write PREFIX-text and PREFIX-role from (token_ids, role_ids) pairs, and return the prefix as text."""
     with ShardWriter(f"{prefix}-text", np.uint16) as text, ShardWriter(f"{prefix}-role", np.uint16) as role:
         for token_ids, role_ids in documents:
             text.add(token_ids)
@@ -37,7 +37,7 @@ def write_shard(prefix: Path, documents: list[tuple[list[int], list[int]]]) -> s
 
 
 def toy_documents(count: int, seed: int = 0, longest: int = 40) -> list[tuple[list[int], list[int]]]:
-    """Documents of 4 to `longest` random tokens: user (role 1) first, then assistant (role 2); each has both."""
+    """Return documents of 4 to `longest` random tokens: first the user's (role 1), then the assistant's (role 2)."""
     rng = np.random.RandomState(seed)
     documents = []
     for _ in range(count):

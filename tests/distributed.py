@@ -1,9 +1,9 @@
-"""Real gloo processes for tests: `run_distributed(fn, world_size, *arguments)` -> what `fn` returned on each rank.
+"""Real gloo processes for tests: `run_distributed(fn, world_size, *arguments)` returns the result of each rank.
 
-`fn` is a function of a test module (it is found by name in the other processes). These are started once, because
-importing torch and megatron-core takes them seconds, and serve every call of the session; each call has process groups
-of its own. `fresh` starts new ones, for what leaves traces in a process. When a rank fails, all are ended, and its
-traceback is the error message.
+`fn` is a function of a test module, because the other processes find it by name. They start once and serve every call
+of the session, since importing torch and megatron-core takes seconds. Each call has its own process groups. `fresh`
+starts new processes, for functions that leave traces in one. When a rank fails, all ranks end, and its traceback is the
+error message.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 GRACE_SECONDS = 0.5
-"""The rank that failed first may not be the one seen first."""
+"""Seconds to wait for further failures, because the first one seen may not be the first to happen."""
 
 
 def run_distributed(
     fn: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 300.0, fresh: bool = False
 ) -> list[Any]:
-    """Results by rank. `fn` runs after `device.install()` and `init_process_group`. AssertionError on failure."""
+    """Run `fn` on every rank after `device.install()` and `init_process_group`, and return the results by rank.
+
+    Raises AssertionError when a rank fails.
+    """
     workers = [] if fresh else _WORKERS
     while len(workers) < world_size:
         workers.append(_Worker())
@@ -43,10 +46,10 @@ def run_distributed(
 
 
 class _Worker:
-    """A process that waits for work."""
+    """A process that runs one function after another."""
 
     def __init__(self) -> None:
-        # Set before the process starts, as torch reads it when it is imported there.
+        # Set before the process starts, because importing torch reads it.
         saved = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"
         try:

@@ -1,4 +1,4 @@
-"""Which files and folders of the three packages import each other, from the import statements alone."""
+"""The import graphs of the files and folders of the three packages, read from the import statements."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from tests.paths import ROOT
 
 PACKAGES = ("pretokenizer", "megatron_train", "checkpoint_convert")
-"""Upstream first."""
+"""The packages in the direction of the data: each may import from those before it."""
 
 Graph = dict[str, set[str]]
-"""A node and the nodes that it imports."""
+"""Each node (file or folder) -> the nodes that it imports."""
 
 
 def sources(package: str, root: Path = ROOT) -> list[Path]:
@@ -31,7 +31,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def file_graph(root: Path = ROOT) -> Graph:
-    """Return module name -> modules it imports, such as `pretokenizer.build` -> `pretokenizer.tasks.plan`."""
+    """Return the modules that each module imports, such as `pretokenizer.build` -> `pretokenizer.tasks.plan`."""
     modules = {module_name(path, root): path for package in PACKAGES for path in sources(package, root)}
     graph: Graph = {}
     for module, path in modules.items():
@@ -42,7 +42,7 @@ def file_graph(root: Path = ROOT) -> Graph:
 
 
 def folder_graph(graph: Graph) -> Graph:
-    """Return folder -> folders it imports, from the graph of files. Root files count as `package.*`."""
+    """Return the folders that each folder imports. The files in a package's root folder count as `package.*`."""
     folders: Graph = {}
     for module, imported in graph.items():
         own = folder_of(module)
@@ -73,7 +73,7 @@ def folder_of(module: str) -> str:
 
 
 def circles(graph: Graph) -> list[str]:
-    """Return the groups of nodes that reach one another, each as sorted names with spaces between them."""
+    """Return the import circles: groups of nodes that reach one another, as sorted names joined by spaces."""
     reach = {node: reachable(graph, node) for node in graph}
     groups = {frozenset({node} | {other for other in reach[node] if node in reach.get(other, ())}) for node in graph}
     return sorted(" ".join(sorted(group)) for group in groups if len(group) > 1)

@@ -1,9 +1,9 @@
-"""Folders that tests of all packages read."""
+"""Folders that the tests of several packages read."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-"""The repository."""
+"""The repository's root folder."""
 CONFIGS = ROOT / "configs"
 SHARED = ROOT.parent / "shared"
-"""Larger test data beside the repository; tests that need it are skipped where it is missing."""
+"""Larger test data beside the repository. Tests that need it are skipped when it is missing."""

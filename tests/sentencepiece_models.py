@@ -14,7 +14,7 @@ CORPUS = [
 
 
 def train_spm(path: Path, **options: object) -> Path:
-    """Train a SentencePiece model at `path`; `options` override Llama's settings."""
+    """Train a SentencePiece model at `path`. `options` override Llama's settings."""
     model = io.BytesIO()
     settings = {
         "vocab_size": 400,

@@ -57,7 +57,7 @@ FOLDERS = {
     "examples/sampling": "`make sample`: continuations of prompts, as reports",
     "benchmarks": "speed and memory, printed as ratios",
 }
-"""What a folder holds, in the order of the tree. A folder that is missing here stops the command."""
+"""The content of each folder in one line, in the order of the tree. An undescribed folder stops the command."""
 
 
 def source_tree() -> str:

@@ -1,4 +1,4 @@
-"""`make stage1/stage2/cards/report`: their parts, and one card in miniature from records to an answer."""
+"""`make stage1`, `stage2`, `cards` and `report`: their parts, and one card in miniature from records to an answer."""
 
 from __future__ import annotations
 

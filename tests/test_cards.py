@@ -1,6 +1,6 @@
-"""The five published models: what their cards print is accepted as printed, and their published arithmetic comes out.
+"""The trainer accepts the flags of the five published models as printed, and computes their published figures.
 
-Every figure here is from the cards or from the analysis of the original programs, not from this code.
+Every figure here comes from the cards or from the analysis of the original programs, not from this code.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def layout_of(command: CommandLine, world_size: int) -> ParallelLayout:
 
 
 def rate(name: str, applied: int) -> str:
-    """Learning rate after `applied` iterations of a configuration, to five digits."""
+    """Return the learning rate of a configuration after `applied` iterations, to five digits."""
     config = configuration(name).config
     size = config.batch.global_batch_size or 0
     return f"{learning_rate(config.lr_schedule, applied * size, size, config.batch.train_iters):.5g}"
@@ -243,7 +243,7 @@ def test_hugging_face_cards_learning_rates(name: str, applied: int, expected: st
 def test_a_prefix_that_is_not_there_lists_those_beside_it_and_under_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The card's launch reads oasst_sft10-train, its section writes oasst_pre10-train."""
+    """The card's launch reads oasst_sft10-train, but its section writes oasst_pre10-train."""
     monkeypatch.chdir(tmp_path)
     for folder, name in (("data", "oasst_pre10-train"), ("output/oasst_top1", "oasst_top1-train")):
         Path(folder).mkdir(parents=True)

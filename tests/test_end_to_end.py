@@ -1,4 +1,4 @@
-"""conversations -> shards -> stage 1 -> stage 2 in another layout -> Hugging Face folder -> transformers agrees."""
+"""Conversations become shards, two training stages in two layouts, and a folder with the same loss in transformers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKENIZER = ROOT / "examples/data/tokenizer/sample.model"
 
 
 def run(*arguments: str, processes: int = 0) -> str:
-    """Runs a module as a user would and returns what it printed."""
+    """Run a module as a user does, and return its output."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes else []
     command = (
         [sys.executable, *launcher, *arguments]
@@ -42,7 +42,8 @@ def evaluations(folder: Path) -> dict[str, float]:
 
 
 def transformers_loss(hf: Path, prefix: Path, length: int) -> float:
-    """Mean loss over assistant tokens, each document cut to `length` tokens, from the exported folder alone."""
+    """Return transformers' mean loss over assistant tokens, from the exported folder and documents cut to `length`."""
+
     model = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32).eval()
     text, role = ShardReader(f"{prefix}-text"), ShardReader(f"{prefix}-role")
     total = count = 0.0

@@ -161,7 +161,7 @@ def test_no_module_is_named_like_the_standard_library_or_a_drawer() -> None:
 
 
 def test_the_pretokenizer_and_shared_modules_import_no_torch() -> None:
-    """In a fresh interpreter, as other tests have imported it here; transitively, so that no detour counts."""
+    """A fresh interpreter imports them, because other tests import torch here. Indirect imports count too."""
     program = (
         "import importlib, sys\n"
         f"for name in {TORCH_FREE!r}:\n"
@@ -174,7 +174,7 @@ def test_the_pretokenizer_and_shared_modules_import_no_torch() -> None:
 
 
 def test_jinja_is_imported_only_with_a_template() -> None:
-    """Checked in a fresh interpreter, because other tests import jinja2 here."""
+    """A fresh interpreter imports the package, because other tests import jinja2 here."""
     program = (
         "import sys\n"
         "import checkpoint_convert.convert, pretokenizer.build\n"

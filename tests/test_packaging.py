@@ -1,4 +1,4 @@
-"""The versions that pyproject.toml and the Dockerfile accept."""
+"""pyproject.toml and the Dockerfile accept the same versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.paths import ROOT
     [
         ("2.13.0", True),
         ("2.13.1+cu130", True),
-        ("2.13.0a0+8145d630e8.nv26.06", True),  # what NVIDIA's containers call it
+        ("2.13.0a0+8145d630e8.nv26.06", True),  # the version in NVIDIA's containers
         ("2.12.1", False),
         ("2.14.0a0+abc.nv26.09", False),
         ("2.14.0", False),
@@ -29,5 +29,5 @@ def test_torch_of_nvidias_containers_is_accepted(version: str, accepted: bool) -
 
 
 def test_the_dockerfile_asserts_the_same_series() -> None:
-    """Its constraint pins the container's own version, which pip compares with the requirement above."""
+    """The Dockerfile pins the container's own version, which pip compares with the requirement in pyproject.toml."""
     assert re.findall(r"startswith\('([\d.]+)'\)", (ROOT / "Dockerfile").read_text()) == ["2.13"]

@@ -114,7 +114,7 @@ def test_make_help_is_the_default_target_and_lists_the_two_commands() -> None:
 
 
 def test_the_example_of_your_own_data_runs(tmp_path: Path) -> None:
-    """The YAML and the five commands as they stand in the README, with a small model and three iterations."""
+    """The README's YAML and five commands run unchanged, but with a small model and three iterations."""
     section = README.split("## Your own data")[1]
     (tmp_path / "my_chats.yaml").write_text(section.split("```yaml\n")[1].split("```")[0])
     (tmp_path / "data" / "my_chats").mkdir(parents=True)

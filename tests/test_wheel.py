@@ -1,4 +1,4 @@
-"""The wheel, installed outside the checkout: the three commands run from another folder with shipped names."""
+"""The three commands of a wheel installed outside the checkout run in another folder with shipped names."""
 
 from __future__ import annotations
 

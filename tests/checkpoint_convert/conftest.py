@@ -1,4 +1,4 @@
-"""A SentencePiece model of Llama's kind, trained in the process, and tiny Hugging Face folders converted once."""
+"""Fixtures of the converter's tests: tokenizers trained in the test process, and tiny models converted once."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def quiet_transformers() -> None:
 
 @pytest.fixture(scope="session")
 def spm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BPE `tokenizer.model` with byte fallback and identity normalisation; 300 pieces and more."""
+    """Return the path of a Llama-like BPE `tokenizer.model` with byte fallback and at least 300 pieces."""
     return train_spm(tmp_path_factory.mktemp("spm") / "tokenizer.model", model_type="bpe")
 
 
 @pytest.fixture(scope="session")
 def json_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level BPE `tokenizer.json` of GPT-NeoX's kind, with <|endoftext|>."""
+    """Return the path of a byte-level BPE `tokenizer.json` with <|endoftext|>, as GPT-NeoX has."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -46,7 +46,7 @@ def json_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def hf_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """kind -> its Hugging Face folder, made once; not to be written to."""
+    """Return a function that gives the Hugging Face folder of a kind of model, which no test may change."""
     root = tmp_path_factory.mktemp("hf")
 
     def folder_of(kind: str) -> Path:
@@ -59,7 +59,7 @@ def hf_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def converted(hf_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """kind -> the checkpoint folder that from_hf made of it, made once; not to be written to."""
+    """Return a function that gives the converted checkpoint of a kind of model, which no test may change."""
     root = tmp_path_factory.mktemp("converted")
 
     def folder_of(kind: str) -> Path:
@@ -72,7 +72,7 @@ def converted(hf_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def llama_with_tokenizer(hf_folder: Callable[[str], Path], spm_model: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny Llama's folder with the SentencePiece model in it."""
+    """Return a copy of the tiny Llama's folder to which the SentencePiece model is added."""
     folder = tmp_path / "llama"
     shutil.copytree(hf_folder("llama_gqa"), folder)
     shutil.copyfile(spm_model, folder / "tokenizer.model")

@@ -1,4 +1,4 @@
-"""Conversions of every shape of network, there and back."""
+"""Every kind of network is converted to a checkpoint and back."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_stops_and_sampling_settings_go_there_and_back(llama_with_tokenizer: Pat
 
 
 def test_sampling_settings_survive_training(llama_with_tokenizer: Path, tmp_path: Path) -> None:
-    """The trainer copies tokenizer/ and tokenizer/source/ of its starting checkpoint, and no generation_config.json."""
+    """The trainer copies tokenizer/ and tokenizer/source/ of its starting checkpoint, but no generation_config.json."""
     sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 9]}
     (llama_with_tokenizer / "generation_config.json").write_text(json.dumps(sampling))
     from_hf(llama_with_tokenizer, tmp_path / "ckpt", ImportOptions(CHATML))
@@ -207,7 +207,7 @@ def test_pickled_weights_are_read(
 
 
 def changed(source: Path, target: Path, config: dict[str, object] | None = None, drop: str = "", add: str = "") -> Path:
-    """A copy of a single-file folder with config fields set, a tensor dropped or added."""
+    """Return a copy of a single-file folder with some config fields set, and a tensor dropped or added."""
     target.mkdir()
     text = json.loads((source / "config.json").read_text()) | (config or {})
     (target / "config.json").write_text(json.dumps(text))
@@ -259,7 +259,7 @@ def test_from_hf_drops_buffers_of_old_files(hf_folder: Callable[[str], Path], tm
 
 
 def test_a_neox_head_may_be_called_lm_head(hf_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    """GPTNeoXForCausalLM's state_dict() calls it so in transformers 5, while save_pretrained writes embed_out."""
+    """transformers 5 names the head lm_head in state_dict() of GPTNeoXForCausalLM; save_pretrained writes embed_out."""
     tensors = tensors_of(hf_folder("neox_parallel"))
     folder = changed(hf_folder("neox_parallel"), tmp_path / "hf")
     spelled = {name.replace("embed_out.", "lm_head."): tensor for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""The command line: what it prints, how it exits, what it refuses."""
+"""Output, exit codes and errors of the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHATML = "<|im_start|>,<|im_end|>"
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr)"""
+    """Return the exit code, stdout and stderr of a command."""
     try:
         code = main([str(argument) for argument in arguments])
     except SystemExit as error:

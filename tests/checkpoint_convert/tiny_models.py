@@ -1,4 +1,4 @@
-"""Tiny random Hugging Face models, one for each shape of network that the converter knows."""
+"""Tiny random Hugging Face models, one for each kind of network that the converter knows."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ MODELS = {
 }
 
 TRAINABLE = tuple(kind for kind in MODELS if kind not in ("llama_rope_yarn", "llama_rope_dynamic"))
-"""The kinds that the trainer computes. The others can only be converted."""
+"""The kinds of network that the trainer can train. The others can only be converted."""
 
 
 def save_tiny_model(kind: str, folder: Path, dtype: torch.dtype = torch.float32, **changes: object) -> None:
-    """Random weights, norms and biases included, so that no two tensors are alike; `changes` are config fields."""
+    """Save a model with random weights, norms and biases, so that no two are equal. `changes` are config fields."""
     torch.manual_seed(7)
     config = copy.deepcopy(MODELS[kind])
     config.update(changes)

@@ -1,4 +1,4 @@
-"""report.html: what it shows of a run, that texts are escaped, and that a browser reports no error."""
+"""report.html shows a run's data, curves and samples, escapes all texts, and gives no error in a browser."""
 
 from __future__ import annotations
 

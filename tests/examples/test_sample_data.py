@@ -1,4 +1,4 @@
-"""The sample conversations of the demo: enough of them, all different, each in its data set's own record format."""
+"""The demo's sample conversations are many and different, and have the record format of their data set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sharegpt() -> list[dict[str, Any]]:
 
 
 def first_answers() -> Iterator[str]:
-    """The first assistant message of each conversation; of a tree, the best-ranked reply to its prompt."""
+    """Return the first assistant message of each conversation. For a message tree, this is the best-ranked reply."""
     yield from (record["answer"] for name in ("train", "test") for record in lines(f"gsm8k/{name}.jsonl"))
     yield from (record["output"] for record in lines("alpaca/train.jsonl"))
     for record in lines("messages/train.jsonl"):

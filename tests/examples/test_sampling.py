@@ -1,4 +1,4 @@
-"""Sampling reports: layout, prompts, resuming, and continuations of a small random model."""
+"""Sampling reports have the layout of oasst-model-eval, resume after an interruption, and equal greedy decoding."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PUBLISHED = {
         }
     ],
 }
-"""A report as oasst-model-eval writes it."""
+"""A sampling report in the format of oasst-model-eval."""
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,12 @@ from pathlib import Path
 from tests.faults.tally import RESULTS_VARIABLE
 
 COUNTS = {"kill": 100, "disk": 8, "corrupt": 1000, "recover": 10}
-"""Campaign -> --runs."""
+"""Name of each campaign -> its number of runs in the whole campaign (--runs)."""
 FUZZ_SECONDS = 600
 
 
 def commands(seed: int, share: float) -> list[list[str]]:
-    """Return the arguments of each part."""
+    """Return the arguments of every part of the campaign."""
     counted = [[name, "--runs", str(max(2, round(count * share)))] for name, count in COUNTS.items()]
     fuzz = ["fuzz", "--seconds", str(max(5, round(FUZZ_SECONDS * share)))]
     return [[*words, "--seed", str(seed)] for words in [["hostile"], ["secrets"], *counted, fuzz]]
@@ -31,7 +31,7 @@ def commands(seed: int, share: float) -> list[list[str]]:
 def table(rows: list[dict[str, object]]) -> str:
     """Return a Markdown table with one line per part."""
     lines = ["| campaign | part | counts | problems |", "|---|---|---|---:|"]
-    return "\n".join([*lines, *(f"| {r['campaign']} | {r['part']} | {r['said']} | {r['problems']} |" for r in rows)])
+    return "\n".join([*lines, *(f"| {r['campaign']} | {r['part']} | {r['summary']} | {r['problems']} |" for r in rows)])
 
 
 def main(arguments: list[str] | None = None) -> int:

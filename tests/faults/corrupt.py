@@ -1,9 +1,9 @@
-"""Random damage to every kind of file that is read: a flipped byte, an end cut off, no file, or another one.
+"""Damage files of every kind that the project reads: flip a byte, cut off the end, remove the file or swap it.
 
     python -m tests.faults.corrupt --runs 1000 --seed 1
 
-Where a checksum covers the file, it must be refused by name; elsewhere it may be read, or refused with a message that
-names a file: never accepted in silence, never a traceback.
+A reader must refuse a damaged file under a checksum and name it. It may read any other damaged file, or refuse it with
+a message that names a file. It must never accept a damaged checksummed file in silence or end with a traceback.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ class Reader:
     folder: Path
     read: Callable[[Path], list[str] | None]
     covers: Callable[[Path], bool]
-    """Whether a checksum of what it reads covers a file."""
+    """Return whether one of the checksums that the reader verifies covers a file."""
 
 
 def damage(path: Path, kind: str, others: list[Path], rng: random.Random) -> bool:
-    """Damage one file. Return False when its bytes did not change."""
+    """Damage one file in the way `kind`. Return False when its bytes stay the same."""
+
     before = path.read_bytes()
     if kind == "missing":
         path.unlink()
@@ -78,7 +79,7 @@ def _outcome(reader: Reader, path: Path, what: str) -> tuple[str, str]:
         problems = reader.read(reader.folder)
     except (ValueError, OSError) as error:
         problems = [str(error)]
-    except BaseException as error:  # a panic in Rust is no Exception
+    except BaseException as error:  # a panic in Rust is a BaseException
         if isinstance(error, KeyboardInterrupt):
             raise
         return "crashed", f"{what}: {type(error).__name__}: {error}"
@@ -90,7 +91,7 @@ def _outcome(reader: Reader, path: Path, what: str) -> tuple[str, str]:
 
 
 def campaign(readers: list[Reader], runs: int, rng: random.Random, tally: Tally) -> None:
-    """Run `runs` damages, spread evenly over the readers."""
+    """Damage files `runs` times, spread evenly over the readers."""
     for number, reader in enumerate(readers):
         problems: list[str] = []
         counts: Counter[str] = Counter()

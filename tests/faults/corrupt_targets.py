@@ -1,4 +1,4 @@
-"""Folders to damage, one small folder of each kind that the project reads, and the functions that read them."""
+"""One small folder of each kind that the project reads, to be damaged, and the functions that read it."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def record_readers(root: Path) -> Iterator[Parts]:
                 found = [record for _, record in read_records(path)]
                 assert found == rows or path.suffix not in (".gz", ".zst"), f"{path}: other rows, and its sum agrees"
         if len(list(folder.iterdir())) < len(contents) + 1:
-            raise ValueError(f"{folder}: a file is missing")  # which the plan of a build finds
+            raise ValueError(f"{folder}: a file is missing")  # the plan of a build checks this
 
     yield "files of records", root, read, nothing
 

@@ -1,10 +1,10 @@
-"""Full disks, vanished or read-only disks, missing permissions: each gives a clear error and loses nothing.
+"""Full, missing and read-only disks and missing permissions each give a clear error and lose nothing.
 
-    python -m tests.faults.disk --runs 8 --seed 1        # full disks of random sizes, and the rest
+    python -m tests.faults.disk --runs 8 --seed 1        # full disks of random sizes, and the other cases
 
-Real ENOSPC on a small tmpfs, so this part needs root on Linux; without it, it says so and does nothing. Each case: the
-command ends with an error of its own that names a file, no traceback; what was there before is intact; once there is
-room, the same command gives the bytes of an undisturbed run.
+A small tmpfs gives real ENOSPC errors, so this part needs root on Linux. Without root, it prints a line and does
+nothing. In each case, the command must end with an error that names a file, without a traceback, and keep earlier
+results intact. Once there is enough space, the same command must give the bytes of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from tests.faults.kill_targets import TARGETS, Target
 from tests.faults.tally import Tally
 
 EXAMPLES = {"pretokenizer": (0, 2), "trainer": (0, 1), "converter": (0, 1)}
-"""Of each program, the variants that meet a full disk."""
+"""The variants of each program that run on a full disk."""
 NOBODY = 65534
 
 
 class Disk:
-    """A tmpfs of a given size at `path`."""
+    """A tmpfs of a given size in bytes, mounted at `path`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -78,7 +78,7 @@ def mounted(path: Path, num_bytes: int) -> Iterator[Disk]:
 
 
 def error_problems(run: Run, code: int, words: tuple[str, ...]) -> list[str]:
-    """Return problems of a failed command. It must print one of `words` in an error line, without a traceback."""
+    """Return the problems of a failed command, which must print one of `words` in an error line and no traceback."""
     text = run.tail(20_000)
     if code == 0:
         return [f"ended well: {text[-200:]}"]
@@ -132,7 +132,7 @@ def disturbed(target: Target, root: Path, kind: str, seconds: float, rng: random
             if kind == "vanished":
                 disk.unmount()
             else:
-                for _ in range(2000):  # a file open for writing holds the disk writable
+                for _ in range(2000):  # an open file for writing keeps the disk from becoming read-only
                     try:
                         disk.remount("ro")
                         break

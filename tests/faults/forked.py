@@ -1,11 +1,11 @@
-"""Run the project's commands in forked processes, because importing torch for each of them is slow.
+"""Run the project's commands in forked processes, because importing torch in each would be slow.
 
     preload("trainer")
     run = launch("trainer", ["--config", "run.yaml"], Path("folder"), processes=2)
     run.kill();  run.wait(60)
 
-A forked command runs the package's own `main` with the arguments a user would type, in `folder`, in a session of its
-own, its output in a file. Only the interpreter's start and the imports are shared.
+A forked command runs the package's `main` with a user's arguments, in `folder` and in its own session, and writes its
+output to a file. Only the interpreter's start and the imports are shared.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def preload(program: str) -> None:
 
 
 class HangError(AssertionError):
-    """A command did not end. The message holds its stacks."""
+    """Raised when a command does not end. The message holds its stacks."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Run:
         return len(self.codes) == len(self.pids)
 
     def wait(self, seconds: float) -> int:
-        """Return the worst exit status. Raises HangError with the log after `seconds`."""
+        """Wait until every process has ended, and return the worst exit status. Raises HangError after `seconds`."""
         deadline = time.monotonic() + seconds
         while not self.poll():
             if time.monotonic() > deadline:
@@ -85,7 +85,7 @@ class Run:
         return max((abs(code) for code in self.codes.values()), default=0)
 
     def kill(self, number: int | None = None) -> None:
-        """Send SIGKILL to every process and its children, or to one rank alone."""
+        """Send SIGKILL to every process and its children, or to one rank only."""
         for pid in self.pids if number is None else [self.pids[number]]:
             if pid in self.codes:
                 continue
@@ -108,8 +108,9 @@ class Run:
 def launch(
     program: str, arguments: list[str], folder: Path, processes: int = 1, log: Path | None = None, user: int = 0
 ) -> Run:
-    """Start a preloaded program in `folder`; with several processes as torchrun would, one a rank. The log is
-    `folder/log.txt`, begun anew; `user` is someone else than root.
+    """Start a preloaded program in `folder`, with one process for each rank as torchrun does.
+
+    `log` is overwritten; the default is `folder/log.txt`. The processes run as `user`, the id 0 is root.
     """
     sys.stdout.flush()
     log = log or folder / LOG

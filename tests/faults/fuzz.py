@@ -3,8 +3,8 @@
     python -m tests.faults.fuzz --seconds 600                 # every target for ten minutes
     python -m tests.faults.fuzz --seconds 600 --only pickle
 
-An input that raises anything but ValueError or OSError is kept in tests/faults/corpus/TARGET and from then on is a
-regression test (test_fuzz.py). Without atheris the same targets get random changes of good inputs, blindly.
+An input that raises anything but ValueError or OSError is saved in tests/faults/corpus/TARGET, which makes it a
+regression test (test_faults.py). Without atheris, the same targets read randomly changed inputs, without coverage.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_BYTES = 1 << 14
 
 
 def fuzz_with_atheris(target: str, seconds: int, seed: int) -> tuple[int, list[str]]:
-    """Return the number of inputs and the findings. It runs in its own process, because libFuzzer ends its process."""
+    """Fuzz in a new process, because libFuzzer ends its process. Return the number of inputs and the findings."""
     with tempfile.TemporaryDirectory() as name:
         found, start = Path(name) / "found", Path(name) / "start"
         found.mkdir()
@@ -62,9 +62,9 @@ def run_child(target: str, flags: list[str]) -> None:
     import atheris
 
     if target in ("pickle", "safetensors"):
-        import torch  # noqa: F401 - before the instrumentation, which would take minutes over it
+        import torch  # noqa: F401 - imported first, because instrumenting it would take minutes
     with atheris.instrument_imports(include=["pretokenizer", "megatron_train", "checkpoint_convert", "json", "pickle"]):
-        _ignore(target, seeds(target)[0])  # imports what it reads with
+        _ignore(target, seeds(target)[0])  # the first call imports the reader's modules
 
     def one(data: bytes) -> None:
         with contextlib.suppress(ALLOWED):

@@ -46,7 +46,7 @@ def read_compressed(data: bytes) -> None:
 
 
 def read_shard(data: bytes) -> None:
-    """Read a shard: the bytes as index, with a .bin of 64 bytes."""
+    """Read a shard whose index is `data` and whose .bin has 64 bytes."""
     import numpy as np
 
     from pretokenizer.files import shard
@@ -108,7 +108,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 def seeds(target: str) -> list[bytes]:
-    """Return valid inputs to start from."""
+    """Return valid inputs of a target, from which the fuzzer starts."""
     from tests.faults import hostile_data, hostile_weights
 
     row = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]}\n'

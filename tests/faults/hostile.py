@@ -1,10 +1,10 @@
-"""Hostile files: code in pickles, bombs, endless nesting, wrong offsets, templates that never end.
+"""Read hostile files: code in pickles, bombs, endless nesting, wrong offsets, templates that never end.
 
     python -m tests.faults.hostile                 # every case, each in a process of its own
     python -m tests.faults.hostile --only pickle
 
-Each must be refused with a message that names the file, or read within bounds: no code runs, no file appears elsewhere,
-at most 1.5 GB of memory and 30 seconds are taken, and there is no traceback.
+Each file must be refused with a message that names it, or read within bounds: no code runs, no file appears elsewhere,
+reading takes at most 1.5 GB of memory and 30 seconds, and there is no traceback.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from tests.faults.tally import Tally
 MAX_MEGABYTES = 1500
 MAX_SECONDS = 30.0
 MAX_ADDRESSES = 12 << 30
-"""So that what goes wrong here does not take the machine with it; torch alone maps some."""
+"""Limit of a case's address space in bytes, which protects the machine. torch alone maps several GB."""
 MARKER = "owned"
-"""The file that hostile code would make."""
+"""Name of the file that the hostile code would create."""
 READ = "read within bounds"
 
 

@@ -1,4 +1,4 @@
-"""Hostile inputs of the pretokenizer: archives, JSON, YAML, shards, chat templates, tokenizers."""
+"""Hostile archives, JSON, YAML, shards, chat templates and tokenizers for the pretokenizer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.faults.corrupt_targets import _config
 from tests.faults.kill_targets import SAMPLE_MODEL
 
 Case = tuple[Callable[[Path], str | None], bool]
-"""(makes its files in a folder and reads them; whether reading them is as good as refusing them)."""
+"""(function that writes files in a folder and reads them, whether they may be read instead of refused)."""
 ROW = json.dumps({"question": "q", "answer": "a"}).encode() + b"\n"
 
 
 def data_cases() -> dict[str, dict[str, Case]]:
-    """Return kind -> name -> case."""
+    """Return the cases by kind and name."""
     return {
         "archives": archive_cases(),
         "JSON": json_cases(),
@@ -35,7 +35,7 @@ def data_cases() -> dict[str, dict[str, Case]]:
 
 
 def records_of(name: str, data: bytes | Callable[[], bytes]) -> Callable[[Path], str | None]:
-    """Return a case that writes `data` and reads it as records. Large data is made only when the case runs."""
+    """Return a case that writes `data` and reads it as records. A function as `data` is called when the case runs."""
 
     def read(folder: Path) -> str | None:
         from pretokenizer.records.reader import read_records
@@ -127,7 +127,7 @@ def tar_with(name: str, data: bytes, **fields: Any) -> bytes:
 
 
 def leading_out(folder: Path) -> str | None:
-    """Return an archive whose names lead out of its folder. It is read without writing there."""
+    """Return an archive whose names lead out of its folder. The reader must write nothing there."""
     from pretokenizer.records.reader import read_records
 
     outside = folder / "outside"
@@ -160,7 +160,7 @@ def with_links(folder: Path) -> str | None:
 
 
 def sparse_tar() -> bytes:
-    """Return a tar in GNU's old sparse format: a few bytes that stand for 8 EB of zeros."""
+    """Return a tar in GNU's old sparse format, in which a few bytes stand for 8 EB of zeros."""
     block = bytearray(tar_with("a.jsonl", b"x" * 512, type=tarfile.GNUTYPE_SPARSE)[:512])
     block[386:398] = b"00000000000\0"  # offset of the first piece
     block[398:410] = b"00000001000\0"  # its length
@@ -219,7 +219,7 @@ def json_cases() -> dict[str, Case]:
 
 
 def one_line(folder: Path) -> str | None:
-    """Write a sparse file: zeros without an end of line, then a record."""
+    """Write a sparse file of zeros without a line end, followed by a record."""
     from pretokenizer.records.reader import read_records
 
     path = folder / "a.jsonl"
@@ -247,7 +247,7 @@ def one_item(folder: Path) -> str | None:
 
 
 def deep_trees(folder: Path) -> str | None:
-    """Return message trees as deep as JSON allows."""
+    """Return message trees that nest as deeply as JSON allows."""
     from pretokenizer.sources import make_source
     from pretokenizer.sources.source import InputRecord
 
@@ -262,7 +262,7 @@ def deep_trees(folder: Path) -> str | None:
 
 
 def deep_own_file(name: str, text: bytes) -> Callable[[Path], str | None]:
-    """Return a case with deep nesting in one of the project's own JSON files."""
+    """Return a case that nests one of the project's own JSON files deeply."""
 
     def read(folder: Path) -> str | None:
         from checkpoint_convert.families.family import read_hf_config
@@ -355,7 +355,7 @@ def index_bytes(
     entries: int | None = None,
     code: int = 8,
 ) -> bytes:
-    """Return an .idx file with these figures, whether they are true or not."""
+    """Return an .idx file with the given figures, which may be wrong."""
     header = struct.pack(
         "<9sQBQQ",
         b"MMIDIDX\x00\x00",
@@ -428,7 +428,7 @@ def template_cases() -> dict[str, Case]:
         "justified in 10^10": "{{ 'x'.ljust(10**10) }}" + plain,
     }
     refused = {name: (template_of(text), False) for name, text in texts.items()}
-    # Jinja gives nothing for an unsafe attribute that is only printed.
+    # Jinja renders an unsafe attribute that is only printed as an empty text.
     for name in ("attributes by filter", "globals of a function", "format strings"):
         refused[name] = (template_of(texts[name]), True)
     return refused | {"a good one": (template_of(plain), True)}

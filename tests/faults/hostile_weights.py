@@ -1,4 +1,4 @@
-"""Hostile weights: pickles with code wherever a pickle could be read, safetensors with wrong offsets."""
+"""Hostile weights: pickles with code in every place where a pickle is read, and safetensors with wrong offsets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 from tests.faults.hostile_data import Case
 
 PLACES = ("common.pt", ".metadata", "__0_0.distcp", "extra.pkl", "rng_state.pt")
-"""Of a checkpoint folder."""
+"""Files of a checkpoint folder in which a pickle could be read."""
 
 
 def weight_cases() -> dict[str, dict[str, Case]]:
-    """Return kind -> name -> case."""
+    """Return the cases by kind and name."""
     return {"pickles": pickle_cases(), "safetensors": safetensors_cases()}
 
 
@@ -38,7 +38,7 @@ def code(module: str, name: str, argument: str, protocol: int) -> bytes:
 
 
 def payloads() -> dict[str, bytes]:
-    """Return name -> a pickle that must not run."""
+    """Return pickles that must not run, by name."""
     command = "touch owned"
     found = {
         f"{module}.{name} by protocol {protocol}": code(module, name, command, protocol)
@@ -65,7 +65,7 @@ def torch_zip(pickled: bytes, name: str = "archive/data.pkl") -> bytes:
 
 
 def legacy(pickled: bytes) -> bytes:
-    """Return the pickle in torch's format before archives: magic number, protocol, system, then the object."""
+    """Return the pickle in torch's format without archives: magic number, protocol, system, then the object."""
     head = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
     return head + pickled
 
@@ -94,7 +94,7 @@ def pickle_cases() -> dict[str, Case]:
     }
     for name, data in tricks.items():
         for file in ("pytorch_model.bin", "consolidated.00.pth", "mp_rank_00/model_optim_rng.pt"):
-            # No archive is ever looked for by its beginning here, so what stands before it is not read.
+            # Readers find an archive by its end, so they do not read the bytes before it.
             cases[f"{file}: {name}"] = (foreign(file, data), name == "a pickle before an archive")
         for place in PLACES[:4]:
             harmless = ("explode" in name or "deep" in name) and place in ("common.pt", "extra.pkl")
@@ -104,7 +104,7 @@ def pickle_cases() -> dict[str, Case]:
 
 @cache
 def template_folders() -> Path:
-    """Write a checkpoint and a Hugging Face folder once, for the cases to copy and damage."""
+    """Write a checkpoint and a Hugging Face folder once. The cases copy and damage them."""
     import atexit
     import tempfile
 
@@ -120,7 +120,7 @@ def template_folders() -> Path:
 
 
 def in_checkpoint(place: str, data: bytes) -> Callable[[Path], str | None]:
-    """Return a case that puts a file into a checkpoint, renews its sums, and runs every reader of checkpoints."""
+    """Return a case that puts a file into a checkpoint, updates SHA256SUMS, and runs every reader of checkpoints."""
     root = template_folders()
 
     def read(folder: Path) -> str | None:
@@ -157,7 +157,7 @@ def _read_all(kind: Any) -> Callable[[Path], None]:
 
 
 def foreign(file: str, data: bytes) -> Callable[[Path], str | None]:
-    """Return a case that converts a hostile file of another project's checkpoint."""
+    """Return a case that converts another project's checkpoint with a hostile file in it."""
 
     def read(folder: Path) -> str | None:
         from checkpoint_convert.huggingface.weights import HfWeights
@@ -185,7 +185,7 @@ def rng_state(data: bytes) -> Callable[[Path], str | None]:
 
 
 def in_part(payload: bytes) -> Callable[[Path], str | None]:
-    """Return a part whose columns are pickled objects."""
+    """Return a case with a part of a build whose columns are pickled objects."""
 
     def read(folder: Path) -> str | None:
         from pretokenizer.tasks.part_files import _COLUMNS, PartHeader, read_part

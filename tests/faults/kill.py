@@ -1,11 +1,11 @@
-"""Send random SIGKILLs and start the same command again until it ends. Nothing may be lost or half done.
+"""Send SIGKILLs at random moments and restart the same command until it ends. Nothing may be lost or half done.
 
     python -m tests.faults.kill --runs 100 --seed 1                      # 100 kills of each program
     python -m tests.faults.kill --runs 10 --only trainer --seed 7
 
-After each kill: no final name holds an incomplete thing (the project's own checks), and the same command resumes. At
-the end of each run: its files are, byte for byte, those of a run that was left alone; at most `save_interval`
-iterations were done again after a kill.
+After each kill, the project's own checks must find nothing incomplete under a final name, and the same command must
+resume. At the end, the files must equal those of an undisturbed run byte for byte. A kill may repeat at most
+`save_interval` iterations.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.faults.tally import Tally
 MAX_KILLS_A_STEP = 4
 PATIENCE_SECONDS = 120.0
 ORPHANS_SECONDS = 40.0
-"""The other ranks of a killed one must have ended by then: their timeout is 15 seconds."""
+"""Seconds in which the other ranks of a killed one must end. Their own timeout is 15 seconds."""
 
 
 @dataclass
@@ -37,16 +37,16 @@ class Outcome:
 
     kills: int = 0
     windows: int = 0
-    """Kills aimed into the window in which something is published."""
+    """Number of kills aimed at the moments in which something is published."""
     finished: int = 0
-    """Runs that came to their end and were compared."""
+    """Number of runs that ended and were compared with an undisturbed one."""
     repeated: int = 0
-    """Most iterations done again after a kill."""
+    """Largest number of iterations that a kill made the trainer repeat."""
     problems: list[str] = field(default_factory=list)
 
 
 def campaign(target: Target, runs: int, rng: random.Random, root: Path) -> Outcome:
-    """Kill one target `runs` times, in as many folders as this takes."""
+    """Kill one target `runs` times. Each time the command ends by itself, start again in a new folder."""
     outcome = Outcome()
     reference = fresh(root / "reference")
     seconds = {}
@@ -82,13 +82,13 @@ def _harass(
         before = target.progress(folder)
         if run.poll():
             break
-        if rng.random() < 0.2:  # one process alone: its children, or the other ranks, must leave by themselves
+        if rng.random() < 0.2:  # one process only: its children, or the other ranks, must end by themselves
             victim = rng.choice([number for number, pid in enumerate(run.pids) if pid not in run.codes])
             run.kill(victim)
             try:
                 run.wait(ORPHANS_SECONDS)
                 if run.codes[run.pids[victim]] != -signal.SIGKILL:
-                    break  # it had come to its end by itself
+                    break  # the command ended before the kill
             except HangError as error:
                 outcome.problems.append(f"{step.name}: one process was killed: {error}")
         else:

@@ -1,4 +1,4 @@
-"""Programs to kill: their variants as commands that a user types, and what must hold after a kill."""
+"""The programs to kill: their variants as a user's commands, and the checks after a kill."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ class Step:
     name: str
     arguments: list[str]
     output: str
-    """The final name, below the run's folder."""
+    """The step's final name, below the run's folder."""
     processes: int = 1
 
     def is_done(self, folder: Path) -> bool:
-        """Return whether the final name exists, because the kill came after the work."""
+        """Return whether the final name exists, which means that the kill came after the work."""
         return (folder / self.output).exists()
 
 
 class Target(ABC):
-    """A program in one of its variants. The methods get the folder of a run."""
+    """A program in one of its variants. The methods take the folder of a run."""
 
     program: str
     window_seconds = 0.05
-    """How long publishing takes, about."""
+    """About how many seconds publishing takes."""
     max_repeated = 0
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def prepare(self, root: Path) -> None:  # noqa: B027 - some programs need none
-        """Write the inputs in folders beside those of the runs."""
+        """Write the inputs beside the folders of the runs."""
 
     @abstractmethod
     def steps(self, folder: Path) -> list[Step]:
@@ -59,18 +59,18 @@ class Target(ABC):
 
     @abstractmethod
     def problems(self, folder: Path) -> list[str]:
-        """Return incomplete results under final names."""
+        """Return the problems of results under final names, which must be complete."""
 
     @abstractmethod
     def result(self, folder: Path) -> dict[str, str]:
         """Return the SHA-256 of the files of the result, by name."""
 
     def progress(self, folder: Path) -> int:
-        """Return the number of iterations done, for a program that has iterations."""
+        """Return the number of iterations done. Programs without iterations return 0."""
         return 0
 
     def saved(self, folder: Path) -> int:
-        """Return the iteration from which the next start resumes."""
+        """Return the iteration from which the next run resumes."""
         return 0
 
 
@@ -84,7 +84,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 class Pretokenizer(Target):
-    """`build` with one worker or two, or in parts with a `merge`."""
+    """The command `build` with one or two workers, or in parts that `merge` joins."""
 
     program = "pretokenizer"
     window_seconds = 0.1
@@ -140,7 +140,7 @@ class Pretokenizer(Target):
 
 
 def write_records(data: Path) -> None:
-    """Write five small data sets in eleven files, with the same random words each time."""
+    """Write five small data sets in eleven files. The same random words are drawn each time."""
     rng = random.Random(5)
 
     def text(words: int) -> str:
@@ -162,7 +162,7 @@ def write_records(data: Path) -> None:
 
 
 class Trainer(Target):
-    """Two ranks, data or tensor parallel; saves every third iteration."""
+    """The trainer on two data- or tensor-parallel ranks, saving every third iteration."""
 
     program = "trainer"
     window_seconds = 0.4
@@ -170,7 +170,7 @@ class Trainer(Target):
     def __init__(self, name: str, *flags: str) -> None:
         super().__init__(name)
         self.flags = list(flags)
-        # With --async_save the checkpoint before may still be on its way when the next is due.
+        # With --async_save, the previous checkpoint may not yet be written when the next one is due.
         self.max_repeated = SAVE_INTERVAL * (2 if "--async_save" in flags else 1)
 
     def prepare(self, root: Path) -> None:
@@ -225,7 +225,7 @@ class Trainer(Target):
         return max(saved, default=0)
 
     def _losses(self, folder: Path) -> dict[int, float]:
-        """Return the last reported loss of each iteration. A line that a kill cut off does not count."""
+        """Return the last reported loss of each iteration. Lines that a kill cut off are ignored."""
         path, losses = folder / "checkpoints/metrics.jsonl", {}
         for line in path.read_text().splitlines() if path.is_file() else []:
             try:
@@ -245,14 +245,14 @@ def write_shards(root: Path) -> None:
 
 
 def write_model(path: Path) -> None:
-    """Write a model that is large enough to take a moment to save."""
+    """Write a model that is large enough for a save to take a moment."""
     from tests.conftest import TINY_LLAMA
 
     replace(TINY_LLAMA, num_layers=2, vocab_size=2048, padded_vocab_size=2048).save(path)
 
 
 class Converter(Target):
-    """`from-hf` or `to-hf`, without the comparison afterwards: that writes nothing."""
+    """The command `from-hf` or `to-hf`. It skips the final comparison, which writes nothing."""
 
     program = "converter"
     window_seconds = 0.15

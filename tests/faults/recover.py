@@ -1,10 +1,10 @@
-"""Recovery of training: torchrun restarts it after a killed rank, and it skips a damaged checkpoint.
+"""Training recovers: torchrun restarts it after a killed rank, and it skips a damaged checkpoint.
 
     python -m tests.faults.recover --runs 10 --seed 1
 
-Killed rank: a real torchrun with --max-restarts 3, one rank of two gets SIGKILL at a random moment, the job ends well.
-Damage: one file of the newest checkpoint is damaged at random; the same command names it, goes back to the one before
-and trains on. Either way the last checkpoint is, byte for byte, that of an undisturbed run.
+Killed rank: one of two ranks under a real torchrun with --max-restarts 3 gets SIGKILL at a random moment, and the job
+must succeed. Damage: a file of the newest checkpoint is damaged at random, and the same command must name it and resume
+from the checkpoint before. In both cases, the last checkpoint must equal that of an undisturbed run byte for byte.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NEWEST = f"checkpoints/iter_{TRAIN_ITERS:07d}"
 
 
 def restarted(target: Trainer, root: Path, expected: dict[str, str], rng: random.Random) -> list[str]:
-    """Kill one rank under torchrun."""
+    """Kill one rank under torchrun and return the problems of the restarted job."""
     folder = fresh(root / "run")
     (step,) = target.steps(folder)
     torchrun = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -39,7 +39,7 @@ def restarted(target: Trainer, root: Path, expected: dict[str, str], rng: random
     with (folder / "log.txt").open("w") as log:
         started = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
     end = time.monotonic() + PATIENCE_SECONDS
-    wanted = rng.randrange(4, TRAIN_ITERS)  # after the first checkpoint, so that something is left to lose
+    wanted = rng.randrange(4, TRAIN_ITERS)  # wait for the first checkpoint, so that there is something to lose
     while target.progress(folder) < wanted and started.poll() is None and time.monotonic() < end:
         time.sleep(0.005)
     ranks = psutil.Process(started.pid).children()
@@ -50,15 +50,15 @@ def restarted(target: Trainer, root: Path, expected: dict[str, str], rng: random
         code = started.wait(PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
         started.kill()
-        return ["did not come back in time"]
+        return [f"did not end within {PATIENCE_SECONDS} s of the kill"]
     text = (folder / "log.txt").read_text()
     if code or "resumed from" not in text:
-        return [f"did not come back: {text[-300:]}"]
-    return [] if target.result(folder) == expected else ["came back to other bytes"]
+        return [f"did not resume: {text[-300:]}"]
+    return [] if target.result(folder) == expected else ["the last checkpoint differs from the undisturbed run"]
 
 
 def gone_back(target: Trainer, root: Path, expected: dict[str, str], rng: random.Random) -> list[str]:
-    """Damage the newest checkpoint."""
+    """Damage the newest checkpoint, run the same command, and return the problems."""
     folder = root / "finished"
     (step,) = target.steps(folder)
     files = sorted(path for path in (folder / NEWEST).rglob("*") if path.is_file())
@@ -72,7 +72,9 @@ def gone_back(target: Trainer, root: Path, expected: dict[str, str], rng: random
     text = run.tail(100_000)
     if path.name not in text or "going back to checkpoints/iter_0000009" not in text:
         return [f"{what}: not named: {text[-300:]}"]
-    return [] if target.result(folder) == expected else [f"{what}: other bytes in the end"]
+    return (
+        [] if target.result(folder) == expected else [f"{what}: the last checkpoint differs from the undisturbed run"]
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

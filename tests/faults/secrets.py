@@ -1,9 +1,9 @@
-"""Tokens planted in the environment and in a section must be found nowhere, nor a file that everyone may write.
+"""Secrets planted in the environment and in a section appear in no output, and no file is writable by everyone.
 
     python -m tests.faults.secrets
 
-One build, import, training run and export under umask 0, with wandb offline and TensorBoard where they are installed;
-then every file that appeared is searched for the planted values, also inside archives, and its mode is looked at.
+A build, an import, a training run and an export run under umask 0, with offline wandb and TensorBoard if installed. The
+script then searches every new file and the content of every archive for the secrets, and checks the modes of the files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PLANTED = {
     "WANDB_API_KEY": "0123456789PLANTEDwandb0123456789abcdef012",
 }
 IN_SECTION = "hf_PLANTEDinsection0123456789abcdefghij"
-"""Given as hf_hub_token, a key of the Hugging Face trainer that the cards' sections have."""
+"""The secret given as hf_hub_token, a key of the Hugging Face trainer that the cards' sections have."""
 
 
 def run_everything(root: Path) -> int:
@@ -60,7 +60,7 @@ def run_everything(root: Path) -> int:
         ("trainer", ["--model", "model.yaml", *shapes, *data, *outputs]),
         ("converter", ["to-hf", "checkpoints", "hf"]),
         ("converter", ["from-hf", "hf", "again"]),
-        ("pretokenizer", ["build", "--configs", "mine", "nothing"]),  # errors must not tell them either
+        ("pretokenizer", ["build", "--configs", "mine", "nothing"]),  # error messages must not contain them either
         ("converter", ["to-hf", "checkpoints", "other", "--push_to_hub", "a/b/c"]),
     ]
     for number, (program, arguments) in enumerate(commands):
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
             os.umask(before)
         inputs = {root / "data", root / "configs", root / "model.yaml", *(root / "data").rglob("*")}
         for log in root.glob("log*.txt"):
-            log.chmod(0o644)  # made here, not by the programs
+            log.chmod(0o644)  # written by this script, not by the programs
         num_files, problems = leaks(root, inputs | {*(root / "configs").rglob("*")})
     wandb = "wandb offline" if find_spec("wandb") else "without wandb"
     tally.add("planted tokens and umask 0", count, problems, f"{count} commands, {num_files} files searched, {wandb}")

@@ -1,12 +1,12 @@
-"""A long run in which nothing may grow and twenty resumptions may change nothing.
+"""Train for long: memory, open files and threads may not grow, and twenty resumptions may change nothing.
 
     python -m tests.faults.soak                                   # 2,000 iterations, one process
     python -m tests.faults.soak --processes 2 --iterations 2000   # two data-parallel processes
 
-Twice the same training of a tiny model with packing, LIMA dropout, evaluation and a checkpoint every 100 iterations:
-once in one go, then in a fresh process that leaves after each checkpoint (written with --async_save) and resumes.
-Losses and evaluations must be equal to the last bit. Resident memory, open files and threads of every process are
-sampled all along; their slope is a straight line fitted to the second half, where all caches are warm.
+The script trains a tiny model twice, with packing, LIMA dropout, evaluation and a checkpoint every 100 iterations. The
+first run is not interrupted. The second one stops after each checkpoint, written with --async_save, and resumes. Losses
+and evaluations must be equal to the last bit. Resident memory, open files and threads of every process are sampled, and
+a straight line is fitted to the second half of the samples, where all caches are warm.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from tests.faults.tally import Tally
 
 SAMPLE_EVERY = 10
 LIMITS = {"memory_mib": 8.0, "open_files": 1.0, "threads": 1.0}
-"""How much the fitted line may rise over the whole second half."""
+"""Largest rise of the fitted line over the second half, by quantity."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One process at one iteration."""
+    """Resources of one process at one iteration."""
 
     iteration: int
     memory_mib: float
@@ -95,7 +95,7 @@ def train_and_sample(flags: list[str], launches: int) -> list[Sample]:
     with Path(os.devnull).open("w") as quiet, redirect_stdout(quiet), redirect_stderr(quiet):
         for _ in range(launches):
             train(parse(flags))
-            gc.collect()  # models of the launch before are garbage in cycles
+            gc.collect()  # the models of the previous launch are in reference cycles
     return samples
 
 
@@ -136,7 +136,7 @@ def report(name: str, rank: int, samples: list[Sample]) -> list[str]:
 
 
 def differences(root: Path, iterations: int) -> list[str]:
-    """Return where the metrics of both runs differ, apart from times."""
+    """Return the places where the metrics of both runs differ. Times are not compared."""
     found = []
     for name in ("whole", "parts"):
         records = [json.loads(line) for line in (root / name / "metrics.jsonl").read_text().splitlines()]

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 RESULTS_VARIABLE = "FAULTS_RESULTS"
-"""Names a file to which each part appends its counts, for the table at the end of `make faults`."""
+"""The environment variable with the file to which each part appends its counts, for the table of `make faults`."""
 
 
 class Tally:
-    """The parts of one campaign."""
+    """Counts and problems of the parts of one campaign."""
 
     def __init__(self, campaign: str, seed: int) -> None:
         self.campaign, self.seed = campaign, seed
@@ -20,7 +20,7 @@ class Tally:
         self.started = time.monotonic()
 
     def add(self, part: str, cases: int, problems: list[str], line: str = "") -> None:
-        """Add one part with its cases, problems and remarks."""
+        """Add and print one part with its cases, problems and remarks."""
         seconds, self.started = time.monotonic() - self.started, time.monotonic()
         self.num_problems += len(problems)
         words = line or f"{cases:,} cases"
@@ -34,7 +34,7 @@ class Tally:
             row = {
                 "campaign": self.campaign,
                 "part": part,
-                "said": words,
+                "summary": words,
                 "problems": len(problems),
                 "seconds": seconds,
             }
@@ -42,5 +42,5 @@ class Tally:
                 file.write(json.dumps({**row, "seed": self.seed}) + "\n")
 
     def close(self) -> int:
-        """Return the exit status."""
+        """Return the exit status of the campaign, which is 1 after a problem."""
         return 1 if self.num_problems else 0

@@ -1,4 +1,5 @@
-"""The pytest entries of the fault campaign: a few of each kind of fault, and readers under hypothesis.
+"""A few cases of each part of the fault campaign, and readers that hypothesis tries with any input.
+
 
 `python -m tests.faults` runs the whole campaign.
 """

@@ -1,4 +1,4 @@
-"""Chat templates of real models, as the package `trl` ships them, against transformers: ids, roles and masks."""
+"""The chat templates of real models that `trl` ships give transformers' ids and masks, and the expected roles."""
 
 import datetime
 import json
@@ -31,7 +31,7 @@ transformers = pytest.importorskip("transformers")
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 TEMPLATES = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
 CONTROL = re.compile(r"<\|[^|<>{}%\s]+\|>|<[a-z]+(?:_[a-z]+)+>|\[/?[A-Z_]{3,}\]|<｜[^｜]+｜>")
-"""Control tokens that the templates spell."""
+"""Control tokens that appear in the templates."""
 
 
 def user(text: str) -> Message:
@@ -103,7 +103,7 @@ CONVERSATIONS = {
 
 @pytest.fixture(scope="module")
 def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level `tokenizer.json` that knows the control tokens of all templates."""
+    """Return the path of a byte-level `tokenizer.json` with the control tokens of all templates."""
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
@@ -136,12 +136,12 @@ def theirs(tokenizer_path: Path) -> Any:
 
 
 def apply(theirs: Any, source: str, talk: Conversation, **options: Any) -> Any:
-    """What transformers makes of a conversation, or None where the template refuses it."""
+    """Return transformers' encoding of a conversation, or None when the template refuses it."""
     try:
         return theirs.apply_chat_template(
             [shown(message) for message in talk.messages], tools=talk.tools, chat_template=source, **options
         )
-    except Exception:  # whatever a template raises
+    except Exception:  # a template may raise anything
         return None
 
 
@@ -175,7 +175,7 @@ def test_ids_are_those_of_transformers_and_roles_those_of_the_content(ours: Toke
 
 
 def role_problems(ours: Tokenizer, chat_format: TemplateFormat, encoder: Any, talk: Conversation) -> list[str]:
-    """What is wrong with the roles of a document in which control tokens of messages stay text."""
+    """Return the problems with the roles of a document in which control tokens of messages stay text."""
     batch = encoder.encode([talk])
     roles = np.repeat(batch.turn_roles, batch.turn_sizes)
     rendered = chat_format.render(talk)
@@ -191,7 +191,7 @@ def role_problems(ours: Tokenizer, chat_format: TemplateFormat, encoder: Any, ta
 
 
 def test_masks_are_those_of_transformers(ours: Tokenizer, theirs: Any) -> None:
-    """With `{% generation %}` marks, for every token."""
+    """The masks of templates with `{% generation %}` marks agree for every token."""
     counts: Counter[str] = Counter()
     wrong = []
     options = TemplateOptions(date=datetime.datetime.now().date().isoformat())

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def single_process() -> Iterator[None]:
-    """megatron-core made usable in the test process itself; a toy run starts its own groups of one rank."""
+    """Prepare megatron-core in the test process. A toy run starts its own process groups of one rank."""
     from megatron_train.parallel.device import install
 
     install()

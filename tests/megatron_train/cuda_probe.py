@@ -1,11 +1,11 @@
-"""Count the kernels and the waits for the device that a CUDA run of the trainer would have, on a machine without one.
+"""Count the kernels and the waits for the device in a CUDA run of the trainer, on a machine without a GPU.
 
     python -m tests.megatron_train.cuda_probe '{"packing": true}' '{"tensor_model_parallel_size": 8}'
 
-Tensors live on torch's meta device and claim to be on CUDA, so that the code takes its CUDA branches. The process group
-is torch's fake one. Whatever reads a tensor's value on the host is recorded and answered. For each case, the program
-prints the waits of building, of a forward and backward pass and of the sums after it, and the kernels of the pass, for
-models of one and of three layers.
+Tensors are on torch's meta device and claim to be on CUDA, so that the code takes its CUDA branches. The process group
+is torch's fake one. Each function that reads a tensor's value on the host is recorded and returns a fixed value. For
+models of one and three layers, the program prints the kernels of a forward and backward pass, and the waits of building
+the model, of the pass, and of the sums after it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 META = torch.device("meta")
 DOCUMENTS = (60, 51, 90, 30, 70, 40, 68, 103)
-"""Tokens of the packed documents: 512 in all."""
+"""Numbers of tokens of the packed documents. Their sum is 512."""
 ANSWERS: dict[Any, Any] = {
     torch.Tensor.item: 0.5,
     torch.Tensor.__bool__: False,
@@ -38,18 +38,18 @@ ANSWERS: dict[Any, Any] = {
     torch.Tensor.cpu: None,
     torch.Tensor.nonzero: None,
 }
-"""Functions that wait for the device, and what they return here."""
+"""Functions that wait for the device -> the value that each returns here."""
 
 
 class MetaAsCuda(TorchFunctionMode):
-    """Puts CUDA tensors on the meta device, and records what reads them on the host."""
+    """Puts CUDA tensors on the meta device, and records each function that reads one on the host."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: collections.Counter[str] = collections.Counter()
 
     def take(self) -> dict[str, int]:
-        """Return the waits since the last call, by function and place."""
+        """Return the waits recorded since the last call, by function and source line."""
         waits, self.waits = dict(self.waits), collections.Counter()
         return waits
 
@@ -77,7 +77,7 @@ class MetaAsCuda(TorchFunctionMode):
 
 
 class KernelCount(TorchDispatchMode):
-    """Counts the operations that are kernels, and not views or allocations."""
+    """Counts the operations that launch a kernel. Views and allocations do not."""
 
     VIEWS = frozenset({
         "view", "t", "transpose", "permute", "slice", "split", "split_with_sizes", "unsqueeze", "squeeze", "expand",
@@ -98,7 +98,7 @@ class KernelCount(TorchDispatchMode):
 
 def pose_as_cuda() -> None:
     """Replace the queries of torch.cuda and the random states, before megatron-core is imported."""
-    import megatron.core  # noqa: F401 - its import asks the real torch.cuda
+    import megatron.core  # noqa: F401 - its import needs the real torch.cuda
 
     cuda: Any = torch.cuda
     state = torch.get_rng_state()
@@ -123,7 +123,7 @@ def _fork(self: Any, name: str = "") -> Iterator[None]:
 
 
 def probe(settings: dict[str, Any], layers: int) -> dict[str, Any]:
-    """Return the waits and kernels of one micro-batch through `layers` layers of Llama 3 8B's shape, 1/16 as wide."""
+    """Return the waits and kernels of one micro-batch through `layers` layers of Llama 3 8B at 1/16 of its width."""
     from megatron_train.config.flags import config_from_settings
     from megatron_train.config.model_config import ModelConfig
     from megatron_train.data import loader

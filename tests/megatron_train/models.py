@@ -1,4 +1,4 @@
-"""Tiny architectures, one per kind of model that the trainer builds."""
+"""Tiny architectures, one for each kind of model that the trainer builds."""
 
 from __future__ import annotations
 

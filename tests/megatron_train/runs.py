@@ -1,4 +1,4 @@
-"""Start a Run from the flat settings of a YAML file, in this process or in one of several."""
+"""Start and save a Run from flat settings, as in a YAML file, in one process or on each of several ranks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _entered: ParallelLayout | None = None
 
 
 def start(model: ModelConfig, settings: dict[str, Any], weights: Path | None = None, resume: bool = False) -> Run:
-    """Build a run from random weights, from the weights of a checkpoint folder, or from all of it with `resume`."""
+    """Build a run from random weights or from the weights of a checkpoint. With `resume`, restore the whole state."""
     config = config_from_settings({"train_iters": 100, "seq_length": 48} | settings, "test")
     command = CommandLine(config, {}, {})
     validate(command, ParallelLayout.planned(config.parallel, world_size()))
@@ -36,7 +36,7 @@ def start(model: ModelConfig, settings: dict[str, Any], weights: Path | None = N
     run = Run.build(config, layout, model, training_samples(config.data, num_samples, config.batch.seed))
     if weights is None:
         perturb_parameters(run)
-    seed_rank(config.batch.seed)  # the random initial weights were drawn from the same streams
+    seed_rank(config.batch.seed)  # drawing the random initial weights advances the same streams
     if weights is not None:
         run.state = load_checkpoint(Start(weights, resume), config, run.chunks, run.optimizer, layout)
     return run
@@ -49,19 +49,19 @@ def save(run: Run, folder: Path) -> Path:
 
 
 def enter_layout(config: TrainConfig) -> ParallelLayout:
-    """Start the process groups, and keep those of the run before when the layout is the same: each has its threads."""
+    """Start the process groups of a layout. Keep those of the previous run when the layout is the same."""
     global _entered
     planned = ParallelLayout.planned(config.parallel, world_size())
     if planned == _entered and dist.is_initialized() and parallel_state.model_parallel_is_initialized():
         seed_rank(config.batch.seed)
         return planned
-    gc.collect()  # the run before holds its groups in reference cycles
+    gc.collect()  # reference cycles keep the previous run's groups alive
     _entered = init_distributed(config.parallel, config.batch.seed)
     return _entered
 
 
 def perturb_parameters(run: Run) -> None:
-    """Move the norms from one and the biases from zero, where a wrong layout would not show."""
+    """Change norms and biases at random. At their initial ones and zeros, a wrong layout would not show."""
     with torch.no_grad():
         for chunk in run.chunks:
             for parameter in chunk.parameters():

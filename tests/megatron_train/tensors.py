@@ -1,4 +1,4 @@
-"""What a run holds, in a form that tests can compare: whole tensors, and the loss of single documents."""
+"""Whole tensors of a run and the losses of single documents, for comparisons in tests."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from megatron_train.run import Run
 
 
 def full_parameters(chunks: list[Any]) -> tuple[dict[str, Tensor], float]:
-    """Return every tensor of the model in fp32, put together from all ranks, and the largest difference of copies.
+    """Return every tensor of the model in fp32, joined from all ranks, and the largest difference between copies.
 
-    Copies are tensors that several ranks hold alike: all of them over data-parallel ranks, norms over tensor-parallel
-    ranks, tied embeddings over the first and the last stage. Every rank gets the same.
+    Data-parallel ranks hold copies of all tensors, tensor-parallel ranks copies of the norms, and the first and the
+    last stage copies of tied embeddings. Every rank returns the same.
     """
     state_dict = _sharded_state_dict(chunks, None, loading=False)
     apply_factories(state_dict)
@@ -45,7 +45,7 @@ def full_parameters(chunks: list[Any]) -> tuple[dict[str, Tensor], float]:
 
 
 def full_gradients(chunks: list[Any]) -> dict[str, Tensor]:
-    """Return the gradients of the last iteration, put together from all ranks of one data-parallel rank."""
+    """Return the gradients of the last iteration, joined from all ranks of one data-parallel rank."""
     kept = [(parameter, parameter.data) for chunk in chunks for parameter in chunk.parameters()]
     for parameter, _ in kept:
         parameter.data = parameter.main_grad.clone().view(parameter.shape)
@@ -56,7 +56,7 @@ def full_gradients(chunks: list[Any]) -> dict[str, Tensor]:
 
 
 def losses_one_by_one(run: Run, documents: list[Document]) -> tuple[Tensor, int, int]:
-    """Return (summed loss, targets, right predictions) with every document alone, by torch's own cross-entropy."""
+    """Return summed loss, targets and right predictions of the documents one by one, by torch's cross-entropy."""
     total, targets, right = torch.zeros(()), 0, 0
     for tokens, roles in documents:
         ids = torch.tensor(tokens.astype(np.int64))[None]

@@ -48,7 +48,7 @@ def test_devices_and_kernels_are_announced(single_process: None, capsys: pytest.
 def test_a_learning_rate_that_jumps_on_resume_is_announced(
     stored: dict[str, Any], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """After 6 of 12 iterations the cosine is at one half; after 6 of 8 it is at (1 - 1 / sqrt(2)) / 2."""
+    """The cosine is at 1 / 2 after 6 of 12 iterations, and at (1 - 1 / sqrt(2)) / 2 after 6 of 8."""
     settings = {"lr": 1e-3, "train_iters": 12, "global_batch_size": 4}
     (tmp_path / "train_config.yaml").write_text(config_to_yaml(config_from_settings(settings | stored, "t")))
     start, state = Start(tmp_path, resume=True), TrainState(iteration=6)

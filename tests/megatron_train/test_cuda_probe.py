@@ -22,7 +22,7 @@ CASES: list[dict[str, object]] = [
     {"packing": True, "recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
 ]
 KERNELS_PER_LAYER = [125, 150, 145, 170, 125, 190]
-"""Upper bounds, forward and backward. The meta device counts an RMSNorm as six kernels and padded attention as ten."""
+"""Most kernels of a forward and backward pass. The meta device counts an RMSNorm as 6 and padded attention as 10."""
 
 
 def test_no_pass_waits_for_the_device() -> None:

@@ -1,4 +1,4 @@
-"""One clean pass, the same numbers in any shape; other layouts are in test_train_layouts.py."""
+"""An evaluation gives the same numbers in any batch shape. test_train_layouts.py compares parallel layouts."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_model_trains_on_afterwards(prefix: str) -> None:
 
 
 TIES = [[1.0, 3.0, 3.0, 2.0], [0.0, 1.0, 5.0, 5.0], [2.0, 7.0, 7.0, 7.0], [4.0, 4.0, 4.0, 4.0], [0.0, 1.0, 2.0, 3.0]]
-"""Logits of four tokens at five positions. In the first and third, equal logits lie on both of two ranks."""
+"""Logits of four tokens at five positions. In the first and third, both of two ranks hold the highest logit."""
 
 
 def predicted_on_two_ranks() -> list[int]:

@@ -1,4 +1,4 @@
-"""A rank that fails while others may wait for it: it says why first, and ends without a collective."""
+"""A failing rank reports its error before it ends, and ends without a collective, because others may be waiting."""
 
 from __future__ import annotations
 

@@ -62,9 +62,9 @@ def test_two_ranks_train_and_a_failing_rank_is_one_message(config: str, tmp_path
     done = launched("--log_interval", "1")
     assert (done.returncode, "iter 2/2 | loss " in done.stdout) == (0, True), done.stderr
     roles = tmp_path / "toy-role.bin"
-    roles.write_bytes(b"\x03" * len(roles.read_bytes()))  # no role of a chat
+    roles.write_bytes(b"\x03" * len(roles.read_bytes()))  # not a chat role
     failed = launched()
     assert failed.returncode == 2
     errors = [line for line in failed.stderr.splitlines() if not line.startswith("warning: ")]
-    assert 1 <= len(errors) <= 2, failed.stderr  # rank 0 prints it, and the rank that failed first is named
+    assert 1 <= len(errors) <= 2, failed.stderr  # rank 0 prints the error and names the rank that failed first
     assert all("none of the 12 training documents" in line for line in errors)

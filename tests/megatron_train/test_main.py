@@ -1,4 +1,4 @@
-"""Runs as a user starts them: exit codes, messages, files, stopping and going on."""
+"""Whole runs from the command line: exit codes, messages, files, stops and resumptions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.megatron_train.report.test_metrics import scalars_in
 
 @pytest.fixture
 def run(tmp_path: Path, single_process: None) -> Iterator[Any]:
-    """`run(*flags)` -> exit code of six iterations on toy data, saved in tmp_path/save."""
+    """Return `run(*flags)`, which trains six iterations on toy data into tmp_path/save and returns the exit code."""
     before = [(number, signal.getsignal(number)) for number in SIGNALS]
     train = write_shard(tmp_path / "toy-train", toy_documents(12))
     valid = write_shard(tmp_path / "toy-val", toy_documents(5, seed=1))
@@ -48,7 +48,7 @@ def run(tmp_path: Path, single_process: None) -> Iterator[Any]:
 
 
 def metrics(folder: Path) -> tuple[dict[int, float], dict[int, Any]]:
-    """Losses by iteration, evaluations by iteration."""
+    """Return the losses and the evaluations of metrics.jsonl by iteration."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = {record["iteration"]: record["lm_loss"] for record in records if "lm_loss" in record}
     return losses, {record["iteration"]: record["eval"] for record in records if "eval" in record}
@@ -84,7 +84,7 @@ def test_a_run_goes_on_where_it_was_stopped(run: Any, tmp_path: Path) -> None:
     assert metrics(tmp_path / "save") == metrics(tmp_path / "whole")
     assert [step for step, _ in scalars_in(tmp_path / "tb")["lm loss"]] == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in scalars_in(tmp_path / "tb/samples")["lm loss vs samples"]] == [4, 8, 12, 16, 20, 24]
-    assert run() == 0  # nothing left to do
+    assert run() == 0  # the run is finished
     assert metrics(tmp_path / "save") == metrics(tmp_path / "whole")
 
 
@@ -192,7 +192,7 @@ def test_saving_in_the_background_gives_the_same_checkpoints(run: Any, tmp_path:
 def test_a_collapsed_loss_scale_ends_the_run_and_keeps_its_checkpoint(
     run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every gradient overflows from iteration 3 on: the scale falls to its minimum, and waiting longer is no use."""
+    """From iteration 3 every gradient overflows, so the scale falls to its minimum and the run cannot recover."""
     from megatron_train.run import Run
 
     def overflowing(run: Run) -> Any:
@@ -243,7 +243,7 @@ def test_what_differs_from_the_checkpoint_is_one_table(
 
 
 def test_the_best_checkpoint_by_validation_is_named_and_kept(run: Any, tmp_path: Path) -> None:
-    """The rate is so high that the loss rises again."""
+    """The learning rate is so high that the loss rises again."""
     flags = ["--train_iters", 8, "--save_interval", 1, "--eval_interval", 1, "--save_total_limit", 2, "--lr", 0.05]
     assert run(*flags) == 0
     losses = {iteration: sets["val"]["loss"] for iteration, sets in metrics(tmp_path / "save")[1].items()}
@@ -282,7 +282,7 @@ def test_the_last_evaluation_counts_for_the_best(run: Any, tmp_path: Path) -> No
 def test_a_run_resumes_with_another_global_batch_size(
     run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """8 samples in 2 iterations, then 2 samples each: the run continues at sample 8."""
+    """The first 2 iterations take 8 samples; later ones take 2 each and continue at sample 8."""
     assert run("--train_iters", 2) == 0
     capsys.readouterr()
     assert run("--train_iters", 5, "--global_batch_size", 2) == 0
@@ -301,7 +301,7 @@ def test_a_resumed_run_keeps_the_batch_of_its_checkpoint(run: Any, tmp_path: Pat
 
 
 def test_without_train_iters_a_run_takes_one_epoch(run: Any, tmp_path: Path) -> None:
-    """Twelve padded documents at four a batch."""
+    """Twelve padded documents make three batches of four."""
     assert run("--train_iters", 0, "--packing", "false") == 0
     assert sorted(metrics(tmp_path / "save")[0]) == [1, 2, 3]
     assert run("--train_iters", 0, "--packing", "false", "--train_epochs", 2) == 0

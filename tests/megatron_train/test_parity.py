@@ -4,8 +4,8 @@
     PARITY=full pytest tests/megatron_train/test_parity.py   every combination for Llama, half of them for the others
 
 The optimizer is AdamW with a large eps, so that an update is proportional to its gradient and a wrong factor shows.
-Dropout draws the same numbers as one process only where the residual stream is whole and in one place (tensor
-parallelism alone); the other layouts are compared with themselves without recomputation, and must repeat.
+Dropout draws the same numbers as one process only when each rank holds the whole residual stream (tensor parallelism
+alone). The other layouts with dropout are compared with the same layout without recomputation.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One run to compare."""
+    """The settings of one run to compare."""
 
     layout: str
     family: str
@@ -86,13 +86,13 @@ class Case:
 
     @property
     def reference(self) -> Case:
-        """The run that must give the same: one process, or this layout where dropout streams differ."""
+        """Return the case with the same expected result: one process, or this layout if its dropout streams differ."""
         layout = "one" if self.dropout == "0" or self.layout in SHARES_STREAMS else self.layout
         return replace(self, layout=layout, recompute="none")
 
     @property
     def iterations(self) -> int:
-        """Two where the updated weights arrive during the next forward pass."""
+        """Return 2 when the updated weights arrive during the next forward pass, else 1."""
         return 2 if "overlap" in self.layout else 1
 
     def settings(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run gave, or how far it is from its reference."""
+    """The loss, gradient norm and parameters of one run."""
 
     losses: list[float]
     grad_norms: list[float]
@@ -114,7 +114,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Difference:
-    """Relative differences of a case from its reference; `update` is relative to the largest update of each tensor."""
+    """Relative differences of a case from its reference. `update` is relative to each tensor's largest update."""
 
     loss: float
     grad_norm: float
@@ -128,15 +128,16 @@ def choices(world: int) -> list[tuple[str, ...]]:
 
 
 def all_cases(world: int) -> list[Case]:
-    """Every combination for Llama; for the other families every combination without recomputation."""
+    """Return every combination for Llama, and every combination without recomputation for the other families."""
     everything = (Case(*values) for values in itertools.product(*choices(world)))
     return [case for case in everything if case.family == "llama" or case.recompute == "none"]
 
 
 def pairwise_cases(world: int) -> list[Case]:
-    """Few cases in which every two values of different settings meet: greedily, always the case with most new pairs.
+    """Return few cases in which every two values of different settings meet.
 
-    Four processes leave out the families that differ from another one in no way that four processes would show.
+    The next case is always the one with most new pairs. Four processes leave out the families that differ from
+    another one only in ways that two processes show.
     """
     values = choices(world)
     if world == 4:
@@ -166,7 +167,7 @@ CASES[1] = [
 
 
 def run_case(case: Case, folder: Path, each_iteration: bool = False) -> list[Outcome]:
-    """Outcomes after the last iteration, or after each of two."""
+    """Train one case and return its outcome after each iteration."""
     from megatron_train.optim.optimizer import gather_weights
     from tests.megatron_train.models import MODELS
     from tests.megatron_train.runs import start
@@ -186,7 +187,7 @@ def run_case(case: Case, folder: Path, each_iteration: bool = False) -> list[Out
 
 
 def write_inputs(folder: Path) -> None:
-    """Toy shard, and per family a checkpoint of random weights that every layout starts from. One process."""
+    """Write a toy shard and one checkpoint of random weights per family, from which every layout starts."""
     import torch
 
     from tests.megatron_train.models import MODELS
@@ -201,7 +202,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def run_references(folder: Path, references: list[Case], cases: list[Case]) -> dict[str, Difference]:
-    """Writes every one-process reference to `folder`, and compares the one-process `cases` with them."""
+    """Write every one-process reference to `folder`, and return the differences of the one-process `cases`."""
     import torch
 
     write_inputs(folder)
@@ -211,11 +212,11 @@ def run_references(folder: Path, references: list[Case], cases: list[Case]) -> d
 
 
 def compare_all(folder: Path, cases: list[Case]) -> dict[str, Difference]:
-    """Runs `cases` in this launch, one after another; the same on every rank."""
+    """Run `cases` one after another in this launch, and return their differences, which are the same on every rank."""
     import torch
 
     results, own = {}, {}
-    for case in sorted(cases, key=lambda case: case.layout):  # groups are made once per layout
+    for case in sorted(cases, key=lambda case: case.layout):  # process groups are created once per layout
         try:
             if case.reference.layout == "one":
                 expected = torch.load(folder / f"{case.reference}.pt", weights_only=False)[case.iterations - 1]
@@ -275,7 +276,7 @@ def four(folder: Path, one: object, request: pytest.FixtureRequest) -> dict[str,
 
 
 def selected_cases(request: pytest.FixtureRequest) -> list[Case]:
-    """The cases this pytest run was asked for."""
+    """Return the cases that this pytest run selected."""
     found = (getattr(item, "callspec", None) for item in request.session.items)
     return [spec.params["case"] for spec in found if spec and isinstance(spec.params.get("case"), Case)]
 

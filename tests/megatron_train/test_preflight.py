@@ -38,7 +38,7 @@ def one_rank(single_process: None) -> None:
 
 
 def built(folder: Path, fingerprint: str = "f" * 64, vocab_size: int = 120, **manifest: Any) -> str:
-    """A folder as the pretokenizer leaves it; returns the prefix of its shard."""
+    """Write a folder as the pretokenizer does, and return the prefix of its shard."""
     folder.mkdir()
     prefix = write_shard(folder / "p-train", toy_documents(6))
     files = {path.name: FileRecord(path.stat().st_size, sha256_file(path)) for path in sorted(folder.iterdir())}

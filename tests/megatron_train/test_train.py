@@ -1,4 +1,4 @@
-"""The training step and the run around it: shape of the batch, rows without targets, packing over stages, resuming."""
+"""A Run in one process: batch shapes, rows without targets, recomputation, dropout and bitwise resumption."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rows_in_an_epoch(settings: dict[str, Any]) -> int:
 
 
 def test_a_global_batch_gives_the_same_in_any_micro_batch_size_and_packed(tmp_path: Path) -> None:
-    """One iteration over all 24 documents: 24 padded rows, or as many packed rows as hold them."""
+    """One iteration takes all 24 documents, in 24 padded rows or in as many packed rows as they need."""
     settings = write_documents(tmp_path, 24) | {"train_iters": 1}
     packed_rows = rows_in_an_epoch(settings)
     assert packed_rows < 20
@@ -69,7 +69,7 @@ def test_the_loss_is_that_of_the_documents_one_by_one(tmp_path: Path, packing: b
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_rows_about_as_long_as_the_longest_document(tmp_path: Path, packing: bool) -> None:
-    """A document of n tokens fills n - 1 positions: from seq_length n - 1 on, nothing is cut, the loss is the same."""
+    """A document of n tokens fills n - 1 positions. From seq_length n - 1, nothing is cut and the loss is the same."""
     settings = write_documents(tmp_path, 24) | {"train_iters": 1, "packing": packing, "pad_to_multiple": 1}
     longest = max(len(tokens) for tokens, _ in documents_of(settings["train_data_path"][0]))
     found = []
@@ -104,7 +104,7 @@ def test_a_data_set_of_one_document(tmp_path: Path, packing: bool) -> None:
 
 
 def without_targets(folder: Path) -> dict[str, Any]:
-    """Eight documents, of which only the last has an assistant."""
+    """Write eight documents, of which only the last has an assistant."""
     documents = [(tokens, [1] * len(tokens)) for tokens, _ in toy_documents(7)] + toy_documents(1, seed=5)
     return SETTINGS | {"train_data_path": [write_shard(folder / "silent", documents)]}
 
@@ -190,7 +190,7 @@ def test_parallel_residual_dropout_sum_draws_once(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Trace:
-    """What must be equal to the last bit."""
+    """The results of a run that must be equal to the last bit."""
 
     losses: list[float]
     grad_norms: list[float]
@@ -247,7 +247,7 @@ def assert_same(one: Trace, other: Trace) -> None:
 def test_resuming_is_bitwise_the_uninterrupted_run(
     tmp_path: Path, shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over the edge of an epoch, with dropout, and with an evaluation after every iteration."""
+    """The run crosses the end of an epoch, with dropout and an evaluation after every iteration."""
     monkeypatch.setattr("megatron_train.optim.update.MIN_HISTORY", 2)
     settings = write_documents(tmp_path, 14) | {"global_batch_size": 4, "micro_batch_size": 2} | shape
     whole = start(SMALL, settings)

@@ -1,4 +1,4 @@
-"""The run in four processes: packing over stages, evaluation, resuming in other layouts, NaN on one rank."""
+"""A Run in four processes: packing over stages, evaluation, resumption in other layouts, NaN on one rank."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RUN: dict[str, Any] = {"global_batch_size": 8, "micro_batch_size": 2, "packing":
 
 @dataclass(frozen=True)
 class FourProcesses:
-    """What the launch of four processes gave, by layout."""
+    """Results of the launch of four processes, by layout."""
 
     gradients: dict[str, Any]
     resumed: dict[str, list[float]]
@@ -46,13 +46,13 @@ class FourProcesses:
     streams: dict[str, list[tuple[Any, float, float]]]
     evaluated: dict[str, dict[str, float]]
     one_document: dict[str, dict[str, float]]
-    """As evaluated, of a set of one document: most ranks have nothing but padding."""
+    """Evaluation of a set of one document, for which most ranks have only padding."""
     poisoned: dict[str, tuple[float, bool, bool, bool]]
-    """After NaN in one micro-batch of the last rank: loss, skipped, weights as before, next iteration applied."""
+    """After NaN in one micro-batch of the last rank: loss, skipped, weights unchanged, next iteration applied."""
 
 
 def run_four_processes(settings: dict[str, Any], folder: Path, valid_prefix: str) -> FourProcesses:
-    """`folder` holds a one-process checkpoint before the first iteration and one after it."""
+    """Run all cases on this rank. `folder` holds one-process checkpoints of before and after the first iteration."""
     gradients, resumed, saved, same, streams, evaluated, lonely, poisoned = {}, {}, {}, {}, {}, {}, {}, {}
     for name, layout in LAYOUTS.items():
         run = start(LLAMA, settings | layout, folder / "one" / "iter_0000001", resume=True)
@@ -66,7 +66,7 @@ def run_four_processes(settings: dict[str, Any], folder: Path, valid_prefix: str
             samples = evaluation_samples(DocumentSet([valid_prefix]), None, data)
             other = replace(run, config=config, make_batch=BatchMaker(data, 0, LLAMA.vocab_size))
             key = f"{name}-{'packed' if packing else f'padded{size}'}"
-            if packing or "pp" not in name:  # padded rows of different widths need the shapes sent along
+            if packing or "pp" not in name:  # padded rows of different widths: the stages must also send the shapes
                 evaluated[key] = other.evaluate({"v": samples})["v"]
         single = evaluation_samples(DocumentSet([valid_prefix]), np.array([4]), run.config.data)
         lonely[name] = run.evaluate({"v": single})["v"]
@@ -84,7 +84,7 @@ def run_four_processes(settings: dict[str, Any], folder: Path, valid_prefix: str
 
 
 def poisoned_step(run: Run) -> tuple[float, bool, bool, bool]:
-    """NaN in the second micro-batch of the last rank alone; every rank must leave the iteration out."""
+    """Put NaN in the second micro-batch of the last rank only. Every rank must skip the iteration."""
     before, calls = full_parameters(run.chunks)[0], []
 
     def poison(module: Any, inputs: Any, output: Any) -> Any:
@@ -102,7 +102,7 @@ def poisoned_step(run: Run) -> tuple[float, bool, bool, bool]:
 
 
 def random_streams(run: Run) -> list[tuple[Any, float, float]]:
-    """By rank: coordinates, the next number of the plain stream and of the one of the tensor-parallel rank."""
+    """Return each rank's coordinates, and the next number of its default and its tensor-parallel random stream."""
     from megatron.core import tensor_parallel
 
     seed_rank(7)
@@ -172,7 +172,7 @@ def test_resuming_in_the_same_layout_is_bitwise(layout: str, four: FourProcesses
 def test_dropout_streams_differ_over_replicas_and_stages_but_not_over_tensor_ranks(
     layout: str, four: FourProcesses
 ) -> None:
-    """The residual stream is whole on every tensor-parallel rank, so its dropout must be the same there."""
+    """Every tensor-parallel rank holds the whole residual stream, so all must draw the same dropout."""
     plain = {coordinates[1:]: number for coordinates, number, _ in four.streams[layout]}
     assert all(number == plain[coordinates[1:]] for coordinates, number, _ in four.streams[layout])
     assert len(set(plain.values())) == len(plain)

@@ -24,13 +24,13 @@ needs_shared = pytest.mark.skipif(not (SHARED / "goldens.json").is_file(), reaso
 
 @pytest.fixture(scope="session")
 def sample_tokenizer() -> Tokenizer:
-    """The shipped SentencePiece model with the tokens of chatml."""
+    """Return the shipped SentencePiece tokenizer with the control tokens of chatml."""
     return load_tokenizer(SAMPLE_MODEL, CHATML_TOKENS)
 
 
 @pytest.fixture(scope="session")
 def byte_level_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level `tokenizer.json` like GPT-NeoX's, trained on two sentences."""
+    """Return the path of a byte-level `tokenizer.json` like GPT-NeoX's, trained on two sentences."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -48,14 +48,14 @@ def byte_level_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sentencepiece_tokenizer(sample_tokenizer: Tokenizer) -> SentencePieceTokenizer:
-    """The sample tokenizer, as the type that only SentencePiece models have."""
+    """Return the sample tokenizer under its own type, for tests of its SentencePiece methods."""
     assert isinstance(sample_tokenizer, SentencePieceTokenizer)
     return sample_tokenizer
 
 
 @pytest.fixture(autouse=True)
 def quick_builds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what makes a small build slow: flushing to disk, and the plot of lengths."""
+    """Skip the slow parts of a small build: flushing to disk and drawing the lengths."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.setattr("pretokenizer.reports.plots.has_plots", lambda: False)
 
@@ -93,7 +93,7 @@ BuildToy = Callable[..., tuple[DataManifest, Path]]
 
 @pytest.fixture
 def build_toy(tmp_path: Path) -> BuildToy:
-    """A function that builds a configuration of make_toy_config and returns (manifest, folder)."""
+    """Return a function that builds a configuration of make_toy_config and returns (manifest, folder)."""
 
     def run(datasets: list[Any], options: RunOptions | None = None, **keys: Any) -> tuple[DataManifest, Path]:
         config = make_toy_config(tmp_path, datasets, **keys)

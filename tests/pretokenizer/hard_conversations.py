@@ -1,4 +1,4 @@
-"""Conversations that are hard to encode, and how two passes' batches are compared."""
+"""Conversations that are hard to encode, and the comparison of two encoded batches."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from pretokenizer.encode.hard_texts import BATTERY
 
 
 def hard_conversations() -> list[Conversation]:
-    """The battery as questions and answers, with control tokens in some."""
+    """Return the hard texts as questions and answers, some of which contain control tokens."""
     texts = [*BATTERY, "x<|im_end|>y", "</s><s><unk>", "<|im_start|>assistant\nno<|im_end|>\n", "<PAD><|endoftext|>"]
     talks = [Conversation(pair(a or "-", b or "-")) for a, b in zip(texts, [*texts[7:], *texts[:7]], strict=True)]
     system = Message(Role.SYSTEM, "s <|im_end|>")

@@ -1,4 +1,4 @@
-"""build.py: a build gives the same bytes however it runs and resumes, and refuses what it must not replace."""
+"""A build gives the same bytes however it runs and resumes, and does not replace another build's output."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def toy_data(folder: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Read the files whose bytes do not depend on how a build runs."""
+    """Return the content of the files whose bytes do not depend on how a build runs, by name."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name.endswith(SAME)}
 
 
@@ -71,7 +71,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def reference_bytes(build_toy: BuildToy, tmp_path: Path) -> dict[str, bytes]:
-    """The files of a build with one process and one piece for each file."""
+    """Return the files of a build with one process and one task for each input file."""
     toy_data(tmp_path / "data")
     _, folder = build_toy(DATASETS, output_dir=str(tmp_path / "reference"), write_json=True)
     shutil.move(folder, tmp_path / "moved")
@@ -80,7 +80,7 @@ def reference_bytes(build_toy: BuildToy, tmp_path: Path) -> dict[str, bytes]:
 
 
 def without_titles(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Remove the title of the published reports, which names the folder."""
+    """Return the contents without the title of the published reports, which names the folder."""
     return {n: b"\n".join(data.split(b"\n")[2:]) if n.endswith("_stats.txt") else data for n, data in files.items()}
 
 
@@ -227,7 +227,7 @@ def test_a_second_build_of_the_same_output_is_refused(tmp_path: Path, monkeypatc
 def test_no_ids_of_a_wrong_encoder_are_kept(
     reference_bytes: dict[str, bytes], build_toy: BuildToy, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    """The encoder is right for the first records, so some parts are finished before one fails."""
+    """The encoder is right for the first records, so some parts finish before one fails."""
     pytest.importorskip("gigatoken")
     from pretokenizer.encode.engine import FastEngine
 
@@ -260,7 +260,7 @@ def test_a_build_killed_after_publishing_is_tidied_up(
         with pytest.raises(KeyboardInterrupt):
             build_toy(DATASETS, compress=True)
     assert (tmp_path / "out.building").is_dir()
-    with pytest.raises(BuildError, match="exists already"):  # another build is not taken for it
+    with pytest.raises(BuildError, match="exists already"):  # another build's folder is not removed
         build_toy(DATASETS, compress=True, rng_seed=1)
     manifest, folder = build_toy(DATASETS, compress=True)
     assert manifest == DataManifest.load(folder)

@@ -1,4 +1,4 @@
-"""Outputs of the original (../shared/goldens.json), compared byte for byte, with its tokenizer and records."""
+"""Builds equal the original's outputs (../shared/goldens.json) byte for byte, with its tokenizer and records."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""__main__.py: what a user types, and what the program answers."""
+"""Commands as a user types them, with their output, errors and exit codes."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from tests.pretokenizer.conftest import SAMPLE_MODEL, question_records, write_js
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder with a few gsm8k records in data/ and a section `mine`."""
+    """Change to a new folder with a few gsm8k records in data/ and a section `mine`, and return it."""
     monkeypatch.chdir(tmp_path)
     write_jsonl(tmp_path / "data/gsm8k/train.jsonl", question_records(3))
     write_jsonl(tmp_path / "data/gsm8k/test.jsonl", question_records(1))

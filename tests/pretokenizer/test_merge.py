@@ -1,4 +1,4 @@
-"""merge.py and ray_executor.py: parts built apart give the same bytes."""
+"""Parts of a build that run separately or under ray merge to the same bytes."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from tests.pretokenizer.test_build import DATASETS, contents, toy_data, without_
 
 @pytest.fixture
 def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Three part folders of the toy data."""
+    """Return the folders of three built parts of the toy data."""
     monkeypatch.setattr(build_module, "make_plan", lambda config: make_plan(config, 500))
     monkeypatch.setattr(merge_module, "make_plan", lambda config: make_plan(config, 500))
     toy_data(tmp_path / "data")
@@ -47,7 +47,7 @@ def test_a_part_killed_before_it_is_published_keeps_its_work(tmp_path: Path, mon
         patch.setattr("pretokenizer.merge.write_sha256sums", lambda folder: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build_part(config, options)
-    monkeypatch.setattr("pretokenizer.tasks.runner.TaskRunner._run", lambda *arguments: 1 / 0)  # no piece may run again
+    monkeypatch.setattr("pretokenizer.tasks.runner.TaskRunner._run", lambda *arguments: 1 / 0)  # no task may run again
     assert (build_part(config, options) / "SHA256SUMS").is_file()
 
 

@@ -1,4 +1,4 @@
-"""examples/train_sample_tokenizer.py: the shipped model is what the script makes of the shipped data."""
+"""examples/train_sample_tokenizer.py trains the shipped model from the shipped data."""
 
 import importlib.util
 from types import ModuleType
@@ -12,7 +12,7 @@ from tests.pretokenizer.conftest import SAMPLE_MODEL
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    """The script as a module."""
+    """Import the script as a module."""
     spec = importlib.util.spec_from_file_location("train_sample_tokenizer", ROOT / "examples/train_sample_tokenizer.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

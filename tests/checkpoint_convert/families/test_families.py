@@ -1,4 +1,4 @@
-"""config.json of the models on the cards <-> the architecture, with literal values."""
+"""The config.json of each card's model gives the literal architecture, and the architecture gives it back."""
 
 from __future__ import annotations
 

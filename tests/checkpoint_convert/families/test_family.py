@@ -1,4 +1,4 @@
-"""Fields of config.json that the converter does not know: which pass, and which stop the conversion."""
+"""Unknown fields of config.json pass with a warning or stop the conversion."""
 
 from __future__ import annotations
 

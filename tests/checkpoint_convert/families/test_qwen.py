@@ -1,4 +1,4 @@
-"""Qwen2, Qwen2.5 and Qwen3: the shipped architectures are transformers' models."""
+"""The shipped architectures of Qwen2, Qwen2.5 and Qwen3 are those of transformers' models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chat format of a folder, from its template or from its control tokens."""
+"""The converter finds a folder's chat format by its template or its control tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetching and uploading, with the hub's API class replaced by one that writes down its calls."""
+"""Models are fetched from the hub and uploaded to it. A class that records its calls replaces the hub's API."""
 
 from __future__ import annotations
 

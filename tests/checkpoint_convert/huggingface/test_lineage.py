@@ -1,4 +1,4 @@
-"""What a model was made from."""
+"""The lineage of an export names every run and folder from which the model descends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from checkpoint_convert.verify.receipt import write_receipt
 
 
 def trained(folder: Path, load: Path | None, iteration: int = 2) -> Path:
-    """A published checkpoint of a run that began from `load`."""
+    """Return a published checkpoint of a run that started from `load`."""
     checkpoint = folder / f"iter_{iteration:07d}"
     checkpoint.mkdir(parents=True)
     (folder / "latest_checkpointed_iteration.txt").write_text(str(iteration))
@@ -54,7 +54,7 @@ def test_lineage_ends_where_a_folder_is_gone_or_comes_again(tmp_path: Path) -> N
 
 
 def test_a_run_that_went_on_with_itself_is_followed_to_its_base(tmp_path: Path) -> None:
-    """--load X --save X: each checkpoint but the first says that it began from X."""
+    """With --load X --save X, each checkpoint but the first records that it started from X."""
     run = tmp_path / "run"
     for iteration, load in ((2, tmp_path / "base"), (4, run), (6, run)):
         trained(run, load, iteration)

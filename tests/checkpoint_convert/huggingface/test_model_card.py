@@ -1,4 +1,4 @@
-"""README.md of an exported folder."""
+"""The README.md of an exported folder states its model, prompt, data, settings and losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other programs expect of an exported folder: lm_eval is run; what vLLM and llama.cpp read is looked for.
+"""Other programs can read an exported folder: lm_eval runs on it, and it has what vLLM and llama.cpp read.
 
 Sources: llama.cpp convert_hf_to_gguf.py (set_gguf_parameters of LlamaModel, GPTNeoXModel, FalconModel, and
 _create_vocab_sentencepiece); vLLM docs, "Supported models" and "Generation config".
@@ -64,7 +64,7 @@ def test_llama_cpp_finds_every_token(exported: Path, spm_model: Path) -> None:
     added = {int(i): token["content"] for i, token in tokens["added_tokens_decoder"].items()}
 
     assert (exported / "tokenizer.model").read_bytes() == spm_model.read_bytes()
-    assert {*range(400, 407)} <= added.keys()  # ids beyond the model's pieces are read from here ...
+    assert {*range(400, 407)} <= added.keys()  # llama.cpp reads ids beyond the model's pieces from here ...
     assert max(added) < config["vocab_size"] == 407  # ... and only below vocab_size
     with safe_open(exported / "model.safetensors", "pt") as file:
         assert file.get_slice("model.embed_tokens.weight").get_shape()[0] == 407
@@ -78,7 +78,7 @@ def test_vllm_needs_no_flag(exported: Path) -> None:
     assert tokenizer.convert_ids_to_tokens(stops) == ["</s>", "<|im_end|>"]
     assert tokenizer.get_chat_template() == (exported / "chat_template.jinja").read_text()
     assert "{% generation %}" in tokenizer.get_chat_template()
-    assert not list(exported.glob("*.py"))  # nothing to be trusted
+    assert not list(exported.glob("*.py"))  # no file asks for trust_remote_code
 
 
 def test_lm_eval_runs_offline(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

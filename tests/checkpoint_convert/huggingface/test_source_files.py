@@ -1,4 +1,4 @@
-"""An export without new tokens has the tokenizer of its source, for transformers and byte for byte."""
+"""An export without new tokens keeps its source's tokenizer files, byte for byte and as transformers reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The terminal chat: answers equal transformers' own, turns accumulate, `/new` and an empty line."""
+"""The terminal chat gives transformers' own answers to the whole conversation so far."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def greedy(folder: Path, text: str) -> str:
-    """Return what transformers continues `text` with."""
+    """Return transformers' greedy continuation of `text`."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]

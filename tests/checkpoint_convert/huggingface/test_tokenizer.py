@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face folder, with the tokens that the files beside it add."""
+"""The tokenizer of a Hugging Face folder includes the tokens that the files beside it add."""
 
 from __future__ import annotations
 

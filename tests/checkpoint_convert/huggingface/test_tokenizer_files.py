@@ -1,4 +1,4 @@
-"""Tokenizer files of exported folders, as transformers reads them."""
+"""transformers reads the tokenizer files of exported folders as intended."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_other_ids_in_tokenizer_json_are_named(tmp_path: Path, capsys: pytest.Ca
 
 @pytest.mark.parametrize("name", sorted(SETTINGS.keys() - {"no bos"}))
 def test_new_tokens_change_nothing_else(llama_with_tokenizer: Path, tmp_path: Path, name: str) -> None:
-    """Text without control tokens, special tokens, flags and templates are the source's; EOS is the end of a turn."""
+    """Ids of plain text, special tokens, flags and templates stay those of the source. EOS becomes the end of turn."""
     settings = SETTINGS[name]
     (llama_with_tokenizer / "tokenizer_config.json").write_text(json.dumps(LLAMA | settings))
     added = {token["content"]: int(i) for i, token in settings.get("added_tokens_decoder", {}).items()}
@@ -105,7 +105,7 @@ def test_new_tokens_change_nothing_else(llama_with_tokenizer: Path, tmp_path: Pa
     theirs = transformers.AutoTokenizer.from_pretrained(llama_with_tokenizer)
     ours = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     for text in texts_with(()):
-        if text.startswith((" ", "▁")):  # transformers 5 leaves out SentencePiece's space piece there
+        if text.startswith((" ", "▁")):  # transformers 5 omits SentencePiece's space piece here
             continue
         ids = theirs(text)["input_ids"]
         assert ours(text)["input_ids"] == ids, repr(text)
@@ -182,7 +182,7 @@ def test_a_template_whose_name_is_no_file_name_stays_in_the_config(
 
 
 def test_a_trained_export_keeps_the_sources_settings(llama_with_tokenizer: Path, tmp_path: Path) -> None:
-    """The trainer's checkpoint has the tokenizer of the shards and the files of the source."""
+    """A trained checkpoint has the shards' tokenizer in tokenizer/ and the source's files in tokenizer/source/."""
     settings = SETTINGS["flags"] | {"add_bos_token": True, "model_max_length": 77, "chat_template": [
         {"name": "default", "template": "D"}, {"name": "tool_use", "template": "TOOL"}]}  # fmt: skip
     (llama_with_tokenizer / "tokenizer_config.json").write_text(json.dumps(LLAMA | settings))

@@ -1,4 +1,4 @@
-"""Weights of Hugging Face folders, against the safetensors library."""
+"""Weight files of Hugging Face folders, compared with the safetensors library."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_writer_makes_one_file_that_the_library_reads(tmp_path: Path) -> None:
 
 
 def test_writer_splits_and_indexes(tmp_path: Path) -> None:
-    write_all(tmp_path, 30)  # 24 + 4 bytes fit, the 32 bytes of c do not
+    write_all(tmp_path, 30)  # the limit holds 24 + 4 bytes, but not the 32 bytes of c
 
     assert json.loads((tmp_path / "model.safetensors.index.json").read_text()) == {
         "metadata": {"total_size": 60},
@@ -136,7 +136,7 @@ def test_weights_names_what_is_expected_in_an_empty_folder(tmp_path: Path) -> No
 
 
 def test_a_wrappers_prefix_is_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """torch.compile inside DistributedDataParallel."""
+    """torch.compile and DistributedDataParallel add prefixes to tensor names."""
     save_file({f"module._orig_mod.{name}": tensor for name, tensor in TENSORS.items()}, tmp_path / "model.safetensors")
 
     weights = HfWeights(tmp_path)

@@ -1,4 +1,4 @@
-"""Two hundred texts on which the tokenizers of two folders are compared."""
+"""Two hundred texts for comparing the tokenizers of two folders."""
 
 from __future__ import annotations
 

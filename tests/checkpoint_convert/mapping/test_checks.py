@@ -1,4 +1,4 @@
-"""Names, shapes and rows, settled beforehand."""
+"""Names, shapes and vocabulary rows are checked before any tensor is converted."""
 
 from __future__ import annotations
 

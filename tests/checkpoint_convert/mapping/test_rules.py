@@ -1,4 +1,4 @@
-"""Weight mapping on hand-written tensors."""
+"""Each mapping rule gives the expected tensors for hand-written ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def column(*values: int) -> torch.Tensor:
 
 
 def test_fused_qkv_orders_rows_group_by_group() -> None:
-    # 4 query heads of 2 channels in 2 groups: rows are q0 q1 k0 v0, then q2 q3 k1 v1.
+    # 4 query heads of 2 channels in 2 groups: the rows are q0 q1 k0 v0, then q2 q3 k1 v1.
     model = config(heads=4, groups=2, channels=2)
     q, k, v = column(0, 1, 10, 11, 20, 21, 30, 31), column(100, 101, 110, 111), column(200, 201, 210, 211)
     rule = FusedQKV("qkv", "{q,k,v}")

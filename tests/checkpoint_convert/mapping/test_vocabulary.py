@@ -1,4 +1,4 @@
-"""Rows of the vocabulary: what is kept, what new rows hold."""
+"""Growing and shrinking the vocabulary keeps the old rows and initialises the new ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""megatron-core's own GPTModel with its own layer spec, as Megatron-LM builds it, for tests against it."""
+"""megatron-core's GPTModel with its own layer spec, as Megatron-LM builds it: a model to compare ours with."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def load_strictly(chunk: Any, folder: Path) -> None:
 def save_stock(chunk: Any, folder: Path, arguments: Namespace) -> None:
     """Save a checkpoint as Megatron-LM does, without optimizer."""
     state = {**sharded(chunk), "args": arguments, "checkpoint_version": 3.0, "iteration": 5}
-    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # it starts writers
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # saving starts writer processes
     dist_checkpointing.save(state, str(folder))
 
 

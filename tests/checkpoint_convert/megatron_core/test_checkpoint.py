@@ -1,4 +1,4 @@
-"""Checkpoints as megatron-core itself reads and writes them, in real processes."""
+"""megatron-core reads and writes our checkpoints in real processes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ LAYOUTS = {
     "neox_parallel": ((2, 1),),
     "falcon_7b": ((1, 2),),  # tied
 }
-"""(tensor, pipeline) sizes in turn: what one layout saved, the next one loads."""
+"""(tensor, pipeline) parallel sizes. Each layout loads the checkpoint that the one before saved."""
 
 
 def pass_through_layouts(root: str) -> None:
-    """On each of 2 ranks: load release/ in the first layout, save, load that in the second, and so on."""
+    """On each of 2 ranks, load release/ in the first layout, save, load the result in the second, and so on."""
     from megatron_train.checkpoint.save_load import Contents, load_weights, save_checkpoint
     from megatron_train.checkpoint.train_state import TrainState
     from megatron_train.config.flags import config_from_settings

@@ -1,4 +1,4 @@
-"""`.metadata`, against torch's own classes."""
+"""torch reads the `.metadata` that we write, and we read torch's."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ KINDS = ("llama_gqa", "llama_tied")
 
 
 def logits_of(folder: str, tokens: list[list[int]], tp: int, pp: int) -> torch.Tensor | None:
-    """On each rank: build the stock model, load the checkpoint, and compute."""
+    """On each rank, build the stock model, load the checkpoint, and return the logits on the last stage."""
     model = ModelConfig.load(Path(folder) / "model_config.yaml")
     chunk = stock_model(model, tp, pp)
     load_strictly(chunk, Path(folder))
@@ -57,7 +57,7 @@ class Mode(enum.Enum):
 
 
 def save_in_stock_layout(release: str, target: str) -> None:
-    """On each of 4 ranks: load a release into the stock model at TP 2 x PP 2, and save it as Megatron-LM does."""
+    """On each of 4 ranks, load a release into the stock model at TP 2 x PP 2, and save it as Megatron-LM does."""
     model = ModelConfig.load(Path(release) / "model_config.yaml")
     chunk = stock_model(model, 2, 2)
     load_strictly(chunk, Path(release))

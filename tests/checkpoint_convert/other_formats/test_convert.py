@@ -1,4 +1,4 @@
-"""Meta's and Megatron-LLM's files, against a plain Llama written from Meta's definition."""
+"""Meta's and Megatron-LLM's files, compared with a plain Llama written from Meta's definition."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def meta_weights() -> dict[str, torch.Tensor]:
 
 
 def meta_logits(weights: dict[str, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
-    """Llama as Meta defines it: channels 2i and 2i+1 are one complex number, turned by its position."""
+    """Return the logits of Llama as Meta defines it: the position turns channels 2i and 2i+1 as one complex number."""
 
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * weights[f"{name}.weight"]
@@ -107,7 +107,7 @@ def test_from_meta_computes_what_meta_defines(tmp_path: Path, parts: int, vocabu
 
 
 def scaled_meta(folder: Path, is_tied: bool, has_copy: bool = False) -> Path:
-    """Meta's files with use_scaled_rope; tied without an output layer, or with a copy of the embedding as one."""
+    """Write Meta's files of a tied model with use_scaled_rope, with or without a copy of the embedding as output."""
     save_meta(folder, 1)
     (folder / "params.json").write_text(json.dumps({**PARAMS, "rope_theta": 500000.0, "use_scaled_rope": True}))
     state = torch.load(folder / "consolidated.00.pth")
@@ -267,7 +267,7 @@ def test_megatron_llm_there_and_back_is_bitwise_identical(
 
 
 def test_from_megatron_llm_reads_the_older_spelling(converted: Callable[[str], Path], tmp_path: Path) -> None:
-    """A converted release names its layers transformer and attention, and the embedding flat."""
+    """Older releases name their layers `transformer` and `attention`, and have no level above the embedding."""
     to_megatron_llm(converted("llama_gqa"), tmp_path / "llm", RankOptions(1, 1))
     path = tmp_path / "llm" / "release" / "mp_rank_00" / "model_optim_rng.pt"
     state = torch.load(path, weights_only=False)
@@ -297,7 +297,7 @@ def test_from_megatron_llm_trims_rows_to_the_tokenizer(llama_with_tokenizer: Pat
 def test_added_tokens_come_back_from_megatron_llm(
     llama_with_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No flag repeats the tokens: the saved arguments name them."""
+    """The saved arguments name the added tokens, so the command needs no flag for them."""
     options = ImportOptions(("<|im_start|>", "<|im_end|>"), new_tokens=False)
     from_hf(llama_with_tokenizer, tmp_path / "one", options)
     to_megatron_llm(tmp_path / "one", tmp_path / "llm", RankOptions(1, 1))

@@ -1,4 +1,4 @@
-"""Checkpoints of other tools: where they lie, what they state about the architecture, and the names of their keys."""
+"""Checkpoints of other megatron-core tools are found and imported under their own keys and settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from megatron_train.config.model_config import ModelConfig
 
 
 def foreign(source: Path, target: Path, rename: Callable[[str], str] = lambda key: key) -> Path:
-    """Copy the tensors of our release to `target` with other keys and without our description files."""
+    """Copy the tensors of our release to `target` under other keys, without our description files."""
     target.mkdir(parents=True)
     for path in source.glob("*.distcp"):
         shutil.copyfile(path, target / path.name)

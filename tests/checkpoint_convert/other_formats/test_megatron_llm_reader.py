@@ -1,4 +1,4 @@
-"""Reading Megatron-LLM's files: model chunks in their order, and ranks that do not go together."""
+"""Megatron-LLM's files are read in the order of their model chunks, and ranks of different saves are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def model(encoder: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def save_two_ranks(folder: Path, second: dict[str, torch.Tensor]) -> Path:
-    """Two tensor-parallel ranks with a norm and a matrix; `second` changes what rank 1 has."""
+    """Save two tensor-parallel ranks with a norm and a matrix. `second` replaces entries of rank 1."""
     encoder = {NORM.format(0): torch.ones(4), "layers.0.mlp.dense_4h_to_h.weight": torch.ones(4, 3)}
     save_rank(folder, "mp_rank_00", 1, {"model": model(encoder)})
     save_rank(folder, "mp_rank_01", 1, {"model": model({**encoder, **second})})
@@ -35,7 +35,7 @@ def save_two_ranks(folder: Path, second: dict[str, torch.Tensor]) -> Path:
 
 
 def test_twelve_chunks_are_taken_by_number(tmp_path: Path) -> None:
-    """Interleaved pipeline stages: chunk c of stage s holds layer 2c + s."""
+    """With interleaved pipeline stages, chunk c of stage s holds layer 2c + s."""
     for stage in range(2):
         chunks = {f"model{c}": model({NORM.format(0): torch.full((4,), 2.0 * c + stage)}) for c in range(12)}
         save_rank(tmp_path, f"mp_rank_00_{stage:03d}", 24, chunks)

@@ -1,4 +1,4 @@
-"""Channel orders on hand-written rows."""
+"""Both rotary channel orders give the expected rows for hand-written ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a conversion counts and names."""
+"""A conversion's report counts and names tensors with bad numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo
 
 
 class Sink:
-    """Takes the blocks and forgets them."""
+    """A target that discards every block."""
 
     def write(self, name: str, info: TensorInfo, blocks: Iterable[torch.Tensor]) -> None:
         for _ in blocks:

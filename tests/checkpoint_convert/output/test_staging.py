@@ -1,4 +1,4 @@
-"""What is left behind when a conversion is killed in the middle: nothing that looks finished."""
+"""A killed conversion leaves nothing that looks finished."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_what_a_killed_conversion_left_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_conversion_killed_right_before_its_name_starts_over(tmp_path: Path) -> None:
-    """What a kill between the tracker and the rename leaves."""
+    """The kill comes after the tracker is written and before the folder is renamed."""
     (tmp_path / "ckpt" / ".release.staging").mkdir(parents=True)
     (tmp_path / "ckpt" / TRACKER).write_text("release\n")
     with release_staging(tmp_path / "ckpt") as staging:

@@ -1,4 +1,4 @@
-"""Bytes from front to back, past the page cache where that is to be had."""
+"""A hashed file holds the same bytes with and without the page cache."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_bytes_are_the_same_in_every_way(tmp_path: Path, monkeypatch: pytest.Mon
         return pwrite(descriptor, data[:1000], offset)
 
     if way == "refused":
-        monkeypatch.setattr(new_file, "O_DIRECT", 0o40000000)  # no flag of F_SETFL
+        monkeypatch.setattr(new_file, "O_DIRECT", 0o40000000)  # not a flag that F_SETFL accepts
     elif way == "not on this system":
         monkeypatch.setattr(new_file, "O_DIRECT", 0)
     elif way == "larger blocks":

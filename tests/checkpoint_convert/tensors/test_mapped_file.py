@@ -1,4 +1,4 @@
-"""Tensors over the bytes of a file."""
+"""Tensors are mapped over the bytes of a file."""
 
 from __future__ import annotations
 

@@ -1,5 +1,3 @@
-"""Bits, bytes and words."""
-
 from __future__ import annotations
 
 import pytest
@@ -50,7 +48,7 @@ def test_parts_are_one_tensor() -> None:
 def test_blocks_are_small_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("checkpoint_convert.tensors.tensor.BLOCK_BYTES", 12)
     square = torch.arange(16, dtype=torch.float32).view(4, 4)
-    row = torch.tensor([7.0]).expand(3, 5)  # no element of it has a place of its own
+    row = torch.tensor([7.0]).expand(3, 5)  # all elements share one place in memory
 
     blocks = list(blocks_of([square, square.t(), row]))
 

@@ -1,4 +1,4 @@
-"""torch.save files are read without running anything."""
+"""torch.save files are read without running any of their code."""
 
 from __future__ import annotations
 

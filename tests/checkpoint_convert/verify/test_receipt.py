@@ -1,4 +1,4 @@
-"""The receipt of an exported folder: one changed byte anywhere in the chain is named."""
+"""The receipt of an exported folder names any changed byte in the chain from the records to the export."""
 
 from __future__ import annotations
 

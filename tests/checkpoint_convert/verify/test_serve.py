@@ -1,4 +1,4 @@
-"""What programs that serve an exported folder do with it, and what is reported when they would go wrong."""
+"""The report on serving programs names what each would do wrong with an exported folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def exported(llama_with_tokenizer: Path, tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, **changes: Any) -> None:
-    """Change keys of a JSON file; None removes a key."""
+    """Set keys of a JSON file. A value of None removes the key."""
     settings = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
 

@@ -1,4 +1,4 @@
-"""verify finds what differs, and says so when nothing does."""
+"""`verify` finds every difference between a checkpoint and a folder, and reports when there is none."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_only_what_the_narrower_side_lacks_is_rounded() -> None:
 
 
 def with_tensors(source: Path, folder: Path, **changes: torch.Tensor) -> Path:
-    """A copy of a single-file folder with tensors set; `__` in a name stands for a dot."""
+    """Return a copy of a single-file folder with some tensors replaced. `__` in a name stands for a dot."""
     shutil.copytree(source, folder)
     tensors = load_file(folder / "model.safetensors")
     tensors |= {name.replace("__", "."): tensor for name, tensor in changes.items()}
@@ -201,7 +201,7 @@ def test_difference_measures_logits_and_divergence() -> None:
 
     found = difference(theirs, ours)
 
-    # KL of (0.119203, 0.880797) from (0.268941, 0.731059), over two tokens of which the first agrees
+    # half the KL divergence of (0.119203, 0.880797) from (0.268941, 0.731059): two tokens, and the first one agrees
     assert found.largest == 1.0
     assert found.scale == 2.0
     assert found.num_tokens == 2

@@ -1,4 +1,4 @@
-"""Saving and loading the optimizer's state in pieces, against megatron-core's own way, which gathers everything."""
+"""The optimizer's state is saved and loaded in pieces, with the same files as megatron-core, which gathers it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SMALL = replace(LLAMA, num_layers=2)
 
 def sums(folder: Path) -> str:
     lines = (folder / "SHA256SUMS").read_text().splitlines()
-    return "\n".join(line for line in lines if "train_config.yaml" not in line)  # names the folder
+    return "\n".join(line for line in lines if "train_config.yaml" not in line)  # contains the folder's name
 
 
 def save_as_megatron_core_does(run: Any, folder: Path) -> Path:
-    """Every rank gathers the whole state, and megatron-core saves it."""
+    """Gather the whole state on every rank, and let megatron-core save it."""
 
     def gathered(optimizer: Any, model_state: Any, loading: bool) -> Any:
         metadata = {
@@ -50,7 +50,7 @@ def state_of(run: Any) -> list[torch.Tensor]:
 
 
 def both_ways(cases: list[tuple[str, dict[str, Any]]], root: Path) -> list[dict[str, bool]]:
-    """For each case: are the files equal, is the state equal after loading, and did this rank read a part only?"""
+    """Return for each case whether files and loaded state are equal, and whether this rank reads only a part."""
     found = []
     for number, (kind, settings) in enumerate(cases):
         model = replace(MODELS[kind], num_layers=2)

@@ -21,7 +21,7 @@ def one_rank(single_process: None) -> None:
 
 
 def publish(root: Path, iteration: int | None, trained: bool = True, **flags: Any) -> Path:
-    """Publish a checkpoint of a launch with `flags`."""
+    """Publish the checkpoint of a run with `flags`."""
     staging = staging_folder(root, iteration)
     staging.mkdir(parents=True)
     LLAMA.save(staging / "model_config.yaml")
@@ -69,14 +69,16 @@ def test_a_run_that_went_back_goes_on_from_there(tmp_path: Path) -> None:
     publish(run, 10)
     settings = {"load": run, "save": run, "load_iters": 5}
     assert start_of(**settings) == Start(older, resume=True)
-    relaunched = publish(run, 6, load_iters=5)  # what the first launch saved
+    relaunched = publish(run, 6, load_iters=5)  # the first run's checkpoint
     assert start_of(**settings) == Start(relaunched, resume=True)
     assert start_of(load=run, save=run, load_iters=6) == Start(relaunched, resume=True)
     second = {"load": run, "save": tmp_path / "second", "load_iters": 5, "finetune": True}
     assert start_of(**second) == Start(older, resume=False)
     own = publish(tmp_path / "second", 2, **{key: value for key, value in second.items() if key != "save"})
     assert start_of(**second) == Start(own, resume=True)
-    with pytest.raises(CheckpointError, match="--load_iters 10 would have no effect"):  # back means in its own folder
+    with pytest.raises(
+        CheckpointError, match="--load_iters 10 would have no effect"
+    ):  # an earlier checkpoint in the run's own folder
         start_of(**{**second, "load_iters": 10})
 
 

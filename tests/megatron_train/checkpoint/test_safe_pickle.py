@@ -1,4 +1,4 @@
-"""A checkpoint that would run code is refused before anything runs. torch would obey each evil file here."""
+"""A checkpoint that would run code is refused before the code runs. torch.load would run each evil file here."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_allowed_classes_are_replaced_too() -> None:
     assert loaded.entries == [("a", 1)]
 
 
-# Hand-written opcodes: the same call in every way that pickle knows.
+# Hand-written opcodes: the same call in every form that pickle has.
 IMPORTS = {
     "GLOBAL": b"cos\nsystem\n(VCOMMAND\ntR.",
     "STACK_GLOBAL": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x07COMMAND\x85R.",
@@ -92,20 +92,20 @@ def test_an_archive_is_looked_into(tmp_path: Path) -> None:
 
 
 def test_torchs_old_format_of_several_pickles_is_refused(tmp_path: Path) -> None:
-    """Its first pickle is a mere number; the evil one comes fourth."""
+    """The first pickle of such a file is a number. The evil one is the fourth."""
     with pytest.raises(UnsafePickleError, match="blob: refused: it holds more after its first pickle"):
         scan(saved({"a": Evil(tmp_path / "r")}, _use_new_zipfile_serialization=False))
 
 
 def test_an_old_file_that_ends_like_an_archive_is_refused(tmp_path: Path) -> None:
-    """torch decides by the first bytes, Python's zipfile by the last."""
+    """torch chooses the format by the first bytes, Python's zipfile by the last."""
     blob = saved({"a": Evil(tmp_path / "r")}, _use_new_zipfile_serialization=False) + saved({"a": 1})
     with pytest.raises(UnsafePickleError, match="blob: "):
         scan(blob)
 
 
 def test_a_pickle_whose_name_is_in_capitals_is_looked_into(tmp_path: Path) -> None:
-    """torch's archive reader finds entries whatever their case."""
+    """torch's archive reader ignores the case of entry names."""
     renamed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(saved({"a": Evil(tmp_path / "r")}))) as old, zipfile.ZipFile(renamed, "w") as new:
         for entry in old.infolist():
@@ -115,14 +115,14 @@ def test_a_pickle_whose_name_is_in_capitals_is_looked_into(tmp_path: Path) -> No
 
 
 def test_an_archive_with_a_second_directory_is_refused(tmp_path: Path) -> None:
-    """zipfile reads the directory before the end record, torch the one at the offset the record names."""
+    """zipfile reads the directory before the end record. torch reads the one at the record's offset."""
     evil, good = saved({"a": Evil(tmp_path / "r")}), saved({"a": 1})
     with pytest.raises(UnsafePickleError, match="blob: "):
         scan(evil + good)
 
 
 def test_a_compiled_program_is_refused(tmp_path: Path) -> None:
-    """torch.load hands an archive with constants.pkl to the TorchScript interpreter."""
+    """torch.load runs an archive with constants.pkl in the TorchScript interpreter."""
     program = io.BytesIO()
     torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), program)
     with pytest.raises(UnsafePickleError, match=r"blob:.*pkl: refused"):
@@ -130,7 +130,7 @@ def test_a_compiled_program_is_refused(tmp_path: Path) -> None:
 
 
 def write_distributed(folder: Path, value: Any) -> None:
-    """A torch.distributed checkpoint of one entry, as megatron-core writes them."""
+    """Write a torch.distributed checkpoint with one entry, in megatron-core's format."""
     from torch.distributed.checkpoint import metadata as names
     from torch.distributed.checkpoint.filesystem import _StorageInfo
 

@@ -77,7 +77,7 @@ def test_only_the_newest_are_kept(run: Run, tmp_path: Path) -> None:
 
 def test_what_was_just_saved_is_kept_though_another_run_got_further(run: Run, tmp_path: Path) -> None:
     run.config = replace(run.config, checkpoint=replace(run.config.checkpoint, save_total_limit=1))
-    for iteration in (30, 10, 15):  # it went back from 30
+    for iteration in (30, 10, 15):  # the run resumed from an earlier checkpoint than 30
         run.state = replace(run.state, iteration=iteration)
         save(run, tmp_path / "save")
     assert names(tmp_path / "save") == ["iter_0000015", "iter_0000030", "latest_checkpointed_iteration.txt"]
@@ -123,7 +123,7 @@ def test_weights_come_back_bitwise(kind: str, settings: dict[str, Any], tmp_path
 def test_finetuning_trains_the_loaded_weights_not_those_the_optimizer_was_built_with(
     run: Run, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The optimizer keeps fp32 copies of bf16 weights; they must be refreshed, or the first update undoes the load."""
+    """The optimizer keeps fp32 copies of bf16 weights. Unless they are updated, the first step undoes the load."""
     folder = save(run, tmp_path / "save")
     fresh = start(SMALL, settings | {"bf16": True, "lr": 0.0, "seed": 7})
     load_checkpoint(Start(folder, resume=False), fresh.config, fresh.chunks, fresh.optimizer, fresh.layout)

@@ -1,4 +1,4 @@
-"""Saving while training goes on."""
+"""Checkpoints saved in the background equal those saved at once, and errors reach the training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def settings_in(folder: Path) -> dict[str, Any]:
 
 
 def saver_of(run: Run, folder: Path, async_save: bool = True, **settings: Any) -> CheckpointSaver:
-    """Return a saver into `folder`. train_config.yaml in a checkpoint does not name the way to save."""
+    """Return a saver into `folder`. It leaves --async_save out of train_config.yaml, so that the files can be equal."""
     checkpoint = replace(run.config.checkpoint, save=str(folder), async_save=async_save, **settings)
     run.config = replace(run.config, checkpoint=checkpoint)
     return CheckpointSaver(run.config)
@@ -44,7 +44,7 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 def sums_both_ways(settings: dict[str, Any], root: Path) -> list[dict[str, str]]:
-    """[at once, in a thread while three more iterations run]."""
+    """Return the checksums of a save at once, and of a save in a thread while three more iterations run."""
     found = []
     for way in (False, True):
         run = start(SMALL, settings)
@@ -67,7 +67,7 @@ def test_the_same_bytes_as_a_save_at_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Writing waits until the gate is opened."""
+    """Return an event. Writing waits until it is set."""
     gate, write = threading.Event(), saver_module.write_and_publish
 
     def write_behind_the_gate(*arguments: Any) -> None:
@@ -107,7 +107,7 @@ def test_one_save_at_a_time_and_leaving_waits(tmp_path: Path, gate: threading.Ev
         saver.save(run.contents())
         threading.Timer(0.3, gate.set).start()
         run.step()
-        saver.save(run.contents())  # must find the first one published
+        saver.save(run.contents())  # the second save must find the first one published
         assert (root / "latest_checkpointed_iteration.txt").read_text() == "1\n"
     assert (root / "latest_checkpointed_iteration.txt").read_text() == "2\n"
     assert [path.name for path in root.glob("iter_*")] == ["iter_0000002"]
@@ -189,8 +189,9 @@ def test_a_failure_is_raised_by_the_next_check(tmp_path: Path, monkeypatch: pyte
 
 
 def run_two_processes(settings: dict[str, Any], root: Path) -> tuple[list[dict[str, str]], str, list[str | None]]:
-    """(sums_both_ways, what is raised on this rank when the disk of rank 1 is full, where it would start with each file
-    of the newest checkpoint damaged in turn).
+    """Return sums_both_ways, this rank's error when the disk of rank 1 is full, and the checkpoints chosen on resume.
+
+    For the last item, each file of the newest checkpoint is damaged in turn.
     """
     settings = settings | {"tensor_model_parallel_size": 2}
     found = sums_both_ways(settings, root)

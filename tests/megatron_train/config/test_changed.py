@@ -1,4 +1,4 @@
-"""Settings that differ from the defaults."""
+"""The settings that differ from the defaults are listed."""
 
 from __future__ import annotations
 

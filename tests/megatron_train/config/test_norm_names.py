@@ -1,4 +1,4 @@
-"""Norms have megatron-core's names on disk, and checkpoints with the older names can still be loaded."""
+"""Norms have megatron-core's names on disk, and checkpoints with the earlier names still load."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_packed_batch_refuses_a_row_that_overflows() -> None:
 
 
 def test_a_pad_id_that_is_also_a_real_token_keeps_its_loss() -> None:
-    """The original compares labels with the pad id, and so loses the loss of an end-of-text that is also the pad."""
+    """The original masks labels equal to the pad id, so an end-of-text token with that id gets no loss there."""
     document: Document = (np.array([5, 0, 0]), np.array([1, 2, 2]))
     assert padded_batch([document], 4, 0, RULE).loss_mask.tolist() == [[1, 1, 0, 0]]
 
@@ -63,7 +63,7 @@ def test_an_empty_document_is_a_row_of_padding() -> None:
 
 
 ROLES = np.array([0, 1, 2, 2, 1, 2, 4, 4, 3, 2])
-"""system, user, assistant twice, user, assistant, assistant without loss twice, context, assistant"""
+"""Role ids: system, user, assistant twice, user, assistant, assistant without loss twice, context, assistant."""
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ ROLES = np.array([0, 1, 2, 2, 1, 2, 4, 4, 3, 2])
     ],
 )
 def test_loss_weights(rule: LossRule, expected: list[float]) -> None:
-    """Role 4 never counts, with scalar_loss_mask neither."""
+    """Role 4 gets no loss, even with scalar_loss_mask."""
     assert loss_weights(ROLES, rule).tolist() == expected
 
 

@@ -52,7 +52,7 @@ def test_split_without_a_positive_sum_is_refused(split: str) -> None:
 
 
 def test_blend_order_takes_the_component_furthest_behind() -> None:
-    """Megatron-LLM's greedy rule, worked by hand: w * max(i, 1) - taken, the first of equals."""
+    """Megatron-LLM's greedy rule by hand: take the largest w * max(i, 1) - taken, and the first of equal ones."""
     assert blend_order([0.5, 0.5], 6).tolist() == [0, 1, 0, 1, 0, 1]
     assert blend_order([3, 1], 8).tolist() == [0, 1, 0, 0, 0, 1, 0, 0]
     assert np.bincount(blend_order([0.7, 0.2, 0.1], 1000)).tolist() == [700, 200, 100]

@@ -47,7 +47,7 @@ def test_text_and_role_shards_of_different_documents_are_refused(tmp_path: Path)
 
 
 def test_shards_of_megatron_core_and_megatron_llm_are_read(tmp_path: Path) -> None:
-    """megatron-core writes doc_idx 0..N or its own documents, Megatron-LLM's instruction shards only [0]."""
+    """megatron-core writes doc_idx 0..N or its own documents. Megatron-LLM's instruction shards have only [0]."""
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
     torch = pytest.importorskip("torch")

@@ -11,7 +11,7 @@ def sets(rows: list[np.ndarray]) -> list[list[int]]:
 
 
 def test_pack_rows_takes_the_tightest_fit() -> None:
-    """Longest first: 7 and 6 open rows with 3 and 4 left; 3 fills the first exactly, 4 the second."""
+    """The longest documents come first: 7 and 6 start rows with 3 and 4 free tokens, which 3 and 4 fill exactly."""
     assert sets(pack_rows(np.array([3, 7, 4, 6]), 10, 100, 0)) == [[0, 1], [2, 3]]
 
 

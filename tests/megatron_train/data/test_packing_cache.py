@@ -1,4 +1,4 @@
-"""The packing plan on disk. `planned_samples` must always give what `training_samples` does."""
+"""The packing plan on disk. `planned_samples` must always give the same samples as `training_samples`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def assert_right(samples: Samples, settings: dict[str, Any], num_samples: int = 
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one whenever a plan is computed."""
+    """Return a list that grows by one entry whenever a plan is computed."""
     calls: list[int] = []
 
     def counted(data: Any, num_samples: int, seed: int) -> Samples:
@@ -156,7 +156,7 @@ def test_it_lies_beside_the_checkpoints_or_nowhere(settings: dict[str, Any], tmp
 
 
 def on_two_processes(settings: dict[str, Any]) -> list[tuple[int, list[int]]]:
-    """(plans this rank computed, the documents of its plan), with an empty cache, a full one and an unusable one."""
+    """Return the plans that this rank computes and its documents, with an empty, a full and a damaged cache."""
     found = []
     calls: list[int] = []
 

@@ -22,7 +22,7 @@ test_sets.__test__ = False  # type: ignore[attr-defined]  # a function of the da
 
 
 def shard_of(folder: Path, sizes: list[int], name: str = "p", first_token: int = 0) -> str:
-    """Document d has tokens first_token + 100 * d, + 1, ...; the first is the user's, the others the assistant's."""
+    """Write a shard. Document d counts up from token first_token + 100 * d; its first token is the user's."""
     documents = [
         ([first_token + 100 * d + i for i in range(size)], [1] * min(size, 1) + [2] * (size - 1))
         for d, size in enumerate(sizes)
@@ -162,7 +162,7 @@ def test_packed_epochs_hold_every_document_exactly_once(tmp_path: Path) -> None:
     rows_per_epoch = training_samples(data, 1, 7).rows_per_epoch
     samples = training_samples(data, round(rows_per_epoch) * 3, 7)
     documents = np.bincount(samples.document, minlength=40)
-    assert abs(documents - 3).max() <= 1  # epochs differ by a row or so
+    assert abs(documents - 3).max() <= 1  # epochs may differ by a row
     first = samples.document[: int(samples.row_offsets[int(rows_per_epoch)])]
     assert sorted(first.tolist()) == list(range(40))
     lengths = samples.length - 1

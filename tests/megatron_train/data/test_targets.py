@@ -14,7 +14,7 @@ from tests.conftest import write_shard
 DOCUMENTS = [
     ([5, 6, 7, 8], [1, 1, 1, 2]),  # the target is the last of four tokens
     ([5, 6], [1, 1]),
-    ([5, 6], [2, 1]),  # the target is the first token, which is no label
+    ([5, 6], [2, 1]),  # the target is the first token, which is never a label
     ([5], [2]),
     ([5, 6], [1, 2]),
 ]

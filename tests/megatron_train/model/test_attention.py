@@ -39,7 +39,7 @@ def inputs(length: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def by_hand(query: Tensor, key: Tensor, value: Tensor, window: int | None = None) -> Tensor:
-    """Softmax over what each position may see, one head at a time; [s, h, d] and [s, g, d] -> [s, h * d]."""
+    """Return attention [s, h * d] from queries [s, h, d] and keys, values [s, g, d], head by head and row by row."""
     heads = []
     for head in range(4):
         k, v = key[:, head // 2], value[:, head // 2]
@@ -84,7 +84,7 @@ def test_packed_documents_do_not_see_one_another(window: int | None) -> None:
 
 @pytest.mark.parametrize("window", [2, 3, 5])
 def test_a_window_over_several_blocks_of_queries(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No mask is larger than a block: memory grows with the row, not with its square."""
+    """No mask is larger than a block, so memory grows with the length of the row and not with its square."""
     masks: list[tuple[int, ...]] = []
     mask_of = attention_module.window_mask
     monkeypatch.setattr(attention_module, "QUERIES_PER_BLOCK", 3)
@@ -129,7 +129,7 @@ def test_varlen_attention_is_used_only_where_torchs_kernel_works(
 def test_the_varlen_kernel_gets_its_own_shapes(
     packed: bool, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reference in place of torch's kernel, which needs a GPU: the same arguments, on the CPU."""
+    """A reference on the CPU with the same arguments stands in for torch's kernel, which needs a GPU."""
 
     def reference(
         q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, kv: Tensor, longest: int, *_: Any, **o: Any

@@ -1,4 +1,4 @@
-"""The models are transformers' models: the same logits from the same weights, in every layout."""
+"""Our models give transformers' logits for the same weights, in every layout."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2-pp2-sp": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "sequence_parallel": True},
 }
 SPLIT = [kind for kind in TRAINABLE if "rope" not in kind and kind not in {"llama_head_dim", "falcon_7b_untied"}]
-"""The kinds whose weights or activations differ in how they are split; the rest differ in arithmetic alone."""
+"""The kinds of model that differ in how ranks split them. The other kinds differ only in arithmetic."""
 
 
 def tokens() -> torch.Tensor:
@@ -44,7 +44,7 @@ def hugging_face_logits(folder: Path) -> torch.Tensor:
 
 
 def own_logits(checkpoint: Path, settings: dict[str, Any]) -> torch.Tensor | None:
-    """[b, s, vocabulary] where this rank holds the last stage."""
+    """Return our logits [b, s, vocabulary] if this rank holds the last stage, else None."""
     from megatron.core.pipeline_parallel import get_forward_backward_func
     from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
@@ -79,7 +79,7 @@ def own_logits(checkpoint: Path, settings: dict[str, Any]) -> torch.Tensor | Non
 
 
 def largest_differences(folder: Path) -> dict[str, float]:
-    """Kind and layout -> largest difference of any logit on any rank of the last stage."""
+    """Return the largest difference of any logit on any rank of the last stage, by kind and layout."""
     import torch.distributed as dist
 
     differences = {}
@@ -160,14 +160,14 @@ def test_embedding_dropout_is_hidden_dropout_unless_lima(settings: dict[str, Any
 
 
 def test_interleaved_stages_overlap_their_messages() -> None:
-    """Batched messages give wrong gradients there in megatron-core 0.16.1, without a word."""
+    """With batched messages, megatron-core 0.16.1 gives wrong gradients here without an error."""
     settings = {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2}
     config = transformer_config(replace(LLAMA, num_layers=4), config_from_settings(settings, "test"))
     assert (config.batch_p2p_comm, config.overlap_p2p_comm) == (False, True)
 
 
 def build_with_an_unmarked_norm() -> tuple[list[str], str]:
-    """Build under sequence parallelism, then once more with a norm whose gradients nobody sums."""
+    """Build a model under sequence parallelism, then one with a norm whose gradients are not summed over the ranks."""
     from megatron_train.model import norm
     from tests.megatron_train.runs import enter_layout
 

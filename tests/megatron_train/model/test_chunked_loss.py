@@ -1,4 +1,4 @@
-"""The loss from hidden states against torch's cross-entropy of whole logits."""
+"""The chunked loss from hidden states equals torch's cross-entropy of whole logits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TARGETS, HIDDEN, IN_USE, ALLOCATED = 37, 16, 90, 128
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states, output weights, labels and loss weights."""
+    """Return random hidden states, output weights, labels and loss weights."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(TARGETS, HIDDEN, generator=generator)
     weight = torch.randn(ALLOCATED, HIDDEN, generator=generator)
@@ -28,7 +28,7 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def by_torch() -> tuple[Tensor, Tensor, Tensor]:
-    """Loss and gradients from whole logits in fp64, scaled by 3."""
+    """Return the loss and gradients from whole logits in fp64, scaled by 3."""
     hidden, weight, labels, weights = inputs()
     hidden, weight = hidden.double().requires_grad_(), weight.double().requires_grad_()
     losses = F.cross_entropy((hidden @ weight.t())[:, :IN_USE], labels, reduction="none")
@@ -77,7 +77,7 @@ def test_a_16_bit_model_gets_16_bit_gradients_close_to_fp32() -> None:
 
 
 def test_logits_exist_for_one_chunk_at_a_time() -> None:
-    """All 512 targets would have 512 x 4,096 fp32 logits, 8.4 MB; a chunk of 32 has 0.5 MB."""
+    """The fp32 logits of all 512 targets would take 512 x 4,096 x 4 bytes, 8.4 MB. A chunk of 32 takes 0.5 MB."""
     hidden, weight = torch.randn(512, 8, requires_grad=True), torch.randn(4096, 8, requires_grad=True)
     labels, weights = torch.randint(0, 4096, (512,)), torch.ones(512)
     with torch.profiler.profile(profile_memory=True, record_shapes=True) as profile:
@@ -88,7 +88,7 @@ def test_logits_exist_for_one_chunk_at_a_time() -> None:
 
 
 def on_two_ranks() -> dict[str, Any]:
-    """Each rank holds 64 rows; the second one has 26 in use."""
+    """Return this rank's loss and gradients. Each rank holds 64 vocabulary rows, of which the second uses 26."""
     init_distributed(config_from_settings({"tensor_model_parallel_size": 2}, "test").parallel, 0)
     hidden, weight, labels, weights = inputs()
     rank = dist.get_rank()

@@ -8,7 +8,7 @@ from megatron_train.model.lima_dropout import lima_rate, set_residual_dropout
 
 
 def test_lima_rate_of_the_card() -> None:
-    """0.25 over 80 layers: linspace(0, 0.25, 80)."""
+    """The rates over 80 layers are linspace(0, 0.25, 80)."""
     rates = [lima_rate(0.25, layer, 80) for layer in (1, 2, 40, 79, 80)]
     assert rates == pytest.approx([0.0, 0.00316456, 0.12341772, 0.24683544, 0.25], abs=1e-8)
 

@@ -1,4 +1,4 @@
-"""The size of the noise follows from the document alone, and evaluation has no noise."""
+"""The size of the noise depends on the document only, and evaluation has no noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Angles of packed rows against megatron-core's own way, which cuts them document by document."""
+"""The angles of packed rows equal megatron-core's, which cuts them document by document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SwiGLU against torch's own autograd."""
+"""SwiGLU and its gradient equal torch's autograd."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The choice of Transformer Engine's layers and its errors. The package itself is not here: layers of the same shape,
-made of torch, stand in for it, so that megatron-core's own specification and our changes to it are what is tested.
+"""Transformer Engine's layers are used when chosen, and errors name what is missing.
+
+torch layers of the same shapes stand in for the package, which is not installed. The tests cover megatron-core's own
+layer specification and our changes to it.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ def test_fp8_reaches_megatron_core(single_process: None) -> None:
 
 
 class NormedLinear(ColumnParallelLinear):
-    """As TELayerNormColumnParallelLinear: layer_norm_weight and layer_norm_bias beside the linear layer's own."""
+    """Has layer_norm_weight and layer_norm_bias beside its own weight and bias, as TELayerNormColumnParallelLinear."""
 
     def __init__(self, input_size: int, output_size: int, *, config: Any, **options: Any) -> None:
         super().__init__(input_size, output_size, config=config, **options)
@@ -77,7 +79,7 @@ class NormedLinear(ColumnParallelLinear):
 
 
 class ThdTorchAttention(TorchAttention):
-    """Takes packed rows as Transformer Engine does: [t, heads, d], with the boundaries in the format thd."""
+    """Takes packed rows [t, heads, d] and their boundaries in the format thd, as Transformer Engine does."""
 
     def forward(self, query: Any, key: Any, value: Any, mask: Any, packed_seq_params: Any = None, **rest: Any) -> Any:
         if packed_seq_params is None:
@@ -91,7 +93,7 @@ class ThdTorchAttention(TorchAttention):
 
 
 class StandIn(gpt_layer_specs.BackendSpecProvider):  # type: ignore[misc]
-    """Offers what megatron-core's TESpecProvider does, of the same shapes."""
+    """Provides layers of the same shapes as megatron-core's TESpecProvider."""
 
     def linear(self) -> type:
         raise AssertionError("no layer of ours has one")
@@ -125,7 +127,7 @@ class StandIn(gpt_layer_specs.BackendSpecProvider):  # type: ignore[misc]
 def test_a_checkpoint_goes_from_local_layers_to_the_engines_and_back(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, single_process: None
 ) -> None:
-    """With our residual layer, LIMA dropout, the mask over padding rows of the vocabulary, and packed rows."""
+    """The model has our residual layer, LIMA dropout, masked padding rows of the vocabulary, and packed rows."""
     monkeypatch.setattr(gpt_layer_specs, "TESpecProvider", StandIn, raising=False)
     model = replace(MODELS[kind], num_layers=2)
     settings = {"train_data_path": [write_shard(tmp_path / "toy", toy_documents(8))], "packing": True}

@@ -52,7 +52,7 @@ def test_the_divisor_scales_the_gradients_of_one_step() -> None:
 
 
 def test_a_step_allocates_nothing_as_large_as_the_weights() -> None:
-    """On a GPU of 80 GB, temporaries of the size of the weights are the difference between fitting and not."""
+    """Temporaries as large as the weights would decide whether a model fits on a GPU of 80 GB."""
     weight = torch.nn.Parameter(torch.ones(1_000_000))
     optimizer = FusedLayoutAdam([weight], lr=1e-2, weight_decay=0.1)
     weight.grad = torch.ones_like(weight)
@@ -64,7 +64,7 @@ def test_a_step_allocates_nothing_as_large_as_the_weights() -> None:
 
 
 def test_parameters_that_a_rank_holds_nothing_of_are_accepted() -> None:
-    """With many data-parallel ranks, some ranks hold an empty part of a parameter."""
+    """With many data-parallel ranks, some hold an empty part of a parameter."""
     empty, weight = torch.nn.Parameter(torch.zeros(0)), torch.nn.Parameter(torch.ones(2))
     optimizer = FusedLayoutAdam([empty, weight], lr=0.1)
     empty.grad, weight.grad = torch.zeros(0), torch.ones(2)

@@ -8,7 +8,7 @@ def test_token_factors_weigh_every_target_alike() -> None:
 
 
 def test_micro_batch_factors_are_megatron_llms() -> None:
-    """1 / (targets of the micro-batch x micro-batches x data-parallel size)."""
+    """The factor is 1 / (targets of the micro-batch x micro-batches x data-parallel size)."""
     assert loss_factors([2.0, 0.0, 4.0, 1.0], "micro_batch", 2, None) == [1 / 16, 0.0, 1 / 32, 1 / 8]
 
 

@@ -61,7 +61,7 @@ def test_lr_decay_iters_ends_the_decay_before_train_iters() -> None:
 
 
 def test_log_warmup_is_deepspeeds() -> None:
-    """log(n + 1) / log(warm-up iterations), as deepspeed.runtime.lr_schedules.WarmupLR."""
+    """The factor is log(n + 1) / log(warm-up iterations), as in deepspeed.runtime.lr_schedules.WarmupLR."""
     schedule = LrSchedule(lr=1.0, lr_warmup_iters=100, lr_warmup_style="log", lr_decay_style="constant")
     rates = [learning_rate(schedule, n * 4, 4, 1000) for n in (0, 1, 9, 49, 98, 99, 100)]
     assert rates == pytest.approx([0.0, 0.150515, 0.5, 0.849485, 0.997818, 1.0, 1.0], abs=1e-6)

@@ -26,7 +26,7 @@ def test_megatron_core_uses_our_adam(settings: dict[str, object]) -> None:
 
 
 def test_weights_decay_and_one_dimensional_parameters_do_not(settings: dict[str, object]) -> None:
-    """With a learning rate of one and no gradient to speak of, what shrinks is what decays."""
+    """A large eps makes the gradient's part negligible, so only weight decay changes the parameters."""
     run = start(MODELS["neox_parallel"], settings | {"lr": 1.0, "weight_decay": 0.25, "adam_eps": 1e9})
     before = full_parameters(run.chunks)[0]
     run.step()
@@ -38,7 +38,7 @@ def test_weights_decay_and_one_dimensional_parameters_do_not(settings: dict[str,
 
 
 def test_gradients_are_clipped_to_the_norm(settings: dict[str, object]) -> None:
-    """Adam with a large eps moves by lr x gradient / eps, so the length of the move is that of the clipped gradient."""
+    """With a large eps, Adam's update is lr x gradient / eps, so its length shows that of the clipped gradient."""
     adam: dict[str, object] = {"lr": 1.0, "adam_eps": 1e4, "weight_decay": 0.0, "lr_decay_style": "constant"}
     for limit in (0.25, 0.0):
         run = start(LLAMA, settings | adam | {"clip_grad": limit})
@@ -85,7 +85,7 @@ def test_a_run_whose_every_iteration_was_skipped_can_be_saved_and_resumed(
 
 
 def test_the_loss_scale_halves_after_overflows_and_doubles_after_good_iterations(settings: dict[str, object]) -> None:
-    """Hysteresis 2: the second overflow halves; the window of 3 good iterations doubles. Never below the minimum."""
+    """With hysteresis 2, the second overflow halves the scale; 3 good iterations double it. The minimum bounds it."""
     scales: dict[str, object] = {"initial_loss_scale": 1024.0, "loss_scale_window": 3, "min_loss_scale": 512.0}
     run = start(LLAMA, settings | scales | {"fp16": True, "hysteresis": 2, "lr": 1e-3})
     weight = next(iter(run.chunks[0].parameters()))
@@ -108,7 +108,7 @@ def test_fp16_and_bf16_start_with_the_loss_and_gradient_of_fp32(settings: dict[s
 
 
 def test_a_skipped_iteration_does_not_advance_the_schedule(settings: dict[str, object]) -> None:
-    """As the original: the rate counts applied updates, the data position all iterations."""
+    """As in the original, the learning rate counts applied updates, and the data position counts all iterations."""
     run = start(LLAMA, settings | {"lr": 1e-2, "lr_warmup_iters": 10, "skip_iters": [2]})
     assert [run.step().lr for _ in range(4)] == pytest.approx([0.0, 1e-3, 1e-3, 2e-3])
     assert run.state.consumed_train_samples == 16

@@ -18,7 +18,7 @@ from tests.megatron_train.runs import start
 from tests.megatron_train.tensors import full_parameters
 
 STEADY = tuple([2.0, 2.2] * 8)
-"""Mean 2.1, standard deviation 0.1."""
+"""Losses with mean 2.1 and standard deviation 0.1."""
 
 
 @pytest.mark.parametrize(("value", "spike"), [(2.0, False), (2.69, False), (2.71, True), (0.0, False)])
@@ -59,7 +59,9 @@ def test_the_norm_is_one_read_from_the_device(tmp_path: Path, single_process: No
     run = start(LLAMA, {"train_data_path": [prefix], "global_batch_size": 4})
     run.step()
     assert not run.optimizer.prepare_grads()
-    expected = float(run.optimizer.get_grad_norm())  # megatron-core's own, with a read per parameter
+    expected = float(
+        run.optimizer.get_grad_norm()
+    )  # megatron-core's own norm, which reads from the device once per parameter
     with torch.profiler.profile() as profile:
         found = global_norm(run.optimizer)
     assert found == pytest.approx(expected, rel=1e-6)
@@ -77,7 +79,7 @@ def test_skip_iters_leaves_the_weights_alone(tmp_path: Path, single_process: Non
     assert all(value.equal(before[key]) for key, value in full_parameters(run.chunks)[0].items())
     third = run.step()
     assert not third.skipped
-    assert first.lr > report.lr == third.lr  # the schedule counts iterations that were applied
+    assert first.lr > report.lr == third.lr  # the schedule counts applied iterations
     assert (run.state.iteration, run.state.skipped_iterations, run.state.consumed_train_samples) == (3, 1, 12)
 
 

@@ -71,7 +71,7 @@ def test_too_few_devices_for_auto_are_a_warning(
 def test_a_rank_takes_its_own_device(
     monkeypatch: pytest.MonkeyPatch, devices: int, local_rank: int, gpus_per_task: str | None, expected: int
 ) -> None:
-    """Slurm may show each rank one device only, whatever its local rank."""
+    """Slurm may show each rank only one device, whatever its local rank is."""
     claim_cuda_devices(monkeypatch, devices)
     monkeypatch.setenv("OASST_DEVICE", "auto")
     monkeypatch.setenv("LOCAL_RANK", str(local_rank))
@@ -90,7 +90,7 @@ def test_a_local_rank_without_a_device_is_an_error(monkeypatch: pytest.MonkeyPat
 
 
 def test_on_the_cpu_a_cuda_device_of_the_machine_is_never_touched() -> None:
-    """A fresh process in which torch claims one CUDA device, which fails at any real use, trains nothing on it."""
+    """Train in a fresh process in which torch claims a CUDA device that fails at any real use."""
     program = (
         "import torch\n"
         "torch.cuda.is_available = lambda: True\n"

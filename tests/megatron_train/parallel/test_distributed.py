@@ -69,7 +69,7 @@ def two_ranks() -> dict[str, Any]:
     init_distributed(tensor_parallel, 1234)
     found: dict[str, Any] = {"sum": sum_over_ranks([dist.get_rank() + 1.0, 1e-17]), "prints": is_printing_rank()}
     groups = len(dist.distributed_c10d._world.pg_map)
-    for _ in range(2):  # entering a layout again leaves no groups behind
+    for _ in range(2):  # entering a layout again destroys the earlier groups
         init_distributed(tensor_parallel, 1234)
     gc.collect()
     found["groups"] = len(dist.distributed_c10d._world.pg_map) - groups
@@ -88,7 +88,7 @@ def test_two_processes_sum_print_once_and_draw_as_their_place_asks() -> None:
     assert (first["groups"], second["groups"]) == (0, 0)
     assert first["tensor parallel"] == second["tensor parallel"]  # the same rows, so the same dropout
     assert first["data parallel"] != second["data parallel"]
-    assert first["weights"] == second["weights"]  # though each draws its own
+    assert first["weights"] == second["weights"]  # each rank draws its own
 
 
 def test_shutdown_twice_is_nothing(single_process: None) -> None:

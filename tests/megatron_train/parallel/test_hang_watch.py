@@ -1,4 +1,4 @@
-"""Two ranks, of which one stops. The timeouts of the process groups stay long: what is seen here is the watch alone."""
+"""The watch ends a run when one of two ranks stops. The process groups' own timeouts are too long to act here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.paths import ROOT
 
 
 def slow_rank() -> list[str]:
-    """Rank 1 keeps rank 0 waiting, but lives. What each rank's watch ended with: nothing."""
+    """Rank 1 keeps rank 0 waiting, but lives. Return the error of each rank's watch, which must be none."""
     timer, ended = PhaseTimer(), []
     with HangWatch(timer, timeout_minutes=1.5 / 60, end=ended.append) as watch:
         timer.start(3, "read")
@@ -37,7 +37,7 @@ def slow_rank() -> list[str]:
 
 
 def stopped_rank() -> list[str]:
-    """Rank 1 stops itself; rank 0 wakes it up once its watch has ended. What each rank's watch ended with."""
+    """Rank 1 stops itself, and rank 0 wakes it after its own watch has ended. Return the error of each rank's watch."""
     timer, ended = PhaseTimer(), []
     everyone: list[Any] = [None, None]
     dist.all_gather_object(everyone, os.getpid())
@@ -57,7 +57,7 @@ def stopped_rank() -> list[str]:
 
 
 def failed_rank() -> list[str]:
-    """Rank 1 fails. What each rank's watch ended with, long before the timeout."""
+    """Rank 1 fails. Return the error of each rank's watch, which comes long before the timeout."""
     ended: list[str] = []
     try:
         with HangWatch(PhaseTimer(), timeout_minutes=10 / 60, end=ended.append) as watch:
@@ -73,7 +73,7 @@ def failed_rank() -> list[str]:
 
 
 def signalled_rank() -> list[str]:
-    """Rank 1 stops itself, and rank 0 gets SIGTERM. What each rank's watch ended with, long before the timeout."""
+    """Rank 1 stops itself, and rank 0 gets SIGTERM. Return the error of each rank's watch, long before the timeout."""
     ended: list[str] = []
     everyone: list[Any] = [None, None]
     dist.all_gather_object(everyone, os.getpid())
@@ -147,9 +147,9 @@ def free_port() -> int:
 
 
 def test_a_run_with_a_stopped_rank_ends(tmp_path: Path) -> None:
-    """As a user sees it: training under way, a rank gets SIGSTOP, the other ends within the timeout with the reason.
+    """A rank gets SIGSTOP during training, and the other one ends within the timeout and reports the reason.
 
-    Without torchrun, rank 0 holds the store that the ranks tell each other their phases by: the hardest case.
+    Without torchrun, rank 0 holds the store through which the ranks share their phases, which is the hardest case.
     """
     stopped = 0
     write_shard(tmp_path / "toy", toy_documents(8))
@@ -171,7 +171,7 @@ def test_a_run_with_a_stopped_rank_ends(tmp_path: Path) -> None:
         assert ", last in iteration " in error
         assert f"rank {1 - stopped}, where its threads are:" in error
         assert "in train_step" in error or "in run" in error
-        assert time.monotonic() - since < 12  # 6 s, and what a busy machine adds
+        assert time.monotonic() - since < 12  # 6 s, and a margin for a busy machine
     finally:
         for process in ranks:
             process.kill()

@@ -1,4 +1,4 @@
-"""parallel/launch_store.py: ranks that come in any order agree on a new name, whatever an earlier attempt left."""
+"""Ranks that arrive in any order agree on a new name, whatever an earlier attempt left in the store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megatron_train.parallel.launch_store import agree_on_attempt
 
 
 def attempt(store: dist.Store, order: list[int]) -> set[str]:
-    """What three ranks agree on, started one after another."""
+    """Return the names on which three ranks agree that start one after another."""
     names: list[str] = []
 
     def come(rank: int) -> None:
@@ -38,7 +38,7 @@ def test_every_attempt_has_a_name_of_its_own(order: list[int]) -> None:
 
 def test_an_attempt_that_broke_off_is_no_hindrance() -> None:
     store = dist.HashStore()
-    for rank in (0, 1):  # the third never comes
+    for rank in (0, 1):  # the third rank never arrives
         with pytest.raises(TimeoutError, match="did not come within --distributed_timeout_minutes"):
             agree_on_attempt(store, rank, 3, 0.1)
     assert len(attempt(store, [1, 2, 0])) == 1

@@ -16,7 +16,7 @@ H100 = "NVIDIA H100 80GB HBM3"
 
 
 def compare(names: list[str | None]) -> list[str]:
-    """The error of each rank, or an empty text; the ranks are threads over one store."""
+    """Return the error of each rank, or an empty text. The ranks are threads that share one store."""
     store, errors = dist.HashStore(), [""] * len(names)
 
     def rank(number: int) -> None:

@@ -15,7 +15,7 @@ from megatron_train.parallel.stop_request import SIGNALS, StopRequest, signal_re
 
 @pytest.fixture
 def handlers(single_process: None) -> Iterator[None]:
-    """One process group, and the signal handlers as they were afterwards."""
+    """Start one process group, and restore the signal handlers after the test."""
     init_distributed(TrainConfig().parallel, 0)
     before = [(number, signal.getsignal(number)) for number in SIGNALS]
     yield
@@ -58,7 +58,7 @@ def test_exit_duration_stops_once_the_time_is_up(handlers: None) -> None:
 
 
 def test_exit_duration_counts_from_the_start_of_the_process(handlers: None) -> None:
-    """This one has imported torch and started a process group before."""
+    """The time includes importing torch and starting the process group."""
     import psutil
 
     age = (time.time() - psutil.Process().create_time()) / 60

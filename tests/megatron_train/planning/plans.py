@@ -1,4 +1,4 @@
-"""Plans from command lines, as `megatron-train plan` makes them."""
+"""Make plans from command lines, as `megatron-train plan` does."""
 
 from __future__ import annotations
 

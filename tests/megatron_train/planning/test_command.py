@@ -1,4 +1,4 @@
-"""What `plan` prints, needs and refuses."""
+"""Output, requirements and errors of the command `plan`."""
 
 from __future__ import annotations
 

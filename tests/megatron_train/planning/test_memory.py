@@ -16,7 +16,7 @@ from tests.distributed import run_distributed
 from tests.megatron_train.models import MODELS
 
 LLAMA = MODELS["llama"]
-# (model, settings): layouts of 4 processes, those with the same process groups one after another.
+# (model, settings) in layouts of 4 processes. Those with the same process groups follow one another.
 ALLOCATIONS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "fp16": True}),
     ("falcon_40b", {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "bf16": True}),
@@ -38,7 +38,7 @@ ALLOCATIONS: list[tuple[str, dict[str, Any]]] = [
     ("neox_parallel", {"tensor_model_parallel_size": 2, "bf16": True}),
     ("neox_sequential", {"tensor_model_parallel_size": 2, "bf16": True}),
 ]
-# (changes to a wider model, settings): LayerNorm, which keeps the same on the CPU as on a GPU.
+# (changes to a wider model, settings). LayerNorm keeps the same tensors on the CPU as on a GPU.
 WIDE: dict[str, Any] = {
     "hidden_size": 256,
     "ffn_hidden_size": 640,
@@ -65,7 +65,7 @@ def measured_on_one_launch() -> tuple[list[tuple[int, int, int, int]], list[tupl
 
 
 def activation_bytes() -> list[tuple[float, float]]:
-    """(what autograd keeps of one layer per token, what the planner says) for each of ACTIVATIONS."""
+    """Return for each of ACTIVATIONS the bytes per token that autograd keeps of one layer, and the planner's figure."""
     found = []
     for name, changes, settings in ACTIVATIONS:
         config = planned_config({"seq_length": 128, "micro_batch_size": 2} | settings)
@@ -78,7 +78,7 @@ def activation_bytes() -> list[tuple[float, float]]:
 
 
 def saved_bytes(model: ModelConfig, config: TrainConfig) -> int:
-    """Bytes of the distinct storages a forward pass leaves for the backward pass, parameters left out."""
+    """Return the bytes of the distinct storages that a forward pass keeps for the backward pass, without parameters."""
     import torch
 
     from megatron_train.model.build import build_model
@@ -100,7 +100,7 @@ def saved_bytes(model: ModelConfig, config: TrainConfig) -> int:
 
 
 def allocated_bytes() -> list[tuple[int, int, int, int]]:
-    """(stage, weights, gradients, optimizer) bytes of this rank for each of ALLOCATIONS, as allocated."""
+    """Return this rank's stage and its allocated bytes of weights, gradients and optimizer, for each of ALLOCATIONS."""
     from megatron.core import parallel_state
 
     from megatron_train.model.build import build_model
@@ -125,7 +125,7 @@ def allocated_bytes() -> list[tuple[int, int, int, int]]:
 
 
 def ensure_groups(config: TrainConfig) -> None:
-    """Makes process groups, which is slow, only where those there are others."""
+    """Create process groups unless the present ones fit, because creating them is slow."""
     from megatron.core import parallel_state
 
     from megatron_train.parallel.distributed import init_distributed
@@ -155,7 +155,7 @@ def planned_layout(config: TrainConfig, world_size: int) -> ParallelLayout:
 
 @pytest.fixture(scope="module")
 def measured() -> list[Any]:
-    """What megatron-core holds, by rank: one launch for all."""
+    """Return megatron-core's allocations by rank. All layouts share one launch."""
     return run_distributed(measured_on_one_launch, 4)
 
 
@@ -176,7 +176,7 @@ def test_weights_gradients_and_optimizer_are_what_megatron_core_allocates(measur
 def test_activations_of_a_layer_are_within_3_percent_of_what_autograd_keeps(measured: list[Any]) -> None:
     for (kept, planned), case in zip(measured[0][1], ACTIVATIONS):
         if "hidden_dropout" in case[2]:
-            kept -= 2 * 256 * (4 - 1)  # the CPU keeps each dropout mask in the type of the numbers, a GPU in a byte
+            kept -= 2 * 256 * (4 - 1)  # the CPU stores a dropout mask in the type of the activations, a GPU in bytes
         assert planned == pytest.approx(kept, rel=0.03), case
 
 
@@ -196,7 +196,9 @@ def test_full_recomputation_keeps_the_input_of_each_layer() -> None:
     layout, layer = ParallelLayout(1), layer_activation(LLAMA, uniform, ParallelLayout(1)) * 48
     entry = 48 * 64 * 2
     assert stage_memory(LLAMA, uniform, layout, 0).activations == int(4 * entry + 2 * entry + layer)
-    three = planned_config(full | {"recompute_method": "uniform", "recompute_num_layers": 3})  # of four: two at a time
+    three = planned_config(
+        full | {"recompute_method": "uniform", "recompute_num_layers": 3}
+    )  # two of the four layers at a time
     assert stage_memory(LLAMA, three, layout, 0).activations == int(2 * entry + 2 * entry + 2 * layer)
     block = planned_config(full | {"recompute_method": "block"})
     assert stage_memory(LLAMA, block, layout, 0).activations == int(entry + 3 * layer + 2 * entry + layer)

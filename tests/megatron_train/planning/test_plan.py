@@ -1,4 +1,4 @@
-"""A whole plan against the published figures of the card's model."""
+"""A whole plan gives the published figures of the card's model."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def test_llama2_70b_rank_is_36_gib_before_activations() -> None:
     first = plan.stages[0]
     assert round((first.weights + first.gradients + first.optimizer) / 2**30, 1) == 36.4
     whole = sum(stage.parameters for stage in plan.stages) * 8
-    norms = 7 * (80 * 2 + 1) * 8192  # held by all 8 tensor-parallel ranks alike
+    norms = 7 * (80 * 2 + 1) * 8192  # all 8 tensor-parallel ranks hold a copy
     assert whole - norms == plan.model.num_parameters(plan.model.padded_vocab) == 68_978_745_344

@@ -1,4 +1,4 @@
-"""The layouts that the planner suggests."""
+"""The planner suggests layouts that fit."""
 
 from __future__ import annotations
 

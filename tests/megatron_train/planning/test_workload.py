@@ -1,4 +1,4 @@
-"""The work of a plan: the pipeline's bubble, epochs and rows."""
+"""A plan's workload states the pipeline bubble, epochs and rows."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def test_epochs_are_read_from_the_shards_where_they_are(tmp_path: Path) -> None:
     assert plan.facts is not None and plan.facts.source == "read from the shards"
     assert (plan.work.epochs, plan.facts.documents, plan.facts.mean_tokens) == (1.0, 40, (30 * 9 + 10 * 65) / 40)
     packed = plan_of([*flags, "--packing"])
-    assert packed.work.rows_per_epoch == 14  # 10 rows of one cut document, 4 rows of up to 8 short ones
+    assert packed.work.rows_per_epoch == 14  # 10 rows of one truncated document each, and 4 rows of up to 8 short ones
     assert packed.work.positions_per_iteration == 4 * 64

@@ -16,7 +16,7 @@ def test_a_failure_is_one_line_on_stderr(monkeypatch: pytest.MonkeyPatch, capsys
 def test_torchrun_finds_it_where_it_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The fields that torch.distributed.elastic's ProcessFailure reads."""
+    """The file has the fields that ProcessFailure of torch.distributed.elastic reads."""
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))

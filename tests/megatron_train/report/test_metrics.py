@@ -106,7 +106,7 @@ RESULTS = {
 
 
 def scalars_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """As TensorBoard reads them."""
+    """Return the scalars of a log folder as TensorBoard reads them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     events = EventAccumulator(str(folder))
@@ -118,7 +118,7 @@ def scalars_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_a_resumed_run_takes_back_only_what_came_later(tmp_path: Path) -> None:
-    for first, last in ((1, 6), (5, 8)):  # killed after 6, the last checkpoint was of 4
+    for first, last in ((1, 6), (5, 8)):  # killed after iteration 6, with the last checkpoint at 4
         with reporter(tmp_path, first - 1, tensorboard_dir=str(tmp_path / "tb")) as log:
             for i in range(first, last + 1):
                 log.step(replace(REPORT, iteration=i, consumed_train_samples=64 * i, lm_loss=float(first)))
@@ -129,7 +129,7 @@ def test_a_resumed_run_takes_back_only_what_came_later(tmp_path: Path) -> None:
 
 
 def test_the_metrics_file_holds_only_json(tmp_path: Path) -> None:
-    """NaN and Infinity, as Python writes them, are refused by other readers."""
+    """Other JSON readers refuse NaN and Infinity, which Python writes by default."""
     log = reporter(tmp_path)
     log.step(replace(REPORT, lm_loss=math.nan, grad_norm=math.inf, skipped=True))
     log.evaluation(30, {"val": {"loss": math.nan, "ppl": math.nan, "token_accuracy": 0.5, "num_target_tokens": 0}})
@@ -195,7 +195,7 @@ def test_a_key_of_wandb_login_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def logged_curves(folder: Path, names: str) -> dict[str, list[tuple[int, float]]]:
-    """Return what TensorBoard has after one iteration, an evaluation of two sets and a test of one."""
+    """Return TensorBoard's curves after one iteration, an evaluation of two sets and a test of one."""
     with reporter(folder, tensorboard_dir=str(folder / "tb"), metric_names=names) as log:
         log.step(replace(REPORT, mfu=0.5, loss_scale=512.0))
         log.evaluation(30, RESULTS)
@@ -233,7 +233,7 @@ def test_tensorboard_shows_each_curve_once_under_hugging_faces_names(tmp_path: P
 
 
 class RecordedWandb:
-    """Stands in for the package: what a run was started with and what it was told."""
+    """Stands in for wandb, and records the settings and values of a run."""
 
     def __init__(self) -> None:
         self.started: list[dict[str, object]] = []
@@ -295,7 +295,7 @@ def test_nothing_is_written_without_a_folder(capsys: pytest.CaptureFixture[str])
 
 
 def test_model_flops_by_hand() -> None:
-    """Per layer 64 x (64 + 2 x 32) qkv, 64 x 64 projection, 3 x 64 x 96 MLP, 2 x 64 norms; 128 rows of output."""
+    """A layer has 64 x (64 + 2 x 32) qkv, 64 x 64 projection, 3 x 64 x 96 MLP and 2 x 64 norms; the output 128 rows."""
     per_layer = 64 * 128 + 64 * 64 + 3 * 64 * 96 + 128
     assert LLAMA.parameters_per_layer() == per_layer
     assert model_flops(LLAMA, 10, 0) == 6 * 10 * (4 * per_layer + 128 * 64)
@@ -303,7 +303,7 @@ def test_model_flops_by_hand() -> None:
 
 
 def test_model_flops_of_the_70b_at_4096() -> None:
-    """6 x 68.7e9 per token and 6 x 80 x 8192 x 4096 for attention: about 4.3e11 a token."""
+    """6 x 68.7e9 for the weights and 6 x 80 x 8192 x 4096 for attention give about 4.3e11 FLOPs a token."""
     from megatron_train.config.model_config import ModelConfig
 
     model = ModelConfig.load(CONFIGS / "model" / "llama2_70b.yaml")

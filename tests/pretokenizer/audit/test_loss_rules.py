@@ -1,4 +1,4 @@
-"""loss_rules.py"""
+"""Each rule of the audit gives loss to the expected tokens of a conversation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ TALK = Conversation(
 
 @pytest.fixture
 def audit_of(tmp_path: Path) -> AuditOf:
-    """A function that audits a conversation for a chat format and other keys of a section."""
+    """Return a function that audits a conversation under a chat format and other keys of a section."""
     write_jsonl(tmp_path / "data/gsm8k/train.jsonl", question_records(1))
 
     def run(conversation: Conversation = TALK, **keys: str) -> Audited:

@@ -1,4 +1,4 @@
-"""show.py"""
+"""The audit samples conversations, counts their tokens, and names the rules that disagree."""
 
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""conversation.py"""
-
 from pretokenizer.chat.conversation import Message, pair
 from pretokenizer.chat.roles import Role
 

@@ -1,4 +1,4 @@
-"""chat/formats.py: literal text, and the same text from the Jinja templates through transformers."""
+"""Each chat format renders the literal text, and its Jinja template renders the same text in transformers."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ def as_hf_messages(conversation: Conversation) -> list[dict[str, Any]]:
 
 
 def hf_tokenizer() -> Any:
-    """A transformers tokenizer over characters, so that offsets are plain."""
+    """Return a transformers tokenizer with one token for each character, so that offsets are simple."""
     transformers = pytest.importorskip("transformers")
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

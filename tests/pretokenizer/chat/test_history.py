@@ -1,5 +1,3 @@
-"""chat/history.py"""
-
 from pretokenizer.chat.conversation import Conversation, Message, pair
 from pretokenizer.chat.history import unroll
 from pretokenizer.chat.roles import Role

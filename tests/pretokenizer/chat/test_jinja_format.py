@@ -1,4 +1,4 @@
-"""chat/jinja_format.py: templates of every kind of difficulty, text against transformers, roles literally."""
+"""Difficult Jinja templates of every kind give transformers' text and the literal roles."""
 
 import time
 from pathlib import Path
@@ -99,7 +99,7 @@ def template(source: str, tokenizer: Tokenizer, **options: Any) -> TemplateForma
 
 
 def told(rendered: Rendered) -> list[tuple[str, int]]:
-    """(text, role) of each run of one role."""
+    """Return (text, role) of each run of one role."""
     runs: list[tuple[str, int]] = []
     for text, (role, _) in zip(rendered.texts, rendered.kinds, strict=True):
         if runs and runs[-1][1] == role:
@@ -125,7 +125,7 @@ def test_the_text_is_that_of_transformers(name: str, talk: Conversation, sample_
     if talk is TOOL_TALK and name != "tools through macros":
         talk = Conversation(tuple(message for message in TALK if message.role is not Role.SYSTEM))
     found = template(source, sample_tokenizer)
-    for _ in range(2):  # the second one repeats the recording, where there is one
+    for _ in range(2):  # the second rendering uses the recording of the first, if there is one
         rendered = found.render(talk)
         assert rendered.text == by_transformers(source, talk)
     assert {kind.role for kind in rendered.kinds if kind.is_data} <= {m.stored_role for m in talk.messages} | {0, 4}
@@ -190,7 +190,7 @@ def test_prompts_that_are_not_served_are_counted_and_unrolled(sample_tokenizer: 
     found = template(source, sample_tokenizer)
     for _ in range(2):
         rendered = found.render(Conversation(TALK[1:]))
-        assert (rendered.replies_compared, rendered.replies_changed) == (2, 1)  # the first loses its thought
+        assert (rendered.replies_compared, rendered.replies_changed) == (2, 1)  # the first message loses its reasoning
     dates = template("{{ messages | length }}" + PLAIN, sample_tokenizer)
     assert dates.render(Conversation(TALK[1:])).replies_changed == 2
     unrolled = template(source, sample_tokenizer, history="unroll")

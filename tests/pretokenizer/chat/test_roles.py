@@ -1,5 +1,3 @@
-"""roles.py"""
-
 from pretokenizer.chat.roles import Role
 
 

@@ -1,4 +1,4 @@
-"""chat/shown.py: messages as transformers shows them."""
+"""A template gets the messages in transformers' form."""
 
 import pytest
 

@@ -1,5 +1,3 @@
-"""chat/template_source.py"""
-
 import json
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""flags.py"""
+"""Flags of a dataclass are parsed as text, and their help shows its field docstrings."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from pretokenizer.config.yaml_config import from_mapping
 
 @dataclass(frozen=True)
 class Toy:
-    """One field of each type."""
+    """Settings with one field of each type."""
 
     rate: float = 1e-5
     """Peak rate, at most

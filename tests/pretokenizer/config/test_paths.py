@@ -1,4 +1,4 @@
-"""Names and paths of files: shipped names, the working folder, then the checkout."""
+"""A name is a shipped one first, then a path in the working folder, then one in the checkout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def test_shipped_configs_of_a_wheel_are_its_data_package(tmp_path: Path, monkeyp
     (package / "train").mkdir(parents=True)
     (package / "train" / "mine.yaml").write_text("lr: 1.0e-4")
     (package / "cards.yaml").touch()
-    (tmp_path / "other" / "oasst_megatron_configs").mkdir(parents=True)  # a folder of this name without our files
+    (tmp_path / "other" / "oasst_megatron_configs").mkdir(
+        parents=True
+    )  # a folder with this name, but without our files
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path / "other"))
     monkeypatch.setattr("pretokenizer.config.paths.REPOSITORY", tmp_path / "site-packages")

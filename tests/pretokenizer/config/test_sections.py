@@ -1,4 +1,4 @@
-"""sections.py and the shipped sections."""
+"""Sections are merged, and every shipped mix and card resolves to literal settings."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""settings.py"""
+"""The settings of a build are read from a section, and all problems are reported at once."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""yaml_config.py"""
+"""YAML values become fields of a dataclass, and all problems are reported at once."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""encoder.py: which way is taken, and what is said of it."""
+"""The encoder chooses the fast engine or the reference, reports the reason, and gives the same ids either way."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""framed_pass.py: against the reference pass, and what happens when the engine is wrong."""
+"""The fast pass for framed formats equals the reference pass, and finds a wrong engine."""
 
 from pathlib import Path
 from typing import Any, ClassVar

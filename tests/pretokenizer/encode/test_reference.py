@@ -1,4 +1,4 @@
-"""encode/reference.py: literal ids and roles, control tokens in text."""
+"""The reference pass gives literal ids and roles, and keeps control tokens in messages as text."""
 
 import itertools
 from pathlib import Path
@@ -22,7 +22,7 @@ CHATML = CHAT_FORMATS["chatml"]
 
 
 def documents(batch: EncodedBatch) -> list[tuple[list[int], list[int]]]:
-    """(ids, roles) of each document."""
+    """Return (ids, roles) of each document."""
     roles = np.repeat(batch.turn_roles, batch.turn_sizes)
     ends = np.cumsum(batch.document_sizes).tolist()
     bounds = itertools.pairwise([0, *ends])
@@ -66,7 +66,7 @@ def test_control_tokens_in_text_stay_text_and_are_counted(sample_tokenizer: Toke
 
 
 def test_turns_that_begin_inside_a_text(sample_tokenizer: Tokenizer) -> None:
-    """Llama 2's form: the ids are those of the whole text, the reply's first token is the one its space begins."""
+    """In Llama 2's format the ids are those of the whole text. The space before a reply begins its first token."""
     reference = sentencepiece.SentencePieceProcessor(model_file=str(SAMPLE_MODEL))
     batch = ReferencePass(sample_tokenizer, CHAT_FORMATS["llama2"]).encode(
         [Conversation((*pair("Hi", "So"), *pair("b", "c")))]
@@ -80,7 +80,7 @@ def test_turns_that_begin_inside_a_text(sample_tokenizer: Tokenizer) -> None:
 
 @pytest.fixture(scope="module")
 def first_only_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `tokenizer.json` that puts `▁` in front of the document only, as newer Llama and Mistral conversions do."""
+    """Return a `tokenizer.json` that puts `▁` only before the document, as newer Llama and Mistral conversions do."""
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     trainer = tokenizers.trainers.BpeTrainer(

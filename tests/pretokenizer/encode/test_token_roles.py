@@ -1,4 +1,4 @@
-"""encode/token_roles.py: literal tokens that cross borders."""
+"""Tokens that cross the border of two turns get the literal role."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,11 @@ from pretokenizer.encode.token_roles import runs_of, token_roles
 @pytest.mark.parametrize(
     ("roles", "touching", "expected"),
     [
-        ([4, 2, 1], False, [4, 4, 2, 4, 1]),  # the header and the reply share a token, the reply and the next turn too
+        (
+            [4, 2, 1],
+            False,
+            [4, 4, 2, 4, 1],
+        ),  # the header and the reply share a token, and so do the reply and the next turn
         ([4, 2, 1], True, [4, 2, 2, 2, 1]),  # as transformers' assistant_masks
         ([1, 3, 0], False, [1, 1, 3, 3, 0]),
     ],

@@ -1,4 +1,4 @@
-"""accounting.py: every record that is read is counted once."""
+"""Every record read is counted exactly once."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.pretokenizer.conftest import BuildToy, question_records, write_jsonl
 
 
 def counts_of(folder: Path) -> list[dict[str, Any]]:
-    """Read the counts in stats.json, and check that they add up."""
+    """Return the counts in stats.json after checking that they add up."""
     counts: list[dict[str, Any]] = json.loads((folder / "stats.json").read_text())["records"]
     for own in counts:
         outcomes = own["train"] + own["val"] + sum(own["left_out"].values()) + sum(own["bad"].values())

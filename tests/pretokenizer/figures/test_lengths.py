@@ -1,5 +1,3 @@
-"""lengths.py"""
-
 import numpy as np
 
 from pretokenizer.figures.lengths import LengthReport, SeqLength, histogram, length_report, text_histogram

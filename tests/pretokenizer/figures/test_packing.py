@@ -1,4 +1,4 @@
-"""packing.py, compared with the placement of one document after another."""
+"""The number of packed rows equals that of placing one document after another."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_best_fit(lengths: list[int], capacity: int, expected: list[int]) -> Non
 
 
 def one_by_one(lengths: list[int], capacity: int) -> list[int]:
-    """Return the row of each document. The last filled of the fullest rows with enough space receives it."""
+    """Return the row of each document. It goes into the fullest row with enough space, and among equals the latest."""
     left: list[int] = []
     by_last_use: list[int] = []
     placed = []

@@ -1,4 +1,4 @@
-"""stats.py and published.py"""
+"""The statistics give the published report to the byte, and the same totals in every format."""
 
 import json
 from pathlib import Path

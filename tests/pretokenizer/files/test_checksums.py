@@ -1,5 +1,3 @@
-"""checksums.py"""
-
 import subprocess
 from pathlib import Path
 

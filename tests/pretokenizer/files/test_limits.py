@@ -1,4 +1,4 @@
-"""limits.py: a block that exceeds a limit ends with an error that names it, and the limits end with the block."""
+"""A block that exceeds a time or memory limit ends with an error, and the limits end with the block."""
 
 import pickle
 import resource
@@ -19,7 +19,7 @@ def test_an_endless_loop_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BoundsError, match=r"x\.jinja: does not finish within 0\.05 s"), bounded("x.jinja"):
         while True:
             pass
-    time.sleep(0.1)  # no alarm is left
+    time.sleep(0.1)  # no alarm is pending
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
 
 
@@ -41,7 +41,7 @@ def test_endless_memory_and_recursion_are_stopped() -> None:
 
 def test_a_pickle_that_asks_for_32_gb_is_refused() -> None:
     with pytest.raises(MemoryError), limited_memory():
-        pickle.loads(b"\x80\x02Nr\xff\xff\xff\x7f.")  # noqa: S301 - None, put into place 2^31 of the memo
+        pickle.loads(b"\x80\x02Nr\xff\xff\xff\x7f.")  # noqa: S301 - stores None at place 2^31 of the memo
 
 
 def test_memory_known_to_be_needed_is_allowed() -> None:

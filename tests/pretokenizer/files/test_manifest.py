@@ -1,5 +1,3 @@
-"""manifest.py"""
-
 import json
 from pathlib import Path
 
@@ -34,7 +32,7 @@ def test_the_checksum_of_the_manifest(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     path.write_text(path.read_text().replace('"rng_seed": 42', '"rng_seed": 43'))
     assert check_digest(tmp_path) == [f"{path}: was changed after the build: manifest_sha256 differs"]
-    assert DataManifest.load(tmp_path).section["rng_seed"] == 43  # loading does not mind
+    assert DataManifest.load(tmp_path).section["rng_seed"] == 43  # loading does not verify the checksum
 
 
 def test_bad_manifests_are_named(tmp_path: Path) -> None:

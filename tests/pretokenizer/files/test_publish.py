@@ -1,4 +1,4 @@
-"""publish.py"""
+"""Files and folders get their final name only when complete, and a lock admits one process."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""shard.py, compared with literal bytes and with megatron-core's reader and writer."""
+"""Shards have the literal bytes of their format, and megatron-core reads and writes the same format."""
 
 import pickle
 import struct
@@ -147,7 +147,7 @@ def test_truncated_and_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def test_pointers_beyond_32_bits(tmp_path: Path) -> None:
-    """A sparse file holds more than 2^31 tokens and takes no disk space."""
+    """A sparse file can hold more than 2^31 tokens without taking disk space."""
     sizes = np.array([2**31 - 1, 2**31 - 1, 3], dtype=np.int32)
     write_index(tmp_path / "a.idx", sizes, np.uint16)
     last = 2 * (2**31 - 1) * 2

@@ -1,4 +1,4 @@
-"""check.py: every kind of damage is found and named."""
+"""`check` finds and names every kind of damage to a build."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from tests.pretokenizer.conftest import BuildToy, question_records, write_jsonl
 
 @pytest.fixture
 def folder(build_toy: BuildToy, tmp_path: Path) -> Path:
-    """A finished build of five documents."""
+    """Return the folder of a finished build of five documents."""
     write_jsonl(tmp_path / "data/gsm8k/train.jsonl", question_records(4))
     write_jsonl(tmp_path / "data/gsm8k/test.jsonl", question_records(1))
     return build_toy(["gsm8k"])[1]
@@ -78,7 +78,7 @@ def test_counts_of_the_manifest_are_checked(folder: Path) -> None:
 
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object], is_signed: bool = True) -> None:
-    """Change manifest.json. With `is_signed` its checksum is right, so only other comparisons find the change."""
+    """Change manifest.json. With `is_signed`, update its checksum, so that only other comparisons find the change."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)

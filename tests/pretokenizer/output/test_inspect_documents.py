@@ -1,5 +1,3 @@
-"""inspect_documents.py"""
-
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from tests.pretokenizer.conftest import BuildToy, write_jsonl
 
 @pytest.fixture
 def prefix(build_toy: BuildToy, tmp_path: Path) -> Path:
-    """A shard of two conversations, the second with a reply without loss."""
+    """Return the prefix of a shard with two conversations, of which the second has a reply without loss."""
     talk = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
     reply = {"role": "assistant", "content": "a\nb"}
     records = [{"messages": [*talk, reply]}, {"messages": [*talk[1:], {**reply, "train": False}, *talk[1:], reply]}]

@@ -1,4 +1,4 @@
-"""Every file of a folder is used or named, and an ambiguous folder is an error that says how to choose."""
+"""Every file of a folder is used or named, and an ambiguous folder is an error that explains how to choose."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.pretokenizer.conftest import touch
 
 
 def choose(folder: Path, wanted: str | None = None) -> tuple[list[str], dict[str, str]]:
-    """Return the files chosen and {file left out: reason}, relative to the folder."""
+    """Return the chosen files and {omitted file: reason}, relative to the folder."""
     chosen = choose_by_split(list_folder(folder), wanted, "messages")
     left_out = {str(Path(path).relative_to(folder)): reason for path, reason in chosen.left_out.items()}
     return [str(path.relative_to(folder)) for path in chosen.train], left_out

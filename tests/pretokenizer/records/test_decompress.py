@@ -1,4 +1,4 @@
-"""Decompressed bytes come out whole, and streams that expand without end are refused."""
+"""Decompression gives all bytes, and a stream that expands without end is refused."""
 
 import bz2
 import gzip

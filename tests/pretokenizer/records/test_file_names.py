@@ -1,4 +1,4 @@
-"""What file names say about kinds and splits."""
+"""File names determine the kind and the split of a file."""
 
 from pathlib import PurePath
 

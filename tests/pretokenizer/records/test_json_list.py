@@ -20,7 +20,7 @@ def blocks_of(data: bytes, size: int) -> Iterator[bytes]:
 
 
 def items(data: bytes, size: int, max_bytes: int = 1 << 20) -> list[Any]:
-    """Return the rows of a list that arrives in blocks of `size` bytes; bad items as (row, place, problem)."""
+    """Return the rows of a JSON list read in blocks of `size` bytes. A bad item is (row, place, problem)."""
     bad: list[Any] = []
     reading = Reading("a.json", lambda *what: bad.append(what), max_bytes)
     return [*parse_list(blocks_of(data, size), reading), *bad]

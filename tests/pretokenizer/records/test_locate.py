@@ -1,4 +1,4 @@
-"""Finding files in folders laid out by hand and in the layout of the hub."""
+"""Data files are found in folders arranged by hand and in the hub's layout."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every kind of file gives the same records, and errors name damaged files."""
+"""Every kind of file gives the same records, and an error names a damaged file."""
 
 import bz2
 import gzip

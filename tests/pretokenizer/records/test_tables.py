@@ -1,4 +1,4 @@
-"""Tables give the records of JSON lines: parquet, Arrow, CSV and TSV."""
+"""Parquet, Arrow, CSV and TSV tables give the same records as JSON lines."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def records(path: Path) -> list[Any]:
 
 
 def write_arrow(path: Path, rows: list[Any], is_file: bool = False) -> Path:
-    """Write rows in two batches, as the library datasets does."""
+    """Write rows in two batches, as the `datasets` library does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pyarrow.Table.from_pylist(rows)
     new = pyarrow.ipc.new_file if is_file else pyarrow.ipc.new_stream

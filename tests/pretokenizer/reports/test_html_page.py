@@ -1,4 +1,4 @@
-"""html_page.py"""
+"""The HTML report needs no other file, and shows hostile text as text."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.pretokenizer.conftest import BuildToy, write_jsonl
 
 
 class Balance(HTMLParser):
-    """Collects the open tags of a page, which must be none at its end, and every address it refers to."""
+    """Collects every address in a page and the tags that are still open, which must be none at the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,14 +21,14 @@ class Balance(HTMLParser):
         self.scripts = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a start tag."""
+        """Add a start tag and its addresses."""
         self.scripts += tag == "script"
         self.addresses += [value for name, value in attrs if name in ("src", "href")]
         if tag not in ("meta", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        """Match an end tag with the last start tag."""
+        """Remove the last start tag, which must have the same name."""
         assert self.open.pop() == tag
 
 

@@ -1,4 +1,4 @@
-"""The reports list every file that is read or left out, and every field that is not used."""
+"""The reports list every file that is read or omitted, and every unused field."""
 
 import json
 from pathlib import Path

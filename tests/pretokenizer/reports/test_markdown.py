@@ -1,5 +1,3 @@
-"""markdown.py"""
-
 from pretokenizer.reports.markdown import fence_of
 
 

@@ -1,5 +1,3 @@
-"""plots.py"""
-
 import re
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""render.py"""
-
 import numpy as np
 import pytest
 

@@ -1,4 +1,4 @@
-"""verdict.py"""
+"""The report recommends a row length, a batch size and epochs that suit the data."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""duplicates.py, in whole builds."""
+"""Whole builds report or remove exact duplicates."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""near_duplicates.py"""
-
 import json
 from pathlib import Path
 

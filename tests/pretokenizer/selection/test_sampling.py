@@ -1,5 +1,3 @@
-"""sampling.py"""
-
 import numpy as np
 import pytest
 

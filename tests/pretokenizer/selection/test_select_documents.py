@@ -1,4 +1,4 @@
-"""select_documents.py: the order, names and counts in reports and shards."""
+"""Documents are selected with the expected order, names and counts in reports and shards."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Convert records as a build does, for the tests of sources."""
+"""A fixture that converts records as a build does, for the tests of sources."""
 
 import random
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Convert = Callable[..., list[Any]]
 
 
 def simple(converted: Any) -> Any:
-    """Conversations as lists of (name of the stored role, text), a reason as it is, what is wrong with a bad record."""
+    """Return conversations as lists of (stored role's name, text), a reason unchanged, and a bad record's problem."""
     if isinstance(converted, BadRecord):
         return f"bad: {converted.reason}; {converted.found}".removesuffix("; ")
     if isinstance(converted, str):

@@ -1,4 +1,4 @@
-"""vicuna: cleaning, fillers and joined messages. orca-chat: the instruction is the system message."""
+"""vicuna cleans, fills and joins messages. orca-chat takes the instruction as system message."""
 
 import random
 from typing import Any
@@ -45,7 +45,7 @@ def test_empty_questions_are_filled_from_the_shared_generator(convert: Convert) 
     rng = random.Random(42)
     expected = [rng.choice(["...", "Please continue", "Go on", ""]) for _ in range(6)]
     assert [found[0][0][1] for found in convert("vicuna", records)] == expected
-    # a dropped conversation has drawn before it was dropped
+    # a conversation draws its random numbers before it is dropped
     dropped = talk(("human", "a"), ("gpt", "b"), ("human", None), ("gpt", ""))
     assert convert("vicuna", [dropped, *records])[1][0][0][1] == expected[1]
 

@@ -1,4 +1,4 @@
-"""The dolly data sets: cleaned contexts stand before the answer."""
+"""The dolly sources put a cleaned context before the answer."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every usual form of a record gives the same conversation, and an ambiguous record is refused by name."""
+"""Every usual form of a record gives the same conversation, and an ambiguous record is refused."""
 
 import json
 from typing import Any

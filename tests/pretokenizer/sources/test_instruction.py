@@ -1,4 +1,4 @@
-"""The instruction data sets: order, joining, and what is filtered."""
+"""The instruction sources order, join and filter records."""
 
 import random
 

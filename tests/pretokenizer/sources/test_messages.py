@@ -1,4 +1,4 @@
-"""The reader for data of your own: options, notes, and records that are left out or refused."""
+"""The source `messages` for a user's own data: its options and notes, and the records that it omits or refuses."""
 
 from typing import Any
 
@@ -23,7 +23,12 @@ def test_marks_of_messages(convert: Convert) -> None:
         {"role": "user", "content": "s"},
         {"role": "assistant", "content": "c", "weight": 1, "train": True},
         {"role": "user", "content": "t"},
-        {"role": "assistant", "content": "d", "weight": None, "train": None},  # parquet fills in nulls
+        {
+            "role": "assistant",
+            "content": "d",
+            "weight": None,
+            "train": None,
+        },  # a parquet file has null for a missing field
     ]
     found = convert("messages", [{"messages": talk}])[0][0]
     silent = "assistant_no_loss"
@@ -103,7 +108,7 @@ def test_contexts_stand_between_speakers(convert: Convert) -> None:
 
 @pytest.mark.parametrize("roles", ["ua", "suaua", "uaua", "au", "u", "uua", "uas", "ssua", "sa", "", "uaa"])
 def test_the_short_way_for_regular_conversations_gives_the_same(roles: str) -> None:
-    """An option that matches nothing makes the reader apply every rule."""
+    """An option that matches nothing makes the reader take the slow path, which applies every rule."""
     names = {"s": "system", "u": "user", "a": "assistant"}
     turns = [(names[letter], f"{letter}{i}") for i, letter in enumerate(roles)]
     sharegpt = [{"from": {"user": "human", "assistant": "gpt"}.get(role, role), "value": text} for role, text in turns]

@@ -1,4 +1,4 @@
-"""Message trees: which paths become conversations."""
+"""The expected paths of a message tree become conversations."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tests.pretokenizer.sources.conftest import Convert
 
 
 def node(text: str, *replies: Any, **keys: Any) -> dict[str, Any]:
-    """A message; upper case is the assistant."""
+    """Return a message of a tree. A text in upper case is the assistant's."""
     role = "assistant" if text.isupper() else "prompter"
     return {"message_id": text, "text": text, "role": role, "lang": "en", "replies": list(replies), **keys}
 

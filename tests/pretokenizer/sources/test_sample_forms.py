@@ -1,4 +1,4 @@
-"""The sample records of every form (examples/data/forms), from the file to the messages, literally."""
+"""The sample file of every record form (examples/data/forms) gives the literal messages."""
 
 from typing import Any
 
@@ -126,7 +126,7 @@ EXPECTED: dict[str, list[list[tuple[Any, ...]]]] = {
 
 
 def conversations_of(name: str) -> list[Any]:
-    """Return the conversations of a sample folder, found and read as a build does."""
+    """Return the conversations of a sample folder, located and read as in a build."""
     source = make_source("messages", OPTIONS.get(name, {}))
     entry = DatasetEntry("messages", data_path=str(FORMS / name))
     (path,) = locate_files(entry, source.layout, FORMS, None).train

@@ -1,4 +1,4 @@
-"""splits.py, compared with torch, scikit-learn and literal indices."""
+"""The splits equal those of torch and scikit-learn, and literal indices."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from pretokenizer.sources.splits import split_sklearn, split_torch, torch_permut
 
 def test_sklearn_split_literally() -> None:
     train, val = split_sklearn(10, 0.25)
-    # RandomState(666).permutation(10) = 3 2 8 ...: val is its first ceil(2.5) entries, train the rest in its order
+    # RandomState(666).permutation(10) = 3 2 8 ...: its first ceil(2.5) entries are val, the others train, in this order
     expected = np.random.RandomState(666).permutation(10).tolist()
     assert val is not None
     assert (val.tolist(), train.tolist()) == (expected[:3], expected[3:])

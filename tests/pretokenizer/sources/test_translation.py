@@ -1,4 +1,4 @@
-"""Translation requests: random draws, and earlier exchanges from the same side of the split."""
+"""Translation requests are drawn at random, with earlier exchanges from the same side of the split."""
 
 import random
 from typing import Any

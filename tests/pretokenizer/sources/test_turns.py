@@ -1,4 +1,4 @@
-"""Turns: roles, content, tool calls, loss marks, and the order of roles."""
+"""Turns are read with their roles, content, tool calls and loss marks, and in an allowed order of roles."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""bad_records.py: bad records are counted, named and left out; too many stop the build."""
+"""Bad records are counted, named and omitted, and too many stop the build."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ LINES = {
     '{"question": "\\ud83d", "answer": "a"}': "broken Unicode",
     '{"question": "q", "answer": "' + "x" * (1 << 20) + '"}': "a line of more than 1 MiB (--max_line_mb)",
 }
-"""Bad line -> its reason in the reports."""
+"""Bad lines and the reason that the reports state for each."""
 
 
 def data_with_bad_lines(tmp_path: Path) -> Path:
@@ -59,7 +59,7 @@ def test_bad_records_are_counted_named_and_left_out(
         "broken Unicode": 1,
         "a line of more than 1 MiB (--max_line_mb)": 1,
     }
-    # Line numbers: ten good lines, a blank one, the bad one; and so on.
+    # Line numbers: ten good lines, a blank line and a bad line, repeated.
     expected = {f"{path}:{12 * (i + 1)}: {reason}" for i, reason in enumerate(LINES.values())}
     assert {
         example.partition(" JSON: ")[0].replace("not valid", "not valid JSON") for example in bad["examples"]
@@ -87,7 +87,7 @@ def test_too_many_stop_the_build_until_more_are_allowed(build_toy: BuildToy, tmp
     path = write_jsonl(tmp_path / "data/gsm8k/train.jsonl", [*question_records(18), {"x": 1}, {"question": "q"}])
     write_jsonl(tmp_path / "data/joke/a.jsonl", [{"joke": str(i), "explaination": "x"} for i in range(1000)])
     with pytest.raises(BadRecordsError) as error:
-        build_toy(["gsm8k", "joke"])  # few among all records, many in one data set
+        build_toy(["gsm8k", "joke"])  # few of all records, but many of one data set's
     assert str(error.value).splitlines() == [
         "gsm8k: 2 of 20 records are bad (10.0%), more than --max_bad_fraction 0.05 allows; the first are",
         f"  {path}:19: lacks the key 'question'; its keys: x",
@@ -103,7 +103,9 @@ def test_parts_and_their_merge_count_bad_records(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "data/gsm8k/train.jsonl", [*question_records(9), {"x": 1}])
     write_jsonl(tmp_path / "data/joke/a.jsonl", [{"joke": "a", "explaination": "b"}] * 5)
     config = make_toy_config(tmp_path, ["gsm8k", "joke"])
-    folders = [build_part(config, RunOptions(part=i, num_parts=2)) for i in range(2)]  # a part is no whole data set
+    folders = [
+        build_part(config, RunOptions(part=i, num_parts=2)) for i in range(2)
+    ]  # a part does not hold a whole data set
     with pytest.raises(BadRecordsError, match="gsm8k: 1 of 10 records are bad"):
         merge(folders, tmp_path / "joined")
     manifest = merge(folders, tmp_path / "joined", RunOptions(max_bad_fraction=0.1))

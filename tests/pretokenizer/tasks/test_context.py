@@ -1,4 +1,4 @@
-"""tasks/context.py: the chat format that a configuration names, and what a build writes with it."""
+"""A build uses the chat format that its configuration names, and records it in its output."""
 
 import json
 from pathlib import Path

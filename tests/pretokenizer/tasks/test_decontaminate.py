@@ -1,4 +1,4 @@
-"""decontaminate.py"""
+"""Documents that contain a benchmark's questions are found and omitted."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""part_files.py, document_table.py and token_store.py: documents are read as they were written, in any order."""
+"""Documents of part files are read as written, in any order."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def batch(documents: list[list[list[int]]], roles: list[list[int]]) -> EncodedBa
 
 @pytest.fixture
 def table(tmp_path: Path) -> DocumentTable:
-    """The table of two parts: record 0 with two documents and record 2; then record 3."""
+    """Return the table of two parts: the first holds record 0 with two documents and record 2, the second record 3."""
     with PartWriter(tmp_path / "p0", np.uint16, keep_texts=True) as part:
         part.add_units([0, 0], [0, 2], [2, 1])
         documents = [[[1, 2], [3]], [[4]], [[5, 6], [7, 8]]]

@@ -1,4 +1,4 @@
-"""plan.py and context.py: a plan has the same tasks and fingerprint everywhere."""
+"""A plan has the same tasks and fingerprint on every machine."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.pretokenizer.conftest import make_toy_config, question_records, write
 
 @pytest.fixture
 def config(tmp_path: Path) -> PretokenizeConfig:
-    """Two data sets that share random numbers, one that is read as a whole, and one that is cut into spans."""
+    """Return settings with two data sets that share random numbers, one read as a whole, and one cut into spans."""
     talk = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
     row = {"question": {"full_text": "q"}, "answer_0": "a", "answer_1": "b", "score_0": 1, "score_1": 0}
     pairs = [{"translation": {"en": "a", "ja": "b"}}] * 3
@@ -33,7 +33,7 @@ def test_data_sets_that_share_random_numbers_are_one_task(config: PretokenizeCon
     assert names[1:] == [["gsm8k"]] * 5 + [["webgpt"]]
     assert [task.index for task in plan.tasks] == list(range(7))
     val = [piece for task in plan.tasks for piece in task.pieces if piece.is_val]
-    assert [piece.files[0][0] for piece in val] == [1]  # the file after those of train
+    assert [piece.files[0][0] for piece in val] == [1]  # the file that follows those of train
 
 
 def test_fingerprint(config: PretokenizeConfig, tmp_path: Path) -> None:

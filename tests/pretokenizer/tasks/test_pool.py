@@ -1,5 +1,3 @@
-"""pool.py"""
-
 import multiprocessing
 import os
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""template/fragment.py"""
-
 from pretokenizer.template.expression import field_of
 from pretokenizer.template.fragment import Fragment, data_of, differing, fill, text_of
 

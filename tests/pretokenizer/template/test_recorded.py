@@ -1,11 +1,11 @@
-"""template/recorded.py: trees of questions."""
+"""A recorded rendering is found again by a template's questions and their answers."""
 
 from pretokenizer.template.expression import Recording, field_of
 from pretokenizer.template.recorded import MAX_NODES, RecordedRenderings
 
 
 def recording(text: str, *prefixes: str) -> Recording:
-    """Of a template that asks for prefixes until one fits."""
+    """Return the recording of a template that tries prefixes until one matches."""
     found = Recording()
     for prefix in prefixes:
         found.note(field_of(0, "content"), "startswith", (prefix,), text.startswith(prefix))

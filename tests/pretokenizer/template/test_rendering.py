@@ -1,4 +1,4 @@
-"""template/rendering.py: owners and origins of text, literally; what a template may do, against plain Jinja."""
+"""Rendering attributes each text to its message and origin, and gives the same text as plain Jinja."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def compiled(source: str) -> CompiledTemplate:
 
 
 def owners(source: str, messages: Any = TALK, **options: Any) -> list[tuple[str, int, bool]]:
-    """(text, message, whether it is data) of fragments that have text; also checks the text."""
+    """Render, check the whole text, and return (text, message, whether it is data) of each fragment with text."""
     template = compiled(source)
     found = template.fragments(messages, **options)
     assert text_of(found) == template.text(messages, **options)

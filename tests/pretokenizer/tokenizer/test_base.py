@@ -1,4 +1,4 @@
-"""What every tokenizer has: its fingerprint, and the folder it is saved to."""
+"""Every tokenizer has a fingerprint and can be saved to a folder and loaded from it."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tokenizers from a tokenizer.json, against the library `tokenizers`."""
+"""Tokenizers from a tokenizer.json give the ids of the `tokenizers` library."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def test_a_very_large_id_is_refused(byte_level_path: Path, tmp_path: Path) -> No
 
 
 def aligned(tokenizer: Tokenizer, text: str, plain: list[tuple[int, int]]) -> list[tuple[str | None, str]]:
-    """(token, the characters that it covers) of each token."""
+    """Return (token, the characters that it covers) of each token."""
     found = tokenizer.align(text, plain)
     rows = zip(found.ids, found.begins, found.ends, strict=True)
     return [(tokenizer.id_to_token(token_id), text[begin:end]) for token_id, begin, end in rows]
@@ -63,7 +63,7 @@ def test_tokens_and_their_characters(byte_level_path: Path) -> None:
         ("Ġ", " "),
         ("<|im_end|>", "<|im_end|>"),
     ]
-    typed = aligned(tokenizer, text, [(12, 28)])  # the first <|im_end|> and the blank are a message's
+    typed = aligned(tokenizer, text, [(12, 28)])  # the first <|im_end|> and the space belong to a message
     assert [token for token, _ in typed if token and token.startswith("<|")] == ["<|im_start|>", "<|im_end|>"]
     assert "".join(dict.fromkeys(piece for _, piece in typed[:4])) == "<|im_start|>the é"
     assert typed[-1] == ("<|im_end|>", "<|im_end|>") and tokenizer.decode(tokenizer.align(text, [(12, 28)]).ids) == text

@@ -1,4 +1,4 @@
-"""Loading tokenizers: published ids, and files and folders that are refused."""
+"""Loaded tokenizers give the published ids, and damaged files and folders are refused."""
 
 from pathlib import Path
 

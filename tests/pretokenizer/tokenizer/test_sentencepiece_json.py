@@ -1,4 +1,4 @@
-"""`tokenizer.json` contents of SentencePiece models, against sentencepiece itself."""
+"""The tokenizer.json made from a SentencePiece model gives sentencepiece's ids."""
 
 import json
 import random
@@ -150,7 +150,7 @@ def test_the_merges_are_those_of_another_converter(sentencepiece_tokenizer: Sent
     theirs = json.loads(converter.sentencepiece_to_tokenizer_json(SAMPLE_MODEL.read_bytes()))
     ours = json.loads(json.dumps(describe(sentencepiece_tokenizer)))
     assert ours["model"]["vocab"] == theirs["model"]["vocab"]
-    special = {"<s>", "</s>", "<unk>"}  # control pieces have no merges of ours
+    special = {"<s>", "</s>", "<unk>"}  # we write no merges for control pieces
     assert ours["model"]["merges"] == [m for m in theirs["model"]["merges"] if "".join(m) not in special]
 
 

@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers, against sentencepiece itself."""
+"""SentencePiece tokenizers give sentencepiece's ids."""
 
 from pathlib import Path
 
