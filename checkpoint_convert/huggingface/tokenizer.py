@@ -5,7 +5,10 @@ tokenizer = source_tokenizer(Path("HF_DIR"), ("<|im_start|>", "<|im_end|>"), new
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +21,20 @@ from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.load import load_tokenizer
 from pretokenizer.tokenizer.sentencepiece_tokenizer import WRAPPER_TOKENS
 
-PROBES = ("The  quick brown\tfox.\n\n    x = 10", " 1,000 ½ ﬁ Ａ é e\u0301 日本 🎉 ", "x<unk>y <0x0A> <s>", "")
-"""Texts with runs of spaces, characters that normalization changes, and control tokens spelled in a text."""
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
+"""The two files of a byte-level BPE tokenizer without tokenizer.json."""
 
 
 def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_tokens: bool) -> Tokenizer | None:
     """Return the tokenizer of a Hugging Face folder with `extra_special_tokens` added, or None without tokenizer file.
 
     Tokens that tokenizer.json or added_tokens.json add to tokenizer.model are kept. With `new_tokens`, Megatron's own
-    tokens, such as <CLS>, come before the extra ones. Raises TokenizerError or ConvertError naming the file.
+    tokens, such as <CLS>, come before the extra ones. transformers converts vocab.json and merges.txt. Raises
+    TokenizerError or ConvertError naming the file.
     """
     model, as_json = folder / "tokenizer.model", folder / "tokenizer.json"
+    if not model.is_file() and not as_json.is_file() and (folder / VOCABULARY).is_file():
+        as_json = Path(converted_vocabulary(folder).name) / as_json.name
     if not model.is_file() and not as_json.is_file():
         if extra_special_tokens:
             raise ConvertError(f"{folder}: has no tokenizer.model or tokenizer.json to add tokens to; copy one into it")
@@ -47,6 +53,37 @@ def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_toke
             found = f"{token} gets id {tokenizer.token_to_id(token)} instead of {token_id}"
             raise ConvertError(f"{folder / ADDED_TOKENS}: {found}; name a token for every id after tokenizer.model's")
     return tokenizer
+
+
+@cache
+def converted_vocabulary(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder with the tokenizer.json that transformers makes of vocab.json and merges.txt in `folder`.
+
+    It is removed when the program ends. Raises ConvertError when transformers cannot read the files, or ignores a part
+    of them because another kind of tokenizer is named.
+    """
+    from transformers import AutoTokenizer
+
+    remedy = f"name the right tokenizer_class in {folder / 'tokenizer_config.json'}, such as GPT2Tokenizer"
+    if not (folder / MERGES).is_file():
+        raise ConvertError(f"{folder / MERGES}: missing beside {VOCABULARY}; fetch it, or tokenizer.json")
+    try:
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        contents = json.loads(loaded.backend_tokenizer.to_str())
+        expected = read_json(folder / VOCABULARY)
+    except Exception as error:  # the classes of transformers raise many kinds
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ConvertError(
+            f"{folder}: transformers cannot read {VOCABULARY} and {MERGES}: {reason}; {remedy}"
+        ) from None
+    found = contents["model"]
+    if found.get("vocab") != expected or not found.get("merges"):
+        raise ConvertError(
+            f"{folder}: {type(loaded).__name__} of transformers does not use {VOCABULARY} and {MERGES}; {remedy}"
+        )
+    target = tempfile.TemporaryDirectory(prefix="tokenizer-")
+    loaded.save_pretrained(target.name)
+    return target
 
 
 def added_tokens(tokenizer: Tokenizer, folder: Path, extra_special_tokens: Sequence[str]) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from pretokenizer.tokenizer.json_tokenizer import JsonTokenizer
 from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
 KINDS: dict[str, type[Tokenizer]] = {t.kind: t for t in (SentencePieceTokenizer, JsonTokenizer)}
+TWO_FILES = ("vocab.json", "merges.txt")
+"""The files of a tokenizer that was never saved as tokenizer.json."""
 _SPEC_KEYS = (
     "kind",
     "extra_special_tokens",
@@ -36,9 +38,14 @@ def load_tokenizer(path: str | Path, extra_special_tokens: Sequence[str] = (), n
     path = Path(path)
     if path.is_dir():
         found = [path / kind.file_name for kind in KINDS.values() if (path / kind.file_name).is_file()]
-        if not found:
+        if not found and not (path / TWO_FILES[0]).is_file():
             raise TokenizerError(f"{path}: has neither tokenizer.model nor tokenizer.json")
-        path = found[0]
+        path = found[0] if found else path / TWO_FILES[0]
+    if path.name in TWO_FILES:
+        raise TokenizerError(
+            f"{path}: {' and '.join(TWO_FILES)} are the parts of a tokenizer; write its tokenizer.json with "
+            f"transformers: AutoTokenizer.from_pretrained({str(path.parent)!r}).save_pretrained('OUT')"
+        )
     if not path.is_file():
         raise TokenizerError(f"{path}: no such tokenizer file")
     if path.suffix == ".json":

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tokenizers
+import transformers
 
+from checkpoint_convert.convert import from_hf, to_hf
 from checkpoint_convert.huggingface.chat_template import chat_format_of
 from checkpoint_convert.huggingface.tokenizer import source_tokenizer
 from checkpoint_convert.huggingface.tokenizer_files import TokenizerExport, write_tokenizer_files
+from checkpoint_convert.mapping.options import ExportOptions, ImportOptions
 from checkpoint_convert.tensors.tensor import ConvertError
 from pretokenizer.chat.formats import CHAT_FORMATS
-from pretokenizer.tokenizer.load import load_tokenizer
+from pretokenizer.tokenizer.load import load_tokenizer, load_tokenizer_folder
+from tests.checkpoint_convert.huggingface.texts import texts_with
 
 CHATML = ("<|im_start|>", "<|im_end|>")
 
@@ -86,4 +92,42 @@ def test_source_tokenizer_names_a_damaged_json(spm_model: Path, tmp_path: Path) 
     (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": [{"id": "x"}]}))
 
     with pytest.raises(ConvertError, match=r"tokenizer\.json: not a tokenizer\.json"):
+        source_tokenizer(tmp_path, (), new_tokens=True)
+
+
+def write_vocabulary(json_tokenizer: Path, folder: Path, tokenizer_class: str) -> None:
+    """Write the vocab.json and merges.txt of a byte-level tokenizer, and the class that reads them."""
+    tokenizers.Tokenizer.from_file(str(json_tokenizer)).model.save(str(folder))
+    settings = {"tokenizer_class": tokenizer_class, "eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("tokens", [(), CHATML])
+def test_vocab_json_and_merges_become_a_tokenizer_json(
+    json_tokenizer: Path, hf_folder: Callable[[str], Path], tmp_path: Path, tokens: tuple[str, ...]
+) -> None:
+    source = tmp_path / "hf"
+    shutil.copytree(hf_folder("llama_gqa"), source)
+    write_vocabulary(json_tokenizer, source, "GPT2Tokenizer")
+
+    from_hf(source, tmp_path / "ckpt", ImportOptions(tokens))
+    to_hf(tmp_path / "ckpt", tmp_path / "out", ExportOptions())
+
+    kept = load_tokenizer_folder(tmp_path / "ckpt" / "release" / "tokenizer")
+    theirs = transformers.AutoTokenizer.from_pretrained(source)
+    ours = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    texts = texts_with(["<|endoftext|>"])
+    expected = [theirs(text)["input_ids"] for text in texts]
+    assert kept.encode_batch(texts) == expected
+    assert [ours(text)["input_ids"] for text in texts] == expected
+    assert (tmp_path / "out" / "vocab.json").exists() == (not tokens)
+    assert all(ours.convert_tokens_to_ids(token) == kept.token_to_id(token) for token in tokens)
+
+
+def test_vocab_json_of_another_class_is_refused(json_tokenizer: Path, tmp_path: Path) -> None:
+    write_vocabulary(json_tokenizer, tmp_path, "LlamaTokenizer")
+    with pytest.raises(ConvertError, match=r"LlamaTokenizer .* does not use vocab\.json .*tokenizer_config\.json"):
+        source_tokenizer(tmp_path, (), new_tokens=True)
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(ConvertError, match=r"merges\.txt: missing"):
         source_tokenizer(tmp_path, (), new_tokens=True)

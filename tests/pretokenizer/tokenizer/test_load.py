@@ -37,6 +37,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "a.json")
     with pytest.raises(TokenizerError, match=r"has neither tokenizer\.model nor tokenizer\.json"):
         load_tokenizer(tmp_path)
+    (tmp_path / "vocab.json").write_text("{}")
+    for path in (tmp_path, tmp_path / "vocab.json"):
+        with pytest.raises(TokenizerError, match=r"vocab\.json: .*parts of a tokenizer.*AutoTokenizer"):
+            load_tokenizer(path)
 
 
 @needs_shared
