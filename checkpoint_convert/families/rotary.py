@@ -6,6 +6,7 @@ transformers 5   rope_parameters: {"rope_theta": 10000.0, "rope_type": "linear",
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from checkpoint_convert.tensors.tensor import ConvertError
@@ -19,8 +20,8 @@ LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positio
 
 megatron-core has these values built in, so other values are refused.
 """
-YARN = {"beta_fast": 32, "beta_slow": 1}
-"""transformers' default values of two settings of rope type yarn. Other values are refused."""
+YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+"""transformers' default values of settings of rope type yarn. Other values are refused."""
 
 
 def rope_to_model(config: dict[str, Any], default_percent: float | None = None) -> dict[str, Any]:
@@ -64,13 +65,19 @@ def _stretched(kind: str, rope: dict[str, Any]) -> dict[str, Any]:
 
     Raises ConvertError for an unsupported value.
     """
-    for key, value in YARN.items() if kind == "yarn" else ():
-        if rope.pop(key, value) not in (value, None):
-            raise ConvertError(f"rope_parameters.{key} is not {value}, the only supported value")
-    original = rope.pop("original_max_position_embeddings", None)
+    stated, original = rope.pop("factor", None), rope.pop("original_max_position_embeddings", None)
+    if stated is None:
+        raise ConvertError(f"rope type {kind!r} lacks its factor")
+    factor = float(stated)
+    rope.pop("finetuned", None)  # of the first YaRN models; transformers does not read it
+    defaults = {**YARN, "attention_factor": 0.1 * math.log(factor) + 1} if kind == "yarn" and factor >= 1 else {}
+    for key, value in defaults.items():
+        found = rope.pop(key, None)
+        if found is not None and not math.isclose(found, value):
+            raise ConvertError(f"rope_parameters.{key} is {found}; only transformers' default {value:g} is supported")
     return {
         "rope_scaling_type": kind,
-        "rope_scaling_factor": float(rope.pop("factor", 1.0)),
+        "rope_scaling_factor": factor,
         "rope_original_max_positions": None if original is None else int(original),
     }
 

@@ -72,7 +72,7 @@ def model_config_of_settings(settings: Settings, infos: Mapping[str, TensorInfo]
     wrong = [f"{name} = {settings[name]!r}" for name in UNSUPPORTED if settings.get(name)]
     if wrong:
         raise ConvertError(f"{where}: not supported: {', '.join(wrong)}")
-    if settings.get("position_embedding_type", "rope") != "rope":
+    if settings.get("position_embedding_type", "rope") not in ("rope", "yarn"):
         raise ConvertError(f"{where}: position_embedding_type = {settings['position_embedding_type']!r}; expected rope")
     try:
         model = ModelConfig(**_sizes(settings, infos), **_parts(settings, infos), **_rotary(settings))
@@ -153,10 +153,27 @@ def _rotary(settings: Settings) -> dict[str, Any]:
     stretch = float(
         settings.get("seq_len_interpolation_factor") or settings.get("rotary_seq_len_interpolation_factor") or 1
     )
+    if settings.get("position_embedding_type") == "yarn":
+        return _yarn(settings)
     is_llama3 = bool(settings.get("use_rope_scaling") or settings.get("rope_scaling"))
     return {
         "rotary_base": float(settings.get("rotary_base") or 10000.0),
         "rotary_percent": float(settings.get("rotary_percent", 1.0)),
         "rope_scaling_type": "llama3" if is_llama3 else "linear" if stretch > 1 else "none",
         "rope_scaling_factor": float(settings.get("rope_scaling_factor") or 8.0) if is_llama3 else stretch,
+    }
+
+
+def _yarn(settings: Settings) -> dict[str, Any]:
+    for name, value in (("beta_fast", 32), ("beta_slow", 1), ("correction_range_round_to_int", True)):
+        if settings.get(f"yarn_{name}", value) != value:
+            raise ValueError(f"yarn_{name} is {settings[f'yarn_{name}']!r}; only {value} is supported")
+    scales = settings.get("yarn_mscale"), settings.get("yarn_mscale_all_dim")
+    if None not in scales and scales != (1, 0):  # other values change the factor on queries and keys
+        raise ValueError(f"yarn_mscale, yarn_mscale_all_dim = {scales} is not supported (only 1, 0)")
+    return {
+        "rotary_base": float(settings.get("rotary_base") or 10000.0),
+        "rope_scaling_type": "yarn",
+        "rope_scaling_factor": float(settings["yarn_rotary_scaling_factor"]),
+        "rope_original_max_positions": int(settings["yarn_original_max_position_embeddings"]),
     }

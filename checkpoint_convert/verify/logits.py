@@ -69,8 +69,8 @@ def compare_logits(
     needed, free = 2 * 4 * model.num_parameters(model.padded_vocab), psutil.virtual_memory().available
     if needed > MEMORY_SHARE * free:
         return None, f"both models in fp32 need {human_bytes(needed)}, {human_bytes(free)} available"
-    if not model.is_trainable:
-        return None, f"the trainer does not compute rope_scaling_type {model.rope_scaling_type}"
+    if model.untrainable_part:
+        return None, f"the trainer does not compute {model.untrainable_part}"
     model_type = read_hf_config(hf_dir / "config.json").get("model_type")
     if model_type in NEEDS_CODE:
         return None, f"transformers runs model_type {model_type} only with the folder's own code"

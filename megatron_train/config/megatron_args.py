@@ -48,7 +48,7 @@ def megatron_arguments(model: ModelConfig, layout: ParallelLayout) -> Namespace:
         add_qkv_bias=model.add_qkv_bias,
         qk_layernorm=model.qk_layernorm,
         add_position_embedding=False,
-        position_embedding_type="rope",
+        position_embedding_type="yarn" if model.rope_scaling_type == "yarn" else "rope",
         use_rotary_position_embeddings=True,
         rotary_base=int(model.rotary_base) if model.rotary_base == int(model.rotary_base) else model.rotary_base,
         rotary_percent=model.rotary_percent,
@@ -56,6 +56,7 @@ def megatron_arguments(model: ModelConfig, layout: ParallelLayout) -> Namespace:
         rotary_seq_len_interpolation_factor=(
             model.rope_scaling_factor if model.rope_scaling_type == "linear" else None
         ),
+        **(yarn_arguments(model) if model.rope_scaling_type == "yarn" else {}),
         use_rope_scaling=model.rope_scaling_type == "llama3",
         rope_scaling_factor=model.rope_scaling_factor,
         window_size=(model.sliding_window - 1, 0) if model.sliding_window else None,
@@ -69,3 +70,19 @@ def megatron_arguments(model: ModelConfig, layout: ParallelLayout) -> Namespace:
         ckpt_format="torch_dist",
         no_save_rng=True,
     )
+
+
+def yarn_arguments(model: ModelConfig) -> dict[str, Any]:
+    """Return the settings of rope type yarn under the names that megatron-core's GPTModel reads in its configuration.
+
+    The values besides factor and original length are transformers' default values.
+    """
+    return {
+        "yarn_rotary_scaling_factor": model.rope_scaling_factor,
+        "yarn_original_max_position_embeddings": model.original_positions,
+        "yarn_beta_fast": 32.0,
+        "yarn_beta_slow": 1.0,
+        "yarn_mscale": None,
+        "yarn_mscale_all_dim": None,
+        "yarn_correction_range_round_to_int": True,
+    }

@@ -57,11 +57,11 @@ class ModelConfig:
     rotary_percent: float = 1.0
     rotary_base: float = 10000.0
     rope_scaling_type: Literal["none", "linear", "llama3", "yarn", "dynamic"] = "none"
-    """Rule that scales rotary positions. The trainer computes none, linear and llama3, not yarn and dynamic."""
+    """Rule that scales rotary positions. The trainer computes every rule except dynamic."""
     rope_scaling_factor: float = 1.0
     """linear: positions are divided by it. llama3: the factor of Llama 3.1's frequency rule (1, 4, 8192)."""
     rope_original_max_positions: int | None = None
-    """For yarn and dynamic: context length in tokens before scaling."""
+    """For yarn and dynamic: context length in tokens before scaling; None = max_position_embeddings."""
     sliding_window: int | None = None
     """Number of tokens that a query attends to, itself included (Mistral); None = all tokens before it."""
     share_embeddings_and_output_weights: bool = False
@@ -96,9 +96,22 @@ class ModelConfig:
         return self.add_bias_linear and self.bias_in != "attention"
 
     @property
-    def is_trainable(self) -> bool:
-        """Return whether the trainer can compute the model's rotary scaling."""
-        return self.rope_scaling_type not in ("yarn", "dynamic")
+    def untrainable_part(self) -> str:
+        """Return the name of the part of the model that the trainer cannot compute, or an empty text without one.
+
+        Under dynamic scaling, the frequencies depend on the length of each text, but megatron-core has one table for
+        all texts. Its table for yarn rotates whole heads.
+        """
+        if self.rope_scaling_type == "dynamic":
+            return "rope_scaling_type dynamic"
+        if self.rope_scaling_type == "yarn" and self.rotary_percent < 1:
+            return f"rope_scaling_type yarn with rotary_percent {self.rotary_percent}"
+        return ""
+
+    @property
+    def original_positions(self) -> int:
+        """Return the context length in tokens before scaling, which is never None."""
+        return self.rope_original_max_positions or self.max_position_embeddings
 
     @property
     def query_groups(self) -> int:
@@ -139,7 +152,8 @@ class ModelConfig:
         """
         if positions is None or positions <= self.max_position_embeddings:
             return self
-        return replace(self, max_position_embeddings=positions)
+        original = self.original_positions if self.rope_scaling_type == "yarn" else self.rope_original_max_positions
+        return replace(self, max_position_embeddings=positions, rope_original_max_positions=original)
 
     def problems(self) -> list[str]:
         """Return a message for everything that makes this architecture impossible."""

@@ -42,10 +42,10 @@ def validate_model(command: CommandLine, model: ModelConfig, layout: ParallelLay
     describes another model.
     """
     problems = []
-    if not model.is_trainable:
+    if model.untrainable_part:
         problems.append(
-            f"rope_scaling_type {model.rope_scaling_type} can be converted but not trained; train with none, linear or "
-            "llama3"
+            f"{model.untrainable_part} can be converted but not trained; train with rope_scaling_type none, linear, "
+            "llama3 or yarn"
         )
     for name, size in (
         ("num_attention_heads", model.num_attention_heads),

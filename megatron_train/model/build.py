@@ -32,7 +32,7 @@ from megatron_train.model.lima_dropout import set_residual_dropout
 from megatron_train.model.neftune import NeftuneNoise
 from megatron_train.model.norm import Norm
 from megatron_train.model.parallel_layer import ParallelResidualLayer
-from megatron_train.model.rotary import RotaryByPosition
+from megatron_train.model.rotary import RotaryByPosition, yarn_table
 from megatron_train.model.swiglu import GatedSilu
 from megatron_train.model.transformer_engine import transformer_engine_layer
 from megatron_train.parallel.device import uses_cuda
@@ -193,7 +193,8 @@ def _build_chunk(
         vp_stage=vp_stage,
     )
     chunk.vocab_size_in_use, chunk.loss_chunk_size = model.vocab_size, config.model.loss_chunk_size
-    chunk.rotary_pos_emb = RotaryByPosition(chunk.rotary_pos_emb)
+    is_yarn = model.rope_scaling_type == "yarn"
+    chunk.rotary_pos_emb = RotaryByPosition(yarn_table(model, core_config) if is_yarn else chunk.rotary_pos_emb)
     if chunk.post_process and model.padded_vocab > model.vocab_size:
         chunk.output_layer.register_forward_hook(_PaddingMask(model))
     settings = config.model

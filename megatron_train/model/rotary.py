@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from megatron.core.models.common.embeddings import YarnRotaryEmbedding
+from megatron.core.transformer import TransformerConfig
 from torch import Tensor, nn
+
+from megatron_train.config.model_config import ModelConfig
 
 
 class RotaryByPosition(nn.Module):
@@ -35,6 +38,26 @@ class RotaryByPosition(nn.Module):
         They are those of the first `positions` positions for a number, or of each position in a tensor of positions.
         """
         if isinstance(positions, int):
-            return torch.as_tensor(self.table(positions, cp_group=cp_group))
-        angles: Tensor = self.table(positions.numel(), cp_group=cp_group)
-        return angles.index_select(0, positions.view(-1))
+            return self.angles(positions, cp_group)
+        return self.angles(positions.numel(), cp_group).index_select(0, positions.view(-1))
+
+    def angles(self, length: int, cp_group: Any = None) -> Tensor:
+        """Return the angles of the first `length` positions, without the factor that the table for yarn adds."""
+        found = self.table(length, cp_group=cp_group)
+        angles: Tensor = found[0] if isinstance(found, tuple) else found
+        return angles
+
+
+def yarn_table(model: ModelConfig, config: TransformerConfig) -> YarnRotaryEmbedding:
+    """Return megatron-core's table of rotary angles under yarn, with the values that transformers uses by default.
+
+    `config` gets the factor as an attribute, because attention reads it there to scale queries and keys.
+    """
+    setattr(config, "yarn_rotary_scaling_factor", model.rope_scaling_factor)  # noqa: B010  # no field of the class
+    return YarnRotaryEmbedding(
+        kv_channels=model.head_dim,
+        rotary_base=model.rotary_base,
+        use_cpu_initialization=config.use_cpu_initialization,
+        scaling_factor=model.rope_scaling_factor,
+        original_max_position_embeddings=model.original_positions,
+    )

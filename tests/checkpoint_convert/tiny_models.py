@@ -71,7 +71,7 @@ MODELS = {
     "falcon_sequential": transformers.FalconConfig(**COMMON, parallel_attn=False, multi_query=False, bias=True),
 }
 
-TRAINABLE = tuple(kind for kind in MODELS if kind not in ("llama_rope_yarn", "llama_rope_dynamic"))
+TRAINABLE = tuple(kind for kind in MODELS if kind != "llama_rope_dynamic")
 """The kinds of network that the trainer can train. The others can only be converted."""
 
 

@@ -158,7 +158,17 @@ def _pairs(values: tuple[str, ...]) -> set[Any]:
     return set(itertools.combinations(enumerate(values), 2))
 
 
+QK_NORM_CASES = {
+    world: [Case(layout, "qwen3", rows, "fp32", "0", "none") for layout in layouts for rows in ("padded", "packed")]
+    for world, layouts in ((2, ("tp2", "tp2-sp")), (4, ("tp2-pp2-sp",)))
+}
+"""Cases that compare the gradient of each query and key norm in full precision.
+
+Each tensor-parallel rank sees only some heads, and with sequence parallelism only some positions. A missing sum over
+the ranks shows in no loss of the same iteration.
+"""
 CASES = {world: all_cases(world) if os.environ.get("PARITY") == "full" else pairwise_cases(world) for world in (2, 4)}
+CASES = {world: list(dict.fromkeys([*cases, *QK_NORM_CASES[world]])) for world, cases in CASES.items()}
 CASES[1] = [
     Case("one", family, rows, dtype, dropout, recompute)
     for family, rows, dtype, dropout, recompute in itertools.product(*choices(1)[1:])

@@ -198,6 +198,12 @@ def test_sliding_window_makes_a_mistral() -> None:
     ("config", "message"),
     [
         (LLAMA2_70B | {"rope_scaling": {"type": "longrope", "factor": 2.0}}, "rope type 'longrope' is not supported"),
+        (
+            LLAMA2_70B | {"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 64}},
+            "'yarn' lacks its factor",
+        ),
+        (LLAMA2_70B | {"rope_scaling": {"type": "yarn", "factor": 4, "beta_fast": 16}}, "beta_fast is 16; only .* 32"),
+        (LLAMA2_70B | {"rope_scaling": {"type": "yarn", "factor": 4, "mscale": 0.7}}, "{'mscale': 0.7} are not"),
         (LLAMA31_8B | {"rope_scaling": {"rope_type": "llama3", "low_freq_factor": 2.0}}, "only the rule of Llama 3.1"),
         (FALCON_7B | {"alibi": True}, "alibi = True is not supported"),
         (FALCON_7B | {"num_ln_in_parallel_attn": 2}, "needs new_decoder_architecture"),
@@ -247,3 +253,23 @@ def test_two_rotary_rules_must_agree() -> None:
     message = r"rope_scaling and rope_parameters disagree in factor \(4\.0, 2\); remove the wrong one"
     with pytest.raises(ConvertError, match=message):
         model_of({**LLAMA2_70B, "rope_scaling": {**scaling, "factor": 4.0}, "rope_parameters": parameters})
+
+
+def test_yarn_with_transformers_default_values() -> None:
+    """The first YaRN models and newer ones state values that transformers would use anyway."""
+    rope = {"type": "yarn", "factor": 16.0, "original_max_position_embeddings": 4096, "finetuned": True}
+    explicit = {"beta_fast": 32, "beta_slow": 1.0, "attention_factor": 1.2772588722239782, "truncate": True}
+
+    first, second = (
+        model_of({**LLAMA2_70B, "rope_scaling": rope}),
+        model_of({**LLAMA2_70B, "rope_scaling": rope | explicit}),
+    )
+
+    assert (first.rope_scaling_type, first.rope_scaling_factor, first.original_positions) == ("yarn", 16.0, 4096)
+    assert second == first
+    assert (
+        model_of({**LLAMA2_70B, "rope_scaling": {"type": "yarn", "factor": 2.0}})
+        .with_positions(8192)
+        .original_positions
+        == 4096
+    )

@@ -12,10 +12,12 @@ import yaml
 from safetensors.torch import load_file
 
 from checkpoint_convert.__main__ import main
+from checkpoint_convert.families.family import differing_fields
 from checkpoint_convert.mapping.options import ImportOptions
 from checkpoint_convert.megatron_core.checkpoint import CheckpointReader
 from checkpoint_convert.megatron_core.metadata import StoredTensor, read_metadata, write_metadata
 from checkpoint_convert.other_formats.megatron_core import CoreOptions, from_megatron_core
+from checkpoint_convert.other_formats.megatron_core_arguments import model_config_of_settings, saved_settings
 from checkpoint_convert.tensors.tensor import ConvertError, same_bits
 from megatron_train.config.model_config import ModelConfig
 
@@ -141,6 +143,16 @@ def test_a_key_that_does_not_fit_is_named_with_its_counterpart(
         ConvertError, match=r"0\.self_attention\.linear_proj\.weight may be called .*\.linear_out\.weight"
     ):
         from_megatron_core(folder, tmp_path / "ckpt", ImportOptions(), CoreOptions(model=str(yaml_file)))
+
+
+def test_yarn_is_read_from_the_settings(converted: Callable[[str], Path], tmp_path: Path) -> None:
+    release = converted("llama_rope_yarn") / "release"
+    saved = model_config_of_settings(saved_settings(release), CheckpointReader(release).infos, release)
+    assert differing_fields(saved, ModelConfig.load(release / "model_config.yaml")) == []
+
+    wrong = {**saved_settings(release), "yarn_mscale": 1.0, "yarn_mscale_all_dim": 1.0}
+    with pytest.raises(ConvertError, match=r"yarn_mscale.* = \(1\.0, 1\.0\) is not supported"):
+        model_config_of_settings(wrong, CheckpointReader(release).infos, release)
 
 
 def test_an_unknown_kind_of_network_is_refused(converted: Callable[[str], Path], tmp_path: Path) -> None:

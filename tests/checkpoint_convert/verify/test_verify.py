@@ -36,10 +36,10 @@ def test_verify_compares_logits_of_both_libraries(
 def test_logits_of_an_untrainable_model_are_not_compared(
     hf_folder: Callable[[str], Path], converted: Callable[[str], Path]
 ) -> None:
-    outcome = verify(hf_folder("llama_rope_yarn"), converted("llama_rope_yarn"))
+    outcome = verify(hf_folder("llama_rope_dynamic"), converted("llama_rope_dynamic"))
 
     assert (outcome.different, outcome.logits, outcome.is_equal) == ([], None, True)
-    assert outcome.no_logits == "the trainer does not compute rope_scaling_type yarn"
+    assert outcome.no_logits == "the trainer does not compute rope_scaling_type dynamic"
 
 
 @pytest.mark.parametrize(
