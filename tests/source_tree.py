@@ -42,6 +42,7 @@ FOLDERS = {
     "megatron_train/checkpoint": "checkpoints on disk",
     "megatron_train/report": "console, metrics and trackers",
     "megatron_train/planning": "memory, time and layouts without a GPU",
+    "megatron_train/certificate": "comparing a layout with one process, on the CPU",
     "checkpoint_convert": "checkpoint <-> Hugging Face and other formats",
     "checkpoint_convert/output": "what a conversion prints, and how it publishes a folder",
     "checkpoint_convert/tensors": "tensors in files, read and written one at a time",

@@ -17,7 +17,7 @@ from tests.paths import ROOT
 FOLDER_ORDER = {
     "pretokenizer": "config files records template tokenizer chat encode sources tasks selection figures reports"
     " audit output *",
-    "megatron_train": "config report parallel data model optim checkpoint planning *",
+    "megatron_train": "config report parallel data model optim checkpoint planning certificate *",
     "checkpoint_convert": "tensors output mapping families huggingface megatron_core verify other_formats *",
 }
 """A folder imports only from the folders named before it. `*` stands for the files in the package's root folder."""

@@ -83,7 +83,7 @@ def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None
     The caller must have checked the folder with check_folder. Raises CheckpointError when the folder lacks a tensor or
     a shape differs.
     """
-    state_dict = _sharded_state_dict(chunks, optimizer, loading=True)
+    state_dict = sharded_state_dict(chunks, optimizer, loading=True)
     for key in _model_keys(chunks):  # no layer has such state on the CPU, and old checkpoints lack it
         state_dict[key] = {name: value for name, value in state_dict[key].items() if not name.endswith("_extra_state")}
     try:
@@ -163,7 +163,7 @@ def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
             staging.mkdir()
         dist.barrier()
         gather_weights(chunks, config)
-        state_dict = _sharded_state_dict(chunks, optimizer, loading=False)
+        state_dict = sharded_state_dict(chunks, optimizer, loading=False)
         state_dict |= common_state(model_config, state.iteration, layout)
         fill: Callable[..., list[torch.Tensor]] = _nothing_to_fill
         if optimizer is not None:
@@ -193,7 +193,7 @@ def _model_keys(chunks: list[Any]) -> list[str]:
     return ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
 
 
-def _sharded_state_dict(chunks: list[Any], optimizer: Any, loading: bool) -> dict[str, Any]:
+def sharded_state_dict(chunks: list[Any], optimizer: Any, loading: bool) -> dict[str, Any]:
     """Return the sharded tensors, to save or to load into, of the model chunks and, if given, of the optimizer."""
     metadata = {
         "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),

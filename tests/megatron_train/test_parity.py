@@ -18,40 +18,19 @@ from typing import Any
 
 import pytest
 
+from megatron_train.certificate.layouts import NamedLayout
 from tests.conftest import toy_documents, write_shard
 from tests.distributed import run_distributed
 
-TP2, TP4 = {"tensor_model_parallel_size": 2}, {"tensor_model_parallel_size": 4}
-PP2, PP4 = {"pipeline_model_parallel_size": 2}, {"pipeline_model_parallel_size": 4}
-SP, VPP2 = {"sequence_parallel": True}, {"virtual_pipeline_model_parallel_size": 2}
-OVERLAP_REDUCE = {"overlap_grad_reduce": True}
-OVERLAP = OVERLAP_REDUCE | {"overlap_param_gather": True}
-
-LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
-    1: {"one": {}},
-    2: {
-        "tp2": TP2,
-        "tp2-sp": TP2 | SP,
-        "pp2": PP2,
-        "pp2-vpp2": PP2 | VPP2,
-        "dp2": {},
-        "dp2-overlap-reduce": OVERLAP_REDUCE,
-        "dp2-overlap": OVERLAP,
-    },
-    4: {
-        "tp4": TP4,
-        "tp4-sp": TP4 | SP,
-        "pp4": PP4,
-        "tp2-pp2": TP2 | PP2,
-        "tp2-pp2-sp": TP2 | PP2 | SP,
-        "tp2-pp2-vpp2-sp": TP2 | PP2 | VPP2 | SP,
-        "tp2-dp2": TP2,
-        "tp2-dp2-sp-overlap": TP2 | SP | OVERLAP,
-        "pp2-dp2": PP2,
-        "pp2-vpp2-dp2-overlap": PP2 | VPP2 | OVERLAP,
-        "dp4": {},
-    },
+LAYOUTS = {
+    1: ("one",),
+    2: ("tp2", "tp2-sp", "pp2", "pp2-vpp2", "dp2", "dp2-overlap-reduce", "dp2-overlap"),
+    4: (
+        *("tp4", "tp4-sp", "pp4", "tp2-pp2", "tp2-pp2-sp", "tp2-pp2-vpp2-sp"),
+        *("tp2-dp2", "tp2-dp2-sp-overlap", "pp2-dp2", "pp2-vpp2-dp2-overlap", "dp4"),
+    ),
 }
+"""Number of processes -> names of layouts (megatron_train/certificate/layouts.py)."""
 SHARES_STREAMS = {"one", "tp2", "tp4"}
 RECOMPUTE: dict[str, dict[str, Any]] = {
     "none": {},
@@ -96,7 +75,7 @@ class Case:
         return 2 if "overlap" in self.layout else 1
 
     def settings(self) -> dict[str, Any]:
-        layout = next(layouts[self.layout] for layouts in LAYOUTS.values() if self.layout in layouts)
+        layout = vars(NamedLayout.of(self.layout).parallel)
         dropout = {"hidden_dropout": 0.25, "lima_dropout": True} if self.dropout == "lima" else {}
         shape = {"packing": self.rows == "packed", "bf16": self.dtype == "bf16"}
         return SETTINGS | shape | dropout | layout | RECOMPUTE[self.recompute]
@@ -124,7 +103,7 @@ class Difference:
 
 
 def choices(world: int) -> list[tuple[str, ...]]:
-    return [tuple(LAYOUTS[world]), FAMILIES, ("padded", "packed"), ("fp32", "bf16"), ("0", "lima"), tuple(RECOMPUTE)]
+    return [LAYOUTS[world], FAMILIES, ("padded", "packed"), ("fp32", "bf16"), ("0", "lima"), tuple(RECOMPUTE)]
 
 
 def all_cases(world: int) -> list[Case]:
@@ -178,10 +157,10 @@ CASES[1] = [
 
 def run_case(case: Case, folder: Path, each_iteration: bool = False) -> list[Outcome]:
     """Train one case and return its outcome after each iteration."""
+    from megatron_train.certificate.tensors import full_parameters
     from megatron_train.optim.optimizer import gather_weights
     from tests.megatron_train.models import MODELS
     from tests.megatron_train.runs import start
-    from tests.megatron_train.tensors import full_parameters
 
     settings = case.settings() | {"train_data_path": [str(folder / "toy")]}
     run = start(MODELS[case.family], settings, folder / case.family / "iter_0000000")
@@ -200,9 +179,9 @@ def write_inputs(folder: Path) -> None:
     """Write a toy shard and one checkpoint of random weights per family, from which every layout starts."""
     import torch
 
+    from megatron_train.certificate.tensors import full_parameters
     from tests.megatron_train.models import MODELS
     from tests.megatron_train.runs import save, start
-    from tests.megatron_train.tensors import full_parameters
 
     write_shard(folder / "toy", toy_documents(64))
     for family in FAMILIES:

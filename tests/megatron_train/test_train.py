@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from megatron_train.certificate.tensors import full_gradients, full_parameters
 from megatron_train.data.sft_dataset import evaluation_samples
 from megatron_train.run import Run
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import LLAMA, MODELS
 from tests.megatron_train.runs import save, start
-from tests.megatron_train.tensors import documents_of, full_gradients, full_parameters, losses_one_by_one
+from tests.megatron_train.tensors import documents_of, losses_one_by_one
 
 pytestmark = pytest.mark.usefixtures("single_process")
 
@@ -47,7 +48,7 @@ def test_a_global_batch_gives_the_same_in_any_micro_batch_size_and_packed(tmp_pa
     for shape in shapes:
         run = start(SMALL, settings | shape)
         reports.append(run.step())
-        gradients.append(full_gradients(run.chunks))
+        gradients.append(full_gradients(run.chunks)[0])
     assert [report.num_target_tokens for report in reports] == [reports[0].num_target_tokens] * 6
     assert [report.num_tokens for report in reports] == [reports[0].num_tokens] * 6
     for report, gradient in zip(reports, gradients, strict=True):
@@ -154,11 +155,11 @@ def test_micro_batch_normalization_is_the_mean_of_micro_batch_means(tmp_path: Pa
 def test_recomputation_is_right_for_every_number_of_layers(tmp_path: Path, method: str) -> None:
     settings = write_documents(tmp_path, 8) | {"global_batch_size": 4, "hidden_dropout": 0.25, "packing": True}
     plain = start(LLAMA, settings)
-    expected = (plain.step(), full_gradients(plain.chunks))
+    expected = (plain.step(), full_gradients(plain.chunks)[0])
     for layers in (1, 2, 3, 4, 7):
         recompute = {"recompute_granularity": "full", "recompute_method": method, "recompute_num_layers": layers}
         run = start(LLAMA, settings | recompute)
-        report, gradients = run.step(), full_gradients(run.chunks)
+        report, gradients = run.step(), full_gradients(run.chunks)[0]
         assert report.lm_loss == expected[0].lm_loss
         assert all(torch.equal(gradients[key], value) for key, value in expected[1].items())
 

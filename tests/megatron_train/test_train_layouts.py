@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from megatron_train.certificate.tensors import full_gradients, full_parameters
 from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.loader import BatchMaker
 from megatron_train.data.sft_dataset import evaluation_samples
@@ -21,7 +22,7 @@ from tests.conftest import toy_documents, write_shard
 from tests.distributed import run_distributed
 from tests.megatron_train.models import LLAMA
 from tests.megatron_train.runs import save, start
-from tests.megatron_train.tensors import documents_of, full_gradients, full_parameters, losses_one_by_one
+from tests.megatron_train.tensors import documents_of, losses_one_by_one
 from tests.megatron_train.test_train import write_documents
 
 pytestmark = pytest.mark.usefixtures("single_process")
@@ -72,7 +73,7 @@ def run_four_processes(settings: dict[str, Any], folder: Path, valid_prefix: str
         lonely[name] = run.evaluate({"v": single})["v"]
         run.step()
         if "dp" not in name:
-            gradients[name] = full_gradients(run.chunks)
+            gradients[name] = full_gradients(run.chunks)[0]
         saved[name] = str(save(run, folder / name))
         expected = run.step().lm_loss
         again = start(LLAMA, settings | layout, Path(saved[name]), resume=True)
@@ -143,7 +144,7 @@ def test_packed_rows_over_stages_give_the_gradient_of_the_documents_one_by_one(
         loss_sum, count, _ = losses_one_by_one(run, run.samples.row(index))
         total, targets = total + loss_sum, targets + count
     (total / targets).backward()
-    expected = full_gradients(run.chunks)
+    expected = full_gradients(run.chunks)[0]
     found = four.gradients[layout]
     assert found.keys() == expected.keys()
     for key, value in expected.items():

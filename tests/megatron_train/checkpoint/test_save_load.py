@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from megatron_train.certificate.tensors import full_parameters
 from megatron_train.checkpoint import save_load as checkpoint
 from megatron_train.checkpoint.folder import CheckpointError, check_folder
 from megatron_train.checkpoint.resume import Start
@@ -15,7 +16,6 @@ from megatron_train.run import Run
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import LLAMA, MODELS
 from tests.megatron_train.runs import save, start
-from tests.megatron_train.tensors import full_parameters
 
 pytestmark = pytest.mark.usefixtures("single_process")
 SMALL = replace(LLAMA, num_layers=2)

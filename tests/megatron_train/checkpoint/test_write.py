@@ -11,7 +11,7 @@ import torch
 
 from megatron_train.checkpoint.folder import list_iterations
 from megatron_train.checkpoint.optimizer_state import gather_pieces, sources_of
-from megatron_train.checkpoint.save_load import _sharded_state_dict
+from megatron_train.checkpoint.save_load import sharded_state_dict
 from megatron_train.checkpoint.write import _on_cpu, _retain, plan_tensors
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import LLAMA
@@ -32,7 +32,7 @@ def test_a_plan_holds_no_memory_of_the_run(tmp_path: Path, single_process: None)
     run = start(replace(LLAMA, num_layers=2), {"train_data_path": [prefix]})
     run.step()
     (tmp_path / "staging").mkdir()
-    state_dict = _sharded_state_dict(run.chunks, run.optimizer, loading=False)
+    state_dict = sharded_state_dict(run.chunks, run.optimizer, loading=False)
     fill = partial(gather_pieces, run.optimizer, sources_of(state_dict["optimizer"]))
     plan = plan_tensors(state_dict, tmp_path / "staging", keep_copies=True, fill=fill)
     adam = [part.optimizer for part in run.optimizer.chained_optimizers]

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_train.certificate.tensors import full_parameters
 from megatron_train.optim.adam import FusedLayoutAdam
 from megatron_train.optim.optimizer import set_rates
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import LLAMA, MODELS
 from tests.megatron_train.runs import save, start
-from tests.megatron_train.tensors import full_parameters
 
 pytestmark = pytest.mark.usefixtures("single_process")
 

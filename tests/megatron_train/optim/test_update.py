@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from megatron_train.certificate.tensors import full_parameters
 from megatron_train.checkpoint.train_state import TrainState
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.settings import TrainConfig
@@ -15,7 +16,6 @@ from megatron_train.train_step import is_unwanted
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import LLAMA
 from tests.megatron_train.runs import start
-from tests.megatron_train.tensors import full_parameters
 
 STEADY = tuple([2.0, 2.2] * 8)
 """Losses with mean 2.1 and standard deviation 0.1."""
