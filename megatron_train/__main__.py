@@ -4,8 +4,9 @@
     megatron-train launch --nproc_per_node N [flags]    check, then train with torchrun
     megatron-train evaluate --load CHECKPOINT [flags]   evaluate a checkpoint
     megatron-train plan [flags] --world_size N          plan memory and time without GPUs
+    megatron-train parity [flags]                       compare a parallel layout with one process, on the CPU
 
-Exit codes: 0 = done, 2 = a setting is wrong, 1 = any other error.
+Exit codes: 0 = done, 2 = a setting is wrong, 1 = any other error, or a layout that `parity` finds wrong.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     forbid_world_writable()
-    if not arguments or ({"--help", "-h"} & set(arguments) and arguments[0] not in ("plan", "launch")):
+    if not arguments or ({"--help", "-h"} & set(arguments) and arguments[0] not in ("plan", "launch", "parity")):
         build_parser().print_help()
         return 0
     if "--help_all" in arguments:
@@ -46,6 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
             from megatron_train.planning.command import main as plan
 
             return plan(arguments[1:])
+        if arguments[0] == "parity":
+            from megatron_train.parallel.device import quiet_known_warnings
+
+            quiet_known_warnings()
+            from megatron_train.parity import main as parity
+
+            return parity(arguments[1:])
         if arguments[0] == "launch":
             from megatron_train.launch import main as launch
 

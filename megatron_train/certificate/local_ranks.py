@@ -30,7 +30,7 @@ class RankError(RuntimeError):
 def run_distributed(
     fn: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 300.0, fresh: bool = False
 ) -> list[Any]:
-    """Run `fn` on every rank after `device.install()` and `init_process_group`, and return the results by rank.
+    """Run `fn` on every rank after `device.install("cpu")` and `init_process_group`, and return the results by rank.
 
     Raises RankError when a rank fails or when the ranks take longer than `timeout` seconds.
     """
@@ -106,6 +106,9 @@ def _gather(workers: list[_Worker], timeout: float) -> list[Any]:
 
 
 def _serve(connection: Connection) -> None:
+    from megatron_train.parallel.device import quiet_known_warnings
+
+    quiet_known_warnings()  # receiving a function imports its module, and megatron-core with it
     while True:
         try:
             fn, rank, world_size, folder, arguments = connection.recv()
@@ -124,7 +127,7 @@ def _work(fn: Callable[..., Any], rank: int, world_size: int, folder: str, argum
 
     from megatron_train.parallel.device import install
 
-    install()
+    install("cpu")
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
     result = fn(*arguments)
     dist.barrier()

@@ -76,3 +76,18 @@ def _full_tensors(chunks: list[Any], value_of: Callable[[Any], Tensor]) -> tuple
             apart = max(apart, float((target[place] - tensor).abs().max()))
         target[place] = tensor
     return full, apart
+
+
+def perturb_parameters(chunks: list[Any]) -> None:
+    """Move random initial norms from one and biases from zero, where a wrong layout would not show; enlarge the rest.
+
+    Call the function on one process, and let every layout load its weights.
+    """
+    with torch.no_grad():
+        for chunk in chunks:
+            for parameter in chunk.parameters():
+                if parameter.dim() == 1:
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+                else:
+                    parameter.mul_(3.0)
+            chunk.broadcast_params()

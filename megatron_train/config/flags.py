@@ -40,7 +40,8 @@ _DESCRIPTION = """Supervised fine-tuning on pretokenized shards.
   megatron-train launch --nproc_per_node 4 --config demo_stage1 [--flag value ...]      check, then start torchrun
   torchrun --nproc_per_node 4 -m megatron_train --config my.yaml [--flag value ...]     train
   megatron-train evaluate --load CHECKPOINT --valid_data_path PREFIX                    evaluate a checkpoint
-  megatron-train plan --config my.yaml --world_size 64                                  memory and time without GPUs"""
+  megatron-train plan --config my.yaml --world_size 64                                  memory and time without GPUs
+  megatron-train parity --config my.yaml                                                layout against one process"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def build_parser(shows_all: bool = False) -> Parser:
     """
     parser = Parser(
         prog="megatron-train",
-        usage="%(prog)s [launch | evaluate | plan] [--config NAME_OR_FILE] [--flag value ...]",
+        usage="%(prog)s [launch | evaluate | plan | parity] [--config NAME_OR_FILE] [--flag value ...]",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=38, width=140),
         description=_DESCRIPTION,
         epilog=None if shows_all else f"--help_all lists all {len(OWNER)} settings.",
