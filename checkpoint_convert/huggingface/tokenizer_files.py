@@ -238,10 +238,11 @@ def differing_texts(tokenizer: SentencePieceTokenizer, backend: Any) -> list[str
 def special_tokens(export: TokenizerExport) -> dict[str, str]:
     """Return bos_token, eos_token, pad_token and unk_token of an export, by name.
 
-    eos_token is the token that ends a turn, because a reply stops there.
+    eos_token is the token that ends a turn, because a reply stops there. A tokenizer without BOS, as Qwen's, gets none.
     """
     ids = export.special_ids()
-    found = {"bos_token": ids.bos, "eos_token": ids.end_of_turn, "pad_token": ids.pad}
+    has_bos = export.source is None or export.source.config.get("bos_token", "unstated") is not None
+    found = {"bos_token": ids.bos if has_bos else None, "eos_token": ids.end_of_turn, "pad_token": ids.pad}
     tokens = {name: export.tokenizer.id_to_token(i) for name, i in found.items() if i is not None}
     unknown = export.source.token("unk_token") if export.source else None
     own = export.source.token("eos_token") if export.source else None
