@@ -76,6 +76,9 @@ def run_from_hf(options: argparse.Namespace) -> int:
 
 def run_to_hf(options: argparse.Namespace) -> int:
     """Export a checkpoint. With --model, import it from another tool into a temporary folder first."""
+    if not options.model and options.vocab_file:
+        print("error: --vocab_file needs --model, which imports a checkpoint of another tool", file=sys.stderr)
+        return 2
     if not options.model:
         return export_to_hf(options, options.checkpoint_dir)
     from checkpoint_convert.mapping.options import ImportOptions
@@ -91,7 +94,9 @@ def run_to_hf(options: argparse.Namespace) -> int:
     check_foreign(source, options.iteration)
     check_target(options.hf_dir)
     with temporary_release(options.hf_dir) as folder:
-        report = from_megatron_core(source, folder, ImportOptions(), CoreOptions(options.model))
+        unstated = CoreOptions(options.model, options.vocab_file)
+        report = from_megatron_core(source, folder, ImportOptions(), unstated)
+        report.folder = Path("a temporary checkpoint")  # its name would only mislead
         code = finish(report, options.no_verify, lambda: verify_megatron_core(source, folder))
         return code or export_to_hf(options, folder)
 
@@ -112,6 +117,7 @@ def export_to_hf(options: argparse.Namespace, checkpoint_dir: Path) -> int:
         options.vocab_size,
         check_sums=not options.no_verify,
         hub_name=options.push_to_hub,
+        is_temporary=bool(options.model),
     )
     report = to_hf(checkpoint_dir, options.hf_dir, export)
     compare = partial(verify, options.hf_dir, checkpoint_dir, options.iteration)

@@ -113,6 +113,12 @@ def _add_to_hf(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="NAME_OR_YAML",
         help="import CKPT_DIR from another tool first (from-megatron-core), as this architecture of configs/model",
     )
+    command.add_argument(
+        "--vocab_file",
+        type=user_path,
+        metavar="PATH",
+        help="with --model: tokenizer.model or tokenizer.json (default: in CKPT_DIR)",
+    )
     command.add_argument("--dtype", choices=DTYPE_NAMES, help="default: the dtype of most of the checkpoint")
     command.add_argument(
         "--max_shard_size",

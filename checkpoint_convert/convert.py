@@ -72,7 +72,7 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
         digests = stream_weights(export, reader, report, staging, options.max_shard_bytes)
         write_companions(export, dtype, options.hub_name or hf_dir.name, staging)
         write_sha256sums(staging, digests)
-        write_receipt(staging, folder)
+        write_receipt(staging, folder, options.is_temporary)
         if checked:
             checked.result()  # raises when the checkpoint is damaged: nothing is published then
     warn_of_not_finite(report)

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from checkpoint_convert.huggingface.lineage import is_hub_name, lineage, training_settings
+from megatron_train.checkpoint.folder import RELEASE
 from megatron_train.config.changed import changed_settings
 from megatron_train.config.model_config import ModelConfig
 from pretokenizer.chat.conversation import Conversation, Message
@@ -71,7 +72,7 @@ def _model_table(model: ModelConfig, checkpoint: Path, ancestors: list[str]) -> 
         "layers x hidden size": f"{model.num_layers} x {model.hidden_size:,}",
         "attention heads (key/value)": f"{model.num_attention_heads} ({model.query_groups})",
         "context length": f"{model.max_position_embeddings:,} tokens",
-        "converted from": f"`{checkpoint.name}`",
+        **({} if checkpoint.name == RELEASE and ancestors else {"converted from": f"`{checkpoint.name}`"}),
         **({"base model": ", from ".join(f"`{name}`" for name in ancestors)} if ancestors else {}),
     }
     return "| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows.items())

@@ -39,3 +39,5 @@ class ExportOptions:
     """Whether the checkpoint is compared with its SHA256SUMS before anything is published."""
     hub_name: str | None = None
     """ORG/NAME under which the folder will be uploaded. The model card names it."""
+    is_temporary: bool = False
+    """Whether the checkpoint is removed after the export, so that the receipt must not name it."""

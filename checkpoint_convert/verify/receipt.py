@@ -53,13 +53,17 @@ class Outcome:
         yield from (f"CHANGED: {text}" for text in self.problems)
 
 
-def write_receipt(hf_dir: Path, checkpoint: Path) -> None:
-    """Write HF_DIR/receipt.json for the model, its checkpoints and their shards. HF_DIR/SHA256SUMS must be complete."""
+def write_receipt(hf_dir: Path, checkpoint: Path, is_temporary: bool = False) -> None:
+    """Write HF_DIR/receipt.json for the model, its checkpoints and their shards. HF_DIR/SHA256SUMS must be complete.
+
+    A temporary checkpoint, which another tool's checkpoint was imported to, is not named.
+    """
     links = [_link("model", hf_dir, SUMS, ".")]
-    for folder in ancestors(checkpoint):
+    for folder in [] if is_temporary else ancestors(checkpoint):
         links += [_link("checkpoint", folder, SUMS)] if (folder / SUMS).is_file() else []
         links += [_link("shards", shards, MANIFEST) for shards in shard_folders(folder)]
-    names = list(dict.fromkeys([checkpoint.resolve().parent.name, *lineage(checkpoint)]))
+    own = [] if is_temporary else [checkpoint.resolve().parent.name]
+    names = list(dict.fromkeys([*own, *lineage(checkpoint)]))
     receipt = {"version": 1, "lineage": names, "links": [asdict(link) for link in links]}
     write_json_atomic(hf_dir / RECEIPT, receipt)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,7 @@ def test_without_settings_the_architecture_is_named(converted: Callable[[str], P
 def test_to_hf_imports_and_exports_in_one_command(
     converted: Callable[[str], Path],
     hf_folder: Callable[[str], Path],
+    spm_model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -111,13 +113,23 @@ def test_to_hf_imports_and_exports_in_one_command(
     folder = foreign(release, tmp_path / "bare")
     yaml_file = str(release / "model_config.yaml")
 
-    assert main(["to-hf", str(folder), str(tmp_path / "out" / "hf"), "--model", yaml_file]) == 0
+    command = ["to-hf", str(folder), str(tmp_path / "out" / "hf"), "--vocab_file", str(spm_model)]
+    assert main(command) == 2
+    assert "--vocab_file needs --model" in capsys.readouterr().err
+    assert main([*command, "--model", yaml_file]) == 0
 
-    assert capsys.readouterr().out.count("tensors are bitwise equal") == 2
+    out = capsys.readouterr().out
+    assert out.count("tensors are bitwise equal") == 2
     ours, theirs = (load_file(path / "model.safetensors") for path in (tmp_path / "out" / "hf", hf_folder("llama_gqa")))
     assert ours.keys() == theirs.keys()
     assert all(same_bits(ours[name], theirs[name]) for name in theirs)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["hf"]
+    assert (tmp_path / "out" / "hf" / "tokenizer.model").read_bytes() == spm_model.read_bytes()
+    receipt = json.loads((tmp_path / "out" / "hf" / "receipt.json").read_text())
+    assert (receipt["lineage"], [link["kind"] for link in receipt["links"]]) == (["bare"], ["model"])
+    texts = [path.read_text() for path in (tmp_path / "out" / "hf").iterdir() if path.suffix in (".md", ".json")]
+    assert not [text for text in [out, *texts] if ".hf.checkpoint-" in text]
+    assert "| base model | `bare` |" in (tmp_path / "out" / "hf" / "README.md").read_text()
 
 
 def test_to_hf_refuses_model_for_a_checkpoint_that_states_its_own(
