@@ -28,7 +28,6 @@ from tests.faults.tally import Tally
 
 EXAMPLES = {"pretokenizer": (0, 2), "trainer": (0, 1), "converter": (0, 1)}
 """The variants of each program that run on a full disk."""
-NOBODY = 65534
 
 
 class Disk:
@@ -140,7 +139,11 @@ def disturbed(target: Target, root: Path, kind: str, seconds: float, rng: random
                         time.sleep(0.001)
             code = run.wait(PATIENCE_SECONDS)
             if kind == "vanished":
-                return [] if code == 0 else error_problems(run, code, ("No such file", "Stale", "damaged", "missing"))
+                return (
+                    []
+                    if code == 0
+                    else error_problems(run, code, ("No such file", "Stale", "damaged", "missing", "not a file"))
+                )
             if code and not (folder / step.output).exists():
                 problems += error_problems(run, code, ("Read-only file system",))
             problems += target.problems(folder)
@@ -148,24 +151,22 @@ def disturbed(target: Target, root: Path, kind: str, seconds: float, rng: random
 
 
 def refused(target: Target, root: Path, kind: str) -> list[str]:
-    """Run as a user who may not write the output folder or read an input file."""
+    """Run without the permission to write the output folder or to read an input file."""
     folder = root / "theirs"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    folder.chmod(0o755)
     inputs = [p for p in (*(root / "data").rglob("*"), *(root / "hf").rglob("*")) if p.is_file()]
     inputs += list((root / "base").rglob("*.distcp")) if "to-hf" in target.name else []
-    for path in inputs:
-        path.chmod(0o600 if kind == "input" else 0o644)
-    if kind == "input":
-        folder.chmod(0o777)
+    closed = inputs if kind == "input" else [folder]
     try:
+        for path in closed:
+            path.chmod(0o555 if path.is_dir() else 0o000)
         step = target.steps(folder)[0]
-        run = launch(target.program, step.arguments, folder, step.processes, log=root / LOG, user=NOBODY)
+        run = launch(target.program, step.arguments, folder, step.processes, log=root / LOG, obeys_permissions=True)
         return error_problems(run, run.wait(PATIENCE_SECONDS), ("Permission denied",))
     finally:
-        for path in inputs:
-            path.chmod(0o644)
+        for path in closed:
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ output to a file. Only the interpreter's start and the imports are shared.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import signal
@@ -106,11 +107,17 @@ class Run:
 
 
 def launch(
-    program: str, arguments: list[str], folder: Path, processes: int = 1, log: Path | None = None, user: int = 0
+    program: str,
+    arguments: list[str],
+    folder: Path,
+    processes: int = 1,
+    log: Path | None = None,
+    obeys_permissions: bool = False,
 ) -> Run:
     """Start a preloaded program in `folder`, with one process for each rank as torchrun does.
 
-    `log` is overwritten; the default is `folder/log.txt`. The processes run as `user`, the id 0 is root.
+    `log` is overwritten; the default is `folder/log.txt`. With `obeys_permissions`, the modes of files bind the
+    processes although they run as root.
     """
     sys.stdout.flush()
     log = log or folder / LOG
@@ -119,12 +126,16 @@ def launch(
 
     def start(rank: int) -> int:
         own = {"RANK": rank, "LOCAL_RANK": rank, **ranks} if processes > 1 else {}
-        return _fork(program, arguments, folder, log, {name: str(value) for name, value in own.items()}, user)
+        return _fork(
+            program, arguments, folder, log, {name: str(value) for name, value in own.items()}, obeys_permissions
+        )
 
     return Run([start(rank) for rank in range(processes)], log, {})
 
 
-def _fork(program: str, arguments: list[str], folder: Path, log: Path, variables: dict[str, str], user: int) -> int:
+def _fork(
+    program: str, arguments: list[str], folder: Path, log: Path, variables: dict[str, str], obeys_permissions: bool
+) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -137,10 +148,8 @@ def _fork(program: str, arguments: list[str], folder: Path, log: Path, variables
         os.dup2(output, 2)
         faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
         os.environ.update(variables, MASTER_ADDR="127.0.0.1")
-        if user:
-            os.setgroups([])
-            os.setgid(user)
-            os.setuid(user)
+        if obeys_permissions:
+            drop_capabilities()
         code = _MAINS[program](arguments)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
@@ -152,6 +161,18 @@ def _fork(program: str, arguments: list[str], folder: Path, log: Path, variables
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def drop_capabilities() -> None:
+    """Take from this process, and from all that it starts, root's right to ignore the modes of files. Linux only.
+
+    The user stays root: another user might not be allowed to import the installed packages.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    set_secure_bits, no_root_and_locked, version_3 = 28, 3, 0x20080522
+    header, no_capabilities = (ctypes.c_uint32 * 2)(version_3, 0), (ctypes.c_uint32 * 6)()
+    if libc.prctl(set_secure_bits, no_root_and_locked, 0, 0, 0) or libc.capset(header, no_capabilities):
+        raise OSError(ctypes.get_errno(), "cannot drop the capabilities of root")
 
 
 def _free_port() -> int:
