@@ -43,7 +43,7 @@ interop: $(STAMP) ## against packages of others: chat templates in trl; exports 
 	$(BIN)/python -m pytest -s tests/interop
 
 parity: $(STAMP) ## the whole parity matrix of layouts, precisions, packing, dropout and recomputation
-	PARITY=full $(BIN)/python -m pytest tests/megatron_train/test_parity.py
+	PARITY=full $(BIN)/python -m pytest tests/megatron_train/test_parity.py tests/megatron_train/test_parity_edges.py
 
 soak: $(STAMP) ## 2,000 iterations in one go and with twenty resumptions: equal losses, nothing grows
 	$(BIN)/python -W ignore -m tests.faults.soak $(if $(NPROC),--processes $(NPROC))

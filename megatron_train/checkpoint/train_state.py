@@ -89,9 +89,14 @@ class TrainState:
 
 
 def _layout_name(layout: ParallelLayout) -> str:
-    """Return the parallel layout and the kind of device as text, such as `tp2-pp1-vpp1-dp4-cuda`."""
+    """Return the parallel layout and the kind of device as text, such as `tp2-pp1-vpp1-dp4-cuda`.
+
+    Random states belong to stages, so they fit only the same split of the layers.
+    """
     kind = "cuda" if uses_cuda() else "cpu"
-    return f"tp{layout.tp}-pp{layout.pp}-vpp{layout.vpp}-dp{layout.dp}-{kind}"
+    given = {"first": layout.first_layers, "last": layout.last_layers}
+    uneven = "".join(f"-{name}{layers}" for name, layers in given.items() if layers is not None)
+    return f"tp{layout.tp}-pp{layout.pp}-vpp{layout.vpp}-dp{layout.dp}{uneven}-{kind}"
 
 
 def save_rng(folder: Path, layout: ParallelLayout) -> None:

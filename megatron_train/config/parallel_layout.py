@@ -33,6 +33,10 @@ class ParallelLayout:
     pp: int = 1
     vpp: int = 1
     cp: int = 1
+    first_layers: int | None = None
+    """Layers of the first pipeline stage; None = as many as each stage whose number is not given."""
+    last_layers: int | None = None
+    """Layers of the last pipeline stage; None = as many as each stage whose number is not given."""
 
     @classmethod
     def planned(cls, parallel: Parallel, world_size: int) -> ParallelLayout:
@@ -42,6 +46,8 @@ class ParallelLayout:
             tp=parallel.tensor_model_parallel_size,
             pp=parallel.pipeline_model_parallel_size,
             vpp=parallel.virtual_pipeline_model_parallel_size or 1,
+            first_layers=parallel.decoder_first_pipeline_num_layers,
+            last_layers=parallel.decoder_last_pipeline_num_layers,
         )
 
     @property
@@ -77,7 +83,59 @@ class ParallelLayout:
             )
         if self.vpp > 1 and self.pp < 2:
             found.append("virtual_pipeline_model_parallel_size needs pipeline_model_parallel_size of at least 2")
+        for name, layers in (("first", self.first_layers), ("last", self.last_layers)):
+            setting = f"decoder_{name}_pipeline_num_layers"
+            if layers is not None and layers < 1:
+                found.append(f"{setting} is {layers}; it must be at least 1")
+            if layers is not None and self.pp == 1:
+                found.append(f"{setting} needs pipeline_model_parallel_size of at least 2")
         return found
+
+    def split_problems(self, num_layers: int) -> list[str]:
+        """Return a message, with its remedy, if `num_layers` layers cannot be split over the stages and chunks.
+
+        Call it for a layout without problems.
+        """
+        given = {"first": self.first_layers, "last": self.last_layers}
+        named = [f"decoder_{name}_pipeline_num_layers {n}" for name, n in given.items() if n is not None]
+        others, left = self._other_stages(num_layers)
+        if not named and num_layers % (self.pp * self.vpp):
+            return [
+                f"num_layers {num_layers} is not a multiple of pipeline stages {self.pp} x chunks {self.vpp}; "
+                "--decoder_first_pipeline_num_layers and --decoder_last_pipeline_num_layers give the first and the "
+                "last stage other numbers of layers"
+            ]
+        if left < others or (left % others if others else left):
+            return [
+                f"{' and '.join(named)} leave {left} of the {num_layers} layers to the other {others} pipeline stages; "
+                f"leave {f'a positive multiple of {others}' if others else 'none'}"
+            ]
+        layers = self.stage_layers(num_layers)
+        if any(count % self.vpp for count in layers):
+            return [
+                f"virtual_pipeline_model_parallel_size {self.vpp} does not divide the layers of every stage: "
+                f"{', '.join(map(str, layers))}"
+            ]
+        return []
+
+    def _other_stages(self, num_layers: int) -> tuple[int, int]:
+        """Return (number of stages without a number of layers of their own, number of layers that these share)."""
+        given = [layers for layers in (self.first_layers, self.last_layers) if layers is not None]
+        return self.pp - len(given), num_layers - sum(given)
+
+    def stage_layers(self, num_layers: int) -> list[int]:
+        """Return the number of layers of each pipeline stage, over all of its chunks.
+
+        >>> ParallelLayout(world_size=4, pp=4, first_layers=7, last_layers=5).stage_layers(32)
+        [7, 10, 10, 5]
+        """
+        others, left = self._other_stages(num_layers)
+        layers = [left // others if others else 0] * self.pp
+        if self.first_layers is not None:
+            layers[0] = self.first_layers
+        if self.last_layers is not None:
+            layers[-1] = self.last_layers
+        return layers
 
     def coordinates(self, rank: int) -> Coordinates:
         """Return the position (tp, dp, pp) of `rank`. Context-parallel ranks count as data-parallel ranks."""
@@ -87,6 +145,6 @@ class ParallelLayout:
 
     def layers_of_stage(self, num_layers: int, pp_rank: int, chunk: int = 0) -> range:
         """Return the numbers of the layers, from 0, in model chunk `chunk` of pipeline stage `pp_rank`."""
-        per_chunk = num_layers // (self.pp * self.vpp)
-        start = (chunk * self.pp + pp_rank) * per_chunk
-        return range(start, start + per_chunk)
+        per_chunk = [layers // self.vpp for layers in self.stage_layers(num_layers)]
+        start = chunk * sum(per_chunk) + sum(per_chunk[:pp_rank])
+        return range(start, start + per_chunk[pp_rank])

@@ -32,7 +32,11 @@ class Parallel:
     tensor_model_parallel_size: int = 1
     """Ranks that share each weight matrix; must divide the attention heads and the MLP width."""
     pipeline_model_parallel_size: int = 1
-    """Pipeline stages, each of consecutive layers; must divide num_layers."""
+    """Pipeline stages, each of consecutive layers; must divide num_layers, or the layers of the other stages."""
+    decoder_first_pipeline_num_layers: int | None = None
+    """Layers of the first pipeline stage, which also has the embedding. Default: as many as the other stages."""
+    decoder_last_pipeline_num_layers: int | None = None
+    """Layers of the last pipeline stage, which also has the output layer. Default: as many as the other stages."""
     virtual_pipeline_model_parallel_size: int | None = None
     """Model chunks per pipeline stage (interleaved schedule); the micro-batches must be a multiple of the stages."""
     context_parallel_size: int = 1

@@ -62,10 +62,7 @@ def validate_model(command: CommandLine, model: ModelConfig, layout: ParallelLay
             f"tensor_model_parallel_size {layout.tp} and num_query_groups {model.query_groups}: one must divide the "
             f"other"
         )
-    if model.num_layers % (layout.pp * layout.vpp):
-        problems.append(
-            f"num_layers {model.num_layers} is not a multiple of pipeline stages {layout.pp} x chunks {layout.vpp}"
-        )
+    problems += layout.split_problems(model.num_layers)
     if command.config.data.seq_length > model.max_position_embeddings:
         problems.append(
             f"seq_length {command.config.data.seq_length} exceeds the model's max_position_embeddings "

@@ -24,6 +24,7 @@ from torch.nn import Module
 
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.norm_names import STOCK_NORM_NAMES
+from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
 from megatron_train.model.attention import TorchAttention
 from megatron_train.model.biases import AttentionWithoutBias, MlpWithoutBias
@@ -36,6 +37,7 @@ from megatron_train.model.rotary import RotaryByPosition, yarn_table
 from megatron_train.model.swiglu import GatedSilu
 from megatron_train.model.transformer_engine import transformer_engine_layer
 from megatron_train.parallel.device import uses_cuda
+from megatron_train.parallel.schedule import message_exchange
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
 
@@ -71,11 +73,15 @@ FIXED_SETTINGS: dict[str, Any] = {
 """Settings of TransformerConfig that are the same in every run."""
 
 
-def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerConfig:
-    """Return megatron-core's TransformerConfig for the architecture `model` and the training settings `config`."""
+def transformer_config(model: ModelConfig, config: TrainConfig, stage: int = 0) -> TransformerConfig:
+    """Return megatron-core's TransformerConfig of pipeline stage `stage`, for the architecture `model`.
+
+    The stages differ only in the layers that one recomputation group has.
+    """
     parallel, settings, dtype = config.parallel, config.model, training_dtype(config)
     vpp = parallel.virtual_pipeline_model_parallel_size
-    layers_per_chunk = model.num_layers // (parallel.pipeline_model_parallel_size * (vpp or 1))
+    pipeline = ParallelLayout.planned(parallel, world_size=1)  # how layers are split does not depend on the ranks
+    exchange = message_exchange(pipeline.pp, pipeline.vpp, nccl=uses_cuda())
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -97,10 +103,13 @@ def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerCo
         attention_dropout=settings.attention_dropout,
         recompute_granularity=settings.recompute_granularity,
         recompute_method=settings.recompute_method,
-        recompute_num_layers=settings.recompute_group(layers_per_chunk),
+        recompute_num_layers=settings.recompute_group(len(pipeline.layers_of_stage(model.num_layers, stage))),
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=vpp,
+        num_layers_in_first_pipeline_stage=pipeline.first_layers,
+        # megatron-core 0.16.1 divides by 0 when both numbers are given and no stage is between them.
+        num_layers_in_last_pipeline_stage=None if pipeline.pp == 2 and pipeline.first_layers else pipeline.last_layers,
         sequence_parallel=parallel.sequence_parallel and parallel.tensor_model_parallel_size > 1,
         params_dtype=dtype,
         pipeline_dtype=dtype,
@@ -112,9 +121,8 @@ def transformer_config(model: ModelConfig, config: TrainConfig) -> TransformerCo
         fp8_margin=settings.fp8_margin,
         # Padded rows have the length of their own micro-batch.
         variable_seq_lengths=not config.data.packing and parallel.pipeline_model_parallel_size > 1,
-        # With interleaving, batched p2p without overlap gives silently wrong gradients in megatron-core 0.16.1.
-        overlap_p2p_comm=bool(vpp),
-        batch_p2p_comm=not vpp,
+        overlap_p2p_comm=exchange == "overlapped",
+        batch_p2p_comm=exchange == "batched",
         use_cpu_initialization=not uses_cuda(),
         **FIXED_SETTINGS,
     )
@@ -161,7 +169,7 @@ def build_model(model: ModelConfig, config: TrainConfig) -> list[GPTModel]:
 
     There is one chunk, or one per virtual pipeline stage.
     """
-    core_config = transformer_config(model, config)
+    core_config = transformer_config(model, config, parallel_state.get_pipeline_model_parallel_rank())
     chunks = config.parallel.virtual_pipeline_model_parallel_size
     return [_build_chunk(model, config, core_config, vp_stage) for vp_stage in (range(chunks) if chunks else [None])]
 

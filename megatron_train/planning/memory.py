@@ -8,7 +8,7 @@ t if sequence parallelism splits tokens over the ranks, else 1.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
@@ -240,7 +240,7 @@ def stage_activations(model: ModelConfig, config: TrainConfig, layout: ParallelL
     """
     tokens = config.batch.micro_batch_size * config.data.seq_length
     layer, entry = layer_activation(model, config, layout) * tokens, _entry_bytes(model, config, layout) * tokens
-    layers = model.num_layers // (layout.pp * layout.vpp)
+    layers = len(layout.layers_of_stage(model.num_layers, stage))
     settings = config.model
     working = 0.0
     if settings.recompute_granularity == "full":
@@ -289,7 +289,7 @@ def working_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayou
     gradients = tokens * size * (width * (5 if model.gated_linear_unit else 2) + 2 * model.hidden_size)
     gathered = tokens * size * model.hidden_size if config.parallel.sequence_parallel and t > 1 else 0
     messages = 4 * tokens * _entry_bytes(model, config, layout) if layout.pp > 1 else 0
-    largest = max(parameter.numel for parameter in chunk_parameters(model, replace(layout, pp=1, vpp=1), 0))
+    largest = max(parameter.numel for parameter in chunk_parameters(model, ParallelLayout(layout.tp, layout.tp), 0))
     return int(gradients + gathered + messages + largest * size)
 
 

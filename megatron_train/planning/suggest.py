@@ -1,9 +1,9 @@
 """`plan --suggest`: rank the parallel layouts that fit on N GPUs by the estimated time of an iteration.
 
 The estimate adds computing (at `mfu` of the peak, with the extra passes of recomputation), kernel launches,
-tensor-parallel messages inside each layer and messages between stages. It divides the sum by the share of the step that
-is not pipeline bubble, and adds the data-parallel reduction. It is good enough to rank layouts, but not to predict
-seconds.
+tensor-parallel messages inside each layer and messages between stages, all of the slowest pipeline stage. It divides
+the sum by the share of the step that is not pipeline bubble, and adds the data-parallel reduction. It is good enough to
+rank layouts, but not to predict seconds.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def suggest(
 ) -> list[Suggestion]:
     """Return the parallel layouts that fit in the memory of `device`, by estimated seconds, the fastest first.
 
-    Each combination of tensor, pipeline and virtual pipeline size occurs once, with its fastest micro-batch size and
-    recomputation. `mfu` is the expected share of the GPU's peak FLOP/s.
+    Each combination of tensor, pipeline and virtual pipeline size occurs once, with its fastest micro-batch size,
+    recomputation and split of the layers. `mfu` is the expected share of the GPU's peak FLOP/s.
     """
     best: dict[tuple[int, int, int], Suggestion] = {}
     for config, layout in candidates(command, model, world_size):
@@ -69,11 +69,13 @@ def candidates(
     Each is yielded as the settings of the command with that combination filled in, and the layout.
     """
     sizes = [2**n for n in range(11) if 2**n <= world_size]
-    for tp, pp, vpp in itertools.product([t for t in sizes if t <= GPUS_PER_NODE], sizes, (1, 2, 4, 5)):
-        if tp * pp > world_size or (vpp > 1 and pp == 1):
+    stages = [size for size in range(1, model.num_layers + 1) if world_size % size == 0]
+    for tp, pp, vpp in itertools.product([t for t in sizes if t <= GPUS_PER_NODE], stages, (1, 2, 4, 5)):
+        if world_size % (tp * pp) or (vpp > 1 and pp == 1):
             continue
-        layout = ParallelLayout(world_size, tp, pp, vpp)
-        for micro, recompute in itertools.product((1, 2, 4, 8), (None, "full")):
+        even = ParallelLayout(world_size, tp, pp, vpp)
+        layouts = [even, *uneven_layouts(even, model.num_layers)]
+        for layout, micro, recompute in itertools.product(layouts, (1, 2, 4, 8), (None, "full")):
             config = _config(command.config, layout, micro, recompute)
             try:
                 validate(replace(command, config=config), layout)
@@ -83,12 +85,30 @@ def candidates(
             yield config, layout
 
 
+def uneven_layouts(even: ParallelLayout, num_layers: int) -> Iterator[ParallelLayout]:
+    """Yield the layouts with the stages of `even`, but other numbers of layers on the first and the last stage.
+
+    The stages between them have the fewest layers that are more than an even split would give them. The first and the
+    last stage have no more than these, because they also have the embedding and the output layer.
+    """
+    pp, step = even.pp, even.vpp
+    if pp == 1:
+        return
+    between = (num_layers // (pp * step) + 1) * step
+    ends = num_layers - (pp - 2) * between
+    for first in range(step, ends, step):
+        if max(first, ends - first) <= between:
+            yield replace(even, first_layers=first, last_layers=ends - first)
+
+
 def _config(config: TrainConfig, layout: ParallelLayout, micro_batch_size: int, recompute: str | None) -> TrainConfig:
     parallel = replace(
         config.parallel,
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
         virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+        decoder_first_pipeline_num_layers=layout.first_layers,
+        decoder_last_pipeline_num_layers=layout.last_layers,
         sequence_parallel=layout.tp > 1,
     )
     full = recompute == "full"
@@ -117,9 +137,10 @@ def judge(
     if peak > RESERVE * device.memory:
         return None
     work = workload(config, model, facts, layout)
-    computing = work.flops_per_iteration / (layout.world_size * device.peak * mfu)
+    computing = work.flops_per_iteration / (layout.world_size * device.peak * mfu) * stage_imbalance(model, layout)
     computing *= RECOMPUTE_COST[config.model.recompute_granularity]
-    launches = LAUNCH_SECONDS * layout.num_microbatches(config.batch) * model.num_layers / layout.pp
+    most_layers = max(layout.stage_layers(model.num_layers))
+    launches = LAUNCH_SECONDS * layout.num_microbatches(config.batch) * most_layers
     messages = tensor_seconds(model, config, layout, device, work) + stage_seconds(model, config, layout, device, work)
     data = data_seconds(model, config, layout, device)
     bubble = bubble_fraction(layout.pp, layout.vpp, layout.num_microbatches(config.batch))
@@ -130,6 +151,17 @@ def judge(
     )
     recompute = config.model.recompute_granularity or "none"
     return Suggestion(layout, config.batch.micro_batch_size, recompute, peak, seconds, reason)
+
+
+def stage_imbalance(model: ModelConfig, layout: ParallelLayout) -> float:
+    """Return the weights that the slowest stage multiplies with, as a multiple of the mean over the stages.
+
+    The last stage has the output layer besides its own layers. The embedding is only looked up.
+    """
+    layer, output = model.parameters_per_layer(), model.padded_vocab * model.hidden_size
+    weights = [count * layer for count in layout.stage_layers(model.num_layers)]
+    weights[-1] += output
+    return max(weights) * layout.pp / sum(weights)
 
 
 def tensor_seconds(
@@ -143,7 +175,7 @@ def tensor_seconds(
         return 0.0
     tokens = work.positions_per_iteration / layout.dp
     message = tokens * model.hidden_size * weight_bytes(config) * (layout.tp - 1) / layout.tp
-    return 8 * message * model.num_layers / layout.pp / device.link
+    return 8 * message * max(layout.stage_layers(model.num_layers)) / device.link
 
 
 def stage_seconds(

@@ -52,12 +52,22 @@ def enter_layout(config: TrainConfig) -> ParallelLayout:
     """Start the process groups of a layout. Keep those of the previous run when the layout is the same."""
     global _entered
     planned = ParallelLayout.planned(config.parallel, world_size())
-    if planned == _entered and dist.is_initialized() and parallel_state.model_parallel_is_initialized():
+    if (
+        _entered
+        and same_groups(planned, _entered)
+        and dist.is_initialized()
+        and parallel_state.model_parallel_is_initialized()
+    ):
         seed_rank(config.batch.seed)
         return planned
     gc.collect()  # reference cycles keep the previous run's groups alive
     _entered = init_distributed(config.parallel, config.batch.seed)
     return _entered
+
+
+def same_groups(one: ParallelLayout, other: ParallelLayout) -> bool:
+    """Return whether two layouts have the same process groups. The split of the layers does not matter."""
+    return replace(one, first_layers=None, last_layers=None) == replace(other, first_layers=None, last_layers=None)
 
 
 def perturb_parameters(run: Run) -> None:

@@ -26,6 +26,35 @@ def test_layers_of_a_stage_and_of_an_interleaved_chunk() -> None:
     ]
 
 
+def test_uneven_stages_and_their_chunks() -> None:
+    uneven = ParallelLayout(world_size=4, pp=4, first_layers=1, last_layers=3)
+    assert [list(uneven.layers_of_stage(8, stage)) for stage in range(4)] == [[0], [1, 2], [3, 4], [5, 6, 7]]
+    interleaved = ParallelLayout(world_size=2, pp=2, vpp=2, first_layers=2)
+    assert [list(interleaved.layers_of_stage(8, stage, chunk)) for chunk in (0, 1) for stage in (0, 1)] == [
+        [0],
+        [1, 2, 3],
+        [4],
+        [5, 6, 7],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pp", "vpp", "first", "last", "problem"),
+    [
+        (4, 1, 5, 4, "decoder_first_pipeline_num_layers 5 and decoder_last_pipeline_num_layers 4 leave -1 of the 8 "),
+        (4, 1, 3, None, "leave 5 of the 8 layers to the other 3 pipeline stages; leave a positive multiple of 3"),
+        (2, 1, 3, 4, "leave 1 of the 8 layers to the other 0 pipeline stages; leave none"),
+        (2, 2, 3, None, "virtual_pipeline_model_parallel_size 2 does not divide the layers of every stage: 3, 5"),
+        (3, 1, None, None, "num_layers 8 is not a multiple of pipeline stages 3 x chunks 1; --decoder_first_pipeline"),
+    ],
+)
+def test_layers_that_cannot_be_split(pp: int, vpp: int, first: int | None, last: int | None, problem: str) -> None:
+    layout = ParallelLayout(world_size=pp, pp=pp, vpp=vpp, first_layers=first, last_layers=last)
+    assert layout.problems() == []
+    (found,) = layout.split_problems(8)
+    assert problem in found
+
+
 def test_sound_layouts_have_no_problems() -> None:
     assert ParallelLayout(world_size=64, tp=8, pp=4, vpp=5).problems() == []
 
@@ -42,6 +71,14 @@ def test_sound_layouts_have_no_problems() -> None:
         (
             ParallelLayout(vpp=2),
             "virtual_pipeline_model_parallel_size needs pipeline_model_parallel_size of at least 2",
+        ),
+        (
+            ParallelLayout(first_layers=2),
+            "decoder_first_pipeline_num_layers needs pipeline_model_parallel_size of at least 2",
+        ),
+        (
+            ParallelLayout(world_size=2, pp=2, last_layers=0),
+            "decoder_last_pipeline_num_layers is 0; it must be at least 1",
         ),
     ],
 )

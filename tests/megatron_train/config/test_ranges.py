@@ -13,6 +13,7 @@ def test_every_number_has_a_range() -> None:
         hints = {field.name: field.type for field in fields(cls)}
         numbers |= {name for name, hint in hints.items() if {"int", "float"} & set(str(hint).replace("|", " ").split())}
     parallel = {"tensor_model_parallel_size", "pipeline_model_parallel_size", "virtual_pipeline_model_parallel_size"}
+    parallel |= {"decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers"}
     assert numbers - set(RANGES) == parallel | {"context_parallel_size"}  # ParallelLayout.problems checks them
 
 

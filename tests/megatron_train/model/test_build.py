@@ -13,6 +13,7 @@ from checkpoint_convert.convert import from_hf
 from checkpoint_convert.mapping.options import ImportOptions
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.model.build import (
     build_model,
     parameters_without_gradient_sum,
@@ -160,10 +161,59 @@ def test_embedding_dropout_is_hidden_dropout_unless_lima(settings: dict[str, Any
 
 
 def test_interleaved_stages_overlap_their_messages() -> None:
-    """With batched messages, megatron-core 0.16.1 gives wrong gradients here without an error."""
     settings = {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2}
-    config = transformer_config(replace(LLAMA, num_layers=4), config_from_settings(settings, "test"))
+    config = transformer_config(LLAMA, config_from_settings(settings, "test"))
     assert (config.batch_p2p_comm, config.overlap_p2p_comm) == (False, True)
+
+
+def test_a_recomputation_group_divides_the_layers_of_its_own_stage() -> None:
+    settings = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 2}
+    settings |= {"pipeline_model_parallel_size": 2, "decoder_first_pipeline_num_layers": 1}
+    config = config_from_settings(settings, "test")
+    assert [transformer_config(LLAMA, config, stage).recompute_num_layers for stage in (0, 1)] == [1, 1]
+    five = replace(LLAMA, num_layers=5)
+    assert [transformer_config(five, config, stage).recompute_num_layers for stage in (0, 1)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("pp", "vpp", "first", "last"),
+    [
+        (2, 1, 3, None),
+        (2, 1, None, 3),
+        (2, 1, 5, 7),
+        (2, 2, 4, 8),
+        (4, 1, 2, None),
+        (4, 1, None, 3),
+        (4, 1, 4, 2),
+        (4, 2, 2, 2),
+        (4, 2, 4, None),
+        (4, 3, None, 3),
+    ],
+)
+def test_stages_have_the_layers_that_megatron_core_gives_them(
+    pp: int, vpp: int, first: int | None, last: int | None
+) -> None:
+    from megatron.core.transformer.transformer_block import get_num_layers_to_build
+    from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
+
+    layout = ParallelLayout(world_size=pp, pp=pp, vpp=vpp, first_layers=first, last_layers=last)
+    assert layout.problems() + layout.split_problems(12) == []
+    settings = {
+        "pipeline_model_parallel_size": pp,
+        "virtual_pipeline_model_parallel_size": vpp if vpp > 1 else None,
+        "decoder_first_pipeline_num_layers": first,
+        "decoder_last_pipeline_num_layers": last,
+    }
+    core = transformer_config(replace(LLAMA, num_layers=12), config_from_settings(settings, "test"))
+    seen: list[int] = []
+    for chunk in range(vpp):
+        for stage in range(pp):
+            vp_stage = chunk if vpp > 1 else None
+            start = get_transformer_layer_offset(core, vp_stage=vp_stage, pp_rank=stage)
+            found = range(start, start + get_num_layers_to_build(core, vp_stage=vp_stage, pp_rank=stage))
+            assert layout.layers_of_stage(12, stage, chunk) == found
+            seen += found
+    assert seen == list(range(12))
 
 
 def build_with_an_unmarked_norm() -> tuple[list[str], str]:

@@ -22,6 +22,7 @@ ALLOCATIONS: list[tuple[str, dict[str, Any]]] = [
     ("falcon_40b", {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "bf16": True}),
     ("llama", {"pipeline_model_parallel_size": 4}),
     ("falcon_7b", {"pipeline_model_parallel_size": 4, "bf16": True}),
+    ("llama", {"pipeline_model_parallel_size": 2, "decoder_first_pipeline_num_layers": 3, "bf16": True}),
     (
         "llama",
         {
