@@ -55,11 +55,11 @@ class Edge:
     dtype: str = "fp32"
 
     def __str__(self) -> str:
-        settings = {**self.extra, **self.shared}
-        names = {
-            name.removeprefix("decoder_").removesuffix("_pipeline_num_layers"): settings[name] for name in settings
-        }
-        parts = [f"{name}={value}" for name, value in names.items() if not name.startswith("recompute")]
+        parts = [
+            f"{name}={value}"
+            for name, value in {**self.extra, **self.shared}.items()
+            if value is not None and not name.startswith("recompute")
+        ]
         parts += ["small_buckets"] * self.small_buckets + ["batched_messages"] * self.batched_messages
         return "-".join((self.layout, self.model, *parts, self.rows, self.dtype))
 
