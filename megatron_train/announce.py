@@ -10,6 +10,7 @@ from megatron_train.config.flags import OWNER, config_from_settings, config_tabl
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
+from megatron_train.config.without_effect import settings_without_effect
 from megatron_train.data.sft_dataset import Samples
 from megatron_train.model.attention import planned_kernel
 from megatron_train.optim.lr_schedule import learning_rate
@@ -28,11 +29,14 @@ def announce(config: TrainConfig, ignored: dict[str, str], model: ModelConfig, l
         say("without effect here: " + "; ".join(f"--{name} ({reason})" for name, reason in ignored.items()))
     for line in differences_from_megatron_llm(config):
         say(line)
+    for line in settings_without_effect(config):
+        warn(line)
     say(
         f"{model.family} with {model.num_parameters():,} parameters ({model.num_layers} layers, hidden "
         f"{model.hidden_size}, vocabulary "
         f"{model.vocab_size:,} padded to {model.padded_vocab:,}) on {layout.world_size} processes: TP {layout.tp} x "
         f"PP {layout.pp} x DP {layout.dp}"
+        + (f", stages of {layout.describe_split(model.num_layers)} layers" if layout.pp > 1 else "")
     )
     say(f"on {describe_devices()}; attention kernel {planned_kernel(model, config)}; Adam {adam_name()}")
 

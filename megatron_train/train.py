@@ -124,7 +124,8 @@ def prepare(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> 
     check_shards(config.data)
     check_vocabulary(manifest, model_config, folder)
     if not config.batch.train_iters:
-        config = with_iterations(config, layout, rows_per_epoch(config.data, config.batch.seed))
+        rows = rows_per_epoch(config.data, config.batch.seed)
+        config = with_iterations(config, layout, rows, state.iteration, state.consumed_train_samples)
     announce(config, command.ignored, model_config, layout)
     if is_nothing_left(config, start, state):
         return None

@@ -23,6 +23,14 @@ NOT_COMPARED = {"checkpoint", "logging", "evaluation"}
 """Groups of settings that are not compared, because they do not change what the run trains."""
 
 
+ORDER_OF_SAMPLES = {
+    *("seed", "split", "seq_length", "packing", "packing_window", "overlong"),
+}
+"""Settings that decide which documents a sample of the training order holds."""
+KEPT_BY_CHECKPOINT = {"initial_loss_scale"}
+"""Settings whose effect a resumed run takes from the checkpoint: the loss scale continues at its last value."""
+
+
 class Difference(NamedTuple):
     """A setting whose value in the checkpoint differs from the value given to this run.
 
@@ -67,14 +75,15 @@ def model_differences(config: TrainConfig, folder: Path) -> list[Difference]:
 def setting_differences(config: TrainConfig, folder: Path) -> list[Difference]:
     """Return the settings that differ between this run and the training run that wrote the checkpoint `folder`.
 
-    This run's values are in force. The list is empty for a converted checkpoint, which holds no settings.
+    This run's values are in force, except for KEPT_BY_CHECKPOINT. The list is empty for a converted checkpoint, which
+    holds no settings.
     """
     if not (folder / TRAIN_CONFIG).is_file():
         return []
     before, now = load_yaml(folder / TRAIN_CONFIG), yaml.safe_load(config_to_yaml(config))
     names = [name for name, group in OWNER.items() if group not in NOT_COMPARED and name != "model"]
     return [
-        Difference(name, before[name], now[name], "given")
+        Difference(name, before[name], now[name], "checkpoint" if name in KEPT_BY_CHECKPOINT else "given")
         for name in names
         if name in before and before[name] != now[name] and (before[name], name) != (None, "global_batch_size")
     ]

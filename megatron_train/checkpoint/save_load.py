@@ -21,7 +21,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
-from megatron_train.checkpoint.config_diff import differences, table
+from megatron_train.checkpoint.config_diff import ORDER_OF_SAMPLES, differences, table
 from megatron_train.checkpoint.folder import (
     MODEL_CONFIG,
     TRAIN_CONFIG,
@@ -41,7 +41,7 @@ from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.norm_names import module_name, uses_module_names
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
-from megatron_train.optim.optimizer import gather_weights, unwrap
+from megatron_train.optim.optimizer import gather_weights, set_adam, unwrap
 from megatron_train.report.console import say, warn
 
 
@@ -64,9 +64,18 @@ def load_checkpoint(
     different = differences(config, folder, ranks) if resume or settings.use_checkpoint_args else []
     if different:
         warn(f"settings that differ from {folder}:\n{table(different)}")
+    reordering = sorted({row.setting for row in different} & ORDER_OF_SAMPLES) if resume else []
+    if reordering:
+        warn(
+            f"{', '.join(reordering)}: these settings decide which documents a sample holds. The run resumes after "
+            f"{state.consumed_train_samples:,} samples of the new order, so it repeats some documents and leaves out "
+            "others"
+        )
     with_optimizer = resume and not settings.no_load_optim
     load_weights(folder, chunks, optimizer if with_optimizer else None)
-    if not with_optimizer:
+    if with_optimizer:
+        set_adam(optimizer, config.optimizer)
+    else:
         optimizer.reload_model_params()
     if not resume:
         say(f"loaded weights from {folder}")

@@ -16,8 +16,7 @@ from typing import Any
 
 import yaml
 
-from megatron_train.config.foreign_flags import FOREIGN_FLAGS
-from megatron_train.config.megatron_llm_flags import ARCHITECTURE, NO_EFFECT
+from megatron_train.config.foreign_flags import ARCHITECTURE, FOREIGN_FLAGS, NO_EFFECT
 from megatron_train.config.settings import TrainConfig
 from pretokenizer.config.flags import Parser, add_flags
 from pretokenizer.config.paths import find_config

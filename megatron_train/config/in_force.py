@@ -21,10 +21,17 @@ def with_batch_size(config: TrainConfig, layout: ParallelLayout, stored: dict[st
     return replace(config, batch=replace(batch, global_batch_size=size))
 
 
-def with_iterations(config: TrainConfig, layout: ParallelLayout, rows_per_epoch: float) -> TrainConfig:
-    """Return the config with `train_iters` filled in: the given number, else enough for `train_epochs` (default 1)."""
+def with_iterations(
+    config: TrainConfig, layout: ParallelLayout, rows_per_epoch: float, iteration: int = 0, consumed: int = 0
+) -> TrainConfig:
+    """Return the config with `train_iters` filled in: the given number, else enough for `train_epochs` (default 1).
+
+    A resumed run has done `iteration` iterations and consumed `consumed` samples, perhaps in other batches, so only the
+    samples that are left count.
+    """
     batch = config.batch
     if batch.train_iters:
         return config
-    iterations = math.ceil((batch.train_epochs or 1) * rows_per_epoch / layout.global_batch_size(batch))
+    left = max(0.0, (batch.train_epochs or 1) * rows_per_epoch - consumed)
+    iterations = iteration + math.ceil(left / layout.global_batch_size(batch))
     return replace(config, batch=replace(batch, train_iters=iterations))

@@ -143,6 +143,16 @@ class ParallelLayout:
         data_ranks = self.dp * self.cp
         return Coordinates(tp=tp, dp=rest % data_ranks, pp=rest // data_ranks)
 
+    def describe_split(self, num_layers: int) -> str:
+        """Return the layers of each stage as text: one number if all stages have as many, else `first|between|last`.
+
+        >>> ParallelLayout(world_size=4, pp=4, first_layers=7, last_layers=5).describe_split(32)
+        '7|10|5'
+        """
+        layers = self.stage_layers(num_layers)
+        parts = layers[:1] if len(set(layers)) == 1 else [layers[0], *layers[1:-1][:1], layers[-1]]
+        return "|".join(map(str, parts))
+
     def layers_of_stage(self, num_layers: int, pp_rank: int, chunk: int = 0) -> range:
         """Return the numbers of the layers, from 0, in model chunk `chunk` of pipeline stage `pp_rank`."""
         per_chunk = [layers // self.vpp for layers in self.stage_layers(num_layers)]

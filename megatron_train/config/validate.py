@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megatron_train.config.flags import CommandLine
-from megatron_train.config.megatron_llm_flags import ARCHITECTURE
+from megatron_train.config.foreign_flags import ARCHITECTURE
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.ranges import range_problems
@@ -152,14 +152,46 @@ def _setting_problems(config: TrainConfig) -> list[str]:
             "context_parallel_size must be 1: megatron-core's local attention has no context parallelism, and rows are "
             "not split for Transformer Engine's; use tensor_model_parallel_size with sequence_parallel for long rows"
         )
-    found += _fp8_problems(config)
+    found += [*_fp8_problems(config), *_iteration_problems(config)]
     if config.parallel.overlap_param_gather and not config.parallel.overlap_grad_reduce:
         found.append("overlap_param_gather needs overlap_grad_reduce")
-    if config.checkpoint.save_interval is not None and config.checkpoint.save is None:
-        found.append("save_interval needs --save DIR")
-    if config.checkpoint.use_checkpoint_args and not config.checkpoint.load:
-        found.append("use_checkpoint_args needs --load DIR")
+    return found + _checkpoint_problems(config)
+
+
+def _checkpoint_problems(config: TrainConfig) -> list[str]:
+    checkpoint, logging, found = config.checkpoint, config.logging, []
+    if checkpoint.save is None:
+        if checkpoint.save_interval is not None:
+            found.append("save_interval needs --save DIR")
+        for name, value in (
+            ("exit_interval", logging.exit_interval),
+            ("exit_duration_in_mins", logging.exit_duration_in_mins),
+        ):
+            if value is not None:
+                found.append(f"{name} needs --save DIR: the run would stop early and lose its work")
+    if checkpoint.load is None:
+        for name, is_given in (
+            ("use_checkpoint_args", checkpoint.use_checkpoint_args),
+            ("finetune", checkpoint.finetune),
+            ("load_iters", checkpoint.load_iters is not None),
+        ):
+            if is_given:
+                found.append(f"{name} needs --load DIR")
     return found
+
+
+def _iteration_problems(config: TrainConfig) -> list[str]:
+    found = []
+    if config.optimizer.skip_iters and min(config.optimizer.skip_iters) < 1:
+        found.append(f"skip_iters {_words(config.optimizer.skip_iters)}: iterations are counted from 1")
+    span = config.logging.profile_iters
+    if span and not (len(span) == 2 and 1 <= span[0] <= span[1]):
+        found.append(f"profile_iters {_words(span)}: give the first and the last iteration to record, counted from 1")
+    return found
+
+
+def _words(numbers: tuple[int, ...]) -> str:
+    return " ".join(map(str, numbers))
 
 
 def _fp8_problems(config: TrainConfig) -> list[str]:

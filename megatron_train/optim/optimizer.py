@@ -12,7 +12,7 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.transformer.module import Float16Module
 
-from megatron_train.config.settings import TrainConfig
+from megatron_train.config.settings import Optimizer, TrainConfig
 from megatron_train.optim.adam import FusedLayoutAdam
 from megatron_train.parallel.device import replace_torch_adam
 
@@ -113,6 +113,12 @@ def set_rates(optimizer: MegatronOptimizer, lr: float, weight_decay: float) -> N
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_mult"]
         group["weight_decay"] = weight_decay * group["wd_mult"]
+
+
+def set_adam(optimizer: MegatronOptimizer, settings: Optimizer) -> None:
+    """Set the decay rates and eps of Adam, which the optimizer state of a checkpoint otherwise brings along."""
+    for group in optimizer.param_groups:
+        group["betas"], group["eps"] = (settings.adam_beta1, settings.adam_beta2), settings.adam_eps
 
 
 def gather_weights(chunks: list[Any], config: TrainConfig) -> None:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Literal
 
 from megatron_train.config.flags import CommandLine
-from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.planning.devices import SIZES
 from megatron_train.planning.memory import StageMemory, stage_memory, weight_bytes
 from megatron_train.planning.plan import Plan
@@ -40,7 +39,7 @@ def model_lines(plan: Plan) -> list[str]:
         f"{model.padded_vocab:,} rows)",
         f"layout       {layout.world_size} GPUs = TP {layout.tp} x PP {layout.pp} x DP {layout.dp}"
         + (f", {layout.vpp} chunks a stage" if layout.vpp > 1 else "")
-        + (f", {split_of(layout, model.num_layers)} layers a stage" if layout.pp > 1 else "")
+        + (f", {layout.describe_split(model.num_layers)} layers a stage" if layout.pp > 1 else "")
         + (", sequence parallel" if config.parallel.sequence_parallel and layout.tp > 1 else ""),
         f"batch        {plan.work.global_batch_size} rows of up to {config.data.seq_length:,} tokens = "
         f"{config.batch.micro_batch_size} per micro-batch x {batches} micro-batches x {layout.dp} data-parallel ranks",
@@ -166,7 +165,7 @@ def suggestions(command: CommandLine, plan: Plan) -> str:
     rows += [
         (
             *(str(size) for size in (one.layout.tp, one.layout.pp, one.layout.vpp, one.layout.dp)),
-            split_of(one.layout, plan.model.num_layers),
+            one.layout.describe_split(plan.model.num_layers),
             str(one.micro_batch_size),
             one.recompute,
             f"{one.seconds:.2f}",
@@ -175,17 +174,6 @@ def suggestions(command: CommandLine, plan: Plan) -> str:
         for one in found[:12]
     ]
     return "\n".join([title, *_aligned(rows), *_uneven_note(found[:12])])
-
-
-def split_of(layout: ParallelLayout, num_layers: int) -> str:
-    """Return the layers of each pipeline stage as text: one number if all have as many, else `first|between|last`.
-
-    >>> split_of(ParallelLayout(4, pp=4, first_layers=7, last_layers=5), 32)
-    '7|10|5'
-    """
-    layers = layout.stage_layers(num_layers)
-    parts = layers[:1] if len(set(layers)) == 1 else [layers[0], *layers[1:-1][:1], layers[-1]]
-    return "|".join(map(str, parts))
 
 
 def _uneven_note(found: list[Suggestion]) -> list[str]:

@@ -52,6 +52,11 @@ def test_architecture_first_and_what_is_in_force(folder: Path, tmp_path: Path) -
     )
 
 
+def test_the_loss_scale_continues_from_the_checkpoint(folder: Path) -> None:
+    config = config_of(lr=1e-5, train_data_path=["a"], initial_loss_scale=8.0)
+    assert differences(config, folder) == [Difference("initial_loss_scale", 65536.0, 8.0, "checkpoint")]
+
+
 def test_settings_that_a_checkpoint_of_an_earlier_release_does_not_have(folder: Path) -> None:
     lines = (folder / "train_config.yaml").read_text().splitlines()
     (folder / "train_config.yaml").write_text("\n".join(line for line in lines if not line.startswith("lr:")))

@@ -147,3 +147,15 @@ def test_a_checkpoint_of_another_shape_is_refused(
     other = start(replace(SMALL, padded_vocab_size=None, **change), settings)
     with pytest.raises(CheckpointError, match=r"does not fit this model: .*(shape mismatch|do not match)"):
         load_weights(folder, other.chunks)
+
+
+def test_a_resumed_run_has_its_own_settings_of_adam_and_names_a_new_order_of_samples(
+    run: Run, settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save(run, tmp_path / "save")
+    changed = {"adam_beta1": 0.5, "adam_beta2": 0.9, "adam_eps": 1e-3, "packing": True}
+    again = start(SMALL, settings | changed, folder, resume=True)
+    assert [(group["betas"], group["eps"]) for group in again.optimizer.param_groups] == [((0.5, 0.9), 1e-3)] * 2
+    assert "warning: packing: these settings decide which documents a sample holds" in capsys.readouterr().err
+    start(SMALL, settings, folder, resume=True)
+    assert "which documents" not in capsys.readouterr().err

@@ -14,8 +14,7 @@ from megatron_train.config.flags import (
     config_to_yaml,
     parse,
 )
-from megatron_train.config.foreign_flags import FOREIGN_FLAGS
-from megatron_train.config.megatron_llm_flags import ARCHITECTURE, NO_EFFECT
+from megatron_train.config.foreign_flags import ARCHITECTURE, FOREIGN_FLAGS, NO_EFFECT
 from megatron_train.config.settings import TrainConfig
 from pretokenizer.config.flags import field_docs
 from pretokenizer.config.yaml_config import ConfigError
