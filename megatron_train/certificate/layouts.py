@@ -75,7 +75,27 @@ class NamedLayout:
         parts += ["sp"] if self.parallel.sequence_parallel else []
         if self.parallel.overlap_grad_reduce:
             parts.append("overlap" if self.parallel.overlap_param_gather else "overlap-reduce")
+        parts += ["uneven"] if self.is_uneven else []
         return "-".join(parts) or "one"
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether the first or the last pipeline stage has a number of layers of its own."""
+        given = (self.parallel.decoder_first_pipeline_num_layers, self.parallel.decoder_last_pipeline_num_layers)
+        return given != (None, None)
+
+    def with_uneven_stages(self, num_layers: int) -> NamedLayout:
+        """Return the layout with one layer per chunk moved from the first pipeline stage to the last one.
+
+        An even split must give each chunk at least two of the `num_layers` layers.
+        """
+        stage, chunks = num_layers // self.ranks.pp, self.ranks.vpp
+        parallel = replace(
+            self.parallel,
+            decoder_first_pipeline_num_layers=stage - chunks,
+            decoder_last_pipeline_num_layers=stage + chunks,
+        )
+        return replace(self, parallel=parallel)
 
     @property
     def world_size(self) -> int:
@@ -109,6 +129,8 @@ class NamedLayout:
                 pipeline_model_parallel_size=pp,
                 sequence_parallel=self.parallel.sequence_parallel and tp > 1,
                 virtual_pipeline_model_parallel_size=min(ranks.vpp, MOST_VPP) if ranks.vpp > 1 and pp > 1 else None,
+                decoder_first_pipeline_num_layers=ranks.first_layers if pp > 1 else None,
+                decoder_last_pipeline_num_layers=ranks.last_layers if pp > 1 else None,
             ),
             dp,
         )

@@ -45,6 +45,7 @@ def small_model(model: ModelConfig, layouts: list[LayoutPair], seq_length: int) 
     ranks = [pair.small.ranks for pair in layouts]
     tp = math.lcm(*(each.tp for each in ranks))
     chunks = math.lcm(*(each.pp * each.vpp for each in ranks))
+    least_layers = max(LEAST_LAYERS, 2 * chunks) if any(pair.small.is_uneven for pair in layouts) else LEAST_LAYERS
     heads, groups = small_heads(model, max(pair.asked.ranks.tp for pair in layouts), tp)
     width = model.hidden_size / (model.num_attention_heads * model.head_dim)
     hidden = max(1, round(heads * HEAD_DIM * width / 16)) * 16
@@ -53,7 +54,7 @@ def small_model(model: ModelConfig, layouts: list[LayoutPair], seq_length: int) 
         window = max(2, small_row(seq_length) * window // seq_length)
     return replace(
         model,
-        num_layers=-(-LEAST_LAYERS // chunks) * chunks,
+        num_layers=-(-least_layers // chunks) * chunks,
         hidden_size=hidden,
         ffn_hidden_size=tp * -(-3 * hidden // tp),
         num_attention_heads=heads,

@@ -92,6 +92,10 @@ def plan_certificate(
         check_layout(command, model, layout)
     pairs = [LayoutPair(layout, layout.reduced(most_processes)) for layout in layouts]
     small = small_model(model, pairs, config.data.seq_length)
+    pairs = [
+        replace(pair, small=pair.small.with_uneven_stages(small.num_layers)) if pair.small.is_uneven else pair
+        for pair in pairs
+    ]
     num_micro_batches = math.lcm(*(pair.small.dp * micro_batches(config, pair) for pair in pairs))
     prefix = folder / SAMPLE
     reference = small_config(config, str(prefix), num_micro_batches)
