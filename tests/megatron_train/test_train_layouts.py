@@ -29,7 +29,12 @@ pytestmark = pytest.mark.usefixtures("single_process")
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "pp4": {"pipeline_model_parallel_size": 4},
-    "tp2-pp2-sp": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "sequence_parallel": True},
+    "tp2-pp2-sp-uneven": {
+        "tensor_model_parallel_size": 2,
+        "pipeline_model_parallel_size": 2,
+        "sequence_parallel": True,
+        "decoder_first_pipeline_num_layers": 3,
+    },
     "pp2-vpp2-dp2": {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2},
     "tp2-dp2": {"tensor_model_parallel_size": 2},
 }
@@ -133,7 +138,7 @@ def four(one_process: tuple[Path, dict[str, Any]]) -> FourProcesses:
     return run_distributed(run_four_processes, 4, settings, folder, valid, timeout=400)[0]
 
 
-@pytest.mark.parametrize("layout", ["pp4", "tp2-pp2-sp"])
+@pytest.mark.parametrize("layout", ["pp4", "tp2-pp2-sp-uneven"])
 def test_packed_rows_over_stages_give_the_gradient_of_the_documents_one_by_one(
     layout: str, one_process: tuple[Path, dict[str, Any]], four: FourProcesses
 ) -> None:
