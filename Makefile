@@ -99,12 +99,18 @@ sample: $(STAMP) ## HF_DIR="DIR ..." [PROMPTS=file.jsonl] [N=10]: continuations 
 	$(need_folder)
 	$(BIN)/python -W ignore -m examples.sampling $(HF_DIR) $(if $(PROMPTS),--prompts $(PROMPTS)) $(if $(N),--n $(N))
 
+# lm-eval brings many packages, so that it is installed only for this target.
+evaluate: $(STAMP) ## HF_DIR=... [CARD=...] [TASKS=arc_challenge,hellaswag,...] [LIMIT=100] [PLAIN=1]: lm-eval -> the model card
+	$(need_folder)
+	@$(BIN)/python -c "import lm_eval" 2>/dev/null || $(BIN)/python -m pip install --quiet --editable ".[eval]"
+	$(BIN)/python -W ignore -m examples.evaluation $(HF_DIR) $(if $(CARD),--card $(CARD)) $(if $(TASKS),--tasks $(TASKS)) $(if $(LIMIT),--limit $(LIMIT)) $(if $(PLAIN),--plain)
+
 page: $(STAMP) ## RUNS="CKPT_DIR ..." [HF_DIR=...] [SAMPLES="FILE ..."]: report.html, one page about a model
 	@test -n "$(RUNS)" || { echo "error: name the --save folders: make page RUNS=\"checkpoints/stage1 checkpoints/stage2\"" >&2; exit 2; }
 	$(BIN)/python -W ignore -m examples.page --runs $(RUNS) $(if $(HF_DIR),--hf $(HF_DIR)) $(if $(SAMPLES),--samples $(SAMPLES))
 
-report: $(STAMP) ## CARD=... [HF_DIR=...] [RUNS="CKPT_DIR ..."]: README.md of the exported model
+report: $(STAMP) ## CARD=... [HF_DIR=...] [RUNS="CKPT_DIR ..."] [SAMPLES="FILE ..."]: README.md and report.html of the exported model
 	$(need_card)
-	$(CARDS) report --card $(CARD) $(if $(HF_DIR),--hf $(HF_DIR)) $(if $(RUNS),--runs $(RUNS))
+	$(CARDS) report --card $(CARD) $(if $(HF_DIR),--hf $(HF_DIR)) $(if $(RUNS),--runs $(RUNS)) $(if $(SAMPLES),--samples $(SAMPLES))
 
-.PHONY: stage1 stage2 cards simulate sample page report
+.PHONY: stage1 stage2 cards simulate sample evaluate page report

@@ -3,6 +3,7 @@
     python -m checkpoint_convert from-hf HF_DIR CKPT_DIR --vocab_extra_ids_list "<|im_start|>,<|im_end|>"
     python -m checkpoint_convert to-hf CKPT_DIR HF_DIR --max_shard_size 2GB
     python -m checkpoint_convert verify HF_DIR CKPT_DIR
+    python -m checkpoint_convert verify --receipt HF_DIR
     python -m checkpoint_convert chat HF_DIR
 
 A conversion runs in one process on the CPU, one tensor at a time. Exit code 0 = done, 1 = the data cannot be
@@ -118,6 +119,9 @@ def export_to_hf(options: argparse.Namespace, checkpoint_dir: Path) -> int:
         check_sums=not options.no_verify,
         hub_name=options.push_to_hub,
         is_temporary=bool(options.model),
+        license=options.license,
+        language=options.language,
+        datasets=options.datasets,
     )
     report = to_hf(checkpoint_dir, options.hf_dir, export)
     compare = partial(verify, options.hf_dir, checkpoint_dir, options.iteration)
@@ -168,7 +172,7 @@ def run_to_megatron_llm(options: argparse.Namespace) -> int:
 
 def run_verify(options: argparse.Namespace) -> int:
     if options.receipt:
-        return run_verify_receipt(options.receipt)
+        return run_verify_receipt(options.receipt, options.no_replay)
     if not options.checkpoint_dir:
         print("error: verify needs HF_DIR and CKPT_DIR, or --receipt DIR", file=sys.stderr)
         return 2
@@ -187,12 +191,19 @@ def run_verify(options: argparse.Namespace) -> int:
     return 0 if outcome.is_equal and not problems else 1
 
 
-def run_verify_receipt(folder: Path) -> int:
-    from checkpoint_convert.verify.receipt import check_receipt
+def run_verify_receipt(folder: Path, no_replay: bool) -> int:
+    """Check every file that a receipt covers, then compute one training iteration again."""
+    from checkpoint_convert.verify.receipt import check_receipt, replay_receipt
 
     outcome = check_receipt(folder)
-    print("\n".join(outcome.lines()))
-    return 1 if outcome.problems else 0
+    print("\n".join(outcome.lines()), flush=True)
+    if outcome.problems:
+        return 1
+    if no_replay:
+        return 0
+    result = replay_receipt(folder)
+    print(f"DIFFERS: {result.problem}" if result.problem else result.line)
+    return 1 if result.problem else 0
 
 
 def run_chat(options: argparse.Namespace) -> int:

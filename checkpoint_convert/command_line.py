@@ -40,8 +40,12 @@ def build_parser(description: str) -> Parser:
     verify.add_argument("hf_dir", type=user_path, nargs="?", metavar="HF_DIR")
     verify.add_argument("checkpoint_dir", type=user_path, nargs="?", metavar="CKPT_DIR")
     verify.add_argument(
-        "--receipt", type=user_path, metavar="DIR", help="check every sum that DIR/receipt.json names instead"
+        "--receipt",
+        type=user_path,
+        metavar="DIR",
+        help="instead check every file that DIR/receipt.json covers, and repeat one training iteration bitwise",
     )
+    verify.add_argument("--no_replay", action="store_true", help="with --receipt: repeat no training iteration")
     verify.add_argument(
         "--iteration", type=int, help="checkpoint of CKPT_DIR (default: the one that its tracker names)"
     )
@@ -141,6 +145,12 @@ def _add_to_hf(commands: argparse._SubParsersAction[Parser]) -> None:
         "--no_verify",
         action="store_true",
         help="verify neither the checkpoint's SHA256SUMS nor the result",
+    )
+    card = command.add_argument_group("front matter of the model card")
+    card.add_argument("--license", metavar="ID", help="identifier of the licence on the hub, such as apache-2.0")
+    card.add_argument("--language", type=token_list, default=(), metavar="CODES", help="comma list, such as en,de")
+    card.add_argument(
+        "--datasets", type=token_list, default=(), metavar="NAMES", help="comma list, such as OpenAssistant/oasst1"
     )
     command.add_argument("--push_to_hub", metavar="ORG/NAME", help="upload the result; HF_TOKEN holds the token")
 

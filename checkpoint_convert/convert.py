@@ -15,6 +15,7 @@ from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.families.family import check_fields, model_config_of, read_hf_config
 from checkpoint_convert.huggingface.export import Export, plan_export, write_companions
 from checkpoint_convert.huggingface.generation import generation_settings
+from checkpoint_convert.huggingface.model_card import CardFacts
 from checkpoint_convert.huggingface.tokenizer import source_tokenizer, warn_of_other_ids, warn_of_rows_in_use
 from checkpoint_convert.huggingface.weights import HfWeights, SafetensorsWriter
 from checkpoint_convert.mapping.checks import check_checkpoint, plan_rows, table_of_file, target_infos
@@ -70,7 +71,8 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
     with staged_folder(hf_dir) as staging, one_torch_thread():
         checked = in_background(check_folder, folder) if options.check_sums else None
         digests = stream_weights(export, reader, report, staging, options.max_shard_bytes)
-        write_companions(export, dtype, options.hub_name or hf_dir.name, staging)
+        name = options.hub_name or hf_dir.name
+        write_companions(export, dtype, CardFacts(name, options.license, options.language, options.datasets), staging)
         write_sha256sums(staging, digests)
         write_receipt(staging, folder, options.is_temporary)
         if checked:

@@ -13,7 +13,7 @@ from examples.cards.answer import answer, read_losses
 from examples.cards.card import ROOT, load_card
 from examples.cards.commands import module, shown
 from examples.cards.miniature import Miniature, layout_settings, sample_texts, shrink
-from examples.cards.report import MARK, curve, write_report
+from examples.cards.report import MARK, write_report
 from examples.cards.simulate import compare, rank_arguments
 from megatron_train.config.flags import parse
 from megatron_train.config.settings import TrainConfig
@@ -61,32 +61,34 @@ def test_sample_texts_hold_what_people_wrote(monkeypatch: pytest.MonkeyPatch) ->
     assert len(texts) > 500 and all(isinstance(text, str) for text in texts)
 
 
-def test_loss_curve_is_highest_where_the_loss_is() -> None:
-    lines = curve([4.0, 3.0, 2.0, 2.0], height=3).splitlines()
-    assert lines == ["   4.000 |*", "   3.000 | *", "   2.000 |  **", "         +---- 4 iterations"]
-
-
 def test_report_adds_its_sections_once(tmp_path: Path) -> None:
     card, hf, run = load_card("oasst-sft-4-pythia-12b-epoch-3.5"), tmp_path / "hf", tmp_path / "stage1"
     with pytest.raises(ConfigError, match="export the model first"):
-        write_report(card, hf, [run])
+        write_report(card, hf, [run], [])
     hf.mkdir()
     (hf / "README.md").write_text("---\nlibrary_name: transformers\n---\n\n# hf\n\n## Prompt format\n\noasst\n")
     with pytest.raises(ConfigError, match=r"metrics\.jsonl: --runs names"):
-        write_report(card, hf, [run])
+        write_report(card, hf, [run], [])
     run.mkdir()
     lines = [{"iteration": 1, "lm_loss": 3.0, "num_tokens": 10}, {"iteration": 2, "lm_loss": 2.5, "num_tokens": 12}]
     lines.append({"iteration": 2, "eval": {"val": {"loss": 2.75, "ppl": 15.643, "token_accuracy": 0.5}}})
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run / "iter_0000002").mkdir()
+    (run / "latest_checkpointed_iteration.txt").write_text("2")
+    for name in ("model_config.yaml", "train_state.json", "SHA256SUMS"):
+        (run / "iter_0000002" / name).write_text("{}")
+    results = {"results": {"hellaswag": {"acc_norm,none": 0.6859}}, "n-shot": {"hellaswag": 10}}
+    (hf / "evaluation.json").write_text(json.dumps(results))
     settings = {"save": "there", "lr": 0.5, "packing": False, "train_data_path": [f"{tmp_path}/mix-train"]}
     (run / "iter_0000002" / "train_config.yaml").write_text(yaml.safe_dump(settings))
     (tmp_path / "mix-train_stats.txt").write_text("# Stats for the mix\n")
-    text = write_report(card, hf, [run]).read_text()
-    assert write_report(card, hf, [run]).read_text() == text
-    assert text.count(MARK) == 1
+    text = write_report(card, hf, [run], []).read_text()
+    assert write_report(card, hf, [run], []).read_text() == text
+    assert (text.count(MARK), text.count("[Report](report.html)"), text.count("## Evaluation")) == (1, 1, 1)
+    assert (hf / "report.html").is_file() and (hf / "loss.png").read_bytes()[:4] == b"\x89PNG"
     front = yaml.safe_load(text.split("---")[1])
     assert (front["base_model"], front["license"]) == ("andreaskoepf/pythia-12b-pre-2000", "apache-2.0")
+    assert front["model-index"][0]["results"][0]["dataset"]["name"] == "HellaSwag (10-Shot)"
     for expected in (
         "# oasst-sft-4-pythia-12b-epoch-3.5\n",
         "## Prompt format",
@@ -96,6 +98,8 @@ def test_report_adds_its_sections_once(tmp_path: Path) -> None:
         "## Data of stage1\n\n`mix-train`\n\n```\n# Stats for the mix\n```",
         "## Training arguments of stage1\n\n```yaml\nlr: 0.5\nsave: there\ntrain_data_path:",
         "HellaSwag 68.59",
+        "| HellaSwag | 10 | acc_norm | 68.59 |  |",
+        "![Loss of each training run](loss.png)",
         "torchrun --nproc_per_node 8 -m megatron_train --config configs/train/oasst-sft-4-pythia-12b-epoch-3.5.yaml",
     ):
         assert expected in text
@@ -114,7 +118,7 @@ def test_smallest_card_in_miniature_from_records_to_an_answer(tmp_path: Path, mo
     answer(hf, card.generation_prompt, max_new_tokens=3)
     config = json.loads((hf / "config.json").read_text())
     assert (config["max_position_embeddings"], config["use_parallel_residual"]) == (5120, False)
-    assert "## Data mix" in write_report(card, hf, [tmp_path / "card" / "stage1"]).read_text()
+    assert "## Data mix" in write_report(card, hf, [tmp_path / "card" / "stage1"], []).read_text()
 
 
 def test_simulation_runs_each_stage_in_fp32_and_then_the_last_as_the_card_says(tmp_path: Path) -> None:

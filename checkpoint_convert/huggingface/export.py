@@ -1,13 +1,13 @@
 """Plan the export of a checkpoint, and write its files beside the weights: config, tokenizer, generation, card.
 
 export = plan_export(Path("CKPT_DIR/iter_0000500"), vocab_size="auto")
-write_companions(export, torch.bfloat16, "ORG/NAME", Path("HF_DIR"))
+write_companions(export, torch.bfloat16, CardFacts("ORG/NAME"), Path("HF_DIR"))
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,10 +15,12 @@ import torch
 from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.families.family import HfConfig
 from checkpoint_convert.huggingface.generation import config_ids, generation_settings, write_generation_config
-from checkpoint_convert.huggingface.model_card import model_card
+from checkpoint_convert.huggingface.lineage import ancestors
+from checkpoint_convert.huggingface.model_card import CardFacts, model_card
 from checkpoint_convert.huggingface.tokenizer_files import TokenizerExport, checkpoint_tokenizer, write_tokenizer_files
 from checkpoint_convert.mapping.checks import rows_to_write
 from checkpoint_convert.mapping.rules import Table
+from checkpoint_convert.output.loss_curves import draw_losses
 from checkpoint_convert.output.report import warn
 from checkpoint_convert.tensors.tensor import dtype_name
 from megatron_train.checkpoint.folder import MODEL_CONFIG, TOKENIZER_DIR
@@ -61,8 +63,10 @@ def plan_export(checkpoint: Path, vocab_size: str) -> Export:
     return Export(checkpoint, model, config, table, tokenizer, rows)
 
 
-def write_companions(export: Export, dtype: torch.dtype, name: str, folder: Path) -> None:
-    """Write every file of the export except the weights into `folder`. `name` is the model's name in its card."""
+def write_companions(export: Export, dtype: torch.dtype, facts: CardFacts, folder: Path) -> None:
+    """Write every file of the export except the weights into `folder`. `facts` go into the model card."""
+    runs = [checkpoint.parent for checkpoint in reversed(ancestors(export.checkpoint))]
+    facts = replace(facts, has_loss_plot=draw_losses(runs, folder))
     own = export.tokenizer
     generation = generation_settings(export.checkpoint, {})
     if own and own.source:
@@ -70,14 +74,14 @@ def write_companions(export: Export, dtype: torch.dtype, name: str, folder: Path
     if own is None:
         write_config(export, config_ids(None, generation), dtype, folder)
         write_generation_config(None, generation, folder)
-        card = model_card(name, export.model, export.checkpoint, None, None)
+        card = model_card(facts, export.model, export.checkpoint, None, None)
     else:
         ids, keep = own.special_ids(), own.is_source
         stated = own.source.config_ids if own.source and keep else generation
         write_config(export, config_ids(ids, stated, keep), dtype, folder)
         write_generation_config(ids, generation, folder, keep)
         write_tokenizer_files(own, folder, export.model.max_position_embeddings)
-        card = model_card(name, export.model, export.checkpoint, own.tokenizer, own.chat_format)
+        card = model_card(facts, export.model, export.checkpoint, own.tokenizer, own.chat_format)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -38,11 +38,22 @@ TRAINER_FOLDER = re.compile(r"/(checkpoint-\d+|iter_\d+|release)$")
 def record_source(release: Path, origin: Path) -> None:
     """Write the name of the imported model to converted_from.json in the folder of the imported weights.
 
-    A folder that to-hf exported also passes on its ancestors, which its receipt names.
+    A folder that to-hf exported also passes on its receipt, which names its ancestors.
     """
-    ancestors = _read(origin / RECEIPT).get("lineage")
-    record = {"name": source_name(origin), **({"ancestors": ancestors} if isinstance(ancestors, list) else {})}
+    receipt = _read(origin / RECEIPT)
+    record: dict[str, Any] = {"name": source_name(origin)}
+    if isinstance(receipt.get("lineage"), list):
+        record |= {"ancestors": receipt["lineage"], "folder": str(origin), "receipt": receipt}
     (release / CONVERTED_FROM).write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+
+def imported_receipt(release: Path) -> tuple[str, dict[str, Any]]:
+    """Return the path and the receipt of the exported folder from which `release` was imported.
+
+    Return ("", {}) for weights from elsewhere.
+    """
+    record = _read(release / CONVERTED_FROM)
+    return record.get("folder", ""), record.get("receipt", {})
 
 
 def source_name(folder: Path) -> str:
@@ -88,6 +99,27 @@ def lineage(checkpoint: Path) -> list[str]:
         except CheckpointError:
             break
     return names
+
+
+def ancestors(checkpoint: Path) -> list[Path]:
+    """Return a checkpoint, and the checkpoints from which its training runs started, nearest first.
+
+    Earlier checkpoints of the same run are left out. The list ends at a folder that no longer exists.
+    """
+    found, seen, current = [checkpoint], {checkpoint.resolve()}, checkpoint
+    while loaded := training_settings(current).get("load"):
+        is_own = Path(loaded).resolve() == current.resolve().parent
+        try:
+            before = _before(current) if is_own else find_checkpoint(loaded)
+        except CheckpointError:
+            before = None
+        if before is None or before.resolve() in seen:
+            break
+        seen.add(before.resolve())
+        if not is_own or before.name == RELEASE:
+            found.append(before)
+        current = before
+    return found
 
 
 def _before(checkpoint: Path) -> Path | None:

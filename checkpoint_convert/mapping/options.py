@@ -41,3 +41,9 @@ class ExportOptions:
     """ORG/NAME under which the folder will be uploaded. The model card names it."""
     is_temporary: bool = False
     """Whether the checkpoint is removed after the export, so that the receipt must not name it."""
+    license: str | None = None
+    """Identifier of the licence for the model card, such as `apache-2.0`."""
+    language: tuple[str, ...] = ()
+    """Codes of the languages for the model card, such as `en`."""
+    datasets: tuple[str, ...] = ()
+    """Names of the data sets on the hub for the model card."""

@@ -4,20 +4,22 @@
     check_receipt(Path("my-model"))          # python -m checkpoint_convert verify --receipt my-model
 
 Each link names a folder and the file in it that lists the sums of the others: SHA256SUMS of a model or checkpoint,
-manifest.json of shards. The receipt holds the sum of that list, so one changed byte anywhere breaks the chain.
+manifest.json of shards. The receipt holds the sum of that list, so one changed byte anywhere breaks the chain. It also
+holds the figures of one training iteration, which replay.py computes again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from checkpoint_convert.huggingface.lineage import RECEIPT, lineage, training_settings
-from megatron_train.checkpoint.folder import CheckpointError, find_checkpoint
+from checkpoint_convert.huggingface.lineage import RECEIPT, ancestors, imported_receipt, lineage, training_settings
+from checkpoint_convert.verify.replay import Iteration, Replay, recorded_iteration, replay
 from pretokenizer.files.checksums import sha256_file
-from pretokenizer.files.publish import write_json_atomic
+from pretokenizer.files.publish import write_json_atomic, write_text_atomic
 
 SUMS, MANIFEST = "SHA256SUMS", "manifest.json"
 
@@ -56,38 +58,55 @@ class Outcome:
 def write_receipt(hf_dir: Path, checkpoint: Path, is_temporary: bool = False) -> None:
     """Write HF_DIR/receipt.json for the model, its checkpoints and their shards. HF_DIR/SHA256SUMS must be complete.
 
-    A temporary checkpoint, which another tool's checkpoint was imported to, is not named.
+    A temporary checkpoint, which another tool's checkpoint was imported to, is not named. If the chain begins with
+    weights that were imported from another exported folder, the links of that folder's receipt follow.
     """
     links = [_link("model", hf_dir, SUMS, ".")]
-    for folder in [] if is_temporary else ancestors(checkpoint):
+    chain = ancestors(checkpoint)
+    for folder in [] if is_temporary else chain:
         links += [_link("checkpoint", folder, SUMS)] if (folder / SUMS).is_file() else []
         links += [_link("shards", shards, MANIFEST) for shards in shard_folders(folder)]
     own = [] if is_temporary else [checkpoint.resolve().parent.name]
-    names = list(dict.fromkeys([*own, *lineage(checkpoint)]))
-    receipt = {"version": 1, "lineage": names, "links": [asdict(link) for link in links]}
-    write_json_atomic(hf_dir / RECEIPT, receipt)
+    record = {
+        "version": 1,
+        "lineage": list(dict.fromkeys([*own, *lineage(checkpoint)])),
+        "links": [asdict(link) for link in [*links, *_imported_links(chain[-1])]],
+    }
+    iteration = recorded_iteration(chain)
+    write_json_atomic(hf_dir / RECEIPT, record | ({"replay": asdict(iteration)} if iteration else {}))
 
 
 def _link(kind: str, folder: Path, list_file: str, shown: str | None = None) -> Link:
     return Link(kind, shown or str(folder), list_file, sha256_file(folder / list_file))
 
 
-def ancestors(checkpoint: Path) -> list[Path]:
-    """Return a checkpoint, and the checkpoints from which its training runs started, nearest first.
+def _imported_links(release: Path) -> list[Link]:
+    """Return the links of the exported folder from which `release` was imported, or [] without such a folder."""
+    origin, receipt = imported_receipt(release)
+    links = [Link(**link) for link in receipt.get("links", [])]
+    return [replace(link, folder=origin) if link.folder == "." else link for link in links]
 
-    The list ends at a folder that no longer exists.
+
+def renew_sums(hf_dir: Path, names: Collection[str]) -> None:
+    """Put the new SHA-256 of the files `names` into HF_DIR/SHA256SUMS, and that of SHA256SUMS into the receipt.
+
+    Commands that add to the model card call this. The sums of all other files stay, so a changed weight is still found.
+    A folder without SHA256SUMS is left alone.
     """
-    found: list[Path] = []
-    while checkpoint not in found:
-        found.append(checkpoint)
-        loaded = training_settings(checkpoint).get("load")
-        if not loaded:
-            break
-        try:
-            checkpoint = find_checkpoint(Path(loaded))
-        except CheckpointError:
-            break
-    return found
+    sums = hf_dir / SUMS
+    if not sums.is_file():
+        return
+    lines = [line for line in sums.read_text(encoding="utf-8").splitlines() if line.partition("  ")[2] not in names]
+    lines += [f"{sha256_file(hf_dir / name)}  {name}" for name in names]
+    lines.sort(key=lambda line: line.partition("  ")[2])
+    old = sha256_file(sums)
+    write_text_atomic(sums, "".join(line + "\n" for line in lines))
+    if (hf_dir / RECEIPT).is_file():
+        record = read_receipt(hf_dir)
+        for link in record["links"]:
+            if link["folder"] == "." and link["sha256"] == old:
+                link["sha256"] = sha256_file(sums)
+        write_json_atomic(hf_dir / RECEIPT, record)
 
 
 def shard_folders(checkpoint: Path) -> list[Path]:
@@ -97,20 +116,37 @@ def shard_folders(checkpoint: Path) -> list[Path]:
     return list(dict.fromkeys(prefix.parent for prefix in prefixes if (prefix.parent / MANIFEST).is_file()))
 
 
+def read_receipt(hf_dir: Path) -> dict[str, Any]:
+    """Return the contents of a folder's receipt.json. Raises ValueError for a folder without a readable receipt."""
+    path = hf_dir / RECEIPT
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        for link in record["links"]:
+            Link(**link)
+        if record.get("replay"):
+            Iteration(**record["replay"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: is no receipt: {error}") from None
+    return record
+
+
 def check_receipt(hf_dir: Path) -> Outcome:
     """Compare every file that a folder's receipt.json covers and that is on this machine with its SHA-256.
 
     Raises ValueError for a folder without a readable receipt.
     """
-    path = hf_dir / RECEIPT
-    try:
-        links = [Link(**link) for link in json.loads(path.read_text(encoding="utf-8"))["links"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: is no receipt: {error}") from None
     outcome = Outcome([], [], [])
-    for link in links:
+    for link in (Link(**link) for link in read_receipt(hf_dir)["links"]):
         _check_link(link, hf_dir if link.folder == "." else Path(link.folder), outcome)
     return outcome
+
+
+def replay_receipt(hf_dir: Path) -> Replay:
+    """Compute the training iteration of a folder's receipt again. Raises ValueError for an unreadable receipt."""
+    recorded = read_receipt(hf_dir).get("replay")
+    if not recorded:
+        return Replay("not replayed: the receipt records no iteration that a CPU can repeat bitwise")
+    return replay(Iteration(**recorded))
 
 
 def _check_link(link: Link, folder: Path, outcome: Outcome) -> None:

@@ -71,12 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
     simulate = commands.add_parser("simulate", help="the card's own topology on the CPU, with thin layers")
     simulate.add_argument("--card", required=True)
     simulate.set_defaults(run=run_simulation)
-    report = commands.add_parser("report", help="the model card of an exported folder")
+    report = commands.add_parser("report", help="the model card and report.html of an exported folder")
     report.add_argument("--card", required=True)
     report.add_argument("--hf", type=Path, help="exported folder [output/cards/CARD/hf]")
     report.add_argument(
         "--runs", type=Path, nargs="*", help="checkpoint folders with metrics.jsonl [output/cards/CARD/stage*]"
     )
+    report.add_argument("--samples", type=Path, nargs="*", default=[], help="sampling reports for report.html")
     report.set_defaults(run=run_report)
     return parser
 
@@ -138,7 +139,8 @@ def run_report(options: argparse.Namespace) -> int:
 
     card = load_card(options.card)
     folder = OUTPUT / card.name
-    write_report(card, options.hf or folder / "hf", options.runs or [folder / stage for stage in card.stages])
+    runs = options.runs or [folder / stage for stage in card.stages]
+    write_report(card, options.hf or folder / "hf", runs, options.samples)
     return 0
 
 

@@ -1,20 +1,29 @@
-"""`make report`: the model card of an exported folder, with the sections the published cards have.
+"""`make report`: the model card and report.html of an exported folder, with the sections the published cards have.
 
 Starts from the README.md that to-hf wrote (architecture, prompt format, use, data statistics, training arguments) and
-adds the data mix, the loss curves, the published results and the commands that reproduce the model. Run again, it
-replaces what it added.
+adds the data mix, the loss curves, the results of lm-eval, the published results and the commands that reproduce the
+model. A second call replaces the additions of the first.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from checkpoint_convert.output.loss_curves import LOSS_PLOT, draw_losses, read_metrics
+from checkpoint_convert.verify.receipt import renew_sums
 from examples.cards.card import ROOT, Card, Stage
+from examples.evaluation.results import (
+    EVALUATION,
+    front_matter,
+    read_evaluation,
+    split_front_matter,
+    with_evaluation,
+)
+from examples.page.__main__ import PAGE, Model, write_page
+from examples.sampling.report_file import read_report
 from megatron_train.checkpoint.folder import TRAIN_CONFIG
 from megatron_train.config.changed import changed_settings
 from pretokenizer.config.sections import load_sections, merge_sections
@@ -24,8 +33,12 @@ from pretokenizer.files.publish import write_text_atomic
 MARK = "<!-- added by make report -->"
 
 
-def write_report(card: Card, hf: Path, runs: list[Path]) -> Path:
-    """Write HF_DIR/README.md. Raises ConfigError when the folder or a run's metrics are missing."""
+def write_report(card: Card, hf: Path, runs: list[Path], samples: list[Path]) -> Path:
+    """Write HF_DIR/README.md and HF_DIR/report.html.
+
+    Raises ConfigError when the folder or a run's metrics are missing, ValueError for a file of `samples` that is no
+    sampling report.
+    """
     path = hf / "README.md"
     if not path.is_file():
         raise ConfigError(
@@ -34,34 +47,39 @@ def write_report(card: Card, hf: Path, runs: list[Path]) -> Path:
     missing = [str(run / "metrics.jsonl") for run in runs if not (run / "metrics.jsonl").is_file()]
     if missing:
         raise ConfigError(f"no {', '.join(missing)}: --runs names the --save folders of the training runs")
-    exported = path.read_text(encoding="utf-8").split(MARK)[0].rstrip()
+    reports = [read_report(sample) for sample in samples]
+    values, exported = split_front_matter(path.read_text(encoding="utf-8").split(MARK)[0].rstrip())
     text = body(card, exported)
-    parts = [front_matter(card), text, MARK, data_mix(card)]
+    parts = [front_matter(values | card_values(card)), text, MARK, data_mix(card)]
+    parts += [f"## Loss\n\n![Loss of each training run]({LOSS_PLOT})"] if draw_losses(runs, hf) else []
     for run in runs:
         parts += [run_section(run, text), loss_section(run)]
     parts += [published(card), reproduce(card)]
-    write_text_atomic(path, "\n\n".join(part for part in parts if part) + "\n")
-    print(f"wrote {path}")
+    whole = "\n\n".join(part for part in parts if part) + "\n"
+    if (hf / EVALUATION).is_file():
+        whole = with_evaluation(whole, card.name, read_evaluation(hf / EVALUATION))
+    write_text_atomic(path, whole)
+    renew_sums(hf, [name for name in ("README.md", LOSS_PLOT) if (hf / name).is_file()])
+    write_page(hf / PAGE, Model(card.name, runs, hf, reports))
+    print(f"wrote {path} and {hf / PAGE}")
     return path
 
 
-def front_matter(card: Card) -> str:
-    values = {
+def card_values(card: Card) -> dict[str, Any]:
+    """Return the front matter of a published card. Other values of the exported card stay."""
+    return {
         "license": card.license,
         "base_model": card.base_model,
         "pipeline_tag": "text-generation",
         "library_name": "transformers",
         "tags": ["sft"],
     }
-    return f"---\n{yaml.safe_dump(values, sort_keys=False)}---"
 
 
 def body(card: Card, exported: str) -> str:
     """Return the exported card without its front matter, under the card's name."""
-    if exported.startswith("---\n"):
-        exported = exported.split("\n---\n", 1)[1].strip()
-    title, _, rest = exported.partition("\n")
-    return f"# {card.name}\n{rest}" if title.startswith("# ") else f"# {card.name}\n\n{exported}"
+    title, _, rest = exported.strip().partition("\n")
+    return f"# {card.name}\n{rest}" if title.startswith("# ") else f"# {card.name}\n\n{exported.strip()}"
 
 
 def data_mix(card: Card) -> str:
@@ -94,8 +112,8 @@ def run_section(run: Path, already: str) -> str:
 
 
 def loss_section(run: Path) -> str:
-    """Return the training loss as a plot of characters and the evaluations as a table."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    """Return the first and the last training loss of a run, and its evaluations as a table."""
+    records = read_metrics(run)
     steps = [record for record in records if record.get("lm_loss") is not None]
     losses = [record["lm_loss"] for record in steps]
     if not losses:
@@ -105,7 +123,6 @@ def loss_section(run: Path) -> str:
         f"## Loss of {run.name}",
         f"{len(losses):,} iterations, {tokens:,} tokens, loss {losses[0]:.4f} at first and {losses[-1]:.4f} at last "
         f"(mean over target tokens).",
-        f"```\n{curve(losses)}\n```",
     ]
     return "\n\n".join([*text, *evaluations(records)])
 
@@ -125,20 +142,6 @@ def evaluations(records: list[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
     return ["\n".join(["| iteration | set | loss | perplexity | token accuracy |", "|---|---|---|---|---|", *rows])]
-
-
-def curve(losses: list[float], width: int = 64, height: int = 10) -> str:
-    """Plot the means of `width` equal groups of iterations as characters, the highest loss on top."""
-    columns = min(width, len(losses))
-    edges = [round(i * len(losses) / columns) for i in range(columns + 1)]
-    means = [sum(losses[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
-    top, bottom = max(means), min(means)
-    levels = [round((mean - bottom) / ((top - bottom) or 1) * (height - 1)) for mean in means]
-    lines = []
-    for level in reversed(range(height)):
-        value = bottom + (top - bottom) * level / (height - 1)
-        lines.append(f"{value:8.3f} |" + "".join("*" if own == level else " " for own in levels).rstrip())
-    return "\n".join([*lines, f"         +{'-' * columns} {len(losses)} iterations"])
 
 
 def published(card: Card) -> str:

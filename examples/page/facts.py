@@ -6,15 +6,17 @@ stage1.losses[-1], stage1.data[0].tokens
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_train.checkpoint.folder import TRAIN_CONFIG, find_checkpoint
+from examples.evaluation.results import Evaluation
+from megatron_train.checkpoint.folder import MODEL_CONFIG, TRAIN_CONFIG, TRAIN_STATE, find_checkpoint
 from megatron_train.config.changed import changed_settings
 from pretokenizer.config.yaml_config import load_yaml
+from pretokenizer.files.checksums import SHA256SUMS, sha256_file
+from pretokenizer.files.publish import read_json
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Shards:
 
     folder: Path
     splits: dict[str, list[DataSet]]
+    section: dict[str, Any]
+    """The section of the pretokenizer that the shards were built from, without unset keys. {} when it is not known."""
     role_tokens: dict[str, int]
     """Role -> tokens of the train split."""
     bounds: list[int]
@@ -44,20 +48,48 @@ class Shards:
 
 
 @dataclass(frozen=True)
+class EvaluationRow:
+    """The result of one evaluation on one set."""
+
+    iteration: int
+    name: str
+    """Name of the set, with `(test)` after the name of a test set."""
+    loss: float | None
+    """Loss per target token, or None when it is not finite."""
+    ppl: float | None
+    token_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Sum:
+    """One file or folder of the lineage."""
+
+    what: str
+    path: str
+    sha256: str
+    """SHA-256 of the file, or of the list of sums in the folder. Empty where nothing lists the sums."""
+
+
+@dataclass(frozen=True)
 class Stage:
     """One training run."""
 
     name: str
     folder: Path
     iterations: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]
+    """Records of metrics.jsonl with a finite loss."""
+    evaluations: list[EvaluationRow]
+    resumptions: list[int]
+    """Iterations after which a later launch continued the run."""
     settings: dict[str, Any]
     """Settings that differ from the defaults."""
-    shards: Shards | None
+    shards: list[Shards]
+    """Folders of the training shards that still exist."""
     checkpoint: str
     """Name of the newest checkpoint folder."""
-    checksum: str
-    """SHA-256 of the checkpoint's SHA256SUMS."""
+    world_size: int
+    """Number of processes."""
+    sums: list[Sum]
 
     def series(self, key: str) -> list[float]:
         return [record[key] for record in self.iterations if record.get(key) is not None]
@@ -75,8 +107,7 @@ class Facts:
     stages: list[Stage]
     samples: list[dict[str, Any]] = field(default_factory=list)
     """Sampling reports, one per model."""
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    """Task -> metrics."""
+    evaluation: Evaluation | None = None
     folder: Path | None = None
     commands: list[str] = field(default_factory=list)
 
@@ -89,34 +120,81 @@ def read_stage(folder: Path) -> Stage:
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     checkpoint = find_checkpoint(str(folder))
     settings = load_yaml(checkpoint / TRAIN_CONFIG)
-    sums = checkpoint / "SHA256SUMS"
+    shards = shards_of(settings)
     return Stage(
         name=folder.name,
         folder=folder,
         iterations=[record for record in records if record.get("lm_loss") is not None],
-        evaluations=[record for record in records if "eval" in record],
+        evaluations=evaluations_in(records),
+        resumptions=resumptions_of(folder),
         settings=changed_settings(settings),
-        shards=shards_of(settings),
+        shards=shards,
         checkpoint=checkpoint.name,
-        checksum=hashlib.sha256(sums.read_bytes()).hexdigest() if sums.is_file() else "",
+        world_size=read_json(checkpoint / TRAIN_STATE).get("world_size") or 1,
+        sums=sums_of(folder.name, checkpoint, settings.get("load"), shards),
     )
 
 
-def shards_of(settings: dict[str, Any]) -> Shards | None:
-    """Return the statistics of the first training shard, or None where its folder is gone."""
-    prefixes = settings.get("train_data_path") or settings.get("data_path") or []
-    folders = [Path(prefix).parent for prefix in prefixes if (Path(prefix).parent / "stats.json").is_file()]
-    if not folders:
-        return None
-    stats = json.loads((folders[0] / "stats.json").read_text(encoding="utf-8"))
+def evaluations_in(records: list[dict[str, Any]]) -> list[EvaluationRow]:
+    """Return the evaluations of a metrics.jsonl, on validation and on test data."""
+    return [
+        EvaluationRow(
+            record["iteration"],
+            name if kind == "eval" else f"{name} (test)",
+            result["loss"],
+            result["ppl"],
+            result["token_accuracy"],
+        )
+        for record in records
+        for kind in ("eval", "test")
+        for name, result in record.get(kind, {}).items()
+    ]
+
+
+def resumptions_of(folder: Path) -> list[int]:
+    """Return the iterations after which launches continued a run, from its launches.jsonl."""
+    path = folder / "launches.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return sorted({json.loads(line)["iteration"] for line in lines} - {0})
+
+
+def sums_of(name: str, checkpoint: Path, load: str | None, shards: list[Shards]) -> list[Sum]:
+    """Return the lineage of one run: its start, its shards, its configurations and its checkpoint."""
+    found = [Sum(f"{name}, starts from", load or "random weights", "")]
+    found += [_sum(f"{name}, shards", own.folder / "manifest.json", own.folder) for own in shards]
+    found += [_sum(f"{name}, {kind}", checkpoint / kind) for kind in (TRAIN_CONFIG, MODEL_CONFIG)]
+    return [*found, _sum(f"{name}, checkpoint", checkpoint / SHA256SUMS, checkpoint)]
+
+
+def _sum(what: str, path: Path, folder: Path | None = None) -> Sum:
+    return Sum(what, str(folder or path), sha256_file(path) if path.is_file() else "")
+
+
+def shards_of(settings: dict[str, Any]) -> list[Shards]:
+    """Return the statistics of the folders of training shards that still exist."""
+    words = [str(word) for key in ("train_data_path", "data_path") for word in settings.get(key) or []]
+    folders = dict.fromkeys(Path(word).parent for word in words)
+    return [read_shards(folder) for folder in folders if (folder / "stats.json").is_file()]
+
+
+def read_shards(folder: Path) -> Shards:
+    """Read the statistics of one folder of shards."""
+    stats = read_json(folder / "stats.json")
+    manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
     lengths = stats["lengths"]["train"]
     return Shards(
-        folder=folders[0],
+        folder=folder,
+        section={key: value for key, value in manifest.get("section", {}).items() if value not in (None, [], {})},
         splits={split: [_data_set(entry) for entry in entries] for split, entries in stats["splits"].items()},
         role_tokens=stats["totals"]["train"]["role_tokens"],
         bounds=lengths["bounds"],
         counts=lengths["counts"],
     )
+
+
+def section_name(shards: Shards) -> str:
+    """Return the name under which the page shows the section of a folder of shards."""
+    return str(shards.section.get("filename_prefix") or shards.folder.name)
 
 
 def _data_set(entry: dict[str, Any]) -> DataSet:

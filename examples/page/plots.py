@@ -44,15 +44,23 @@ def svg(drawn: Any, name: str) -> str:
 
 
 def curve(stage: Stage, key: str, label: str, log: bool = False) -> str:
-    """Return a metric over the iterations of a stage. The loss curve carries the evaluations as points."""
+    """Return a metric over the iterations of a stage, with a dashed line at each resumption.
+
+    The loss curve carries the evaluations as points.
+    """
     drawn, axes = figure()
     iterations = [record["iteration"] for record in stage.iterations if record.get(key) is not None]
     axes.plot(iterations, stage.series(key), color=LINES[0], linewidth=1.2, label="training")
     if key == "lm_loss":
-        for number, name in enumerate(sorted({name for record in stage.evaluations for name in record["eval"]})):
-            points = [(r["iteration"], r["eval"][name]["loss"]) for r in stage.evaluations if name in r["eval"]]
+        names = dict.fromkeys(row.name for row in stage.evaluations if row.loss is not None)
+        for number, name in enumerate(names):
+            points = [
+                (row.iteration, row.loss) for row in stage.evaluations if row.name == name and row.loss is not None
+            ]
             axes.plot(*zip(*points, strict=True), "o", color=LINES[(number + 1) % len(LINES)], label=name)
         axes.legend(frameon=False)
+    for iteration in stage.resumptions:
+        axes.axvline(iteration + 0.5, color=INK, linewidth=0.8, linestyle="--", alpha=0.6)
     if log:
         axes.set_yscale("log")
     axes.set(xlabel="iteration", ylabel=label)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
 from markupsafe import Markup
 
-from examples.page.facts import Facts, Stage
+from examples.evaluation.results import notes, title
+from examples.page.facts import Facts, Shards, Stage, section_name
 from examples.page.plots import curve, lengths
 
 TEMPLATE = Path(__file__).parent / "page.html.j2"
@@ -19,7 +22,16 @@ def render(facts: Facts) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     plots = {stage.name: stage_plots(stage) for stage in facts.stages}
-    return template.render(facts=facts, plots=plots, prompts=side_by_side(facts.samples))
+    sections = {section_name(shards): section_yaml(shards) for stage in facts.stages for shards in stage.shards}
+    prompts = side_by_side(facts.samples)
+    return template.render(facts=facts, plots=plots, prompts=prompts, sections=sections, notes=notes, title=title)
+
+
+def section_yaml(shards: Shards) -> str:
+    """Return the section of a folder of shards as the YAML file that builds it, or "" when it is not known."""
+    if not shards.section:
+        return ""
+    return yaml.safe_dump({section_name(shards): shards.section}, sort_keys=False, allow_unicode=True)
 
 
 def stage_plots(stage: Stage) -> dict[str, Markup]:
@@ -30,18 +42,26 @@ def stage_plots(stage: Stage) -> dict[str, Markup]:
         "grad_norm": curve(stage, "grad_norm", "gradient norm", log=True),
         "tokens_per_second": curve(stage, "tokens_per_second", "tokens per second"),
     }
-    if stage.shards:
-        drawn["lengths"] = lengths(stage.shards, stage.name)
+    for number, shards in enumerate(stage.shards):
+        drawn[f"lengths{number}"] = lengths(shards, f"{stage.name}-{number}")
     return {name: Markup(text) for name, text in drawn.items()}
 
 
-def side_by_side(reports: list[dict[str, Any]]) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """Return each prompt with its (model, configuration, text) answers. Reports are matched by the prompt's text."""
-    prompts: dict[str, list[tuple[str, str, str]]] = {}
+@dataclass(frozen=True)
+class Answers:
+    """The answers to one prompt in one sampling configuration, one list of texts per model."""
+
+    configuration: str
+    by_model: list[tuple[str, list[str]]]
+
+
+def side_by_side(reports: list[dict[str, Any]]) -> list[tuple[str, list[Answers]]]:
+    """Return each prompt with its answers by configuration. Reports are matched by the prompt's text."""
+    prompts: dict[str, dict[str, list[tuple[str, list[str]]]]] = {}
     for report in reports:
         for entry in report["prompts"]:
-            answers = prompts.setdefault(entry["prompt"], [])
+            found = prompts.setdefault(entry["prompt"], {})
             for result in entry["results"]:
-                name = result.get("sampling_config", "")
-                answers += [(report["model_name"], name, text) for text in result["outputs"]]
-    return list(prompts.items())
+                by_model = found.setdefault(result.get("sampling_config", ""), [])
+                by_model.append((report["model_name"], result["outputs"]))
+    return [(prompt, [Answers(*item) for item in found.items()]) for prompt, found in prompts.items()]

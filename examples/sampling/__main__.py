@@ -27,7 +27,8 @@ def main() -> int:
         prompts = read_prompts(options.prompts)[: options.n]
         chosen = choose(options.configurations)
         for folder in options.folders:
-            print(sample_to_file(folder, prompts, chosen, options))
+            name = model_name(folder, options.folders)
+            print(sample_to_file(folder, name, prompts, chosen, options))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -48,6 +49,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch_size", type=int, default=8, help="prompts generated together [8]")
     parser.add_argument("--seed", type=int, default=42)
     return parser
+
+
+def model_name(folder: Path, folders: list[Path]) -> str:
+    """Return the name of a model in its report: the folder's name, after the parent's name when two would be equal.
+
+    >>> model_name(Path("a/hf"), [Path("a/hf"), Path("b/hf"), Path("base")])
+    'a/hf'
+    """
+    path = folder.resolve()
+    is_alone = sum(other.resolve().name == path.name for other in folders) < 2
+    return path.name if is_alone else f"{path.parent.name}/{path.name}"
 
 
 def choose(names: list[str]) -> list[Configuration]:
@@ -85,18 +97,18 @@ def _prompt(path: Path, number: int, line: str) -> str:
 
 
 def sample_to_file(
-    folder: Path, prompts: list[str], configurations: list[Configuration], options: argparse.Namespace
+    folder: Path, name: str, prompts: list[str], configurations: list[Configuration], options: argparse.Namespace
 ) -> Path:
-    """Sample one model and return the report's path."""
+    """Sample one model and return the path of its report."""
     if options.max_new_tokens:
         longest = {"max_new_tokens": options.max_new_tokens}
         configurations = [Configuration(c.name, c.generate_args | longest) for c in configurations]
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    progress = options.output_dir / f"{folder.name}.partial.jsonl"
+    path = Path(options.output_dir / report_name(name, "default", datetime.now(UTC).isoformat()))
+    progress = options.output_dir / f"{path.stem[11:]}.partial.jsonl"  # without the date, which may change
     how = Options(options.seed, options.num_samples, options.batch_size, progress)
     report = sample(folder, prompts, configurations, how)
-    path = Path(options.output_dir / report_name(folder.name, "default", datetime.now(UTC).isoformat()))
-    write_report(path, report)
+    write_report(path, report | {"model_name": name})
     progress.unlink(missing_ok=True)
     return path
 

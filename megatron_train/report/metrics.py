@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
@@ -21,6 +22,8 @@ from megatron_train.report.trackers import Trackers
 from pretokenizer.files.publish import naming, write_text_atomic
 
 METRICS_FILE = "metrics.jsonl"
+LAUNCHES_FILE = "launches.jsonl"
+"""One line per launch of a run in `save`: the iteration after which it began, and the time in UTC."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Reporter:
         if self.path:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             cut_back(self.path, iteration)
+            record_launch(self.path.parent, iteration)
         self.trackers = Trackers(config, iteration, samples)
 
     def step(self, report: StepReport) -> None:
@@ -195,6 +199,16 @@ def evaluation_scalars(results: dict[str, dict[str, float]], kind: str, names: s
             scalars |= {own + loss: result["loss"], own + ppl: result["ppl"]}
         scalars[own + accuracy] = result["token_accuracy"]
     return scalars
+
+
+def record_launch(folder: Path, iteration: int) -> None:
+    """Append a launch that has done `iteration` iterations to launches.jsonl, so that reports can mark resumptions.
+
+    A run that starts over begins a new file.
+    """
+    line = json.dumps({"iteration": iteration, "date": datetime.now(UTC).isoformat(timespec="seconds")})
+    with (folder / LAUNCHES_FILE).open("a" if iteration else "w") as file:
+        file.write(line + "\n")
 
 
 def cut_back(path: Path, iteration: int) -> None:

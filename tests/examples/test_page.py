@@ -6,20 +6,26 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from examples.page.__main__ import Model, read_evaluation, write_page
+from examples.evaluation.results import Evaluation, Result
+from examples.page.__main__ import Model, with_link, write_page
 
 pytest.importorskip("matplotlib")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SAMPLES = {
-    "model_name": "mine",
-    "prompts": [
-        {"prompt": "1 < 2?", "results": [{"sampling_config": "greedy", "outputs": ["<script>alert(1)</script>"]}]}
-    ],
-}
+
+
+def sampled(name: str, text: str) -> dict[str, Any]:
+    """Return a sampling report with one prompt and one answer."""
+    results = [{"sampling_config": "greedy", "sampling_params": {}, "outputs": [text]}]
+    return {"model_name": name, "prompts": [{"prompt": "1 < 2?", "results": results}]}
+
+
+SAMPLES = [sampled("mine", "<script>alert(1)</script>"), sampled("base", "I do not know.")]
+EVALUATION = Evaluation([Result("arc_challenge", 25, "acc_norm", 45.678, 1.25)], limit=40)
 STATS = {
     "splits": {
         "train": [
@@ -44,14 +50,21 @@ def page(tmp_path: Path) -> Path:
     lines.append({"iteration": 3, "eval": {"val": {"loss": 1.25, "ppl": 3.4903, "token_accuracy": 0.625}}})
     nothing = {"loss": None, "ppl": None, "token_accuracy": None}
     lines.append({"iteration": 3, "eval": {"silent": nothing}})
+    lines.append({"iteration": 3, "test": {"held_out": {"loss": 1.5, "ppl": 4.4817, "token_accuracy": 0.5}}})
+    (run / "launches.jsonl").write_text('{"iteration": 0}\n{"iteration": 2}\n')
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run / "latest_checkpointed_iteration.txt").write_text("3")
-    settings = {"lr": 3e-4, "packing": False, "train_data_path": [str(data / "mix-train")]}
+    section = {"filename_prefix": "mix", "datasets": ["gsm8k"], "cache_dir": None}
+    (data / "manifest.json").write_text(json.dumps({"section": section}))
+    settings = {"lr": 3e-4, "packing": False, "train_data_path": ["0.5", str(data / "mix-train")]}
     (checkpoint / "train_config.yaml").write_text(yaml.safe_dump(settings))
-    for name in ("metadata.json", "model_config.yaml", "train_state.json", "SHA256SUMS"):
+    for name in ("metadata.json", "model_config.yaml", "SHA256SUMS"):
         (checkpoint / name).write_text("{}")
+    (checkpoint / "train_state.json").write_text('{"world_size": 4}')
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "README.md").write_text("---\nlicense: mit\n---\n\n# my-model\n\nText.\n")
     path = tmp_path / "report.html"
-    write_page(path, Model("my model", [run], tmp_path / "hf", [SAMPLES], {"arc_challenge": {"acc": 0.45678}}))
+    write_page(path, Model("my model", [run], tmp_path / "hf", SAMPLES, EVALUATION))
     return path
 
 
@@ -64,8 +77,18 @@ def test_a_page_shows_data_training_samples_evaluation_and_commands(page: Path) 
         "3 iterations, 3,000 tokens, loss 3.000 at first and 1.000 at last",
         '<td class="number">1.2500</td><td class="number">3.49</td><td class="number">62.5 %</td>',
         '<td>silent</td><td class="number" colspan="3">not finite</td>',
-        '<div class="prompt">1 &lt; 2?</div>',
-        '<td>arc_challenge</td><td>acc</td><td class="number">0.4568</td>',
+        '<td>held_out (test)</td><td class="number">1.5000</td><td class="number">4.482</td>',
+        "Resumed after iteration 2 (dashed lines).",
+        '<summary class="prompt">1 &lt; 2?</summary>',
+        "<b>base, greedy</b>I do not know.</div>",
+        '<td>AI2 Reasoning Challenge</td><td class="number">25</td><td>acc_norm</td><td class="number">45.68</td>',
+        "Only the first 40 questions of each task were asked",
+        "stage1, shards</td>",
+        # SHA-256 of the text {}
+        '<code title="44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a">44136fa355b3678a</code>',
+        "python -m pretokenizer build --configs mix.yaml",
+        "mix:\n  filename_prefix: mix\n  datasets:\n  - gsm8k\n",
+        "torchrun --nproc_per_node 4 -m megatron_train",
         "python -m checkpoint_convert to-hf",
     ):
         assert expected in text
@@ -85,13 +108,15 @@ def test_a_run_without_metrics_is_named(tmp_path: Path) -> None:
         write_page(tmp_path / "x.html", Model("x", [tmp_path]))
 
 
-def test_results_of_lm_eval_are_read_and_others_refused(tmp_path: Path) -> None:
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps({"results": {"arc": {"acc,none": 0.25, "alias": "arc"}}}))
-    assert read_evaluation(path) == {"arc": {"acc": 0.25}}
-    path.write_text("{}")
-    with pytest.raises(ValueError, match=r"results\.json"):
-        read_evaluation(path)
+def test_the_model_card_links_to_the_page_once(page: Path) -> None:
+    folder = page.parent / "hf"
+    assert (folder / "report.html").read_text() == page.read_text()
+    card = (folder / "README.md").read_text()
+    link = "[Report](report.html): data, training, samples, evaluation and lineage on one page."
+    assert card == f"---\nlicense: mit\n---\n\n# my-model\n\n{link}\n\nText.\n"
+    assert with_link(card) == card
+    assert with_link("# title\n\nText.\n") == f"# title\n\n{link}\n\nText.\n"
+    assert with_link("Text.\n") == f"{link}\n\nText.\n"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

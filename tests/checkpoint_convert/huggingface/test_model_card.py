@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from checkpoint_convert.huggingface.model_card import model_card
+from checkpoint_convert.huggingface.model_card import CardFacts, model_card
 from megatron_train.config.model_config import ModelConfig
 from pretokenizer.chat.formats import CHAT_FORMATS
 from pretokenizer.tokenizer.load import load_tokenizer
@@ -29,9 +29,11 @@ def test_card_states_model_prompt_data_and_arguments(
     (checkpoint / "train_config.yaml").write_text(yaml.safe_dump(settings))
     tokenizer = load_tokenizer(spm_model, ("<|im_start|>", "<|im_end|>"))
 
-    card = model_card("org/my-model", tiny_model_config, checkpoint, tokenizer, CHAT_FORMATS["chatml"])
+    card = model_card(CardFacts("org/my-model"), tiny_model_config, checkpoint, tokenizer, CHAT_FORMATS["chatml"])
 
-    assert card.startswith("---\npipeline_tag: text-generation\nlibrary_name: transformers\n---\n\n# my-model\n")
+    assert card.startswith(
+        "---\ntags:\n- sft\npipeline_tag: text-generation\nlibrary_name: transformers\n---\n\n# my-model\n"
+    )
     assert 'AutoModelForCausalLM.from_pretrained("org/my-model")' in card
     assert "| converted from | `iter_0000346` |\n| base model | `stage1` |\n" in card
     assert "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{reply}<|im_end|>\n```\n" in card
@@ -51,7 +53,7 @@ def test_card_shows_losses_and_the_last_evaluation(tiny_model_config: ModelConfi
     lines[-2]["eval"]["broken"] = {"loss": None, "token_accuracy": None}
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    card = model_card("mine", tiny_model_config, checkpoint, None, None)
+    card = model_card(CardFacts("mine"), tiny_model_config, checkpoint, None, None)
 
     assert "| iterations | 2 |\n| tokens | 2,000 |\n| loss | 4.000 at first, 2.000 at last |\n" in card
     assert "| evaluation on val | loss 1.500, token accuracy 50.0% |\n" in card
@@ -66,13 +68,13 @@ def test_card_names_the_base_model(tiny_model_config: ModelConfig, tmp_path: Pat
     (release.parent / "latest_checkpointed_iteration.txt").write_text("release")
     (trained / "train_config.yaml").write_text(yaml.safe_dump({"load": str(release.parent)}))
 
-    card = model_card("mine", tiny_model_config, trained, None, None)
+    card = model_card(CardFacts("mine"), tiny_model_config, trained, None, None)
 
-    assert card.startswith("---\nbase_model: org/model-7b\npipeline_tag: text-generation\n")
+    assert card.startswith("---\nbase_model: org/model-7b\ntags:\n- sft\npipeline_tag: text-generation\n")
     assert "| base model | `base`, from `org/model-7b` |\n" in card
 
 
 def test_card_of_converted_weights_leaves_out_what_is_not_known(tiny_model_config: ModelConfig, tmp_path: Path) -> None:
-    card = model_card("base", tiny_model_config, tmp_path / "release", None, None)
+    card = model_card(CardFacts("base"), tiny_model_config, tmp_path / "release", None, None)
 
     assert [line for line in card.splitlines() if line.startswith("#")] == ["# base"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from checkpoint_convert.verify.receipt import Link, ancestors, check_receipt, write_receipt
+from checkpoint_convert.huggingface.lineage import ancestors, record_source
+from checkpoint_convert.verify.receipt import Link, check_receipt, renew_sums, write_receipt
 from pretokenizer.files.checksums import sha256_file, write_sha256sums
 
 
@@ -77,3 +78,42 @@ def test_what_is_not_here_is_said_and_is_no_error(chain: Path) -> None:
 def test_a_folder_without_receipt_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"receipt\.json: is no receipt"):
         check_receipt(tmp_path)
+
+
+def test_the_links_continue_across_an_exported_folder(chain: Path) -> None:
+    release, run, hf = chain / "again" / "release", chain / "stage3" / "iter_0000002", chain / "hf3"
+    for folder in (release, run, hf):
+        folder.mkdir(parents=True)
+    (chain / "again" / "latest_checkpointed_iteration.txt").write_text("release")
+    record_source(release, chain / "hf")
+    (run / "train_config.yaml").write_text(yaml.safe_dump({"load": str(chain / "again")}))
+    for folder in (release, run, hf):
+        write_sha256sums(folder)
+    write_receipt(hf, run)
+    record = json.loads((hf / "receipt.json").read_text())
+    assert record["lineage"] == ["stage3", "again", "hf", "stage2", "stage1"]
+    kinds = ["model", "checkpoint", "checkpoint", "model", "checkpoint", "shards", "checkpoint", "shards"]
+    assert [link["kind"] for link in record["links"]] == kinds
+    assert record["links"][3]["folder"] == str(chain / "hf")
+    (chain / "hf" / "model.safetensors").write_bytes(b"Weights")
+    assert [problem.partition(":")[0] for problem in check_receipt(hf).problems] == [
+        str(chain / "hf/model.safetensors")
+    ]
+
+
+def test_ancestors_follow_a_run_that_resumed_its_own_folder(chain: Path) -> None:
+    later = chain / "stage2" / "iter_0000008"
+    later.mkdir()
+    (later / "train_config.yaml").write_text(yaml.safe_dump({"load": str(chain / "stage2")}))
+    assert [path.parent.name for path in ancestors(later)] == ["stage2", "stage1"]
+
+
+def test_renewed_sums_cover_new_files_and_still_find_a_changed_weight(chain: Path) -> None:
+    (chain / "hf" / "README.md").write_text("card")
+    (chain / "hf" / "model.safetensors").write_bytes(b"Weights")
+    renew_sums(chain / "hf", ["README.md"])
+    assert [problem.partition(":")[0] for problem in check_receipt(chain / "hf").problems] == [
+        str(chain / "hf" / "model.safetensors")
+    ]
+    (chain / "hf" / "README.md").write_text("Card")
+    assert len(check_receipt(chain / "hf").problems) == 2
