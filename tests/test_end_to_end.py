@@ -150,3 +150,10 @@ def test_conversations_become_a_model_that_transformers_loads(tmp_path: Path) ->
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     served = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
     assert served == ShardReader(tmp_path / "demo_stage1" / "demo_stage1-train-text")[0].tolist()
+
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.index("### stage1\n") < card.index("### stage2\n") and "| evaluation on held_out | loss " in card
+    assert (tmp_path / "out" / "loss.png").is_file()
+    checked = run("checkpoint_convert", "verify", "--receipt", str(tmp_path / "out"))
+    assert checked.count("sound: ") == 6  # the model, three checkpoints, and two folders of shards
+    assert f"replayed: iteration 1 of {tmp_path / 'stage2'}, loss {second[0]:.6f}: all figures are bitwise" in checked

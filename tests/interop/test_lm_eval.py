@@ -33,6 +33,15 @@ METRICS = {"own_choice": "acc", "own_answer": "exact_match", "own_text": "word_p
 
 
 @pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return an exported folder whose prompts end in a space, because its tokenizer splits words at spaces."""
+    folder = save_word_model(tmp_path / "model")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    return folder
+
+
+@pytest.fixture
 def tasks(tmp_path: Path) -> list[str]:
     """Return the paths of three task files, one for each kind of request, over two records."""
     data = tmp_path / "records.jsonl"
@@ -64,48 +73,43 @@ def words(ids: list[int]) -> str:
     return " ".join(WORDS[number] for number in ids)
 
 
-def test_a_model_sees_the_chat_template_and_nothing_else(
-    tasks: list[str], seen: list[list[int]], tmp_path: Path
-) -> None:
-    folder = save_word_model(tmp_path / "model")
+def test_a_model_sees_the_chat_template_and_nothing_else(tasks: list[str], seen: list[list[int]], folder: Path) -> None:
     record = evaluate(folder, tasks[:2], Options(batch_size=1))
     assert record["tasks"] == ["own_choice", "own_answer"]
     assert record["prompts"] == "the model's chat template"
     assert record["n-samples"]["own_choice"] == {"original": 2, "effective": 2}
-    prompts = {"user why sky assistant", "user how sea assistant"}
-    choices = {f"{prompt}{rest}" for prompt in prompts for rest in ("", " sea")}
-    assert {words(row) for row in seen if len(row) >= 4} <= choices | {words(row) for row in seen if len(row) > 4}
-    assert prompts <= {words(row) for row in seen}
-    assert all(words(row).startswith("user ") for row in seen if len(row) > 1)
+    assert {words(row) for row in seen if len(row) > 1} == {
+        "user why sky assistant",
+        "user how sea assistant",
+        "user how sea assistant sea",  # the choice `sea sky`, whose last token is only predicted
+    }
 
 
 def test_a_text_without_a_prompt_begins_with_the_end_of_a_turn(
-    tasks: list[str], seen: list[list[int]], tmp_path: Path
+    tasks: list[str], seen: list[list[int]], folder: Path
 ) -> None:
-    record = evaluate(save_word_model(tmp_path / "model"), tasks[2:], Options(batch_size=1))
+    record = evaluate(folder, tasks[2:], Options(batch_size=1))
     assert sorted(words(row) for row in seen) == ["<end> how", "<end> why"]
     assert record["results"]["own_text"]["word_perplexity,none"] > 1
 
 
-def test_a_template_with_bos_gets_one_bos(tasks: list[str], seen: list[list[int]], tmp_path: Path) -> None:
+def test_a_template_with_bos_gets_one_bos(tasks: list[str], seen: list[list[int]], folder: Path) -> None:
     """<pad> plays BOS here: the tokenizer puts it before a text, and the template renders it too."""
-    folder = save_word_model(tmp_path / "model")
     path = folder / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.post_processor = processors.TemplateProcessing(single="<pad> $A", special_tokens=[("<pad>", 0)])
     tokenizer.save(str(path))
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": "<pad>"}))
-    template = (folder / "chat_template.jinja").read_text()
-    (folder / "chat_template.jinja").write_text("{{ bos_token }} " + template)
+    template = folder / "chat_template.jinja"
+    template.write_text("{{ bos_token }} " + template.read_text())
     evaluate(folder, tasks[:2], Options(batch_size=1))
     assert seen and all(row[:2] == [0, WORDS.index("user")] for row in seen if len(row) > 1)
 
 
 def test_the_command_writes_results_and_card(
-    tasks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tasks: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = save_word_model(tmp_path / "model")
     (folder / "README.md").write_text("# model\n")
     monkeypatch.setattr("sys.argv", ["evaluation", str(folder), "--tasks", tasks[0], "--limit", "1"])
     assert command.main() == 0
@@ -116,10 +120,9 @@ def test_the_command_writes_results_and_card(
 
 
 def test_unknown_tasks_and_data_out_of_reach_are_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = save_word_model(tmp_path / "model")
-    with pytest.raises(TaskNameError, match="no task 'arc_challeng'; did you mean 'arc_challenge'"):
+    with pytest.raises(TaskNameError, match=r"no task 'arc_challeng' \(did you mean 'arc_challenge'"):
         evaluate(folder, ["arc_challeng"], Options())
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     for name in ("datasets.config.HF_HUB_OFFLINE", "datasets.config.HF_DATASETS_OFFLINE"):
