@@ -38,8 +38,8 @@ test: $(STAMP) ## the test suite
 test-fast: $(STAMP) ## the tests that launch no process and train nothing, under 90 seconds on two cores
 	$(BIN)/python -m pytest $(FAST_TESTS)
 
-interop: $(STAMP) ## against packages of others: chat templates in trl; exports in transformers 4.46 and 4.49, Megatron-LM
-	$(BIN)/python -m pip install --quiet --editable ".[interop]"
+interop: $(STAMP) ## against packages of others: chat templates in trl; exports in transformers 4.46 and 4.49, Megatron-LM, lm-eval
+	$(BIN)/python -m pip install --quiet --editable ".[interop,eval]"
 	$(BIN)/python -m pytest -s tests/interop
 
 parity: $(STAMP) ## the whole parity matrix of layouts, precisions, packing, dropout and recomputation

@@ -124,6 +124,7 @@ def load(folder: Path, options: Options) -> tuple[Any, bool]:
         tokenizer=tokenizer,
         device="cuda" if torch.cuda.is_available() else "cpu",
         batch_size=options.batch_size,
+        parallelize=torch.cuda.device_count() > 1,
         add_bos_token=False if has_template else None,
         prefix_token_id=first_id(tokenizer),
     )

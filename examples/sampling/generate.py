@@ -6,14 +6,16 @@ report = sample(Path("my-model"), ["Why is the sky blue?"], CONFIGURATIONS, Opti
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from examples.sampling.report_file import Report, new_report
+from pretokenizer.files.checksums import SHA256SUMS, sha256_file
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def sample(folder: Path, prompts: Sequence[str], configurations: Sequence[Config
         for configuration in configurations
         for start in range(0, len(prompts), options.batch_size)
     ]
-    key = json.dumps([str(folder.resolve()), list(prompts), [asdict(c) for c in configurations], options.seed])
+    key = progress_key(folder, prompts, configurations, options)
     outputs = _finished(options.progress_path, key)
     for number, (configuration, start) in enumerate(tqdm(batches, desc="sampling", unit="batch", disable=None)):
         if number in outputs:
@@ -81,7 +83,8 @@ def sample(folder: Path, prompts: Sequence[str], configurations: Sequence[Config
         "seed": options.seed,
         "n": len(prompts),
         "num_samples": options.num_samples,
-        "dtype": "float32",
+        "device": model.device.type,
+        "dtype": str(model.dtype).removeprefix("torch."),
         "skip_special_tokens": False,
     }
     entries = [{"prompt": prompt, "results": found} for prompt, found in zip(prompts, results, strict=True)]
@@ -89,7 +92,10 @@ def sample(folder: Path, prompts: Sequence[str], configurations: Sequence[Config
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """Load model and tokenizer of a folder. Raises ValueError when it has no chat template."""
+    """Load model and tokenizer of a folder, on GPUs if there are any, else in fp32 on the CPU.
+
+    Raises ValueError when the folder has no model or no chat template.
+    """
     import torch
     import transformers
 
@@ -101,8 +107,13 @@ def load(folder: Path) -> tuple[Any, Any]:
         raise ValueError(f"{folder}: the tokenizer has no chat template, so prompts cannot be rendered")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return model, tokenizer
+    if not torch.cuda.is_available():
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), tokenizer
+    if torch.cuda.device_count() > 1 and find_spec("accelerate"):  # one model over all GPUs
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map="auto")
+    else:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to("cuda")
+    return model.eval(), tokenizer
 
 
 def generate(
@@ -117,6 +128,7 @@ def generate(
     ]
     inputs = tokenizer(rendered, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
     inputs.pop("token_type_ids", None)
+    inputs = inputs.to(model.device)
     count = options.num_samples if configuration.generate_args.get("do_sample") else 1
     torch.manual_seed(options.seed + number)
     with torch.no_grad():
@@ -147,12 +159,30 @@ def up_to_end(ids: Sequence[int], ends: set[int]) -> list[int]:
     return list(ids)
 
 
+def progress_key(
+    folder: Path, prompts: Sequence[str], configurations: Sequence[Configuration], options: Options
+) -> str:
+    """Return the text that marks finished batches. It changes with everything that decides the texts of a batch."""
+    sums = folder / SHA256SUMS
+    model = [str(folder.resolve()), sha256_file(sums) if sums.is_file() else ""]
+    sizes = [options.seed, options.num_samples, options.batch_size]
+    return json.dumps([model, list(prompts), [asdict(c) for c in configurations], sizes])
+
+
 def _finished(path: Path | None, key: str) -> dict[int, list[list[str]]]:
-    """Return the outputs of the batches that an interrupted run of the same settings finished."""
-    if path is None or not path.is_file():
-        return {}
-    lines: Iterator[dict[str, Any]] = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {line["batch"]: line["outputs"] for line in lines if line["key"] == key}
+    """Return the outputs of the batches that an interrupted run of the same settings finished.
+
+    A last line that the interruption cut off is not counted.
+    """
+    found: dict[int, list[list[str]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path and path.is_file() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["key"] == key:
+            found[record["batch"]] = record["outputs"]
+    return found
 
 
 def _record(path: Path | None, key: str, number: int, outputs: list[list[str]]) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from examples.sampling.__main__ import PROMPTS, choose, read_prompts
-from examples.sampling.generate import Configuration, Options, sample, up_to_end
+from examples.page import __main__ as page
+from examples.sampling import __main__ as sampling
+from examples.sampling.__main__ import PROMPTS, choose, model_name, read_prompts
+from examples.sampling.generate import Configuration, Options, _finished, progress_key, sample, up_to_end
 from examples.sampling.report_file import read_report, report_name, write_report
 from tests.paths import ROOT
 from tests.word_model import save_word_model
@@ -114,6 +116,39 @@ def test_an_interrupted_run_resumes_with_the_same_texts(folder: Path, tmp_path: 
     (tmp_path / "partial.jsonl").write_text(lines[0] + "\n")
     assert sample(folder, prompts, [NUCLEUS], options)["prompts"] == whole["prompts"]
     assert (tmp_path / "partial.jsonl").read_text().splitlines() == lines
+
+
+def test_batches_of_other_settings_and_lines_that_are_cut_off_are_sampled_again(tmp_path: Path) -> None:
+    path = tmp_path / "partial.jsonl"
+    path.write_text(
+        '{"key": "a", "batch": 0, "outputs": [["one"]]}\n{"key": "b", "batch": 1, "outputs": []}\n{"key": "a", "ba'
+    )
+    assert _finished(path, "a") == {0: [["one"]]}
+    keys = {progress_key(tmp_path, ["why"], [GREEDY], Options(batch_size=size, seed=1)) for size in (1, 2)}
+    assert len(keys) == 2
+
+
+def test_bad_input_is_one_sentence_and_exit_code_1(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "other.json").write_text('{"results": {}}')
+    commands = [
+        (sampling, [folder, "--prompts", tmp_path / "empty.jsonl"], "empty.jsonl: holds no prompt"),
+        (sampling, [tmp_path, "--n", "1"], "is no Hugging Face folder"),
+        (page, ["--runs", tmp_path, "--samples", tmp_path / "other.json"], "other.json: is not a sampling report"),
+        (page, ["--runs", tmp_path], "metrics.jsonl: no such file"),
+    ]
+    for command, arguments, expected in commands:
+        monkeypatch.setattr("sys.argv", ["command", *map(str, arguments)])
+        assert command.main() == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and expected in line
+
+
+def test_models_of_the_same_folder_name_get_names_of_their_own() -> None:
+    folders = [Path("a/hf"), Path("b/hf"), Path("base")]
+    assert [model_name(one, folders) for one in folders] == ["a/hf", "b/hf", "base"]
 
 
 def test_folders_that_cannot_answer_are_refused(folder: Path, tmp_path: Path) -> None:
