@@ -2,6 +2,7 @@
 
 metrics.jsonl has one JSON object per line. The keys of a step are the fields of StepReport. The keys of an
 evaluation are `iteration` and `eval`, or `test` for the test sets, which maps the name of each set to its results.
+evaluations.jsonl holds the evaluations as a table, with one flat object per evaluation and set.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from megatron_train.report.trackers import Trackers
 from pretokenizer.files.publish import naming, write_text_atomic
 
 METRICS_FILE = "metrics.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
 LAUNCHES_FILE = "launches.jsonl"
 """One line per launch of a run in `save`: the iteration after which it began, and the time in UTC."""
 
@@ -89,15 +91,18 @@ class Reporter:
         are removed.
         """
         self.config = config
-        self.path = Path(config.checkpoint.save) / METRICS_FILE if config.checkpoint.save else None
+        folder = Path(config.checkpoint.save) if config.checkpoint.save else None
+        self.path = folder / METRICS_FILE if folder else None
+        self.evaluations = folder / EVALUATIONS_FILE if folder else None
         if not is_printing_rank():
             return
         iterations = config.batch.train_iters
         self.bar = tqdm(total=iterations, initial=iteration, desc="train", unit="it", disable=None, leave=False)
-        if self.path:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            cut_back(self.path, iteration)
-            record_launch(self.path.parent, iteration)
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            cut_back(folder / METRICS_FILE, iteration)
+            cut_back(folder / EVALUATIONS_FILE, iteration)
+            record_launch(folder, iteration)
         self.trackers = Trackers(config, iteration, samples)
 
     def step(self, report: StepReport) -> None:
@@ -107,7 +112,7 @@ class Reporter:
         """
         if not is_printing_rank():
             return
-        self._write(asdict(report))
+        append_json(self.path, asdict(report))
         names = self.config.logging.metric_names
         self.trackers.log(step_scalars(report, names), report.iteration, report.consumed_train_samples)
         if (
@@ -126,8 +131,9 @@ class Reporter:
         """
         if not is_printing_rank() or not results:
             return
-        self._write({"iteration": iteration, kind: results})
+        append_json(self.path, {"iteration": iteration, kind: results})
         for name, result in results.items():
+            append_json(self.evaluations, {"iteration": iteration, "kind": kind, "set": name, **result})
             self._say(
                 f"{kind} after {iteration} | {name} | loss {result['loss']:.4f} | ppl {result['ppl']:.3f} | "
                 f"token accuracy {result['token_accuracy']:.1%} | {result['num_target_tokens']:,} target tokens"
@@ -146,17 +152,18 @@ class Reporter:
         print(line, flush=True)
         self.bar.refresh()
 
-    def _write(self, record: dict[str, Any]) -> None:
-        """Append the record to metrics.jsonl as one line of JSON; do nothing without --save."""
-        if self.path:
-            with naming(self.path), self.path.open("a") as file:
-                file.write(json.dumps(_as_json(record), allow_nan=False) + "\n")
-
     def __enter__(self) -> Reporter:
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def append_json(path: Path | None, record: dict[str, Any]) -> None:
+    """Append the record to a file as one line of JSON. Do nothing without a path, which a run has only with --save."""
+    if path:
+        with naming(path), path.open("a") as file:
+            file.write(json.dumps(_as_json(record), allow_nan=False) + "\n")
 
 
 def _as_json(value: Any) -> Any:
@@ -212,7 +219,7 @@ def record_launch(folder: Path, iteration: int) -> None:
 
 
 def cut_back(path: Path, iteration: int) -> None:
-    """Remove the lines about iterations after `iteration` from the metrics file, and a last line that is cut off.
+    """Remove the lines about iterations after `iteration` from a file of JSON lines, and a last line that is cut off.
 
     A resumed run then reports no iteration twice.
     """

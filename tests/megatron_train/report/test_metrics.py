@@ -75,6 +75,15 @@ def test_metrics_file_has_the_documented_keys(tmp_path: Path, capsys: pytest.Cap
         "iteration": 30,
         "eval": {"val": {"loss": 1.5, "ppl": 4.4817, "token_accuracy": 0.61, "num_target_tokens": 1234}},
     }
+    assert json.loads((tmp_path / "evaluations.jsonl").read_text()) == {
+        "iteration": 30,
+        "kind": "eval",
+        "set": "val",
+        "loss": 1.5,
+        "ppl": 4.4817,
+        "token_accuracy": 0.61,
+        "num_target_tokens": 1234,
+    }
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 2
     assert printed[1] == "eval after 30 | val | loss 1.5000 | ppl 4.482 | token accuracy 61.0% | 1,234 target tokens"
@@ -88,10 +97,24 @@ def test_a_skipped_iteration_is_always_on_the_console(tmp_path: Path, capsys: py
 def test_resuming_cuts_the_file_back(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iteration": 2, "eval": {}}\n{"iteration": 3}\n{"itera')
+    (tmp_path / "evaluations.jsonl").write_text('{"iteration": 1, "kind": "eval"}\n{"iteration": 2, "kind": "eval"}\n')
     cut_back(path, 2)
     assert path.read_text() == '{"iteration": 1}\n{"iteration": 2}\n{"iteration": 2, "eval": {}}\n'
     reporter(tmp_path, iteration=1)
     assert lines_of(tmp_path) == [{"iteration": 1}]
+    assert (tmp_path / "evaluations.jsonl").read_text() == '{"iteration": 1, "kind": "eval"}\n'
+
+
+def test_each_launch_is_recorded_and_a_new_run_starts_a_new_file(tmp_path: Path) -> None:
+    def launches() -> list[int]:
+        return [json.loads(line)["iteration"] for line in (tmp_path / "launches.jsonl").read_text().splitlines()]
+
+    reporter(tmp_path)
+    reporter(tmp_path, iteration=20)
+    reporter(tmp_path, iteration=40)
+    assert launches() == [0, 20, 40]
+    reporter(tmp_path)
+    assert launches() == [0]
 
 
 def test_cut_back_of_no_file_makes_none(tmp_path: Path) -> None:
