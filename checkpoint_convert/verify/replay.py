@@ -130,7 +130,7 @@ def compared(name: str, expected: dict[str, Any], found: dict[str, Any]) -> Repl
     ]
     if not different:
         return Replay(f"replayed: {name}, loss {expected['lm_loss']:.6f}: all figures are bitwise equal")
-    reason = "another torch version, kind of CPU or number of threads also gives other last digits"
+    reason = "another version of torch or of this project, or another kind of CPU, also gives other last digits"
     return Replay(f"replayed: {name}", f"{name}: {'; '.join(different)} ({reason})")
 
 
