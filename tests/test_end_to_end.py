@@ -142,7 +142,8 @@ def test_conversations_become_a_model_that_transformers_loads(tmp_path: Path) ->
     assert len(second) == 8
     assert second[0] < first[0] - 0.5, "stage 2 starts from what stage 1 learned"
 
-    run("checkpoint_convert", "to-hf", str(tmp_path / "stage2"), str(tmp_path / "out"))
+    facts = ["--license", "apache-2.0", "--language", "en,de"]
+    run("checkpoint_convert", "to-hf", str(tmp_path / "stage2"), str(tmp_path / "out"), *facts)
     assert abs(transformers_loss(tmp_path / "out", valid, 129) - evaluations(tmp_path / "stage2")["held_out"]) < 1e-5
 
     record = json.loads((ROOT / "examples/data/gsm8k/train.jsonl").read_text().splitlines()[0])
@@ -152,6 +153,7 @@ def test_conversations_become_a_model_that_transformers_loads(tmp_path: Path) ->
     assert served == ShardReader(tmp_path / "demo_stage1" / "demo_stage1-train-text")[0].tolist()
 
     card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0\nlanguage:\n- en\n- de\n")
     assert card.index("### stage1\n") < card.index("### stage2\n") and "| evaluation on held_out | loss " in card
     assert (tmp_path / "out" / "loss.png").is_file()
     checked = run("checkpoint_convert", "verify", "--receipt", str(tmp_path / "out"))

@@ -78,3 +78,45 @@ def test_card_of_converted_weights_leaves_out_what_is_not_known(tiny_model_confi
     card = model_card(CardFacts("base"), tiny_model_config, tmp_path / "release", None, None)
 
     assert [line for line in card.splitlines() if line.startswith("#")] == ["# base"]
+
+
+def test_the_front_matter_has_what_the_user_states(tiny_model_config: ModelConfig, tmp_path: Path) -> None:
+    facts = CardFacts("mine", "apache-2.0", ("en", "de"), ("OpenAssistant/oasst1",))
+
+    card = model_card(facts, tiny_model_config, tmp_path / "release", None, None)
+
+    assert yaml.safe_load(card.split("---\n")[1]) == {
+        "license": "apache-2.0",
+        "language": ["en", "de"],
+        "datasets": ["OpenAssistant/oasst1"],
+        "pipeline_tag": "text-generation",
+        "library_name": "transformers",
+    }
+
+
+def test_a_card_has_every_stage_with_rounded_settings(tiny_model_config: ModelConfig, tmp_path: Path) -> None:
+    for stage, load, lr in (("stage1", None, 3.0000000000000001e-05), ("stage2", "stage1", 0.1 + 0.2)):
+        checkpoint = tmp_path / stage / "iter_0000002"
+        checkpoint.mkdir(parents=True)
+        (tmp_path / stage / "latest_checkpointed_iteration.txt").write_text("2")
+        (tmp_path / f"{stage}-train_stats.txt").write_text(f"# Stats of {stage}\n")
+        settings = {"lr": lr, "train_data_path": [str(tmp_path / f"{stage}-train")]}
+        settings |= {"load": str(tmp_path / load)} if load else {}
+        (checkpoint / "train_config.yaml").write_text(yaml.safe_dump(settings))
+        results = {"val": {"loss": 1.5, "token_accuracy": 0.5}}
+        lines = [{"iteration": 2, "lm_loss": 2.0, "num_tokens": 10}, {"iteration": 2, "test": results}]
+        (tmp_path / stage / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    card = model_card(CardFacts("mine", has_loss_plot=True), tiny_model_config, checkpoint, None, None)
+
+    parts = [
+        "# Stats of stage1",
+        "# Stats of stage2",
+        "![Loss of each training run](loss.png)",
+        "### stage1",
+        "### stage2",
+    ]
+    assert [card.count(part) for part in parts] == [1] * 5
+    assert [part for _, part in sorted((card.index(part), part) for part in parts)] == parts
+    assert "lr: 3.0e-05\n" in card and "lr: 0.3\n" in card
+    assert card.count("| test on val | loss 1.500, token accuracy 50.0% |") == 2
