@@ -54,6 +54,7 @@ FOLDERS = {
     "checkpoint_convert/other_formats": "checkpoints of Meta and Megatron-LLM",
     "examples": "sample records, the demo, launch scripts",
     "examples/cards": "the published models: `make stage1`, `cards`, `simulate`, `report`",
+    "examples/evaluation": "`make evaluate`: lm-eval on an exported folder, and its results in the model card",
     "examples/page": "`make page`: report.html, one page about a model",
     "examples/sampling": "`make sample`: continuations of prompts, as reports",
     "benchmarks": "speed and memory, printed as ratios",
