@@ -44,7 +44,8 @@ WITHOUT_EFFECT = words("""
     classifier_dropout pretraining_tp gradient_checkpointing return_dict output_attentions output_hidden_states
     is_decoder torchscript use_bfloat16 chunk_size_feed_forward is_encoder_decoder add_cross_attention
     tie_encoder_decoder id2label label2id problem_type finetuning_task task_specific_params prefix
-    _attn_implementation _attn_implementation_autoset unsloth_version
+    _attn_implementation _attn_implementation_autoset unsloth_version unsloth_fixed model_max_length
+    tokenizer_model_max_length tokenizer_padding_side bos_token eos_token pad_token
     """)
 """Fields of config.json that do not change the network: they concern training, generation or tools.
 

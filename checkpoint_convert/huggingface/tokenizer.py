@@ -6,13 +6,14 @@ tokenizer = source_tokenizer(Path("HF_DIR"), ("<|im_start|>", "<|im_end|>"), new
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from checkpoint_convert.huggingface.source_files import ADDED_TOKENS
+from checkpoint_convert.huggingface.source_files import ADDED_TOKENS, TOKENIZER_CONFIG, SourceFiles
 from checkpoint_convert.output.report import named, warn
 from checkpoint_convert.tensors.tensor import ConvertError
 from megatron_train.config.model_config import ModelConfig
@@ -28,8 +29,8 @@ VOCABULARY, MERGES = "vocab.json", "merges.txt"
 def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_tokens: bool) -> Tokenizer | None:
     """Return the tokenizer of a Hugging Face folder with `extra_special_tokens` added, or None without tokenizer file.
 
-    Tokens that tokenizer.json or added_tokens.json add to tokenizer.model are kept. With `new_tokens`, Megatron's own
-    tokens, such as <CLS>, come before the extra ones. transformers converts vocab.json and merges.txt. Raises
+    Tokens that tokenizer_config.json or added_tokens.json add to the vocabulary are kept. With `new_tokens`, Megatron's
+    own tokens, such as <CLS>, come before the extra ones. transformers converts vocab.json and merges.txt. Raises
     TokenizerError or ConvertError naming the file.
     """
     model, as_json = folder / "tokenizer.model", folder / "tokenizer.json"
@@ -40,7 +41,7 @@ def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_toke
             raise ConvertError(f"{folder}: has no tokenizer.model or tokenizer.json to add tokens to; copy one into it")
         return None
     if not model.is_file():
-        return load_tokenizer(as_json, extra_special_tokens)
+        return _with_added(load_tokenizer(as_json, extra_special_tokens), folder)
     kept, kept_wrapper = _added_beside(model)
     extra = [*kept, *(token for token in extra_special_tokens if token not in kept)]
     append_wrapper = new_tokens and bool(extra_special_tokens)
@@ -48,10 +49,11 @@ def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_toke
         append_wrapper = False
         warn(f"{folder}: already adds {named(kept)} to tokenizer.model, so {' '.join(WRAPPER_TOKENS)} are not added")
     tokenizer = load_tokenizer(model, extra, new_tokens=kept_wrapper or append_wrapper)
-    for token, token_id in _read_added_tokens(folder / ADDED_TOKENS).items():
+    for token, token_id in _added_outside(folder).items():
         if tokenizer.token_to_id(token) != token_id:
             found = f"{token} gets id {tokenizer.token_to_id(token)} instead of {token_id}"
-            raise ConvertError(f"{folder / ADDED_TOKENS}: {found}; name a token for every id after tokenizer.model's")
+            where = folder / (ADDED_TOKENS if (folder / ADDED_TOKENS).is_file() else TOKENIZER_CONFIG)
+            raise ConvertError(f"{where}: {found}; name a token for every id after tokenizer.model's")
     return tokenizer
 
 
@@ -64,7 +66,7 @@ def converted_vocabulary(folder: Path) -> tempfile.TemporaryDirectory[str]:
     """
     from transformers import AutoTokenizer
 
-    remedy = f"name the right tokenizer_class in {folder / 'tokenizer_config.json'}, such as GPT2Tokenizer"
+    remedy = f"name the right tokenizer_class in {folder / TOKENIZER_CONFIG}, such as GPT2Tokenizer"
     if not (folder / MERGES).is_file():
         raise ConvertError(f"{folder / MERGES}: missing beside {VOCABULARY}; fetch it, or tokenizer.json")
     try:
@@ -101,7 +103,7 @@ def _added_beside(model: Path) -> tuple[list[str], bool]:
 
     The second result states whether Megatron's own tokens are the first of them. If so, the list leaves these out.
     """
-    added = _read_added_tokens(model.with_name(ADDED_TOKENS))
+    added = _added_outside(model.parent)
     for token, token_id in _added_in_json(model.with_name("tokenizer.json")).items():
         added.setdefault(token, token_id)
     pieces = load_tokenizer(model, new_tokens=False).vocab_size if added else 0
@@ -110,6 +112,60 @@ def _added_beside(model: Path) -> tuple[list[str], bool]:
         return tokens, False
     wrapped = load_tokenizer(model, new_tokens=True)
     return [token for token in tokens if wrapped.token_to_id(token) is None], True
+
+
+def _with_added(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
+    """Return the tokenizer of a tokenizer.json with the tokens that only the files beside it add, as transformers does.
+
+    Raises ConvertError when such a token has an id that the vocabulary leaves no place for.
+    """
+    own = {*tokenizer.tokens} - {*tokenizer.extra_special_tokens}
+    missing = {
+        token: i
+        for token, i in _added_outside(folder).items()
+        if token not in own and tokenizer.token_to_id(token) != i
+    }
+    if not missing:
+        return tokenizer
+    completed = Path(completed_vocabulary(folder, tokenizer.path, tuple(sorted(missing, key=missing.__getitem__))).name)
+    found = load_tokenizer(completed / "tokenizer.json", tokenizer.extra_special_tokens)
+    for token, i in missing.items():
+        if found.token_to_id(token) != i:
+            raise ConvertError(
+                f"{folder}: {token} gets id {found.token_to_id(token)} instead of {i}; name a token for every id after "
+                "tokenizer.json's"
+            )
+    return found
+
+
+@cache
+def completed_vocabulary(folder: Path, vocabulary: Path, tokens: tuple[str, ...]) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder with the tokenizer.json `vocabulary`, to which `tokens` were added with the flags in `folder`.
+
+    It is removed when the program ends.
+    """
+    import tokenizers
+
+    flags = SourceFiles(folder, (), {}).flags()
+    backend = tokenizers.Tokenizer.from_file(str(vocabulary))
+    for token in tokens:
+        backend.add_tokens([tokenizers.AddedToken(token, **flags.get(token, {"normalized": False}))])
+    target = tempfile.TemporaryDirectory(prefix="tokenizer-")
+    backend.save(f"{target.name}/tokenizer.json")
+    if (folder / TOKENIZER_CONFIG).is_file():
+        shutil.copyfile(folder / TOKENIZER_CONFIG, f"{target.name}/{TOKENIZER_CONFIG}")
+    return target
+
+
+def _added_outside(folder: Path) -> dict[str, int]:
+    """Return {token: id} of added_tokens.json and of added_tokens_decoder in tokenizer_config.json."""
+    path = folder / TOKENIZER_CONFIG
+    decoder = SourceFiles(folder, (), {}).config.get("added_tokens_decoder") or {}
+    try:
+        stated = {str(entry["content"]): int(i) for i, entry in decoder.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConvertError(f"{path}: added_tokens_decoder is not a table of ids and tokens ({error!r})") from None
+    return stated | _read_added_tokens(folder / ADDED_TOKENS)
 
 
 def _added_in_json(path: Path) -> dict[str, int]:

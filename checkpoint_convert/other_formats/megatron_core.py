@@ -97,6 +97,12 @@ def find_foreign(folder: Path) -> Path:
     for place in places:
         if (place / ".metadata").is_file():
             return place
+    old = next((place for place in places if any(place.glob("mp_rank_*"))), None)
+    if old:
+        raise ConvertError(
+            f"{old}: in Megatron's old format `torch`; from-megatron-llm imports Megatron-LLM's checkpoints, and "
+            "Megatron-LM converts its own with --ckpt-convert-format torch_dist --ckpt-convert-save DIR"
+        )
     raise ConvertError(f"{folder}: has no torch_dist checkpoint; looked for .metadata in {', '.join(map(str, places))}")
 
 

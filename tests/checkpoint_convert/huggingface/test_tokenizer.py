@@ -131,3 +131,44 @@ def test_vocab_json_of_another_class_is_refused(json_tokenizer: Path, tmp_path: 
     (tmp_path / "merges.txt").unlink()
     with pytest.raises(ConvertError, match=r"merges\.txt: missing"):
         source_tokenizer(tmp_path, (), new_tokens=True)
+
+
+SPECIAL = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+ONLY_IN_CONFIG = {"<|end|>": {**SPECIAL, "rstrip": True}, "<tool_call>": {**SPECIAL, "special": False}}
+"""Tokens that added_tokens_decoder of tokenizer_config.json adds, with their flags."""
+
+
+@pytest.mark.parametrize("kind", ["tokenizer.model", "tokenizer.json"])
+def test_tokens_that_only_tokenizer_config_adds_are_kept(
+    kind: str, spm_model: Path, json_tokenizer: Path, hf_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    source, first = tmp_path / "hf", 400 if kind == "tokenizer.model" else 320
+    shutil.copytree(hf_folder("llama_gqa"), source)
+    shutil.copyfile(spm_model if kind == "tokenizer.model" else json_tokenizer, source / kind)
+    decoder = {str(first + i): {"content": token, **flags} for i, (token, flags) in enumerate(ONLY_IN_CONFIG.items())}
+    own = {"tokenizer_class": "LlamaTokenizer"} if kind == "tokenizer.model" else {"tokenizer_class": "GPT2Tokenizer"}
+    (source / "tokenizer_config.json").write_text(json.dumps(own | {"added_tokens_decoder": decoder}))
+
+    from_hf(source, tmp_path / "ckpt", ImportOptions(CHATML, new_tokens=False))
+    to_hf(tmp_path / "ckpt", tmp_path / "out", ExportOptions())
+
+    kept = load_tokenizer_folder(tmp_path / "ckpt" / "release" / "tokenizer")
+    assert kept.tokens[first:] == ["<|end|>", "<tool_call>", *CHATML]
+    theirs = transformers.AutoTokenizer.from_pretrained(source)
+    ours = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    for token in ONLY_IN_CONFIG:
+        i = theirs.convert_tokens_to_ids(token)
+        assert ours.added_tokens_decoder[i].__getstate__() == theirs.added_tokens_decoder[i].__getstate__()
+    for text in ("a<|end|>  b", "<tool_call>x</tool_call>", "a b"):
+        ids = theirs(text)["input_ids"]
+        if kind == "tokenizer.json" or text == "a b":  # transformers 5 leaves out SentencePiece's space after a token
+            assert ours(text)["input_ids"] == ids
+        assert ours.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_a_token_of_tokenizer_config_needs_the_next_id(json_tokenizer: Path, tmp_path: Path) -> None:
+    shutil.copyfile(json_tokenizer, tmp_path / "tokenizer.json")
+    decoder = {"325": {"content": "<|end|>", **SPECIAL}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
+    with pytest.raises(ConvertError, match=r"<\|end\|> gets id 320 instead of 325"):
+        source_tokenizer(tmp_path, (), new_tokens=True)

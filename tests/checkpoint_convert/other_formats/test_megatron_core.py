@@ -157,6 +157,15 @@ def test_a_key_that_does_not_fit_is_named_with_its_counterpart(
         from_megatron_core(folder, tmp_path / "ckpt", ImportOptions(), CoreOptions(model=str(yaml_file)))
 
 
+def test_the_old_format_of_megatron_is_named(tmp_path: Path) -> None:
+    (tmp_path / "iter_0000005" / "mp_rank_00").mkdir(parents=True)
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("5")
+    with pytest.raises(
+        ConvertError, match=r"iter_0000005: in Megatron's old format .*--ckpt-convert-format torch_dist"
+    ):
+        from_megatron_core(tmp_path, tmp_path / "ckpt", ImportOptions())
+
+
 def test_yarn_is_read_from_the_settings(converted: Callable[[str], Path], tmp_path: Path) -> None:
     release = converted("llama_rope_yarn") / "release"
     saved = model_config_of_settings(saved_settings(release), CheckpointReader(release).infos, release)
