@@ -45,6 +45,7 @@ WITHOUT_EFFECT = words("""
     is_decoder torchscript use_bfloat16 chunk_size_feed_forward is_encoder_decoder add_cross_attention
     tie_encoder_decoder id2label label2id problem_type finetuning_task task_specific_params prefix
     _attn_implementation _attn_implementation_autoset unsloth_version unsloth_fixed model_max_length
+    _commit_hash attn_implementation use_flash_attention_2 neftune_noise_alpha
     tokenizer_model_max_length tokenizer_padding_side bos_token eos_token pad_token
     """)
 """Fields of config.json that do not change the network: they concern training, generation or tools.
@@ -154,7 +155,7 @@ def check_fields(config: HfConfig, families: dict[str, Family], path: Path, igno
     """
     family = _family_of(config, families, path)
     unknown = sorted(set(config) - family.fields - WITHOUT_EFFECT - {"quantization_config"})
-    doubtful = [key for key in unknown if config[key] not in EMPTY and key not in ignored]
+    doubtful = [key for key in unknown if not _is_neutral(key, config[key]) and key not in ignored]
     if doubtful:
         defaults = _transformers_defaults(str(config["model_type"]))
         doubtful = [key for key in doubtful if key not in defaults or defaults[key] != config[key]]
@@ -166,6 +167,13 @@ def check_fields(config: HfConfig, families: dict[str, Family], path: Path, igno
         )
     if unknown:
         warn(f"{path}: fields without effect on the model are left out: {', '.join(unknown)}")
+
+
+def _is_neutral(key: str, value: Any) -> bool:
+    """Return whether an unknown field of config.json states that the network lacks a part that other families have."""
+    if key == "layer_types" and isinstance(value, list):
+        return set(map(str, value)) <= {"full_attention"}
+    return value in EMPTY or (key == "partial_rotary_factor" and value == 1)
 
 
 def _transformers_defaults(model_type: str) -> dict[str, Any]:

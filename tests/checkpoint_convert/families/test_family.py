@@ -28,6 +28,8 @@ def test_a_default_of_transformers_and_a_dump_of_to_dict_pass() -> None:
     check_fields({"model_type": "qwen2", "max_window_layers": 28, "layer_norm_count": None}, FAMILIES, PATH)
     check_fields({"model_type": "mistral", "bos_token_id": 1, "attention_bias_scale": 0}, FAMILIES, PATH)
     check_fields(LLAMA | {"top_k": 50, "temperature": 1.0, "max_length": 20}, FAMILIES, PATH)
+    check_fields(LLAMA | {"partial_rotary_factor": 1.0, "layer_types": ["full_attention"] * 2}, FAMILIES, PATH)
+    check_fields(LLAMA | {"unsloth_fixed": True, "_commit_hash": "5e3f", "neftune_noise_alpha": 5}, FAMILIES, PATH)
 
 
 def test_any_other_field_stops_the_conversion_unless_it_is_ignored() -> None:
@@ -55,3 +57,11 @@ def test_a_folder_without_config_is_explained(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConvertError, match="huggingface-cli download org/name --local-dir DIR"):
         read_hf_config(Path("org/name/config.json"))
+
+
+@pytest.mark.parametrize(
+    "field", [{"partial_rotary_factor": 0.5}, {"layer_types": ["full_attention", "linear_attention"]}]
+)
+def test_fields_of_other_families_are_fatal_when_their_part_is_present(field: dict[str, Any]) -> None:
+    with pytest.raises(ConvertError, match=next(iter(field))):
+        check_fields(LLAMA | field, FAMILIES, PATH)
