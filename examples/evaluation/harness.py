@@ -8,10 +8,13 @@ The chat template renders whole prompts, BOS included where the template has one
 from __future__ import annotations
 
 import importlib.util
+import os
+import socket
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -51,6 +54,7 @@ def evaluate(folder: Path, tasks: list[str], options: Options) -> dict[str, Any]
     check_lm_eval()
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder}: has no config.json; export a model with python -m checkpoint_convert to-hf")
+    stay_offline_if_needed()
     manager, names = task_manager(tasks)
     model, has_template = load(folder, options)
     merged: dict[str, Any] = {"results": {}, "n-shot": {}, "versions": {}, "n-samples": {}}
@@ -68,6 +72,21 @@ def evaluate(folder: Path, tasks: list[str], options: Options) -> dict[str, Any]
         "prompts": "the model's chat template" if has_template else "no chat template",
         **merged,
     }
+
+
+def stay_offline_if_needed() -> None:
+    """Tell the hub's client to use only its cache when the hub cannot be reached, instead of retrying for minutes.
+
+    This works only before the client is imported. Behind a proxy the hub is assumed to answer.
+    """
+    proxies = {"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"}
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    if "HF_HUB_OFFLINE" in os.environ or proxies & set(os.environ):
+        return
+    try:
+        socket.create_connection((host, 443), timeout=5).close()
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def shots_of(task: str, options: Options) -> int | None:
