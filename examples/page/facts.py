@@ -32,11 +32,26 @@ class DataSet:
 
 
 @dataclass(frozen=True)
+class Records:
+    """The records of one data set by outcome."""
+
+    name: str
+    read: int
+    train: int
+    val: int
+    left_out: dict[str, int]
+    """Reason -> valid records without a document in the shards."""
+    bad: dict[str, int]
+    """Reason -> records that could not be read."""
+
+
+@dataclass(frozen=True)
 class Shards:
     """One folder of shards."""
 
     folder: Path
     splits: dict[str, list[DataSet]]
+    records: list[Records]
     section: dict[str, Any]
     """The section of the pretokenizer that the shards were built from, without unset keys. {} when it is not known."""
     role_tokens: dict[str, int]
@@ -186,6 +201,10 @@ def read_shards(folder: Path) -> Shards:
         folder=folder,
         section={key: value for key, value in manifest.get("section", {}).items() if value not in (None, [], {})},
         splits={split: [_data_set(entry) for entry in entries] for split, entries in stats["splits"].items()},
+        records=[
+            Records(own["name"], own["records"], own["train"], own["val"], own["left_out"], own["bad"])
+            for own in stats.get("records", [])
+        ],
         role_tokens=stats["totals"]["train"]["role_tokens"],
         bounds=lengths["bounds"],
         counts=lengths["counts"],

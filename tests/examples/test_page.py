@@ -32,6 +32,16 @@ STATS = {
             {"name": "gsm8k", "accepted": 1200, "tokens": 50000, "loss_tokens": 30000, "skipped": {"too short": 7}}
         ]
     },
+    "records": [
+        {
+            "name": "gsm8k",
+            "records": 1300,
+            "train": 1200,
+            "val": 90,
+            "left_out": {"too short": 7},
+            "bad": {"no text": 3},
+        }
+    ],
     "totals": {"train": {"role_tokens": {"user": 20000, "assistant": 30000}}},
     "lengths": {"train": {"bounds": [0, 16, 64], "counts": [100, 1100]}},
 }
@@ -73,7 +83,9 @@ def test_a_page_shows_data_training_samples_evaluation_and_commands(page: Path) 
     for expected in (
         "<h1>my model</h1>",
         '<td class="number">1,200</td><td class="number">50,000</td>',
-        "too short: 7",
+        "<td>too short: 7</td>",
+        '<td>gsm8k</td><td class="number">1,300</td><td class="number">1,200</td><td class="number">90</td>',
+        "<td>no text: 3</td>",
         "3 iterations, 3,000 tokens, loss 3.000 at first and 1.000 at last",
         '<td class="number">1.2500</td><td class="number">3.49</td><td class="number">62.5 %</td>',
         '<td>silent</td><td class="number" colspan="3">not finite</td>',
