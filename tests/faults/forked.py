@@ -14,12 +14,13 @@ import ctypes
 import faulthandler
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.distributed import free_port
 
 LOG = "log.txt"
 _MAINS: dict[str, Callable[[list[str]], int]] = {}
@@ -122,7 +123,7 @@ def launch(
     sys.stdout.flush()
     log = log or folder / LOG
     log.write_bytes(b"")
-    ranks = {"WORLD_SIZE": processes, "MASTER_PORT": _free_port()} if processes > 1 else {}
+    ranks = {"WORLD_SIZE": processes, "MASTER_PORT": free_port()} if processes > 1 else {}
 
     def start(rank: int) -> int:
         own = {"RANK": rank, "LOCAL_RANK": rank, **ranks} if processes > 1 else {}
@@ -173,9 +174,3 @@ def drop_capabilities() -> None:
     header, no_capabilities = (ctypes.c_uint32 * 2)(version_3, 0), (ctypes.c_uint32 * 6)()
     if libc.prctl(set_secure_bits, no_root_and_locked, 0, 0, 0) or libc.capset(header, no_capabilities):
         raise OSError(ctypes.get_errno(), "cannot drop the capabilities of root")
-
-
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])

@@ -17,3 +17,12 @@ def single_process() -> Iterator[None]:
     from megatron_train.parallel.distributed import shutdown
 
     shutdown()
+
+
+@pytest.fixture
+def one_rank(single_process: None) -> None:
+    """Start the process groups of one rank in the test process."""
+    from megatron_train.config.settings import TrainConfig
+    from megatron_train.parallel.distributed import init_distributed
+
+    init_distributed(TrainConfig().parallel, 0)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
 
 from megatron_train.__main__ import set_cuda_defaults
-from tests.paths import ROOT
+from tests.distributed import start_ranks
 
 PROGRAM = """
 import sys, time
@@ -40,26 +38,9 @@ def test_cuda_defaults_leave_the_users_settings_alone() -> None:
     assert kept == own
 
 
-def start(rank: int, port: int, error: str) -> subprocess.Popen[str]:
-    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    environment = os.environ | {name: str(value) for name, value in where.items()} | {"OMP_NUM_THREADS": "1"}
-    environment.pop("TORCHELASTIC_ERROR_FILE", None)
-    words = [sys.executable, "-W", "ignore", "-c", PROGRAM.format(error=error)]
-    return subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return int(found.getsockname()[1])
-
-
 def failure_of(error: str) -> tuple[str, int, float]:
     """Return the stderr, the exit code and the seconds from the message to the end of a rank that raises `error`."""
-    port = free_port()
-    ranks = [start(rank, port, error) for rank in (0, 1)]
+    ranks = start_ranks([sys.executable, "-W", "ignore", "-c", PROGRAM.format(error=error)])
     try:
         stream = ranks[1].stderr
         assert stream is not None

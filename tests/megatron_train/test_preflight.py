@@ -11,9 +11,8 @@ from megatron_train.checkpoint.folder import CheckpointError
 from megatron_train.checkpoint.resume import Start
 from megatron_train.checkpoint.train_state import TrainState
 from megatron_train.config.flags import config_from_settings
-from megatron_train.config.settings import Data, TrainConfig
+from megatron_train.config.settings import Data
 from megatron_train.data.sft_dataset import training_samples
-from megatron_train.parallel.distributed import init_distributed
 from megatron_train.preflight import (
     check_same_data,
     check_shards,
@@ -31,10 +30,7 @@ from pretokenizer.files.shard import ShardError
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import LLAMA
 
-
-@pytest.fixture(autouse=True)
-def one_rank(single_process: None) -> None:
-    init_distributed(TrainConfig().parallel, 0)
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def built(folder: Path, fingerprint: str = "f" * 64, vocab_size: int = 120, **manifest: Any) -> str:

@@ -1,4 +1,7 @@
-"""Conversations that are hard to encode, and the comparison of two encoded batches."""
+"""Conversations that are hard to encode, wrong encoders, and the comparison of two encoded batches."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -24,3 +27,14 @@ def assert_equal(found: EncodedBatch, expected: EncodedBatch) -> None:
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
     roles, expected_roles = (np.repeat(batch.turn_roles, batch.turn_sizes) for batch in (found, expected))
     assert np.array_equal(roles, expected_roles)
+
+
+def wrong_encoders(right: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return a method of FastEngine that changes the fourth id of the right one, and one that drops the first id."""
+
+    def one_id_wrong(self: Any, text: str | bytes) -> Any:
+        ids = right(self, text)
+        ids[3] += 1
+        return ids
+
+    return one_id_wrong, lambda self, text: right(self, text)[1:]

@@ -10,14 +10,9 @@ import yaml
 from megatron_train.checkpoint.folder import CheckpointError, publish_checkpoint, staging_folder
 from megatron_train.checkpoint.resume import Start, find_start, load_model_config
 from megatron_train.config.flags import config_from_settings
-from megatron_train.config.settings import TrainConfig
-from megatron_train.parallel.distributed import init_distributed
 from tests.megatron_train.models import LLAMA
 
-
-@pytest.fixture(autouse=True)
-def one_rank(single_process: None) -> None:
-    init_distributed(TrainConfig().parallel, 0)
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def publish(root: Path, iteration: int | None, trained: bool = True, **flags: Any) -> Path:
@@ -76,9 +71,8 @@ def test_a_run_that_went_back_goes_on_from_there(tmp_path: Path) -> None:
     assert start_of(**second) == Start(older, resume=False)
     own = publish(tmp_path / "second", 2, **{key: value for key, value in second.items() if key != "save"})
     assert start_of(**second) == Start(own, resume=True)
-    with pytest.raises(
-        CheckpointError, match="--load_iters 10 would have no effect"
-    ):  # an earlier checkpoint in the run's own folder
+    # An earlier iteration can only be one of the run's own folder.
+    with pytest.raises(CheckpointError, match="--load_iters 10 would have no effect"):
         start_of(**{**second, "load_iters": 10})
 
 

@@ -8,12 +8,9 @@ import pytest
 
 from megatron_train.checkpoint.folder import CheckpointError
 from megatron_train.checkpoint.run_lock import run_lock
-from megatron_train.config.settings import TrainConfig
-from megatron_train.parallel.distributed import init_distributed
 
 
-def test_a_second_run_is_refused_by_host_and_process(tmp_path: Path, single_process: None) -> None:
-    init_distributed(TrainConfig().parallel, 0)
+def test_a_second_run_is_refused_by_host_and_process(tmp_path: Path, one_rank: None) -> None:
     save = str(tmp_path / "save")
     with run_lock(save):
         expected = f"save: process {os.getpid()} on host {socket.gethostname()} is training into it"

@@ -32,13 +32,14 @@ def settings_in(folder: Path) -> dict[str, Any]:
 
 
 def saver_of(run: Run, folder: Path, async_save: bool = True, **settings: Any) -> CheckpointSaver:
-    """Return a saver into `folder`. It leaves --async_save out of train_config.yaml, so that the files can be equal."""
+    """Change the checkpoint settings of a run, and return its saver into `folder`."""
     checkpoint = replace(run.config.checkpoint, save=str(folder), async_save=async_save, **settings)
     run.config = replace(run.config, checkpoint=checkpoint)
     return CheckpointSaver(run.config)
 
 
 def sums(folder: Path) -> dict[str, str]:
+    """Return the checksums of a checkpoint by file, except train_config.yaml, which names the folder."""
     lines = (folder / "SHA256SUMS").read_text().splitlines()
     return {name: digest for digest, name in (line.split("  ") for line in lines) if name != "train_config.yaml"}
 

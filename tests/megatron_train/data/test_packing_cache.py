@@ -10,18 +10,13 @@ import numpy as np
 import pytest
 
 from megatron_train.config.flags import config_from_settings
-from megatron_train.config.settings import TrainConfig
 from megatron_train.data import packing_cache
 from megatron_train.data.packing_cache import planned_samples
 from megatron_train.data.sft_dataset import Samples, training_samples
-from megatron_train.parallel.distributed import init_distributed
 from tests.conftest import toy_documents, write_shard
 from tests.distributed import run_distributed
 
-
-@pytest.fixture(autouse=True)
-def one_rank(single_process: None) -> None:
-    init_distributed(TrainConfig().parallel, 0)
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 @pytest.fixture
@@ -48,7 +43,11 @@ def assert_right(samples: Samples, settings: dict[str, Any], num_samples: int = 
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that grows by one entry whenever a plan is computed."""
+    return count_plans(monkeypatch)
+
+
+def count_plans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the number of samples of every plan computed from now on."""
     calls: list[int] = []
 
     def counted(data: Any, num_samples: int, seed: int) -> Samples:
@@ -158,14 +157,8 @@ def test_it_lies_beside_the_checkpoints_or_nowhere(settings: dict[str, Any], tmp
 def on_two_processes(settings: dict[str, Any]) -> list[tuple[int, list[int]]]:
     """Return the plans that this rank computes and its documents, with an empty, a full and a damaged cache."""
     found = []
-    calls: list[int] = []
-
-    def counted(data: Any, num_samples: int, seed: int) -> Samples:
-        calls.append(num_samples)
-        return training_samples(data, num_samples, seed)
-
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(packing_cache, "training_samples", counted)
+        calls = count_plans(patched)
         for cache in (
             settings["data_cache_path"],
             settings["data_cache_path"],

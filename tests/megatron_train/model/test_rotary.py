@@ -11,7 +11,6 @@ from megatron.core.models.common.embeddings.rope_utils import apply_rotary_pos_e
 from megatron_train.config.settings import TrainConfig
 from megatron_train.data.packed_row import PackedRow
 from megatron_train.model.build import build_model
-from megatron_train.parallel.distributed import init_distributed
 from tests.megatron_train.models import MODELS
 
 BOUNDS = (0, 4, 5, 11)
@@ -20,8 +19,7 @@ POSITIONS = [0, 1, 2, 3, 0, 0, 1, 2, 3, 4, 5]
 
 @pytest.mark.parametrize("scaling", ["none", "linear", "llama3", "yarn"])
 @pytest.mark.parametrize("kind", ["llama", "neox_parallel"])
-def test_rotated_queries_equal_megatron_cores(kind: str, scaling: str, single_process: None) -> None:
-    init_distributed(TrainConfig().parallel, 0)
+def test_rotated_queries_equal_megatron_cores(kind: str, scaling: str, one_rank: None) -> None:
     model = replace(MODELS[kind], rope_scaling_type=scaling, rope_scaling_factor=4.0, num_layers=1)
     model = replace(model, rotary_percent=1.0) if scaling == "yarn" else model
     chunk = build_model(model, TrainConfig())[0]

@@ -88,11 +88,10 @@ def test_two_processes_sum_print_once_and_draw_as_their_place_asks() -> None:
     assert (first["groups"], second["groups"]) == (0, 0)
     assert first["tensor parallel"] == second["tensor parallel"]  # the same rows, so the same dropout
     assert first["data parallel"] != second["data parallel"]
-    assert first["weights"] == second["weights"]  # each rank draws its own
+    assert first["weights"] == second["weights"]  # although each rank draws its own
 
 
-def test_shutdown_twice_is_nothing(single_process: None) -> None:
-    init_distributed(TrainConfig().parallel, 0)
+def test_shutdown_twice_is_nothing(one_rank: None) -> None:
     shutdown()
     assert not dist.is_initialized()
     shutdown()

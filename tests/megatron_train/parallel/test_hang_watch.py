@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,9 +18,8 @@ from megatron_train.parallel.hang_watch import HangWatch, stacks
 from megatron_train.parallel.stop_request import StopRequest
 from megatron_train.report.phases import PhaseTimer
 from tests.conftest import toy_documents, write_shard
-from tests.distributed import run_distributed
+from tests.distributed import run_distributed, start_ranks
 from tests.megatron_train.models import LLAMA
-from tests.paths import ROOT
 
 
 def slow_rank() -> list[str]:
@@ -118,7 +116,10 @@ def test_stacks_name_the_function() -> None:
     assert "in test_stacks_name_the_function" in stacks(5)
 
 
-def start_rank(rank: int, port: int, folder: Path) -> subprocess.Popen[str]:
+def write_run(folder: Path) -> Path:
+    """Write data, model and settings of a tensor-parallel run without end, and return the path of its settings."""
+    write_shard(folder / "toy", toy_documents(8))
+    LLAMA.save(folder / "model.yaml")
     settings = {
         "model": str(folder / "model.yaml"),
         "train_data_path": [str(folder / "toy")],
@@ -130,20 +131,7 @@ def start_rank(rank: int, port: int, folder: Path) -> subprocess.Popen[str]:
         "tensor_model_parallel_size": 2,
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(settings))
-    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    environment = os.environ | {name: str(value) for name, value in where.items()} | {"OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "megatron_train", "--config", str(folder / "run.yaml")]
-    return subprocess.Popen(
-        words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return int(found.getsockname()[1])
+    return folder / "run.yaml"
 
 
 def test_a_run_with_a_stopped_rank_ends(tmp_path: Path) -> None:
@@ -152,10 +140,7 @@ def test_a_run_with_a_stopped_rank_ends(tmp_path: Path) -> None:
     Without torchrun, rank 0 holds the store through which the ranks share their phases, which is the hardest case.
     """
     stopped = 0
-    write_shard(tmp_path / "toy", toy_documents(8))
-    LLAMA.save(tmp_path / "model.yaml")
-    port = free_port()
-    ranks = [start_rank(rank, port, tmp_path) for rank in (0, 1)]
+    ranks = start_ranks([sys.executable, "-m", "megatron_train", "--config", str(write_run(tmp_path))])
     try:
         metrics, deadline = tmp_path / "save" / "metrics.jsonl", time.monotonic() + 120
         while not metrics.is_file() or metrics.read_text().count("\n") < 3:

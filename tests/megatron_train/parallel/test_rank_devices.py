@@ -6,9 +6,7 @@ import threading
 import pytest
 import torch.distributed as dist
 
-from megatron_train.config.settings import TrainConfig
 from megatron_train.parallel import rank_devices
-from megatron_train.parallel.distributed import init_distributed
 from megatron_train.parallel.rank_devices import RankDevice, compare_devices, describe_devices
 from pretokenizer.config.yaml_config import ConfigError
 
@@ -52,8 +50,7 @@ def test_a_rank_that_never_comes_is_an_error() -> None:
         compare_devices(dist.HashStore(), own, 2, datetime.timedelta(seconds=0.1))
 
 
-def test_the_devices_are_described(single_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    init_distributed(TrainConfig().parallel, 0)
+def test_the_devices_are_described(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe_devices() == "1 x CPU (gloo)"
     monkeypatch.setattr(rank_devices, "device_name", lambda: H100)
     assert describe_devices() == f"1 x {H100} (nccl)"

@@ -7,16 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from megatron_train.config.settings import Logging, TrainConfig
+from megatron_train.config.settings import Logging
 from megatron_train.parallel import stop_request
-from megatron_train.parallel.distributed import init_distributed
 from megatron_train.parallel.stop_request import SIGNALS, StopRequest, signal_received
 
 
 @pytest.fixture
-def handlers(single_process: None) -> Iterator[None]:
-    """Start one process group, and restore the signal handlers after the test."""
-    init_distributed(TrainConfig().parallel, 0)
+def handlers(one_rank: None) -> Iterator[None]:
+    """Restore the signal handlers after a test of one rank."""
     before = [(number, signal.getsignal(number)) for number in SIGNALS]
     yield
     for number, handler in before:

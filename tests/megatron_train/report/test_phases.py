@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from megatron_train.config.flags import config_from_settings
-from megatron_train.config.settings import TrainConfig
-from megatron_train.parallel.distributed import init_distributed
 from megatron_train.report.phases import PhaseTimer, Profiler
 
 
@@ -39,11 +37,10 @@ def test_every_change_counts_so_that_a_stall_shows() -> None:
 
 
 def test_a_profile_of_chosen_iterations_is_a_chrome_trace(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], single_process: None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], one_rank: None
 ) -> None:
     import torch
 
-    init_distributed(TrainConfig().parallel, 0)
     profiler = Profiler(config_from_settings({"save": str(tmp_path), "profile_iters": ["2", "3"]}, "test"))
     for iteration in (1, 2, 3, 4):
         profiler.before(iteration)

@@ -15,7 +15,7 @@ from pretokenizer.encode.reference import ReferencePass
 from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.load import load_tokenizer
 from tests.pretokenizer.conftest import SAMPLE_MODEL, SHARED, needs_shared
-from tests.pretokenizer.hard_conversations import assert_equal, hard_conversations
+from tests.pretokenizer.hard_conversations import assert_equal, hard_conversations, wrong_encoders
 
 pytest.importorskip("gigatoken")
 
@@ -62,19 +62,10 @@ def test_a_wrong_engine_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_engine_that_is_wrong_is_found_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     fast, _ = both(SAMPLE_MODEL, "chatml", False)
-    right = FastEngine.encode
-
-    def one_id_wrong(self: FastEngine, text: str) -> Any:
-        ids = right(self, text)
-        ids[3] += 1
-        return ids
-
-    monkeypatch.setattr(FastEngine, "encode", one_id_wrong)
-    with pytest.raises(EngineMismatchError, match="What is it"):
-        fast.encode([Conversation(pair("What is it?", "That."))])
-    monkeypatch.setattr(FastEngine, "encode", lambda self, text: right(self, text)[1:])
-    with pytest.raises(EngineMismatchError, match="What is it"):
-        fast.encode([Conversation(pair("What is it?", "That."))])
+    for wrong in wrong_encoders(FastEngine.encode):
+        monkeypatch.setattr(FastEngine, "encode", wrong)
+        with pytest.raises(EngineMismatchError, match="What is it"):
+            fast.encode([Conversation(pair("What is it?", "That."))])
 
 
 def test_documents_at_an_interval_are_proved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from pretokenizer.encode.token_bytes import token_bytes
 from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.load import load_tokenizer
 from tests.pretokenizer.conftest import CHATML_TOKENS, SAMPLE_MODEL, SHARED, needs_shared
-from tests.pretokenizer.hard_conversations import assert_equal, hard_conversations
+from tests.pretokenizer.hard_conversations import assert_equal, hard_conversations, wrong_encoders
 
 pytest.importorskip("gigatoken")
 
@@ -98,21 +98,12 @@ def test_a_wrong_engine_is_found(sample_tokenizer: Tokenizer, monkeypatch: pytes
     chat_format = formats(sample_tokenizer)["reply"]
     reference = ReferencePass(sample_tokenizer, chat_format)
     fast = RenderedPass(sample_tokenizer, chat_format, reference)
-    right = FastEngine.encode_bytes
-
-    def one_id_wrong(self: FastEngine, data: bytes) -> Any:
-        ids = right(self, data)
-        ids[3] += 1
-        return ids
-
-    monkeypatch.setattr(FastEngine, "encode_bytes", one_id_wrong)
-    with pytest.raises(EngineMismatchError, match="What is it"):
-        fast.encode([Conversation(pair("What is it?", "That."))])
-    with pytest.raises(EngineMismatchError):
-        RenderedPass(sample_tokenizer, chat_format, reference)
-    monkeypatch.setattr(FastEngine, "encode_bytes", lambda self, data: right(self, data)[1:])
-    with pytest.raises(EngineMismatchError, match="What is it"):
-        fast.encode([Conversation(pair("What is it?", "That."))])
+    for wrong in wrong_encoders(FastEngine.encode_bytes):
+        monkeypatch.setattr(FastEngine, "encode_bytes", wrong)
+        with pytest.raises(EngineMismatchError, match="What is it"):
+            fast.encode([Conversation(pair("What is it?", "That."))])
+        with pytest.raises(EngineMismatchError):
+            RenderedPass(sample_tokenizer, chat_format, reference)
 
 
 @needs_shared
