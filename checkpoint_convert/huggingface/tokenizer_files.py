@@ -247,7 +247,10 @@ def special_tokens(export: TokenizerExport) -> dict[str, str]:
     unknown = export.source.token("unk_token") if export.source else None
     own = export.source.token("eos_token") if export.source else None
     if own is not None and own != tokens["eos_token"]:
-        warn(f"eos_token is {tokens['eos_token']}, where a turn ends; it was {own}, and generation stops at both")
+        warn(
+            f"eos_token is {tokens['eos_token']}, which ends a turn, instead of the source's {own}; "
+            "generation stops at both"
+        )
     return {**{name: token for name, token in tokens.items() if token}, **({"unk_token": unknown} if unknown else {})}
 
 
@@ -293,7 +296,7 @@ def write_templates(templates: dict[str, str], folder: Path) -> None:
     """Write chat_template.jinja and additional_chat_templates/NAME.jinja, which newer versions of transformers read."""
     for name, template in templates.items():
         if not SAFE_NAME.fullmatch(name):
-            warn(f"chat template {name!r} stands only in {TOKENIZER_CONFIG}: its name is no file name")
+            warn(f"chat template {name!r} is only in {TOKENIZER_CONFIG}, because its name cannot be a file name")
             continue
         path = folder / TEMPLATE_NAME if name == "default" else folder / TEMPLATES_DIR / f"{name}.jinja"
         path.parent.mkdir(exist_ok=True)

@@ -118,8 +118,8 @@ def _likely(missing: Sequence[str], unknown: Sequence[str]) -> str:
     """Return the end of an error message that suggests an unknown tensor for a missing one with a similar name."""
     for name in missing[:MAX_NAMED]:
         if close := difflib.get_close_matches(name, unknown, 1, 0.6):
-            return f"; {name} may be called {close[0]} there, which has no place in this model"
-    return f"; it has {len(unknown)} tensors without a place, such as {unknown[0]}" if unknown else ""
+            return f"; {name} may be called {close[0]} there, which does not belong to this model"
+    return f"; it has {len(unknown)} unknown tensors, such as {unknown[0]}" if unknown else ""
 
 
 def check_checkpoint(table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, folder: Path) -> None:

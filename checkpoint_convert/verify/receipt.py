@@ -126,7 +126,7 @@ def read_receipt(hf_dir: Path) -> dict[str, Any]:
         if record.get("replay"):
             Iteration(**record["replay"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: is no receipt: {error}") from None
+        raise ValueError(f"{path}: is not a receipt: {error}") from None
     return record
 
 
@@ -157,7 +157,7 @@ def _check_link(link: Link, folder: Path, outcome: Outcome) -> None:
         return
     before = len(outcome.problems)
     if sha256_file(list_file) != link.sha256:
-        outcome.problems.append(f"{list_file}: is not the file that the receipt names")
+        outcome.problems.append(f"{list_file}: differs from its sum in the receipt")
     else:
         count = 0
         for path, digest in listed_files(list_file):

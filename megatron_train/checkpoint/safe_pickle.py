@@ -155,7 +155,7 @@ def scan_archive(file: IO[bytes], name: str) -> None:
     blob = io.BytesIO(file.read())
     inert_load(blob, name)
     if blob.read(1):
-        raise UnsafePickleError(f"{name}: refused: it holds more after its first pickle; do not use this file")
+        raise UnsafePickleError(f"{name}: refused: data follows its first pickle; do not use this file")
 
 
 def _ends_as_archive(file: IO[bytes], name: str) -> bool:
@@ -180,7 +180,9 @@ def _scan_entries(file: IO[bytes], name: str) -> None:
             for entry in entries:
                 if entry.filename.lower().endswith(".pkl"):  # torch ignores the case of entry names
                     if entry.compress_type != zipfile.ZIP_STORED:
-                        raise UnsafePickleError(f"{name}: {entry.filename} is compressed, which torch never does")
+                        raise UnsafePickleError(
+                            f"{name}: {entry.filename} is compressed, which torch never does; do not use this file"
+                        )
                     inert_load(archive.read(entry), f"{name}:{entry.filename}")
     except UnsafePickleError:
         raise

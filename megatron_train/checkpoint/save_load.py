@@ -58,7 +58,7 @@ def load_checkpoint(
     folder, resume = start.folder, start.resume
     settings = config.checkpoint
     if resume and not (folder / TRAIN_STATE).is_file():
-        raise CheckpointError(f"{folder}: holds weights only; add --finetune")
+        raise CheckpointError(f"{folder}: holds weights only, so no run can resume; add --finetune")
     state = start.state()
     ranks = (state.world_size, layout.world_size)
     different = differences(config, folder, ranks) if resume or settings.use_checkpoint_args else []
@@ -81,7 +81,7 @@ def load_checkpoint(
         say(f"loaded weights from {folder}")
         return state
     if not settings.no_load_rng and not load_rng(folder, layout):
-        warn(f"{folder} was written in another layout: the random states for dropout are new")
+        warn(f"another parallel layout saved {folder}, so the random states for dropout are new")
     say(f"resumed from {folder} at iteration {state.iteration}")
     return state
 
@@ -105,7 +105,7 @@ def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None
     for key, chunk in zip(_model_keys(chunks), chunks, strict=True):
         missing = [name for name in _load_chunk(unwrap(chunk), loaded[key]) if not name.endswith("_extra_state")]
         if missing:
-            raise CheckpointError(f"{folder}: has no {', '.join(missing)}")
+            raise CheckpointError(f"{folder}: lacks tensors of this model: {', '.join(missing)}; check --model")
     if optimizer is not None:
         with torch.no_grad():
             optimizer.load_state_dict(loaded["optimizer"])

@@ -153,7 +153,7 @@ def install(device: str | None = None) -> None:
     found = importlib.metadata.version("megatron-core")
     if found != MEGATRON_CORE_VERSION:
         raise RuntimeError(
-            f"megatron-core {found} is installed; this module adapts {MEGATRON_CORE_VERSION}: pip install "
+            f"megatron-core {found} is installed, but this program adapts {MEGATRON_CORE_VERSION}: pip install "
             f"megatron-core=={MEGATRON_CORE_VERSION}"
         )
     hide_broken_transformer_engine()

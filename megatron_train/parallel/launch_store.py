@@ -59,5 +59,5 @@ def _get(store: dist.Store, key: str, deadline: float) -> str:
 
 def _wait(deadline: float, whom: str) -> None:
     if time.monotonic() > deadline:
-        raise TimeoutError(f"{whom} did not come within --distributed_timeout_minutes; did it start?")
+        raise TimeoutError(f"{whom} did not connect within --distributed_timeout_minutes; check that it started")
     time.sleep(POLL_SECONDS)

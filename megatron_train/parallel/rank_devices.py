@@ -47,7 +47,7 @@ def compare_devices(store: dist.Store, own: RankDevice, world_size: int, timeout
     except dist.DistStoreError as error:
         missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
         raise TimeoutError(
-            f"ranks {missing} did not come within --distributed_timeout_minutes; did they start?"
+            f"ranks {missing} did not connect within --distributed_timeout_minutes; check that they started"
         ) from error
     devices = [RankDevice(**json.loads(store.get(key))) for key in keys]
     others = [device for device in devices if device.backend != devices[0].backend]

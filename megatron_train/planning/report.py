@@ -159,7 +159,7 @@ def suggestions(command: CommandLine, plan: Plan) -> str:
     found = suggest(command, plan.model, plan.facts, plan.layout.world_size, plan.device, plan.mfu)
     title = f"\nlayouts that fit on {plan.layout.world_size} {plan.device.name}, by estimated seconds per iteration"
     if not found:
-        return f"{title}: none; take more GPUs or larger ones"
+        return f"{title}: none; use more GPUs, or GPUs with more memory"
     head = ("TP", "PP", "VPP", "DP", "layers", "micro-batch", "recompute", "s/iteration", "why")
     rows: list[tuple[str, ...]] = [head]
     rows += [

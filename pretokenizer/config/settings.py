@@ -150,7 +150,7 @@ class PretokenizeConfig:
             if getattr(self, name) < 1:
                 problems.append(f"{name}: must be at least 1")
         if not _is_date(self.template_date):
-            problems.append(f"template_date: {self.template_date!r} is no day; give it as YYYY-MM-DD")
+            problems.append(f"template_date: {self.template_date!r} is not a date; give it as YYYY-MM-DD")
         if problems:
             raise ConfigError("\n".join(problems))
 

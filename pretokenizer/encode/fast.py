@@ -43,7 +43,7 @@ class FramedPass:
         self._marks_per_turn = len(found[0])
         for (prefix, _), names in zip(frames, found, strict=True):
             if not self._special.match(prefix) or len(names) != self._marks_per_turn:
-                raise FrameError(f"chat format {chat_format.name} has frames of different kinds")
+                raise FrameError(f"the frames of chat format {chat_format.name} differ in their control tokens")
         names = list(dict.fromkeys(name for turn in found for name in turn))
         self.engine = FastEngine(tokenizer, names, reference.encode_special_in_text)
         self.name = self.engine.name

@@ -9,17 +9,15 @@ def chat_warnings(notes: Counter[str]) -> list[str]:
     `notes` maps the names of problems, as in encode/batch.py, to their counts.
 
     >>> chat_warnings(Counter(messages_dropped=3))
-    ['the chat template does not show 3 messages that have text, so they are in no document']
+    ['the chat template omits 3 messages that have text, so no document contains them']
     """
     warnings = []
     if changed := notes["replies_changed"]:
         warnings.append(
-            f"{changed:,} of {notes['replies_compared']:,} compared replies are not trained on as they are served,"
-            " because the chat template rewrites earlier messages (it drops thoughts, for example); `--history unroll`"
-            " writes each reply after the prompt that is served"
+            f"{changed:,} of {notes['replies_compared']:,} compared replies follow another prompt in the data than when "
+            "the model is served, because the chat template rewrites earlier messages (it drops thoughts, for example); "
+            "`--history unroll` writes each reply after the prompt that is served"
         )
     if dropped := notes["messages_dropped"]:
-        warnings.append(
-            f"the chat template does not show {dropped:,} messages that have text, so they are in no document"
-        )
+        warnings.append(f"the chat template omits {dropped:,} messages that have text, so no document contains them")
     return warnings

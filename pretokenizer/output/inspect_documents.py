@@ -42,7 +42,7 @@ def _inspect_shard(prefix: Path, num: int, start: int, plain: bool) -> Iterator[
     if problems:
         raise ShardError("\n".join(problems))
     if not 0 <= start < max(count, 1):
-        raise ShardError(f"{prefix}: has {count} documents, so --start {start} is no document; give 0 to {count - 1}")
+        raise ShardError(f"--start {start}: {prefix} has {count} documents; give a number from 0 to {count - 1}")
     text, role = ShardReader(f"{prefix}-text"), ShardReader(f"{prefix}-role")
     manifest = DataManifest.load(prefix.parent)
     tokenizer = load_tokenizer_folder(prefix.parent / "tokenizer")

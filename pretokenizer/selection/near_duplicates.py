@@ -85,7 +85,7 @@ def _signatures(selected: Selected, documents: NDArray[np.int64], store: TokenSt
     try:
         from rensa import RMinHash
     except ImportError:
-        raise BuildError("--near_duplicates needs a library: pip install 'oasst-megatron[neardup]'") from None
+        raise BuildError("--near_duplicates needs the package rensa: pip install 'oasst-megatron[neardup]'") from None
     parts = [np.empty((0, NUM_SLOTS), dtype=np.uint32)]
     for batch in batches(documents, selected.table.sizes):
         hashes, counts = run_hashes(store.gather(selected.table, batch), selected.table.sizes[batch])

@@ -76,7 +76,7 @@ def test_what_is_not_here_is_said_and_is_no_error(chain: Path) -> None:
 
 
 def test_a_folder_without_receipt_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"receipt\.json: is no receipt"):
+    with pytest.raises(ValueError, match=r"receipt\.json: is not a receipt"):
         check_receipt(tmp_path)
 
 

@@ -93,7 +93,7 @@ def test_an_archive_is_looked_into(tmp_path: Path) -> None:
 
 def test_torchs_old_format_of_several_pickles_is_refused(tmp_path: Path) -> None:
     """The first pickle of such a file is a number. The evil one is the fourth."""
-    with pytest.raises(UnsafePickleError, match="blob: refused: it holds more after its first pickle"):
+    with pytest.raises(UnsafePickleError, match="blob: refused: data follows its first pickle"):
         scan(saved({"a": Evil(tmp_path / "r")}, _use_new_zipfile_serialization=False))
 
 

@@ -39,7 +39,7 @@ def test_every_attempt_has_a_name_of_its_own(order: list[int]) -> None:
 def test_an_attempt_that_broke_off_is_no_hindrance() -> None:
     store = dist.HashStore()
     for rank in (0, 1):  # the third rank never arrives
-        with pytest.raises(TimeoutError, match="did not come within --distributed_timeout_minutes"):
+        with pytest.raises(TimeoutError, match="did not connect within --distributed_timeout_minutes"):
             agree_on_attempt(store, rank, 3, 0.1)
     assert len(attempt(store, [1, 2, 0])) == 1
 

@@ -46,7 +46,7 @@ def test_a_node_without_a_driver_is_an_error_on_every_rank() -> None:
 
 def test_a_rank_that_never_comes_is_an_error() -> None:
     own = RankDevice(0, "node0", None)
-    with pytest.raises(TimeoutError, match=r"ranks \[1\] did not come within --distributed_timeout_minutes"):
+    with pytest.raises(TimeoutError, match=r"ranks \[1\] did not connect within --distributed_timeout_minutes"):
         compare_devices(dist.HashStore(), own, 2, datetime.timedelta(seconds=0.1))
 
 

@@ -85,7 +85,7 @@ def test_frames_of_different_kinds(sample_tokenizer: Tokenizer) -> None:
         frames: ClassVar = {role: ("<|im_start|>", "\n" if role is Role.USER else "<|im_end|>") for role in Role}
 
     chat_format = Odd()
-    with pytest.raises(FrameError, match="chat format odd has frames of different kinds"):
+    with pytest.raises(FrameError, match="frames of chat format odd"):
         FramedPass(sample_tokenizer, chat_format, ReferencePass(sample_tokenizer, chat_format))
 
 
