@@ -142,7 +142,8 @@ def write_and_publish(
 
 
 def _write_own(plan: TensorPlan) -> Written:
-    """Write this rank's files in parallel, and return the report about them. An error is reported, not raised."""
+    """Write this rank's files in parallel, and return their checksums, or an error as `problem`. Never raises."""
+
     written, write = Written(), partial(_write_file, plan.writer.transforms)
     try:
         with ThreadPoolExecutor(max(1, len(plan.buckets))) as pool:

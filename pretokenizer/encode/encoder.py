@@ -42,7 +42,7 @@ class Pass(Protocol):
 
 
 class Encoder:
-    """Encodes conversations with a given pass, and also returns their texts if `keep_texts` is set."""
+    """Encodes conversations with a fast pass or the reference pass, and keeps their texts if `keep_texts` is set."""
 
     def __init__(self, way: Pass, reference: ReferencePass, keep_texts: bool = False) -> None:
         self.way, self._reference, self.keep_texts = way, reference, keep_texts

@@ -14,9 +14,9 @@ def chat_warnings(notes: Counter[str]) -> list[str]:
     warnings = []
     if changed := notes["replies_changed"]:
         warnings.append(
-            f"{changed:,} of {notes['replies_compared']:,} compared replies follow another prompt in the data than when "
-            "the model is served, because the chat template rewrites earlier messages (it drops thoughts, for example); "
-            "`--history unroll` writes each reply after the prompt that is served"
+            f"{changed:,} of {notes['replies_compared']:,} compared replies follow another prompt in the data than "
+            "when the model is served, because the chat template rewrites earlier messages (for example, it drops "
+            "thoughts); `--history unroll` writes each reply after the prompt that is served"
         )
     if dropped := notes["messages_dropped"]:
         warnings.append(f"the chat template omits {dropped:,} messages that have text, so no document contains them")

@@ -74,9 +74,9 @@ def split_name(path: PurePath) -> SplitName:
 
 
 def _split_in(name: str, max_words: int | None = None) -> tuple[str, str] | None:
-    """Return (kind, label) of the split that one of the first `max_words` words in `name` names, or None.
+    """Return (kind, label) if one of the first `max_words` words in a file's `name` names a split, else None.
 
-    The label leaves numbers out.
+    The label is that word and the words after it, without numbers: `test-en-00001` gives ("test", "test_en").
     """
     words = [word for word in re.split(r"[^a-z0-9]+", _SHARD.sub("", name.lower())) if word]
     for position, word in enumerate(words[:max_words]):

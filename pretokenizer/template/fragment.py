@@ -56,7 +56,7 @@ def differing(some: Iterable[Fragment], others: Iterable[Fragment]) -> tuple[Out
 
 
 def _outline(fragments: Iterable[Fragment]) -> list[str | Expression]:
-    """Return the outline of fragments, in which fixed texts and expressions alternate."""
+    """Return the fragments as a list of text, expression, text and so on. Neighbouring texts are joined."""
     outline: list[str | Expression] = [""]
     for fragment in fragments:
         if fragment.expression is not None:

@@ -130,7 +130,10 @@ class SentencePieceTokenizer(Tokenizer):
     def _encode_fragment(
         self, text: str, begin: int, end: int, symbols: Sequence[re.Match[str]], found: Alignment
     ) -> None:
-        """Append the tokens of `text[begin:end]` to `found`, as SentencePiece encodes them. `symbols` has no effect."""
+        """Append the tokens that SentencePiece gives `text[begin:end]` to `found`.
+
+        `symbols` is unused: `align` calls this method or `_encode_marked`, with the same arguments.
+        """
         if begin == end:
             return
         mapping = self.processor.encode(text[begin:end], out_type="offset_mapping")
