@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,8 +19,9 @@ from megatron_train.parallel.hang_watch import HangWatch, stacks
 from megatron_train.parallel.stop_request import StopRequest
 from megatron_train.report.phases import PhaseTimer
 from tests.conftest import toy_documents, write_shard
-from tests.distributed import run_distributed, start_ranks
+from tests.distributed import free_port, run_distributed
 from tests.megatron_train.models import LLAMA
+from tests.paths import ROOT
 
 
 def slow_rank() -> list[str]:
@@ -134,13 +136,26 @@ def write_run(folder: Path) -> Path:
     return folder / "run.yaml"
 
 
+def start_two_ranks(words: list[str]) -> list[subprocess.Popen[str]]:
+    """Start a command once for each of two ranks, without torchrun. stderr is a pipe."""
+    shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": 1}
+
+    def start(rank: int) -> subprocess.Popen[str]:
+        own = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        return subprocess.Popen(
+            words, cwd=ROOT, env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+
+    return [start(0), start(1)]
+
+
 def test_a_run_with_a_stopped_rank_ends(tmp_path: Path) -> None:
     """A rank gets SIGSTOP during training, and the other one ends within the timeout and reports the reason.
 
     Without torchrun, rank 0 holds the store through which the ranks share their phases, which is the hardest case.
     """
     stopped = 0
-    ranks = start_ranks([sys.executable, "-m", "megatron_train", "--config", str(write_run(tmp_path))])
+    ranks = start_two_ranks([sys.executable, "-m", "megatron_train", "--config", str(write_run(tmp_path))])
     try:
         metrics, deadline = tmp_path / "save" / "metrics.jsonl", time.monotonic() + 120
         while not metrics.is_file() or metrics.read_text().count("\n") < 3:
