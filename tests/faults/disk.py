@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.faults.forked import LOG, Run, launch, preload
 from tests.faults.kill import PATIENCE_SECONDS
 from tests.faults.kill_targets import TARGETS, Target
 from tests.faults.tally import Tally
+from tests.forked import LOG, Run, launch, preload
 
 EXAMPLES = {"pretokenizer": (0, 2), "trainer": (0, 1), "converter": (0, 1)}
 """The variants of each program that run on a full disk."""

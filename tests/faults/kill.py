@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults.forked import HangError, Run, launch, preload
 from tests.faults.kill_targets import TARGETS, Step, Target
 from tests.faults.tally import Tally
+from tests.forked import HangError, Run, launch, preload
 
 MAX_KILLS_A_STEP = 4
 PATIENCE_SECONDS = 120.0

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from tests.faults.forked import LOG, launch, preload
+from tests.forked import LOG, launch, preload
 from tests.paths import ROOT
 
 SAMPLE_MODEL = ROOT / "examples/data/tokenizer/sample.model"

@@ -21,10 +21,10 @@ from pathlib import Path
 import psutil
 
 from tests.faults.corrupt import KINDS, damage
-from tests.faults.forked import launch, preload
 from tests.faults.kill import PATIENCE_SECONDS, fresh
 from tests.faults.kill_targets import ROOT, TRAIN_ITERS, Trainer
 from tests.faults.tally import Tally
+from tests.forked import launch, preload
 
 NEWEST = f"checkpoints/iter_{TRAIN_ITERS:07d}"
 

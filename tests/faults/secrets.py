@@ -20,9 +20,9 @@ from pathlib import Path
 
 import yaml
 
-from tests.faults.forked import launch, preload
 from tests.faults.kill_targets import SAMPLE_MODEL, write_records
 from tests.faults.tally import Tally
+from tests.forked import launch, preload
 
 PLANTED = {
     "HF_TOKEN": "hf_PLANTEDhubtoken0123456789abcdefghij",

@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from tests.distributed import free_port
-from tests.faults.forked import preload
+from tests.forked import preload
 
 
 def ending_of(error: BaseException) -> tuple[str, int, float]:

@@ -53,17 +53,13 @@ def test_torchrun_gets_its_own_flags_and_the_ranks_the_others(config: str, monke
     assert started == [(["--nproc_per_node=2", "--nnodes=2", "--node_rank=1", *rank_flags], 17)]
 
 
-def test_two_ranks_train_and_a_failing_rank_is_one_message(config: str, tmp_path: Path) -> None:
-    def launched(*flags: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "megatron_train", "launch", "--nproc_per_node", "2", "--config", config, *flags]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment)
-
-    done = launched("--log_interval", "1")
-    assert (done.returncode, "iter 2/2 | loss " in done.stdout) == (0, True), done.stderr
+def test_an_error_of_every_rank_is_one_message(config: str, tmp_path: Path) -> None:
+    """tests/test_end_to_end.py has a launch that trains."""
     roles = tmp_path / "toy-role.bin"
     roles.write_bytes(b"\x03" * len(roles.read_bytes()))  # not a chat role
-    failed = launched()
+    words = [sys.executable, "-m", "megatron_train", "launch", "--nproc_per_node", "2", "--config", config]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    failed = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment)
     assert failed.returncode == 2
     errors = [line for line in failed.stderr.splitlines() if not line.startswith("warning: ")]
     assert 1 <= len(errors) <= 2, failed.stderr  # rank 0 prints the error and names the rank that failed first

@@ -171,7 +171,7 @@ def test_a_run_with_a_stopped_rank_ends(tmp_path: Path) -> None:
         assert ", last in iteration " in error
         assert f"rank {1 - stopped}, where its threads are:" in error
         assert "in train_step" in error or "in run" in error
-        assert time.monotonic() - since < 12  # 6 s, and a margin for a busy machine
+        assert time.monotonic() - since < 25  # 6 s, and a margin for a busy machine
     finally:
         for process in ranks:
             process.kill()

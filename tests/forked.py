@@ -5,7 +5,12 @@
     run.kill();  run.wait(60)
 
 A forked command runs the package's `main` with a user's arguments, in `folder` and in its own session, and writes its
-output to a file. Only the interpreter's start and the imports are shared.
+output to a file. Only the interpreter's start and the imports are shared. A process that has computed gradients or
+started threads cannot fork safely, so a test starts this module instead:
+
+    python -m tests.forked "1 pretokenizer build --configs mine" "2 trainer --config run.yaml"
+
+It runs the commands, each with its number of processes, in the current folder up to the first that fails.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import os
+import shlex
 import signal
 import sys
 import time
@@ -174,3 +180,21 @@ def drop_capabilities() -> None:
     header, no_capabilities = (ctypes.c_uint32 * 2)(version_3, 0), (ctypes.c_uint32 * 6)()
     if libc.prctl(set_secure_bits, no_root_and_locked, 0, 0, 0) or libc.capset(header, no_capabilities):
         raise OSError(ctypes.get_errno(), "cannot drop the capabilities of root")
+
+
+def main(lines: list[str]) -> int:
+    """Run commands one after another, and print the end of their output. Return 0, or the status of the first failure."""
+    commands = [shlex.split(line) for line in lines]
+    for program in {program for _, program, *_ in commands}:
+        preload(program)
+    for processes, program, *arguments in commands:
+        run = launch(program, arguments, Path.cwd(), int(processes))
+        code = run.wait(300)
+        print(f"{program} {shlex.join(arguments)}:\n{run.tail(5000)}")
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
