@@ -29,11 +29,12 @@ install: $(STAMP) ## create .venv and install everything, development tools incl
 demo: $(STAMP) ## [DATA=my.jsonl] [OUTPUT_DIR=...]: conversations -> shards -> two stages -> Hugging Face folder -> answers, on the CPU
 	$(BIN)/python -W ignore -m examples.demo --output_dir $(or $(OUTPUT_DIR),output/demo) $(if $(DATA),--data $(DATA))
 
-# Tests that launch processes use the cores themselves; the others share them.
 FAST_TESTS := -m "not slow" --numprocesses 2 --dist worksteal
+# tests/tiers.py puts the tests that use several ranks into one group, which one worker runs.
+SLOW_TESTS := -m "slow and not interop" --numprocesses 2 --dist loadgroup
 test: $(STAMP) ## the test suite
 	$(BIN)/python -m pytest $(FAST_TESTS)
-	$(BIN)/python -m pytest -m "slow and not interop"
+	$(BIN)/python -m pytest $(SLOW_TESTS)
 
 test-fast: $(STAMP) ## the tests that launch no process and train nothing, under 90 seconds on two cores
 	$(BIN)/python -m pytest $(FAST_TESTS)

@@ -13,7 +13,7 @@ import pytest
 
 from megatron_train.config.model_config import ModelConfig
 from pretokenizer.files.shard import ShardWriter
-from tests.tiers import mark_slow_tests
+from tests.tiers import mark_tests
 
 TINY_LLAMA = ModelConfig(
     family="llama",
@@ -53,5 +53,6 @@ def tiny_model_config() -> ModelConfig:
     return TINY_LLAMA
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    mark_slow_tests(items)
+    mark_tests(items)

@@ -1,12 +1,16 @@
-"""Mark the tests that launch processes as `slow`, so that `make test-fast` leaves them out.
+"""Mark the tests that launch processes as `slow`, so that `make test-fast` leaves them out, and group the slow tests.
 
 A test launches processes when its code, a fixture of it, or a function that it calls uses one of LAUNCHERS. The tests
 of SLOW_FILES train models in their own process. Other tests that take seconds carry `@pytest.mark.slow` themselves.
+
+`make test` runs the slow tests in two workers. All tests that use the ranks of tests/distributed.py run in one of them,
+because starting these ranks takes seconds. Of the others, the tests of one file run together and share its fixtures.
 """
 
 from __future__ import annotations
 
 import types
+from functools import cache
 
 import pytest
 
@@ -22,30 +26,35 @@ SLOW_FILES = {
 }
 
 
-def mark_slow_tests(items: list[pytest.Item]) -> None:
+def mark_tests(items: list[pytest.Item]) -> None:
     for item in items:
-        if isinstance(item, pytest.Function) and (item.nodeid.partition("::")[0] in SLOW_FILES or launches(item)):
-            item.add_marker(pytest.mark.slow)
+        if isinstance(item, pytest.Function):
+            file, launchers = item.nodeid.partition("::")[0], launchers_of(item)
+            if launchers or file in SLOW_FILES:
+                item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.xdist_group("ranks" if "run_distributed" in launchers else file))
 
 
-def launches(item: pytest.Function) -> bool:
-    """Return whether a test or one of its fixtures launches a process."""
+def launchers_of(item: pytest.Function) -> set[str]:
+    """Return those of LAUNCHERS that a test uses itself, in a fixture, or in a function of the tests that it calls."""
     definitions = item._fixtureinfo.name2fixturedefs.values()
-    functions = [item.function, *(definition.func for found in definitions for definition in found)]
-    return any(uses_a_launcher(function, set()) for function in functions)
+    pending: list[object] = [item.function, *(definition.func for found in definitions for definition in found)]
+    seen: set[object] = set()
+    launchers: set[str] = set()
+    while pending:
+        function = pending.pop()
+        function = getattr(function, "__wrapped__", function)
+        if isinstance(function, types.FunctionType) and function not in seen:
+            seen.add(function)
+            if function.__module__.startswith("tests."):
+                names = names_in(function.__code__)
+                launchers |= names & LAUNCHERS
+                pending += [function.__globals__.get(name) for name in names]
+    return launchers
 
 
-def uses_a_launcher(function: object, seen: set[object]) -> bool:
-    """Return whether the code of a function of the tests, or of what it calls there, names a launcher."""
-    function = getattr(function, "__wrapped__", function)
-    if not isinstance(function, types.FunctionType) or function in seen or not function.__module__.startswith("tests."):
-        return False
-    seen.add(function)
-    names = names_in(function.__code__)
-    return bool(names & LAUNCHERS) or any(uses_a_launcher(function.__globals__.get(name), seen) for name in names)
-
-
-def names_in(code: types.CodeType) -> set[str]:
+@cache
+def names_in(code: types.CodeType) -> frozenset[str]:
     """Return the global and attribute names in a code object and in the functions inside it."""
     inner = [names_in(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return set(code.co_names).union(*inner)
+    return frozenset(code.co_names).union(*inner)
