@@ -16,13 +16,12 @@ import pytest
 
 from megatron_train.announce import describe_batch, differences_from_megatron_llm
 from megatron_train.config.flags import CommandLine, parse
-from megatron_train.config.model_config import ModelConfig, pad_vocab_size
+from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
 from megatron_train.config.validate import validate, validate_model
 from megatron_train.data.document_order import split_documents
 from megatron_train.data.document_set import DocumentSet
-from megatron_train.model.lima_dropout import lima_rate
 from megatron_train.optim.lr_schedule import learning_rate
 from pretokenizer.config.yaml_config import load_yaml
 from tests.card_flags import card_flags
@@ -124,14 +123,7 @@ def test_llama2_stage_2_learning_rates(applied: int, expected: str) -> None:
     assert rate("llama2-70b-oasst-sft-v10_stage2", applied) == expected
 
 
-def test_llama2_lima_rates() -> None:
-    rates = [lima_rate(0.25, layer, 80) for layer in (1, 2, 40, 79, 80)]
-    assert [round(one, 5) for one in rates] == [0.0, 0.00316, 0.12342, 0.24684, 0.25]
-
-
 def test_llama2_vocabulary_and_its_padding() -> None:
-    assert 32000 + len(["<CLS>", "<SEP>", "<EOD>", "<MASK>", "<PAD>"]) + len(["<|im_start|>", "<|im_end|>"]) == 32007
-    assert pad_vocab_size(32007, 128) == 32128
     model = replace(ModelConfig.load(CONFIGS / "model" / "llama2_70b.yaml"), vocab_size=32007, padded_vocab_size=None)
     assert model.padded_vocab == 32128
     assert model.num_parameters(model.padded_vocab) == 68_978_745_344

@@ -1,13 +1,11 @@
 """The registry of sources, and the behaviour that all sources share."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pretokenizer.config.yaml_config import ConfigError
-from pretokenizer.records.file_names import stem_of
 from pretokenizer.sources import SOURCES, make_source
 from tests.pretokenizer.sources.conftest import Convert
 
@@ -61,8 +59,3 @@ def test_no_value_stops_a_source(name: str, value: Any, convert: Convert) -> Non
     keys += " context response conversation conversations messages prompt tree_state message_id parent_id translation"
     keys += " answer_0 answer_1 score_0 score_1 system lang"
     assert len(convert(name, [dict.fromkeys(keys.split(), value)])) <= 1
-
-
-def test_stems() -> None:
-    names = ["train-00000-of-00002.parquet", "en.jsonl.gz", "Test.json", "data.jsonl"]
-    assert [stem_of(Path(name)) for name in names] == ["train", "en", "test", "data"]
