@@ -85,7 +85,7 @@ def test_llama2_world_sizes_that_do_not_fit_are_refused_with_the_remedy() -> Non
         validate(command, layout_of(command, 96))
 
 
-def test_what_is_kept_of_the_original_and_what_differs_is_said() -> None:
+def test_differences_from_the_original_are_printed() -> None:
     kept, loss, recompute = differences_from_megatron_llm(parse(card_flags(1)).config)
     assert "split 969,30,1 again" in kept and "validation shard" in kept
     assert "target tokens of the global batch" in loss and "--loss_normalization micro_batch" in loss
@@ -232,7 +232,7 @@ def test_hugging_face_cards_learning_rates(name: str, applied: int, expected: st
 # Launching -------------------------------------------------------------------------------------------------------
 
 
-def test_a_prefix_that_is_not_there_lists_those_beside_it_and_under_output(
+def test_a_missing_prefix_lists_those_beside_it_and_under_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The card's launch reads oasst_sft10-train, but its section writes oasst_pre10-train."""
@@ -275,7 +275,7 @@ def with_flags(name: str) -> TrainConfig:
     return parse(["--config", f"{CONFIGS}/train/{name}.yaml", "--exit_code_on_signal", "85", "--lr", "1e-5"]).config
 
 
-def test_dockerfile_copies_what_is_there() -> None:
+def test_dockerfile_copies_existing_files() -> None:
     root = CONFIGS.parent
     copied = [line.split()[1:-1] for line in (root / "Dockerfile").read_text().splitlines() if line.startswith("COPY")]
     assert len(copied) == 6

@@ -374,7 +374,7 @@ def test_to_hf_refuses_a_damaged_checkpoint(hf_folder: Callable[[str], Path], tm
     assert (tmp_path / "hf").is_dir()
 
 
-def test_to_hf_refuses_a_folder_that_is_there(converted: Callable[[str], Path], tmp_path: Path) -> None:
+def test_to_hf_refuses_an_existing_folder(converted: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "note").write_text("mine")
 

@@ -1,6 +1,5 @@
 """A few cases of each part of the fault campaign, and readers that hypothesis tries with any input.
 
-
 `python -m tests.faults` runs the whole campaign.
 """
 
@@ -94,7 +93,7 @@ def test_dependencies_have_bounds() -> None:
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
-def test_what_fuzzing_found_stays_mended(target: str) -> None:
+def test_inputs_that_fuzzing_found_stay_fixed(target: str) -> None:
     for path in sorted((CORPUS / target).glob("*")):
         try:
             TARGETS[target](path.read_bytes())

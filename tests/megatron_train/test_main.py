@@ -75,7 +75,7 @@ def test_a_run_leaves_checkpoint_metrics_and_a_readable_console(
     assert "iter 6/6 | loss " in out
 
 
-def test_a_run_goes_on_where_it_was_stopped(run: Any, tmp_path: Path) -> None:
+def test_a_stopped_run_resumes(run: Any, tmp_path: Path) -> None:
     assert run("--save", tmp_path / "whole", "--eval_interval", 2) == 0
     flags = ["--eval_interval", 2, "--tensorboard_dir", tmp_path / "tb"]
     assert run("--exit_interval", 3, *flags) == 0
@@ -142,7 +142,7 @@ def test_finetune_takes_the_weights_alone(run: Any, tmp_path: Path) -> None:
         (["--global_batch_size", "3"], 2, "error: global_batch_size 3 is not a multiple of micro_batch_size 2"),
     ],
 )
-def test_what_a_user_can_mend_is_one_message_and_no_traceback(
+def test_a_user_error_is_one_message_without_traceback(
     flags: list[str], code: int, message: str, run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*flags) == code

@@ -111,7 +111,7 @@ def test_the_checkpoints_tokenizer_must_be_the_datas(tmp_path: Path) -> None:
         check_vocabulary(manifest, LLAMA, tmp_path / "iter_0000001")
 
 
-def test_the_datas_tokenizer_goes_into_checkpoints_before_the_loaded_one(tmp_path: Path) -> None:
+def test_the_datas_tokenizer_goes_into_checkpoints_instead_of_the_loaded_one(tmp_path: Path) -> None:
     data, load = tmp_path / "data", tmp_path / "load"
     assert find_tokenizer(data, load) == {}
     (load / "tokenizer").mkdir(parents=True)

@@ -167,7 +167,7 @@ def test_recomputation_is_right_for_every_number_of_layers(tmp_path: Path, metho
 # ---- dropout
 
 
-def test_dropout_acts_in_training_only_and_each_iteration_draws_anew(tmp_path: Path) -> None:
+def test_dropout_acts_in_training_only_and_each_iteration_draws_new_numbers(tmp_path: Path) -> None:
     settings = write_documents(tmp_path, 4) | {"global_batch_size": 4, "lr": 0.0}
     plain = [report.lm_loss for run in [start(SMALL, settings)] for report in (run.step(), run.step())]
     dropped = start(SMALL, settings | {"hidden_dropout": 0.25, "lima_dropout": True})

@@ -157,7 +157,7 @@ def test_packed_rows_over_stages_give_the_gradient_of_the_documents_one_by_one(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_resuming_in_another_layout_goes_on_as_one_process_would(
+def test_resuming_in_another_layout_equals_one_process(
     layout: str, one_process: tuple[Path, dict[str, Any]], four: FourProcesses
 ) -> None:
     folder, settings = one_process

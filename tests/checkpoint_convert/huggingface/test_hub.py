@@ -52,7 +52,7 @@ def test_to_hf_uploads_after_verifying(
     assert capsys.readouterr().out.splitlines()[-1] == "uploaded to https://hub.example/org/name"
 
 
-def test_no_token_is_said_before_any_work(
+def test_a_missing_token_is_an_error_before_any_work(
     converted: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

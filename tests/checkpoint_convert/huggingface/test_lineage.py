@@ -53,7 +53,7 @@ def test_lineage_ends_where_a_folder_is_gone_or_comes_again(tmp_path: Path) -> N
     assert lineage(trained(tmp_path / "c", tmp_path / "c")) == []
 
 
-def test_a_run_that_went_on_with_itself_is_followed_to_its_base(tmp_path: Path) -> None:
+def test_a_resumed_run_is_followed_to_its_base(tmp_path: Path) -> None:
     """With --load X --save X, each checkpoint but the first records that it started from X."""
     run = tmp_path / "run"
     for iteration, load in ((2, tmp_path / "base"), (4, run), (6, run)):

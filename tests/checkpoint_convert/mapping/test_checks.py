@@ -64,7 +64,7 @@ def test_plan_rows_takes_the_larger_of_source_and_tokenizer(spm_model: Path, tin
         assert plan == RowPlan(rows, used, padded, "normal", 0.02, 1234)
 
 
-def test_rows_to_write_refuses_what_is_not_there(spm_model: Path, tiny_model_config: ModelConfig) -> None:
+def test_rows_to_write_refuses_missing_rows(spm_model: Path, tiny_model_config: ModelConfig) -> None:
     model = replace(tiny_model_config, vocab_size=407, padded_vocab_size=512, source_vocab_size=400)
     tokenizer = load_tokenizer(spm_model, ("<|im_start|>", "<|im_end|>"))
 

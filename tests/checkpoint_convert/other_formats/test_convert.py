@@ -315,7 +315,7 @@ def test_added_tokens_come_back_from_megatron_llm(
     ]
 
 
-def test_quotes_that_a_launch_script_left_are_no_part_of_a_token() -> None:
+def test_quotes_of_a_launch_script_are_not_part_of_a_token() -> None:
     arguments = {"vocab_extra_ids_list": '"<|im_start|>,<|im_end|>"', "new_tokens": True}
 
     options = with_recorded_tokens(ImportOptions(), arguments, Path("llm"))

@@ -109,7 +109,7 @@ def test_ranks_of_one_save_are_joined(tmp_path: Path) -> None:
     assert weights.infos["embedding.word_embeddings.weight"].shape == (4, 4)
 
 
-def test_norms_that_drifted_apart_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_norms_that_drifted_apart_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = save_two_ranks(tmp_path, {NORM.format(0): torch.full((4,), 1.005)})
 
     assert MegatronLlmWeights(folder).read(f"encoder.{NORM.format(0)}").tolist() == [1.0] * 4

@@ -69,7 +69,7 @@ def test_one_changed_byte_is_named(chain: Path, name: str) -> None:
     assert str(path) in " ".join(check_receipt(chain / "hf").problems)
 
 
-def test_what_is_not_here_is_said_and_is_no_error(chain: Path) -> None:
+def test_missing_files_are_reported_and_are_no_error(chain: Path) -> None:
     (chain / "records.jsonl").unlink()
     outcome = check_receipt(chain / "hf")
     assert str(chain / "records.jsonl") in outcome.missing and outcome.problems == []

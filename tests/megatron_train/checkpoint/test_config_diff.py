@@ -57,12 +57,12 @@ def test_the_loss_scale_continues_from_the_checkpoint(folder: Path) -> None:
     assert differences(config, folder) == [Difference("initial_loss_scale", 65536.0, 8.0, "checkpoint")]
 
 
-def test_settings_that_a_checkpoint_of_an_earlier_release_does_not_have(folder: Path) -> None:
+def test_settings_that_an_earlier_release_lacked_are_not_compared(folder: Path) -> None:
     lines = (folder / "train_config.yaml").read_text().splitlines()
     (folder / "train_config.yaml").write_text("\n".join(line for line in lines if not line.startswith("lr:")))
     assert setting_differences(config_of(lr=2e-5, train_data_path=["a"]), folder) == []
 
 
-def test_converted_weights_were_not_trained_with_anything(folder: Path) -> None:
+def test_converted_weights_have_no_settings_to_compare(folder: Path) -> None:
     (folder / "train_config.yaml").unlink()
     assert differences(config_of(lr=2e-5), folder) == []

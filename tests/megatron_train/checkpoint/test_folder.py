@@ -63,7 +63,7 @@ def test_a_release_is_found(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path) == tmp_path / "release"
 
 
-def test_what_is_missing_and_what_is_there_is_named(tmp_path: Path) -> None:
+def test_missing_and_present_checkpoints_are_named(tmp_path: Path) -> None:
     def message(path: Path, iteration: int | None = None) -> str:
         with pytest.raises(CheckpointError) as error:
             find_checkpoint(path, iteration)
@@ -126,7 +126,7 @@ def test_a_pickle_that_would_run_code_is_refused_though_its_sum_is_right(tmp_pat
         check_folder(folder)
 
 
-def test_only_staging_folders_of_our_own_making_are_removed(tmp_path: Path) -> None:
+def test_only_our_own_staging_folders_are_removed(tmp_path: Path) -> None:
     publish(tmp_path, 500)
     staging_folder(tmp_path, 600).mkdir()
     (staging_folder(tmp_path, 600) / "x").write_text("x")

@@ -31,12 +31,12 @@ def start_of(**settings: Any) -> Start | None:
     return find_start(config_from_settings({key: str(value) for key, value in settings.items()}, "test"))
 
 
-def test_without_any_checkpoint_a_run_starts_anew(tmp_path: Path) -> None:
+def test_without_any_checkpoint_a_run_starts_from_the_beginning(tmp_path: Path) -> None:
     assert start_of() is None
     assert start_of(save=tmp_path / "new") is None
 
 
-def test_the_runs_own_checkpoint_goes_before_the_one_to_load(tmp_path: Path) -> None:
+def test_the_runs_own_checkpoint_takes_precedence_over_the_one_to_load(tmp_path: Path) -> None:
     base, own = publish(tmp_path / "base", None, trained=False), publish(tmp_path / "own", 5, load=tmp_path / "base")
     assert start_of(load=tmp_path / "base", save=tmp_path / "other") == Start(base, resume=False)
     assert start_of(load=tmp_path / "base", save=tmp_path / "own") == Start(own, resume=True)
@@ -58,7 +58,7 @@ def test_an_iteration_can_be_asked_for(tmp_path: Path) -> None:
         start_of(load=tmp_path / "run", load_iters=7)
 
 
-def test_a_run_that_went_back_goes_on_from_there(tmp_path: Path) -> None:
+def test_a_run_that_resumed_at_an_earlier_iteration_continues_from_there(tmp_path: Path) -> None:
     run = tmp_path / "run"
     older = publish(run, 5)
     publish(run, 10)
@@ -96,7 +96,7 @@ def damage(folder: Path) -> None:
     (folder / "train_state.json").write_text("{} ")
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_newest_sound_one(
+def test_a_damaged_checkpoint_is_replaced_by_the_newest_sound_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = [publish(tmp_path / "run", iteration) for iteration in (5, 10, 15)]
@@ -118,7 +118,9 @@ def test_an_asked_for_checkpoint_that_is_damaged_is_an_error(tmp_path: Path) -> 
         start_of(load=tmp_path / "run", load_iters=10)
 
 
-def test_a_tracker_whose_folder_is_gone_is_no_dead_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tracker_whose_folder_is_missing_does_not_end_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     older = publish(tmp_path / "run", 5)
     (tmp_path / "run" / "latest_checkpointed_iteration.txt").write_text("10\n")
     assert start_of(save=tmp_path / "run") == Start(older, resume=True)

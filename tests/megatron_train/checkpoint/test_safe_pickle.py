@@ -86,7 +86,7 @@ def test_a_damaged_pickle_is_refused(blob: bytes) -> None:
         inert_load(blob, "x")
 
 
-def test_an_archive_is_looked_into(tmp_path: Path) -> None:
+def test_pickles_in_an_archive_are_scanned(tmp_path: Path) -> None:
     with pytest.raises(UnsafePickleError, match=r"blob:.*/data.pkl: refused"):
         scan(saved({"a": Evil(tmp_path / "r")}))
 
@@ -104,7 +104,7 @@ def test_an_old_file_that_ends_like_an_archive_is_refused(tmp_path: Path) -> Non
         scan(blob)
 
 
-def test_a_pickle_whose_name_is_in_capitals_is_looked_into(tmp_path: Path) -> None:
+def test_a_pickle_whose_name_is_in_capitals_is_scanned(tmp_path: Path) -> None:
     """torch's archive reader ignores the case of entry names."""
     renamed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(saved({"a": Evil(tmp_path / "r")}))) as old, zipfile.ZipFile(renamed, "w") as new:
@@ -151,14 +151,14 @@ def test_scan_pickles_accepts_a_sound_folder(tmp_path: Path) -> None:
     scan_pickles(tmp_path / "c")
 
 
-def test_scan_pickles_looks_into_distcp_files(tmp_path: Path) -> None:
+def test_scan_pickles_scans_distcp_files(tmp_path: Path) -> None:
     write_distributed(tmp_path / "c", [Evil(tmp_path / "r")])
     with pytest.raises(UnsafePickleError, match=r"__0_0.distcp\[some.key\]:.*refused"):
         scan_pickles(tmp_path / "c")
     assert not (tmp_path / "r").exists()
 
 
-def test_scan_pickles_looks_into_metadata_and_common(tmp_path: Path) -> None:
+def test_scan_pickles_scans_metadata_and_common(tmp_path: Path) -> None:
     for name in (".metadata", "common.pt"):
         folder = tmp_path / name.strip(".")
         write_distributed(folder, torch.zeros(1))

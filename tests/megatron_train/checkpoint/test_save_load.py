@@ -75,7 +75,7 @@ def test_only_the_newest_are_kept(run: Run, tmp_path: Path) -> None:
     assert names(tmp_path / "save") == ["iter_0000002", "iter_0000003", "latest_checkpointed_iteration.txt"]
 
 
-def test_what_was_just_saved_is_kept_though_another_run_got_further(run: Run, tmp_path: Path) -> None:
+def test_the_newest_save_is_kept_although_another_run_got_further(run: Run, tmp_path: Path) -> None:
     run.config = replace(run.config, checkpoint=replace(run.config.checkpoint, save_total_limit=1))
     for iteration in (30, 10, 15):  # the run resumed from an earlier checkpoint than 30
         run.state = replace(run.state, iteration=iteration)

@@ -43,7 +43,7 @@ def test_save_and_load_give_the_same_as_readable_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"iterations": 3}', '{"iteration": "many"}'])
-def test_a_damaged_file_says_how_to_go_on(tmp_path: Path, text: str) -> None:
+def test_a_damaged_file_names_the_remedy(tmp_path: Path, text: str) -> None:
     (tmp_path / "train_state.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"train_state.json: cannot be read .*--finetune"):
         TrainState.load(tmp_path)
@@ -55,7 +55,7 @@ def draws() -> list[float]:
         return own + torch.rand(3).tolist()
 
 
-def test_random_streams_go_on_where_they_were(tmp_path: Path, single_process: None) -> None:
+def test_random_streams_continue_after_loading(tmp_path: Path, single_process: None) -> None:
     layout = init_distributed(TrainConfig().parallel, 5)
     first = draws()
     save_rng(tmp_path, layout)

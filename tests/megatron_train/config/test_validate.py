@@ -122,7 +122,7 @@ def test_fp8_products_take_sixteen_tokens_a_rank() -> None:
     validate(command, ParallelLayout(world_size=2, tp=2))
 
 
-def test_a_wrong_world_size_is_said_before_anything_else() -> None:
+def test_a_wrong_world_size_is_the_first_error() -> None:
     (found,) = problems({"train_iters": -1}, ParallelLayout(world_size=3, tp=2))
     assert found.startswith("world size 3 is not a multiple of tensor_model_parallel_size 2")
 

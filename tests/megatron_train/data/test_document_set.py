@@ -29,7 +29,7 @@ def test_fingerprint_changes_with_the_documents(tmp_path: Path) -> None:
     assert DocumentSet([same]).fingerprint() != DocumentSet([longer]).fingerprint()
 
 
-def test_a_missing_shard_names_those_that_are_there(tmp_path: Path) -> None:
+def test_a_missing_shard_names_the_present_ones(tmp_path: Path) -> None:
     shard_of(tmp_path, [3], "there-train")
     with pytest.raises(ShardError) as error:
         DocumentSet([str(tmp_path / "missing")])

@@ -76,7 +76,7 @@ def test_computed_once_and_read_afterwards(
     "change",
     [{"seed": 5}, {"seq_length": 64}, {"packing_window": 7}, {"overlong": "drop"}, {"samples": 51}, {"data": 1}],
 )
-def test_whatever_the_plan_depends_on_gives_another(
+def test_each_setting_of_a_plan_is_part_of_its_key(
     change: dict[str, Any], settings: dict[str, Any], tmp_path: Path, computed: list[int]
 ) -> None:
     planned(settings)
@@ -121,7 +121,7 @@ def test_a_damaged_plan_is_computed_again_with_one_warning(
     assert capsys.readouterr().err == ""
 
 
-def test_a_plan_of_something_else_under_this_name_is_not_taken(
+def test_a_plan_of_other_data_under_this_name_is_not_used(
     settings: dict[str, Any], tmp_path: Path, computed: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     planned(settings)
@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written_costs_one_warning(
     assert "packing-" in warnings
 
 
-def test_it_lies_beside_the_checkpoints_or_nowhere(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_the_plan_is_stored_beside_the_checkpoints_or_not_at_all(settings: dict[str, Any], tmp_path: Path) -> None:
     del settings["data_cache_path"]
     planned(settings)
     planned(settings | {"save": str(tmp_path / "save"), "packing": False})

@@ -72,7 +72,7 @@ def test_an_iteration_with_infinite_gradients_changes_nothing(settings: dict[str
         assert not run.step().skipped
 
 
-def test_a_run_whose_every_iteration_was_skipped_can_be_saved_and_resumed(
+def test_a_run_with_only_skipped_iterations_can_be_saved_and_resumed(
     settings: dict[str, object], tmp_path: Path
 ) -> None:
     run = start(LLAMA, settings | {"lr": 1e-2})

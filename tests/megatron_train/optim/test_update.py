@@ -45,7 +45,7 @@ def test_a_spike_in_either_is_unwanted() -> None:
     assert not is_unwanted(state, TrainConfig().optimizer, loss=9.0, grad_norm=9.0)
 
 
-def test_training_goes_on_when_the_level_has_changed_for_good() -> None:
+def test_training_continues_when_the_level_has_changed_for_good() -> None:
     config, state, skipped = config_from_settings({"skip_spike_sigma": "6"}, "test"), TrainState(), 0
     for i in range(600):
         loss = (2.0 if i < 200 else 2.5) + (0.01 if i % 2 else -0.01)

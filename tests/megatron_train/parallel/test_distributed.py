@@ -81,7 +81,7 @@ def two_ranks() -> dict[str, Any]:
     return found
 
 
-def test_two_processes_sum_print_once_and_draw_as_their_place_asks() -> None:
+def test_two_processes_sum_print_once_and_draw_their_own_numbers() -> None:
     first, second = run_distributed(two_ranks, 2)
     assert (first["sum"], second["sum"]) == ([3.0, 2e-17], [3.0, 2e-17])
     assert (first["prints"], second["prints"]) == (True, False)
@@ -91,7 +91,7 @@ def test_two_processes_sum_print_once_and_draw_as_their_place_asks() -> None:
     assert first["weights"] == second["weights"]  # although each rank draws its own
 
 
-def test_shutdown_twice_is_nothing(one_rank: None) -> None:
+def test_a_second_shutdown_has_no_effect(one_rank: None) -> None:
     shutdown()
     assert not dist.is_initialized()
     shutdown()

@@ -36,7 +36,7 @@ def test_every_attempt_has_a_name_of_its_own(order: list[int]) -> None:
     assert len(set.union(*names)) == 3
 
 
-def test_an_attempt_that_broke_off_is_no_hindrance() -> None:
+def test_an_abandoned_attempt_does_not_block_the_next() -> None:
     store = dist.HashStore()
     for rank in (0, 1):  # the third rank never arrives
         with pytest.raises(TimeoutError, match="did not connect within --distributed_timeout_minutes"):
@@ -44,5 +44,5 @@ def test_an_attempt_that_broke_off_is_no_hindrance() -> None:
     assert len(attempt(store, [1, 2, 0])) == 1
 
 
-def test_one_process_needs_nobody() -> None:
+def test_one_process_waits_for_no_other() -> None:
     assert agree_on_attempt(dist.HashStore(), 0, 1, 0.1)

@@ -44,7 +44,7 @@ def test_a_node_without_a_driver_is_an_error_on_every_rank() -> None:
     assert all(error.startswith(message) for error in errors)
 
 
-def test_a_rank_that_never_comes_is_an_error() -> None:
+def test_a_rank_that_never_connects_is_an_error() -> None:
     own = RankDevice(0, "node0", None)
     with pytest.raises(TimeoutError, match=r"ranks \[1\] did not connect within --distributed_timeout_minutes"):
         compare_devices(dist.HashStore(), own, 2, datetime.timedelta(seconds=0.1))

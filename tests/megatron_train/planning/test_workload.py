@@ -14,7 +14,7 @@ def test_bubble_of_the_card_is_8_6_percent() -> None:
     assert round(bubble_fraction(4, 1, 32), 3) == 0.086
 
 
-def test_epochs_are_read_from_the_shards_where_they_are(tmp_path: Path) -> None:
+def test_epochs_are_read_from_existing_shards(tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "own", [([5] * 9, [2] * 9)] * 30 + [([5] * 99, [2] * 99)] * 10)
     flags = ["--model", f"{CONFIGS}/model/tiny_llama.yaml", "--train_data_path", shard, "--seq_length", "64"]
     flags += ["--train_iters", "10", "--micro_batch_size", "4", "--world_size", "1"]

@@ -13,7 +13,7 @@ def test_a_failure_is_one_line_on_stderr(monkeypatch: pytest.MonkeyPatch, capsys
     assert capsys.readouterr().err == "error: p-text.idx: no such shard\n"
 
 
-def test_torchrun_finds_it_where_it_looks(
+def test_torchrun_finds_the_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The file has the fields that ProcessFailure of torch.distributed.elastic reads."""

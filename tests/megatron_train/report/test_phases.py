@@ -10,7 +10,7 @@ from megatron_train.config.flags import config_from_settings
 from megatron_train.report.phases import PhaseTimer, Profiler
 
 
-def test_each_phase_has_its_own_time_and_an_iteration_starts_anew() -> None:
+def test_each_phase_has_its_own_time_in_each_iteration() -> None:
     timer = PhaseTimer()
     timer.start(1, "read")
     time.sleep(0.02)

@@ -112,7 +112,7 @@ def test_a_reply_ends_with_the_end_of_turn_and_begins_with_the_prompt() -> None:
         assert chat_format.end_of_turn in chat_format.special_tokens
 
 
-def test_unknown_format_names_those_there_are() -> None:
+def test_an_unknown_format_names_the_known_ones() -> None:
     with pytest.raises(
         ChatFormatError, match=r"chat_format 'chatlm' is not known \(did you mean 'chatml'\?\); there are"
     ):

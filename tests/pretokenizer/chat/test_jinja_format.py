@@ -289,7 +289,7 @@ def test_a_template_that_refuses_a_conversation(sample_tokenizer: Tokenizer) -> 
         template(TEMPLATES["needs a user"], sample_tokenizer).render(Conversation(TALK[:1]))
 
 
-def test_chatml_given_as_a_file_is_the_same(sample_tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_chatml_as_a_template_file_gives_the_same(sample_tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "chatml.jinja"
     path.write_text(CHAT_FORMATS["chatml"].hf_chat_template)
     found, known = read_template(path, sample_tokenizer), CHAT_FORMATS["chatml"]

@@ -45,7 +45,7 @@ def test_all_ways_give_the_same(sample_tokenizer: Tokenizer, monkeypatch: pytest
         assert [c.tolist() for c in batch[:6]] == [c.tolist() for c in reference[:6]]
 
 
-def test_why_there_is_no_fast_way(sample_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_for_no_fast_pass_is_reported(sample_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gigatoken")
 
     def wrong(*_: object) -> None:

@@ -30,7 +30,7 @@ def both(path: Path, name: str, encode_special: bool) -> tuple[FramedPass, Refer
 
 @pytest.mark.parametrize("name", ["chatml", "oasst"])
 @pytest.mark.parametrize("encode_special", [False, True])
-def test_it_gives_what_the_reference_gives(byte_level_path: Path, name: str, encode_special: bool) -> None:
+def test_ids_and_roles_equal_those_of_the_reference(byte_level_path: Path, name: str, encode_special: bool) -> None:
     for path in (SAMPLE_MODEL, byte_level_path):
         fast, reference = both(path, name, encode_special)
         talks = hard_conversations()

@@ -42,7 +42,7 @@ def formats(tokenizer: Tokenizer) -> dict[str, ChatFormat]:
 
 @pytest.mark.parametrize("name", ["reply", "text first", "marks", "marks as replies"])
 @pytest.mark.parametrize("encode_special", [False, True])
-def test_it_gives_what_the_reference_gives(byte_level_path: Path, name: str, encode_special: bool) -> None:
+def test_ids_and_roles_equal_those_of_the_reference(byte_level_path: Path, name: str, encode_special: bool) -> None:
     for path in (SAMPLE_MODEL, byte_level_path):
         tokenizer = load_tokenizer(path, CHATML_TOKENS)
         chat_format = formats(tokenizer)[name]

@@ -107,7 +107,7 @@ def test_contexts_stand_between_speakers(convert: Convert) -> None:
 
 
 @pytest.mark.parametrize("roles", ["ua", "suaua", "uaua", "au", "u", "uua", "uas", "ssua", "sa", "", "uaa"])
-def test_the_short_way_for_regular_conversations_gives_the_same(roles: str) -> None:
+def test_the_fast_path_for_regular_conversations_gives_the_same(roles: str) -> None:
     """An option that matches nothing makes the reader take the slow path, which applies every rule."""
     names = {"s": "system", "u": "user", "a": "assistant"}
     turns = [(names[letter], f"{letter}{i}") for i, letter in enumerate(roles)]
