@@ -20,13 +20,12 @@ import faulthandler
 import os
 import shlex
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from tests.distributed import free_port
 
 LOG = "log.txt"
 _MAINS: dict[str, Callable[[list[str]], int]] = {}
@@ -182,8 +181,15 @@ def drop_capabilities() -> None:
         raise OSError(ctypes.get_errno(), "cannot drop the capabilities of root")
 
 
+def free_port() -> int:
+    """Return a TCP port of this machine that is not in use."""
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return int(server.getsockname()[1])
+
+
 def main(lines: list[str]) -> int:
-    """Run commands one after another, and print the end of their output. Return 0, or the status of the first failure."""
+    """Run commands in turn, and print the end of their output. Return 0, or the status of the first that fails."""
     commands = [shlex.split(line) for line in lines]
     for program in {program for _, program, *_ in commands}:
         preload(program)

@@ -3,8 +3,8 @@
 A test launches processes when its code, a fixture of it, or a function that it calls uses one of LAUNCHERS. The tests
 of SLOW_FILES train models in their own process. Other tests that take seconds carry `@pytest.mark.slow` themselves.
 
-`make test` runs the slow tests in two workers. All tests that use the ranks of tests/distributed.py run in one of them,
-because starting these ranks takes seconds. Of the others, the tests of one file run together and share its fixtures.
+`make test` runs the slow tests in two workers. All tests that call `run_distributed` run in one of them,
+because starting its ranks takes seconds. Of the others, the tests of one file run together and share its fixtures.
 """
 
 from __future__ import annotations

@@ -15,8 +15,7 @@ import sys
 import time
 from typing import Any
 
-from tests.distributed import free_port
-from tests.forked import preload
+from tests.forked import free_port, preload
 
 
 def ending_of(error: BaseException) -> tuple[str, int, float]:

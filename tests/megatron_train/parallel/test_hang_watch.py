@@ -19,7 +19,8 @@ from megatron_train.parallel.hang_watch import HangWatch, stacks
 from megatron_train.parallel.stop_request import StopRequest
 from megatron_train.report.phases import PhaseTimer
 from tests.conftest import toy_documents, write_shard
-from tests.distributed import free_port, run_distributed
+from tests.distributed import run_distributed
+from tests.forked import free_port
 from tests.megatron_train.models import LLAMA
 from tests.paths import ROOT
 
