@@ -21,8 +21,8 @@ def single_process() -> Iterator[None]:
 
 @pytest.fixture
 def one_rank(single_process: None) -> None:
-    """Start the process groups of one rank in the test process."""
+    """Start the process groups of one rank in the test process, unless an earlier test did."""
     from megatron_train.config.settings import TrainConfig
-    from megatron_train.parallel.distributed import init_distributed
+    from tests.megatron_train.runs import enter_layout
 
-    init_distributed(TrainConfig().parallel, 0)
+    enter_layout(TrainConfig())
