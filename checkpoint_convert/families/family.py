@@ -19,7 +19,7 @@ from checkpoint_convert.output.report import warn
 from checkpoint_convert.tensors.tensor import ConvertError
 from megatron_train.config.model_config import Family as FamilyName
 from megatron_train.config.model_config import ModelConfig
-from pretokenizer.files.publish import read_json
+from pretokenizer.files.publish import read_json_object
 
 HfConfig = dict[str, Any]
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -101,14 +101,9 @@ class Family:
 
 def read_hf_config(path: Path) -> HfConfig:
     """Return config.json as a dict. Raises ConvertError naming the file when it is missing or not a JSON object."""
-    try:
-        config = read_json(path)
-    except FileNotFoundError:
-        raise ConvertError(f"{path}: missing; {_remedy(path.parent)}") from None
-    except (OSError, ValueError) as error:
-        raise ConvertError(f"{path}: cannot read: {error}") from None
-    if not isinstance(config, dict):
-        raise ConvertError(f"{path}: expected a JSON object")
+    config = read_json_object(path, ConvertError)
+    if config is None:
+        raise ConvertError(f"{path}: missing; {_remedy(path.parent)}")
     return config
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_convert.tensors.tensor import ConvertError
-from pretokenizer.files.publish import read_json
+from pretokenizer.files.publish import read_json_object
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -39,15 +39,12 @@ def generation_settings(folder: Path, config: Mapping[str, Any]) -> dict[str, An
     Raises ConvertError naming the file.
     """
     path = folder / GENERATION_CONFIG
-    if not path.is_file():
+    found = read_json_object(path, ConvertError, "; repair or remove it")
+    if found is None:
         names = ("bos_token_id", "eos_token_id", "pad_token_id")
         return {name: config[name] for name in names if config.get(name) is not None}
-    try:
-        found = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ConvertError(f"{path}: cannot read: {error}; repair or remove it") from None
-    if not isinstance(found, dict) or not all(isinstance(i, int) for i in stops_of(found)):
-        raise ConvertError(f"{path}: expected a JSON object whose eos_token_id is an id or a list of ids; repair it")
+    if not all(isinstance(i, int) for i in stops_of(found)):
+        raise ConvertError(f"{path}: eos_token_id is {found['eos_token_id']!r}; expected an id or a list of ids")
     return found
 
 

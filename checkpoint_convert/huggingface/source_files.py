@@ -22,7 +22,7 @@ from checkpoint_convert.output.report import warn
 from checkpoint_convert.tensors.tensor import ConvertError
 from megatron_train.checkpoint.folder import SOURCE_TOKENIZER_DIR
 from pretokenizer.chat.formats import TEMPLATE_NAME
-from pretokenizer.files.publish import read_json
+from pretokenizer.files.publish import read_json_object
 
 SOURCE_DIR = Path(SOURCE_TOKENIZER_DIR).name
 """Subfolder of a checkpoint's `tokenizer/` that holds the imported folder's tokenizer files."""
@@ -198,12 +198,4 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ConvertError(f"{path}: cannot read: {error}; repair or remove it") from None
-    if not isinstance(value, dict):
-        raise ConvertError(f"{path}: expected a JSON object")
-    return value
+    return read_json_object(path, ConvertError, "; repair or remove it") or {}

@@ -247,10 +247,7 @@ def special_tokens(export: TokenizerExport) -> dict[str, str]:
     unknown = export.source.token("unk_token") if export.source else None
     own = export.source.token("eos_token") if export.source else None
     if own is not None and own != tokens["eos_token"]:
-        warn(
-            f"eos_token is {tokens['eos_token']}, which ends a turn, instead of the source's {own}; "
-            "generation stops at both"
-        )
+        warn(f"eos_token is {tokens['eos_token']}, which ends a turn (source: {own}); generation stops at both")
     return {**{name: token for name, token in tokens.items() if token}, **({"unk_token": unknown} if unknown else {})}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pretokenizer.config.yaml_config import ConfigError, from_mapping
 from pretokenizer.files.checksums import FileRecord
-from pretokenizer.files.publish import read_json, write_json_atomic
+from pretokenizer.files.publish import read_json_object, write_json_atomic
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -120,16 +120,11 @@ def check_digest(folder: str | Path) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = read_json(path)
-    except FileNotFoundError:
+    raw = read_json_object(path, ManifestError)
+    if raw is None:
         raise ManifestError(
             f"{path}: missing; {path.parent} is not a finished output of `python -m pretokenizer build`"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ManifestError(f"{path}: cannot read: {error}") from None
-    if not isinstance(raw, dict):
-        raise ManifestError(f"{path}: expected a JSON object")
+        )
     return raw
 
 

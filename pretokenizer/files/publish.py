@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,22 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError("its values are nested too deep") from None
+
+
+def read_json_object(path: Path, error: Callable[[str], Exception], remedy: str = "") -> dict[str, Any] | None:
+    """Return the object in a JSON file, or None when there is no such file.
+
+    For an unreadable file or another value, raises `error`, called with a message that names the file and the remedy.
+    """
+    try:
+        value = read_json(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as problem:
+        raise error(f"{path}: cannot read: {problem}{remedy}") from None
+    if not isinstance(value, dict):
+        raise error(f"{path}: expected a JSON object{remedy}")
+    return value
 
 
 def forbid_world_writable() -> None:

@@ -12,9 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-from pretokenizer.files.publish import read_json, write_json_atomic
+from pretokenizer.files.publish import write_json_atomic
 
 SPEC_NAME = "tokenizer_spec.json"
 
@@ -158,16 +158,3 @@ class Tokenizer(ABC):
             "fingerprint": self.fingerprint,
         }
         write_json_atomic(folder / SPEC_NAME, spec, sync=False)
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, or {} if the file does not exist. Raises TokenizerError for anything else."""
-    try:
-        value = read_json(path)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"{path}: cannot read: {error}") from None
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path}: expected a JSON object")
-    return value

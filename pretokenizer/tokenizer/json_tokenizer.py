@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pretokenizer.tokenizer.base import Alignment, Tokenizer, TokenizerError, read_json_object
+from pretokenizer.files.publish import read_json_object
+from pretokenizer.tokenizer.base import Alignment, Tokenizer, TokenizerError
 
 EOS_CANDIDATES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|eot_id|>")
 BOS_CANDIDATES = ("<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>")
@@ -154,7 +155,7 @@ class JsonTokenizer(Tokenizer):
 
     def _choose_own_tokens(self) -> None:
         """Set the ids of EOS, BOS and pad from `tokenizer_config.json` beside the file, else from their usual names."""
-        config = read_json_object(self.path.with_name("tokenizer_config.json"))
+        config = read_json_object(self.path.with_name("tokenizer_config.json"), TokenizerError) or {}
         eos = self._first_known(config.get("eos_token"), EOS_CANDIDATES)
         if eos is None:
             names = ", ".join(EOS_CANDIDATES)

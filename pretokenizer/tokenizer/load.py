@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pretokenizer.tokenizer.base import SPEC_NAME, Tokenizer, TokenizerError, read_json_object
+from pretokenizer.files.publish import read_json_object
+from pretokenizer.tokenizer.base import SPEC_NAME, Tokenizer, TokenizerError
 from pretokenizer.tokenizer.json_tokenizer import JsonTokenizer
 from pretokenizer.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
@@ -77,9 +78,9 @@ def read_tokenizer_spec(folder: str | Path) -> dict[str, Any]:
     Raises TokenizerError if the file is missing or lacks a key.
     """
     path = Path(folder) / SPEC_NAME
-    if not path.is_file():
+    spec = read_json_object(path, TokenizerError)
+    if spec is None:
         raise TokenizerError(f"{path}: missing; {folder} is not a tokenizer folder written by this project")
-    spec = read_json_object(path)
     missing = [key for key in _SPEC_KEYS if key not in spec]
     if missing:
         raise TokenizerError(f"{path}: lacks {', '.join(missing)}")

@@ -169,7 +169,7 @@ def test_verify_asks_only_for_tokens_that_both_sides_have(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", r"hf/generation_config\.json: expected a JSON object .*eos_token_id"),
+        ("[]", r"hf/generation_config\.json: expected a JSON object"),
         ('{"max_new_tokens": "x"}', "hf: transformers cannot load it: TypeError"),
     ],
 )
