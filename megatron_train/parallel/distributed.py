@@ -129,11 +129,11 @@ def device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if uses_cuda() else torch.device("cpu")
 
 
-def sum_over_ranks(values: list[float], group: Any = None) -> list[float]:
-    """Return the elementwise sum of `values`, in fp64, over all ranks or over the ranks of `group`."""
+def sum_over_ranks(values: list[float]) -> list[float]:
+    """Return the elementwise sum of `values`, in fp64, over all ranks."""
     tensor = torch.tensor(values, dtype=torch.float64, device=device())
-    if dist.get_world_size(group) > 1:
-        dist.all_reduce(tensor, group=group)
+    if dist.get_world_size() > 1:
+        dist.all_reduce(tensor)
     return [float(x) for x in tensor.tolist()]
 
 

@@ -135,7 +135,7 @@ def claim_cuda_devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 
 def test_another_megatron_core_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.17.0")
-    with pytest.raises(RuntimeError, match=r"megatron-core 0.17.0 is installed; .* pip install megatron-core==0.16.1"):
+    with pytest.raises(RuntimeError, match=r"megatron-core 0\.17\.0 .* pip install megatron-core==0\.16\.1"):
         device.install()
 
 
