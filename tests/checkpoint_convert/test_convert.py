@@ -128,7 +128,7 @@ def test_from_hf_names_a_generation_config_that_it_cannot_keep(
     folder = changed(hf_folder("llama_gqa"), tmp_path / "hf")
     (folder / "generation_config.json").write_text(text)
 
-    with pytest.raises(ConvertError, match=r"hf/generation_config\.json: .*; repair"):
+    with pytest.raises(ConvertError, match=r"hf/generation_config\.json: "):
         from_hf(folder, tmp_path / "ckpt", ImportOptions())
 
 
