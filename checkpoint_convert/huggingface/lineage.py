@@ -55,9 +55,9 @@ def imported_receipt(release: Path) -> tuple[str, dict[str, Any]]:
     record = _read(release / CONVERTED_FROM)
     folder, receipt = record.get("folder"), record.get("receipt")
     links = receipt.get("links") if isinstance(receipt, dict) else None
-    if not isinstance(folder, str) or not isinstance(links, list) or not all(map(_is_link, links)):
-        return "", {}
-    return folder, receipt
+    if isinstance(folder, str) and isinstance(receipt, dict) and isinstance(links, list) and all(map(_is_link, links)):
+        return folder, receipt
+    return "", {}
 
 
 def _is_link(value: Any) -> bool:
