@@ -54,6 +54,26 @@ faults: $(STAMP) ## [SEED=1] [SHARE=0.1]: kills, full disks, damage, hostile fil
 	@$(BIN)/python -m pip install --quiet --editable ".[fuzz]" || echo "atheris cannot be installed here: fuzzing is blind" >&2
 	$(BIN)/python -W ignore -m tests.faults --seed $(or $(SEED),1) --share $(or $(SHARE),1)
 
+gpu-report: $(STAMP) ## one GPU, at most 8 minutes: kernels, parity, checkpoints, failures, memory, speed -> benchmarks/gpu/<device>.md
+	$(BIN)/python -W ignore -m benchmarks.gpu_report
+
+# Another version of megatron-core than the pinned one, in an environment of its own. It downloads torch again, up to 3 GB.
+ENGINE ?= 0.19.2
+ENGINE_VENV ?= .venv-engine
+PYTHON312 ?= python3.12
+ENGINE_TESTS ?= tests/megatron_train tests/checkpoint_convert
+ENGINE_STAMP := $(ENGINE_VENV)/.installed-$(ENGINE)
+$(ENGINE_STAMP): pyproject.toml
+	@$(PYTHON312) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 12))' 2>/dev/null || { echo "error: there is no Python 3.12 at $(PYTHON312), which megatron-core $(ENGINE) needs; set PYTHON312=..." >&2; exit 1; }
+	test -x $(ENGINE_VENV)/bin/python || $(PYTHON312) -m venv $(ENGINE_VENV)
+	$(ENGINE_VENV)/bin/python -m pip install --quiet "$(TORCH)"
+	$(ENGINE_VENV)/bin/python -m pip install --quiet --editable ".[dev]"
+	$(ENGINE_VENV)/bin/python -m pip install --quiet --no-deps "megatron-core==$(ENGINE)"
+	@touch $@
+
+engines: $(ENGINE_STAMP) ## [ENGINE=0.19.2] [PYTHON312=...] [ENGINE_TESTS=...]: the trainer's and converter's tests on a newer megatron-core
+	$(ENGINE_VENV)/bin/python -m pytest $(ENGINE_TESTS)
+
 audit: $(STAMP) ## known weaknesses of the installed dependencies, as far as the advisory service answers
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python -m pip_audit --skip-editable
@@ -70,10 +90,10 @@ pretokenize: $(STAMP) ## MIX=oasst_pre10 [TOKENIZER=llama2] [DATA_DIR=data] [OUT
 	$(BIN)/python -m pretokenizer build --configs $(MIX) $(or $(TOKENIZER),llama2) --data_dir $(MIX_DATA) $(if $(OUTPUT_DIR),--output_dir $(OUTPUT_DIR))
 
 clean: ## remove output, caches and the virtual environment
-	rm -rf $(VENV) output/demo .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	rm -rf $(VENV) $(ENGINE_VENV) output/demo .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install demo test interop test-fast parity soak faults audit check pretokenize clean
+.PHONY: help install demo test interop test-fast parity soak faults gpu-report engines audit check pretokenize clean
 
 # The five published models: docs/cards.md. FLAGS are further flags of the trainer.
 CARDS := $(BIN)/python -W ignore -m examples.cards

@@ -8,6 +8,7 @@ The files are megatron-core's. The same state gives the same bytes: the files ho
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 from collections.abc import Callable
@@ -19,8 +20,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing, parallel_state
+from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
+from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
@@ -67,26 +70,15 @@ class _PlannedOnly(TorchDistSaveShardedStrategy):
 
     planned: tuple[FileSystemWriterAsync, Metadata | None]
 
-    def _get_save_and_finalize_callbacks(self, writer: FileSystemWriterAsync, save_state_dict_ret: Any) -> Any:
-        self.planned = (writer, save_state_dict_ret[1])
-        return super()._get_save_and_finalize_callbacks(writer, save_state_dict_ret)
+    def plan(self, tensors: dict[str, Any], staging: Path) -> None:
+        """Plan the save of sharded tensors into the folder `staging`, and set `planned`. All ranks call this method."""
+        # megatron-core 0.19 has a second writer, of the package nvidia-resiliency-ext. 0.16 has only its own.
+        has_two = "async_strategy" in inspect.signature(self.async_save).parameters
+        self.async_save(tensors, staging, **({"async_strategy": "mcore"} if has_two else {}))
 
-
-class _FilledWhenAssigned(FullyParallelSaveStrategyWrapper):
-    """megatron-core's wrapper that assigns the writing of each tensor to one data-parallel rank.
-
-    After the assignment, `fill` provides the data of the tensors that this rank writes.
-    """
-
-    fill: Callable[..., list[torch.Tensor]]
-    new: list[torch.Tensor]
-    """The tensors that `fill` has allocated. They share no memory with the run's own tensors."""
-
-    def async_save(self, sharded_state_dict: Any, checkpoint_dir: Path) -> Any:
-        """Assign the tensors to ranks, fill those of this rank, and plan the save with the base strategy."""
-        self.apply_saving_parallelization(sharded_state_dict)
-        self.new = self.fill(sharded_state_dict=sharded_state_dict, group=self.parallelization_group)
-        return self.base_strategy.async_save(sharded_state_dict, checkpoint_dir)
+    def _get_save_and_finalize_callbacks(self, writer: FileSystemWriterAsync, result: Any, *strategy: Any) -> Any:
+        self.planned = (writer, result[1])
+        return super()._get_save_and_finalize_callbacks(writer, result, *strategy)
 
 
 def plan_tensors(
@@ -94,17 +86,19 @@ def plan_tensors(
 ) -> TensorPlan:
     """Assign every tensor to the rank that writes it, move this rank's tensors to the CPU, and return its plan.
 
-    All ranks call this function. `fill` puts data into the meta tensors of `state_dict` that this rank writes. With
-    `keep_copies`, the plan shares no memory with the run, so that training may continue. Rank 0 writes common.pt into
-    `staging`.
+    All ranks call this function. `fill` puts data into the meta tensors of `state_dict` that this rank writes, and
+    returns the tensors that it allocates. With `keep_copies`, the plan shares no memory with the run, so that training
+    may continue. Rank 0 writes common.pt, everything but the tensors, into `staging`.
     """
     strategy = _PlannedOnly("torch_dist", 1)
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-    spread = _FilledWhenAssigned(strategy, group)
-    spread.fill = fill
-    dist_checkpointing.save(state_dict, str(staging), spread, async_sharded_save=True)
+    tensors, common = save_preprocess(state_dict)
+    if dist.get_rank() == 0:
+        torch.save(common, staging / COMMON_STATE_FNAME)
+    FullyParallelSaveStrategyWrapper(strategy, group).apply_saving_parallelization(tensors)
+    new = {tensor.untyped_storage().data_ptr() for tensor in fill(sharded_state_dict=tensors, group=group)}
+    strategy.plan(tensors, staging)
     writer, metadata = strategy.planned
-    new = {tensor.untyped_storage().data_ptr() for tensor in spread.new}
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
         return _on_cpu(tensor, keep_copies and tensor.untyped_storage().data_ptr() not in new)

@@ -26,7 +26,15 @@ class PackedRow(PackedSeqParams):
     def of(cls, cu_seqlens: Tensor, position_ids: Tensor, bounds: tuple[int, ...]) -> PackedRow:
         """Make the row from `cu_seqlens` [documents + 1] on the model's device, and the same numbers as `bounds`."""
         longest = max(end - start for start, end in itertools.pairwise(bounds))
-        return cls("sbhd", cu_seqlens, cu_seqlens, None, None, longest, longest, None, None, position_ids, bounds)
+        return cls(
+            qkv_format="sbhd",
+            cu_seqlens_q=cu_seqlens,
+            cu_seqlens_kv=cu_seqlens,
+            max_seqlen_q=longest,
+            max_seqlen_kv=longest,
+            position_ids=position_ids,
+            bounds=bounds,
+        )
 
     def in_thd_format(self) -> PackedSeqParams:
         """Return the same boundaries in megatron-core's format for packed rows."""

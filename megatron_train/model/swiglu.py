@@ -10,23 +10,26 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-class GatedSilu:
+class GatedSilu(nn.Module):
     """Activation function of a SwiGLU MLP, silu(gate) * up, for use in a ModuleSpec.
 
-    It maps [..., 2 f], gate followed by up, to [..., f], where f is the MLP's width on this rank. It has no parameters,
-    so it is not an nn.Module.
+    It maps [..., 2 f], gate followed by up, to [..., f], where f is the MLP's width on this rank. It has no parameters.
     """
 
     def __init__(self, config: Any) -> None:
-        pass
+        super().__init__()
 
-    def __call__(self, gate_and_up: Tensor) -> Tensor:
+    def forward(self, gate_and_up: Tensor) -> Tensor:
         out: Tensor = _GatedSilu.apply(gate_and_up)
         return out
+
+    def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> dict[str, Any]:
+        """Return an empty dictionary, because this module has no parameters to save."""
+        return {}
 
 
 class _GatedSilu(torch.autograd.Function):

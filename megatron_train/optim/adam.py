@@ -16,7 +16,8 @@ import torch
 class FusedLayoutAdam(torch.optim.Optimizer):
     """Adam with bias correction, whose state has the layout of FusedAdam, on any device.
 
-    Weight decay is decoupled, as in AdamW, unless `adam_w_mode` is off.
+    Weight decay is decoupled, as in AdamW, unless `adam_w_mode` is off. megatron-core 0.19 passes `capturable`, whether
+    to record the step in a CUDA graph, which must be False.
     """
 
     def __init__(
@@ -27,7 +28,9 @@ class FusedLayoutAdam(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         adam_w_mode: bool = True,
+        capturable: bool = False,
     ) -> None:
+        assert not capturable, "the step count is a number of the CPU, which a CUDA graph would not increase"
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.adam_w_mode = adam_w_mode
         self.gradient_divisor = 1.0

@@ -48,7 +48,8 @@ def global_norm(optimizer: Any) -> float:
     The result is copied from the device once, because each copy waits for the GPU.
     """
     (part,) = optimizer.chained_optimizers
-    gradients = part.get_main_grads_for_grad_norm()
+    has_new_name = hasattr(part, "get_grads_for_grad_norm")  # since megatron-core 0.19
+    gradients = part.get_grads_for_grad_norm() if has_new_name else part.get_main_grads_for_grad_norm()
     if gradients:
         squared = torch.stack(torch._foreach_norm(gradients)).square().sum()
     else:

@@ -4,7 +4,8 @@
     install()          # before any model, optimizer or process group is built
 
 On CUDA, only the Adam class is replaced, and only when neither Transformer Engine nor Apex is installed. On the CPU,
-megatron-core's literal `device="cuda"`, `torch.cuda.*` getters and RNG tracker are redirected to the CPU.
+megatron-core's literal `device="cuda"`, `torch.cuda.*` getters and RNG tracker are redirected to the CPU. The patches
+fit megatron-core 0.19.2 as well.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import queue
 import sys
@@ -27,6 +29,9 @@ from megatron_train.report.console import warn
 from pretokenizer.config.yaml_config import ConfigError
 
 MEGATRON_CORE_VERSION = "0.16.1"
+"""The version of megatron-core that pyproject.toml installs."""
+OTHER_MEGATRON_CORE_VERSIONS = ("0.19.2",)
+"""Versions that work too; `make engines` runs the tests on them. They need Python 3.12."""
 DEVICE_VARIABLE = "OASST_DEVICE"
 """Environment variable that chooses the device: `auto` (the default), `cpu` or `cuda`."""
 CPU = torch.device("cpu")
@@ -144,16 +149,17 @@ def compute_capability() -> tuple[int, int] | None:
 def install(device: str | None = None) -> None:
     """Patch megatron-core so that it runs on `device` (`auto`, `cpu` or `cuda`), by default that of OASST_DEVICE.
 
-    Further calls change nothing. Raises RuntimeError when megatron-core is not the version that this module patches,
-    and ConfigError for a device that cannot be used.
+    Further calls change nothing. Raises RuntimeError when megatron-core is not a version that this module patches, and
+    ConfigError for a device that cannot be used.
     """
     global _mode
     if device is not None:
         os.environ[DEVICE_VARIABLE] = device
     found = importlib.metadata.version("megatron-core")
-    if found != MEGATRON_CORE_VERSION:
+    adapted = (MEGATRON_CORE_VERSION, *OTHER_MEGATRON_CORE_VERSIONS)
+    if found not in adapted:
         raise RuntimeError(
-            f"megatron-core {found} is installed, but this program adapts {MEGATRON_CORE_VERSION}: pip install "
+            f"megatron-core {found} is installed, but this program adapts {' and '.join(adapted)}: pip install "
             f"megatron-core=={MEGATRON_CORE_VERSION}"
         )
     hide_broken_transformer_engine()
@@ -189,6 +195,8 @@ def quiet_known_warnings() -> None:
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+    # megatron-core 0.19 announces at every load that it will stop to read common.pt.
+    logging.getLogger("megatron.core.dist_checkpointing.strategies.common").setLevel(logging.ERROR)
 
 
 def _point_torch_cuda_at_cpu() -> None:
@@ -200,6 +208,7 @@ def _point_torch_cuda_at_cpu() -> None:
     cuda: Any = torch.cuda
     cuda.is_available = lambda: False  # megatron-core must not see an unused device
     cuda.current_device = lambda: CPU  # megatron-core uses it as device=... only
+    cuda.current_stream = nothing  # megatron-core 0.19 asks for it before it knows whether it needs it
     cuda.synchronize = cuda.empty_cache = nothing
     cuda.get_rng_state = lambda device="cuda": torch.get_rng_state()
     cuda.set_rng_state = lambda state, device="cuda": torch.set_rng_state(state)

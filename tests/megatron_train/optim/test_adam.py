@@ -81,3 +81,10 @@ def test_the_step_is_in_the_group_and_parameters_without_gradient_are_left_alone
     assert optimizer.param_groups[0]["step"] == 3
     assert set(optimizer.state[with_gradient]) == {"exp_avg", "exp_avg_sq"}
     assert without.tolist() == [1.0, 1.0]
+
+
+def test_a_step_in_a_cuda_graph_is_refused() -> None:
+    weight = torch.nn.Parameter(torch.zeros(2))
+    FusedLayoutAdam([weight], capturable=False)  # megatron-core 0.19 passes it
+    with pytest.raises(AssertionError, match="CUDA graph"):
+        FusedLayoutAdam([weight], capturable=True)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,13 @@ def test_another_megatron_core_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.17.0")
     with pytest.raises(RuntimeError, match=r"megatron-core 0\.17\.0 .* pip install megatron-core==0\.16\.1"):
         device.install()
+
+
+def test_the_accepted_versions_are_the_pinned_one_and_that_of_make_engines() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"megatron-core=={device.MEGATRON_CORE_VERSION}" in project["dependencies"]
+    engines = re.findall(r"^ENGINE \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert engines == list(device.OTHER_MEGATRON_CORE_VERSIONS)
 
 
 def test_cuda_calls_of_megatron_core_land_on_the_cpu(single_process: None) -> None:
