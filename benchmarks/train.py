@@ -52,7 +52,8 @@ def main() -> int:
     return 0
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Return the options that `words` (default: sys.argv) give."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--prefix", action="append", default=[], help="shard prefix, repeatable [the sample conversations]"
@@ -64,13 +65,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seq_length", type=int, default=512, help="row length in tokens [512]")
     parser.add_argument("--micro_batch_size", type=int, default=8, help="padded rows per step [8]")
     parser.add_argument("--packed_rows", type=int, default=4, help="packed rows per step [4]")
-    parser.add_argument("--steps", type=int, default=4, help="timed steps per measurement, after one that is not [4]")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps per measurement [4]")
+    parser.add_argument("--warm_up", type=int, default=1, help="steps before the timed ones; take 3 on a GPU [1]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--modes", nargs="*", default=list(MODES), choices=MODES)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--small", action="store_true", help="a tiny model, two modes, one step: tries the program")
     parser.add_argument("--measure", choices=MODES, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.small:
         options.model = str(ROOT / "configs" / "model" / "tiny_llama.yaml")
         options.seq_length, options.steps, options.rounds = 64, 1, 1
@@ -93,7 +95,7 @@ def sample_shards(folder: Path) -> str:
 def run_measurement(mode: str, options: argparse.Namespace) -> float:
     """Run one mode in its own process, or two, and return document tokens per second."""
     words = [str(Path(__file__)), "--measure", mode]
-    for name in ("documents", "model", "seq_length", "micro_batch_size", "packed_rows", "steps"):
+    for name in ("documents", "model", "seq_length", "micro_batch_size", "packed_rows", "steps", "warm_up"):
         words += [f"--{name}", str(getattr(options, name))]
     words += [word for prefix in options.prefix for word in ("--prefix", prefix)] + (["--bf16"] if options.bf16 else [])
     launcher = [sys.executable]
@@ -122,7 +124,8 @@ def print_table(results: dict[str, list[float]]) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
     step: Any = transformers_steps(options) if options.measure.startswith("transformers") else our_steps(options)
-    next(step)
+    for _ in range(options.warm_up):
+        next(step)
     started, tokens = time.perf_counter(), 0
     for _ in range(options.steps):
         tokens += next(step)
@@ -152,14 +155,14 @@ def our_steps(options: argparse.Namespace) -> Iterator[int]:
         "packing": packed,
         "micro_batch_size": rows // ranks,
         "global_batch_size": rows,
-        "train_iters": options.steps + 1,
+        "train_iters": options.steps + options.warm_up,
         "bf16": options.bf16,
         "tensor_model_parallel_size": 2 if options.measure == "two TP" else 1,
     }
     config = config_from_settings(settings, "benchmark")
     layout = init_distributed(config.parallel, seed=1)
     model = ModelConfig.load(options.model)
-    samples = training_samples(config.data, rows * (options.steps + 1), seed=1)
+    samples = training_samples(config.data, rows * (options.steps + options.warm_up), seed=1)
     run = Run.build(config, layout, model, samples)
     try:
         while True:
@@ -173,7 +176,9 @@ def transformers_steps(options: argparse.Namespace) -> Iterator[int]:
     import torch
     import transformers
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    from megatron_train.parallel.device import uses_cuda
+
+    device = torch.device("cuda" if uses_cuda() else "cpu")
     model: Any = transformers.LlamaForCausalLM(llama_config(options)).to(device)
     if options.bf16:
         model = model.to(torch.bfloat16)

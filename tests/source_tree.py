@@ -58,6 +58,7 @@ FOLDERS = {
     "examples/page": "`make page`: report.html, one page about a model",
     "examples/sampling": "`make sample`: continuations of prompts, as reports",
     "benchmarks": "speed and memory, printed as ratios",
+    "benchmarks/gpu_parts": "the parts of `make gpu-report`",
 }
 """The content of each folder in one line, in the order of the tree. An undescribed folder stops the command."""
 

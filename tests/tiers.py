@@ -1,8 +1,7 @@
 """Mark the tests that launch processes as `slow`, so that `make test-fast` leaves them out, and group the slow tests.
 
-A test launches processes when its code, a fixture of it, or a function that it calls uses one of LAUNCHERS. It trains a
-model when one of them calls BUILDS_A_RUN, or when its file is in SLOW_FILES. Other tests that take seconds carry
-`@pytest.mark.slow` themselves.
+A test launches processes when its code, a fixture of it, or a function that it calls uses one of LAUNCHERS. The tests
+of SLOW_FILES train models in their own process. Other tests that take seconds carry `@pytest.mark.slow` themselves.
 
 `make test` runs the slow tests in two workers. All tests that call `run_distributed` run in one of them,
 because starting its ranks takes seconds. Of the others, the tests of one file run together and share its fixtures.
@@ -16,8 +15,15 @@ from functools import cache
 import pytest
 
 LAUNCHERS = {"run_distributed", "subprocess", "multiprocessing", "Popen"}
-BUILDS_A_RUN = "tests.megatron_train.runs.start"
-SLOW_FILES = {"tests/megatron_train/model/test_build.py", "tests/megatron_train/test_main.py"}
+SLOW_FILES = {
+    "tests/megatron_train/checkpoint/test_saver.py",
+    "tests/megatron_train/model/test_build.py",
+    "tests/megatron_train/model/test_transformer_engine.py",
+    "tests/megatron_train/optim/test_optimizer.py",
+    "tests/megatron_train/test_main.py",
+    "tests/megatron_train/test_preflight.py",
+    "tests/megatron_train/test_train.py",
+}
 
 
 def mark_tests(items: list[pytest.Item]) -> None:
@@ -30,7 +36,7 @@ def mark_tests(items: list[pytest.Item]) -> None:
 
 
 def launchers_of(item: pytest.Function) -> set[str]:
-    """Return those of LAUNCHERS and BUILDS_A_RUN that a test uses itself, in a fixture, or in a called function."""
+    """Return those of LAUNCHERS that a test uses itself, in a fixture, or in a function of the tests that it calls."""
     definitions = item._fixtureinfo.name2fixturedefs.values()
     pending: list[object] = [item.function, *(definition.func for found in definitions for definition in found)]
     seen: set[object] = set()
@@ -40,9 +46,7 @@ def launchers_of(item: pytest.Function) -> set[str]:
         function = getattr(function, "__wrapped__", function)
         if isinstance(function, types.FunctionType) and function not in seen:
             seen.add(function)
-            if f"{function.__module__}.{function.__name__}" == BUILDS_A_RUN:
-                launchers.add(BUILDS_A_RUN)
-            elif function.__module__.startswith("tests."):
+            if function.__module__.startswith("tests."):
                 names = names_in(function.__code__)
                 launchers |= names & LAUNCHERS
                 pending += [function.__globals__.get(name) for name in names]

@@ -50,20 +50,10 @@ def record_source(release: Path, origin: Path) -> None:
 def imported_receipt(release: Path) -> tuple[str, dict[str, Any]]:
     """Return the path and the receipt of the exported folder from which `release` was imported.
 
-    Return ("", {}) for weights from elsewhere, and for a receipt whose links are not four texts each.
+    Return ("", {}) for weights from elsewhere.
     """
     record = _read(release / CONVERTED_FROM)
-    folder, receipt = record.get("folder"), record.get("receipt")
-    links = receipt.get("links") if isinstance(receipt, dict) else None
-    if isinstance(folder, str) and isinstance(receipt, dict) and isinstance(links, list) and all(map(_is_link, links)):
-        return folder, receipt
-    return "", {}
-
-
-def _is_link(value: Any) -> bool:
-    """Return whether a value from a receipt has the keys of a link (verify/receipt.py), each with a text."""
-    keys = {"kind", "folder", "list_file", "sha256"}
-    return isinstance(value, dict) and set(value) == keys and all(isinstance(text, str) for text in value.values())
+    return record.get("folder", ""), record.get("receipt", {})
 
 
 def source_name(folder: Path) -> str:
@@ -114,42 +104,22 @@ def lineage(checkpoint: Path) -> list[str]:
 def ancestors(checkpoint: Path) -> list[Path]:
     """Return a checkpoint, and the checkpoints from which its training runs started, nearest first.
 
-    Earlier checkpoints of the same run are left out. Imported weights lead on to the checkpoint that was exported. The
-    list ends at a folder that no longer exists.
+    Earlier checkpoints of the same run are left out. The list ends at a folder that no longer exists.
     """
     found, seen, current = [checkpoint], {checkpoint.resolve()}, checkpoint
-    while True:
-        before, is_own = _start_of(current)
+    while loaded := training_settings(current).get("load"):
+        is_own = Path(loaded).resolve() == current.resolve().parent
+        try:
+            before = _before(current) if is_own else find_checkpoint(loaded)
+        except CheckpointError:
+            before = None
         if before is None or before.resolve() in seen:
-            return found
+            break
         seen.add(before.resolve())
         if not is_own or before.name == RELEASE:
             found.append(before)
         current = before
-
-
-def _start_of(checkpoint: Path) -> tuple[Path | None, bool]:
-    """Return the checkpoint from which `checkpoint` was trained or imported, and whether it is of the same run.
-
-    Return (None, False) when there is none, or when it no longer exists.
-    """
-    loaded = training_settings(checkpoint).get("load")
-    if not loaded:
-        exported = _exported_checkpoint(checkpoint)
-        return (exported if exported and exported.is_dir() else None), False
-    if Path(loaded).resolve() == checkpoint.resolve().parent:
-        return _before(checkpoint), True
-    try:
-        return find_checkpoint(loaded), False
-    except CheckpointError:
-        return None, False
-
-
-def _exported_checkpoint(release: Path) -> Path | None:
-    """Return the checkpoint whose export `release` was imported from, or None for weights from elsewhere."""
-    _, receipt = imported_receipt(release)
-    folders = [link.get("folder") for link in receipt.get("links", []) if link.get("kind") == "checkpoint"]
-    return Path(folders[0]) if folders else None
+    return found
 
 
 def _before(checkpoint: Path) -> Path | None:

@@ -58,20 +58,19 @@ class Outcome:
 def write_receipt(hf_dir: Path, checkpoint: Path, is_temporary: bool = False) -> None:
     """Write HF_DIR/receipt.json for the model, its checkpoints and their shards. HF_DIR/SHA256SUMS must be complete.
 
-    A temporary checkpoint, which another tool's checkpoint was imported to, is not named. If weights were imported from
-    another exported folder, the links of that folder's receipt are part of the chain.
+    A temporary checkpoint, which another tool's checkpoint was imported to, is not named. If the chain begins with
+    weights that were imported from another exported folder, the links of that folder's receipt follow.
     """
     links = [_link("model", hf_dir, SUMS, ".")]
     chain = ancestors(checkpoint)
     for folder in [] if is_temporary else chain:
         links += [_link("checkpoint", folder, SUMS)] if (folder / SUMS).is_file() else []
         links += [_link("shards", shards, MANIFEST) for shards in shard_folders(folder)]
-        links += _imported_links(folder)
     own = [] if is_temporary else [checkpoint.resolve().parent.name]
     record = {
         "version": 1,
         "lineage": list(dict.fromkeys([*own, *lineage(checkpoint)])),
-        "links": [asdict(link) for link in dict.fromkeys(links)],
+        "links": [asdict(link) for link in [*links, *_imported_links(chain[-1])]],
     }
     iteration = recorded_iteration(chain)
     write_json_atomic(hf_dir / RECEIPT, record | ({"replay": asdict(iteration)} if iteration else {}))

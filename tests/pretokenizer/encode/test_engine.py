@@ -54,7 +54,6 @@ def test_truncation_in_the_file_is_left_out(byte_level_path: Path, tmp_path: Pat
     assert engine.encode("the cat sat on the mat").tolist() == tokenizer.encode("the cat sat on the mat")
 
 
-@pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize("path", ["llama2/tokenizer.model", "gpt_neox/tokenizer.json"])
 def test_real_vocabularies_on_real_text(path: str) -> None:

@@ -89,7 +89,6 @@ def test_frames_of_different_kinds(sample_tokenizer: Tokenizer) -> None:
         FramedPass(sample_tokenizer, chat_format, ReferencePass(sample_tokenizer, chat_format))
 
 
-@pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize("path", ["llama2/tokenizer.model", "gpt_neox/tokenizer.json"])
 def test_real_vocabularies(path: str) -> None:

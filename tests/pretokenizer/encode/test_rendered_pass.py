@@ -106,7 +106,6 @@ def test_a_wrong_engine_is_found(sample_tokenizer: Tokenizer, monkeypatch: pytes
             RenderedPass(sample_tokenizer, chat_format, reference)
 
 
-@pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize("path", ["llama2/tokenizer.model", "gpt_neox/tokenizer.json"])
 def test_real_vocabularies(path: str) -> None:
