@@ -29,7 +29,6 @@ MAX_ADDRESSES = 12 << 30
 """Limit of a case's address space in bytes, which protects the machine. torch alone maps several GB."""
 MARKER = "owned"
 """Name of the file that the hostile code would create."""
-READ = "read within bounds"
 
 
 def run_case(read: Callable[[Path], str | None], folder: Path, may_read: bool) -> list[str]:

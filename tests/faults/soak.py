@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from megatron_train.certificate.local_ranks import run_distributed
 from tests.conftest import TINY_LLAMA, toy_documents, write_shard
-from tests.distributed import run_distributed
 from tests.faults.tally import Tally
 
 SAMPLE_EVERY = 10

@@ -11,13 +11,13 @@ import pytest
 import torch
 from megatron.core import parallel_state
 
+from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.config.flags import config_from_settings
 from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.sft_dataset import evaluation_samples
 from megatron_train.evaluate import predicted_ids
 from megatron_train.run import Run
 from tests.conftest import toy_documents, write_shard
-from tests.distributed import run_distributed
 from tests.megatron_train.models import LLAMA
 from tests.megatron_train.runs import enter_layout, start
 from tests.megatron_train.tensors import documents_of, losses_one_by_one

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from megatron_train.certificate.layouts import NamedLayout
+from megatron_train.certificate.local_ranks import run_distributed
 from tests.conftest import toy_documents, write_shard
-from tests.distributed import run_distributed
 
 LAYOUTS = {
     1: ("one",),

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from megatron_train.certificate.layouts import NamedLayout
+from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.config.model_config import ModelConfig
 from tests.conftest import toy_documents, write_shard
-from tests.distributed import run_distributed
 from tests.megatron_train.models import LLAMA, MODELS
 from tests.megatron_train.test_parity import SETTINGS, Difference, Outcome, check_difference, compare
 

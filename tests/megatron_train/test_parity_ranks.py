@@ -10,12 +10,12 @@ import pytest
 
 from megatron_train.certificate.comparison import Difference
 from megatron_train.certificate.layouts import NamedLayout
+from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.certificate.plan import Case, plan_certificate
 from megatron_train.certificate.report import Result
 from megatron_train.config.flags import CommandLine, config_from_settings
 from megatron_train.config.model_config import ModelConfig
 from tests.conftest import toy_documents, write_shard
-from tests.distributed import run_distributed
 from tests.megatron_train.models import LLAMA
 
 MODEL = replace(

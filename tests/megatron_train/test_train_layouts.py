@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.certificate.tensors import full_gradients, full_parameters
 from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.loader import BatchMaker
@@ -19,7 +20,6 @@ from megatron_train.data.sft_dataset import evaluation_samples
 from megatron_train.parallel.distributed import seed_rank
 from megatron_train.run import Run
 from tests.conftest import toy_documents, write_shard
-from tests.distributed import run_distributed
 from tests.megatron_train.models import LLAMA
 from tests.megatron_train.runs import save, start
 from tests.megatron_train.tensors import documents_of, losses_one_by_one

@@ -15,8 +15,8 @@ from checkpoint_convert.convert import from_hf, to_hf
 from checkpoint_convert.mapping.options import ExportOptions, ImportOptions
 from checkpoint_convert.megatron_core.checkpoint import CheckpointReader, CheckpointWriter
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo, same_bits
+from megatron_train.certificate.local_ranks import run_distributed
 from tests.checkpoint_convert.tiny_models import save_tiny_model
-from tests.distributed import run_distributed
 
 LAYOUTS = {
     "llama_gqa": ((2, 1), (1, 2)),

@@ -17,10 +17,10 @@ from checkpoint_convert.families.family import differing_fields
 from checkpoint_convert.mapping.options import ExportOptions
 from checkpoint_convert.tensors.tensor import same_bits
 from checkpoint_convert.verify.logits import draw_tokens, hugging_face_logits
+from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.checkpoint.folder import CheckpointError, find_checkpoint
 from megatron_train.config.model_config import ModelConfig
 from tests.checkpoint_convert.megatron_core.stock_model import load_strictly, save_stock, stock_logits, stock_model
-from tests.distributed import run_distributed
 
 pytestmark = pytest.mark.slow
 KINDS = ("llama_gqa", "llama_tied")

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.checkpoint import optimizer_state, save_load
 from megatron_train.checkpoint.optimizer_state import pieces_of
 from tests.conftest import toy_documents, write_shard
-from tests.distributed import run_distributed
 from tests.megatron_train.models import LLAMA, MODELS
 from tests.megatron_train.runs import save, start
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.checkpoint import saver as saver_module
 from megatron_train.checkpoint.folder import CheckpointError, check_folder, staging_folder
 from megatron_train.checkpoint.resume import find_start
@@ -18,7 +19,6 @@ from megatron_train.checkpoint.saver import CheckpointSaver
 from megatron_train.config.flags import config_from_settings
 from megatron_train.run import Run
 from tests.conftest import toy_documents, write_shard
-from tests.distributed import run_distributed
 from tests.megatron_train.models import LLAMA
 from tests.megatron_train.runs import save, start
 

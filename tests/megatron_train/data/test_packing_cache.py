@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.config.flags import config_from_settings
 from megatron_train.data import packing_cache
 from megatron_train.data.packing_cache import planned_samples
 from megatron_train.data.sft_dataset import Samples, training_samples
 from tests.conftest import toy_documents, write_shard
-from tests.distributed import run_distributed
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 

@@ -11,6 +11,7 @@ import torch
 
 from checkpoint_convert.convert import from_hf
 from checkpoint_convert.mapping.options import ImportOptions
+from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
@@ -20,7 +21,6 @@ from megatron_train.model.build import (
     transformer_config,
 )
 from tests.checkpoint_convert.tiny_models import TRAINABLE, save_tiny_model
-from tests.distributed import run_distributed
 from tests.megatron_train.models import LLAMA
 
 LAYOUTS: dict[str, dict[str, Any]] = {

@@ -10,10 +10,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.config.flags import config_from_settings
 from megatron_train.model.chunked_loss import VocabularyRows, weighted_loss_sum
 from megatron_train.parallel.distributed import init_distributed
-from tests.distributed import run_distributed
 
 TARGETS, HIDDEN, IN_USE, ALLOCATED = 37, 16, 90, 128
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.config.flags import config_from_settings
-from tests.distributed import run_distributed
 from tests.megatron_train.models import MODELS
 
 pytest.importorskip("spmd_types")

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import Parallel, TrainConfig
@@ -22,7 +23,6 @@ from megatron_train.parallel.distributed import (
 )
 from megatron_train.report.console import is_printing_rank, say, warn
 from pretokenizer.config.yaml_config import ConfigError
-from tests.distributed import run_distributed
 from tests.megatron_train.models import LLAMA
 
 

@@ -14,12 +14,12 @@ import pytest
 import torch.distributed as dist
 import yaml
 
+from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.config.settings import Logging
 from megatron_train.parallel.hang_watch import HangWatch, stacks
 from megatron_train.parallel.stop_request import StopRequest
 from megatron_train.report.phases import PhaseTimer
 from tests.conftest import toy_documents, write_shard
-from tests.distributed import run_distributed
 from tests.forked import free_port
 from tests.megatron_train.models import LLAMA
 from tests.paths import ROOT

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
 from megatron_train.planning.memory import chunk_parameters, chunks_in_flight, layer_activation, stage_memory
-from tests.distributed import run_distributed
 from tests.megatron_train.models import MODELS
 
 LLAMA = MODELS["llama"]
