@@ -13,8 +13,10 @@ from megatron_train.config.settings import TrainConfig
 from megatron_train.config.without_effect import settings_without_effect
 from megatron_train.data.sft_dataset import Samples
 from megatron_train.model.attention import planned_kernel
+from megatron_train.model.build import training_dtype
 from megatron_train.optim.lr_schedule import learning_rate
 from megatron_train.optim.optimizer import adam_name
+from megatron_train.optim.weight_gradients import planned_accumulation
 from megatron_train.parallel.rank_devices import describe_devices
 from megatron_train.report.console import say, warn
 
@@ -39,6 +41,8 @@ def announce(config: TrainConfig, ignored: dict[str, str], model: ModelConfig, l
         + (f", stages of {layout.describe_split(model.num_layers)} layers" if layout.pp > 1 else "")
     )
     say(f"on {describe_devices()}; attention kernel {planned_kernel(model, config)}; Adam {adam_name()}")
+    gradients = planned_accumulation(training_dtype(config), config.model.transformer_impl == "local")
+    say(f"weight gradients are added to fp32 by kernel {gradients.kernel}: {gradients.reason}")
 
 
 def differences_from_megatron_llm(config: TrainConfig) -> list[str]:

@@ -21,7 +21,8 @@ from megatron_train.checkpoint.train_state import TrainState
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
-from megatron_train.data.loader import BatchMaker, DeviceBatch
+from megatron_train.data.loader import BatchMaker, DeviceBatch, HostBatch, to_device
+from megatron_train.data.read_ahead import ReadAhead
 from megatron_train.data.sampler import micro_batch_indices
 from megatron_train.data.sft_dataset import Samples
 from megatron_train.evaluate import EvaluationBatches, evaluate, mean_loss
@@ -56,6 +57,10 @@ class Run:
     """Tokenizer folders to copy into every saved checkpoint, by their subfolder in the checkpoint."""
     validation: tuple[int, float] = (0, math.nan)
     """(iteration, mean loss) of the last evaluation; the loss is NaN before the first one."""
+    reader: ReadAhead[range, HostBatch] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reader = ReadAhead(self._read)
 
     @classmethod
     def build(
@@ -109,17 +114,29 @@ class Run:
         consumed = self.state.applied_iterations * size
         return learning_rate(self.config.lr_schedule, consumed, size, self.config.batch.train_iters)
 
-    def _read_global_batch(self) -> list[DeviceBatch]:
-        """Return this rank's micro-batches of the next global batch, each with the factor that scales its loss."""
+    def _read(self, rows: range) -> HostBatch:
+        return self.make_batch.read(self.samples, rows)
+
+    def _rows(self, consumed_samples: int) -> list[range]:
+        """Return the samples of each of this rank's micro-batches, in the iteration after `consumed_samples`."""
         batch, layout = self.config.batch, self.layout
-        rows = micro_batch_indices(
-            self.state.consumed_train_samples,
+        return micro_batch_indices(
+            consumed_samples,
             layout.num_microbatches(batch),
             batch.micro_batch_size,
             parallel_state.get_data_parallel_rank(),
             layout.dp,
         )
-        batches = [self.make_batch(self.samples, row) for row in rows]
+
+    def _read_global_batch(self) -> list[DeviceBatch]:
+        """Return this rank's micro-batches of the next global batch, each with the factor that scales its loss.
+
+        The global batch after it is then read in a thread, unless this is the last iteration.
+        """
+        batch, layout, consumed = self.config.batch, self.layout, self.state.consumed_train_samples
+        is_last = self.iteration + 1 >= batch.train_iters
+        following = [] if is_last else self._rows(consumed + layout.global_batch_size(batch))
+        batches = [to_device(each) for each in self.reader.take(self._rows(consumed), following)]
         group = parallel_state.get_data_parallel_group(with_context_parallel=True)
         factors = loss_factors([b.loss_weight for b in batches], batch.loss_normalization, layout.dp, group)
         for each, factor in zip(batches, factors, strict=True):

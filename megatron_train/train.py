@@ -85,6 +85,7 @@ def train_to_the_end(run: Run, sets: EvaluationSets) -> int:
     with (
         Reporter(config, run.iteration, run.state.consumed_train_samples) as reporter,
         CheckpointSaver(config) as saver,
+        run.reader,
     ):
         while not run.is_finished:
             report = run.step()

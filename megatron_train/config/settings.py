@@ -85,6 +85,8 @@ class Model:
     """Train in float16 with dynamic loss scaling and fp32 main weights and gradients."""
     loss_chunk_size: int = 1024
     """Number of target tokens whose logits are in memory at the same time."""
+    compile: bool = False
+    """Fuse rotary embeddings, SwiGLU, and sums with norms by torch.compile; a minute longer at the start of a run."""
     transformer_impl: Literal["local", "transformer_engine"] = "local"
     """Use torch's layers (local) or those of the package Transformer Engine (CUDA only; our tests do not run it)."""
     fp8_format: Literal["e4m3", "hybrid"] | None = None

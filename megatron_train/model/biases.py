@@ -9,8 +9,9 @@ import copy
 from typing import Any
 
 from megatron.core.transformer import TransformerConfig
-from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.mlp import MLP
+
+from megatron_train.model.rotary import RotarySelfAttention
 
 
 def without_bias(config: TransformerConfig) -> TransformerConfig:
@@ -20,8 +21,8 @@ def without_bias(config: TransformerConfig) -> TransformerConfig:
     return changed
 
 
-class AttentionWithoutBias(SelfAttention):
-    """megatron-core's SelfAttention without biases in its linear layers, whatever the configuration says."""
+class AttentionWithoutBias(RotarySelfAttention):
+    """RotarySelfAttention without biases in its linear layers, whatever the configuration says."""
 
     def __init__(self, config: TransformerConfig, *arguments: Any, **settings: Any) -> None:
         super().__init__(without_bias(config), *arguments, **settings)

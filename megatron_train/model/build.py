@@ -14,12 +14,12 @@ from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import ModuleSpec, TransformerConfig
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
-from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from megatron.core.transformer.transformer_layer import TransformerLayerSubmodules
 from torch.nn import Module
 
 from megatron_train.config.model_config import ModelConfig
@@ -29,11 +29,12 @@ from megatron_train.config.settings import TrainConfig
 from megatron_train.model.attention import TorchAttention
 from megatron_train.model.biases import AttentionWithoutBias, MlpWithoutBias
 from megatron_train.model.chunked_loss import GPTModelWithLoss
+from megatron_train.model.compiled import LayerConfig
+from megatron_train.model.layers import ParallelResidualLayer, SequentialLayer
 from megatron_train.model.lima_dropout import set_residual_dropout
 from megatron_train.model.neftune import NeftuneNoise
 from megatron_train.model.norm import Norm
-from megatron_train.model.parallel_layer import ParallelResidualLayer
-from megatron_train.model.rotary import RotaryByPosition, yarn_table
+from megatron_train.model.rotary import RotaryByPosition, RotarySelfAttention, yarn_table
 from megatron_train.model.swiglu import GatedSilu
 from megatron_train.model.transformer_engine import transformer_engine_layer
 from megatron_train.parallel.device import uses_cuda
@@ -68,13 +69,14 @@ FIXED_SETTINGS: dict[str, Any] = {
     "masked_softmax_fusion": False,
     "apply_rope_fusion": False,
     "persist_layer_norm": False,
+    # optim/weight_gradients.py turns it on in the layers that can.
     "gradient_accumulation_fusion": False,
 }
 """Settings of TransformerConfig that are the same in every run."""
 
 
-def transformer_config(model: ModelConfig, config: TrainConfig, stage: int = 0) -> TransformerConfig:
-    """Return megatron-core's TransformerConfig of pipeline stage `stage`, for the architecture `model`.
+def transformer_config(model: ModelConfig, config: TrainConfig, stage: int = 0) -> LayerConfig:
+    """Return the configuration of the layers of pipeline stage `stage`, for the architecture `model`.
 
     The stages differ only in the layers that one recomputation group has.
     """
@@ -82,7 +84,7 @@ def transformer_config(model: ModelConfig, config: TrainConfig, stage: int = 0) 
     vpp = parallel.virtual_pipeline_model_parallel_size
     pipeline = ParallelLayout.planned(parallel, world_size=1)  # how layers are split does not depend on the ranks
     exchange = message_exchange(pipeline.pp, pipeline.vpp, nccl=uses_cuda())
-    return TransformerConfig(
+    return LayerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         ffn_hidden_size=model.ffn_hidden_size,
@@ -124,6 +126,7 @@ def transformer_config(model: ModelConfig, config: TrainConfig, stage: int = 0) 
         overlap_p2p_comm=exchange == "overlapped",
         batch_p2p_comm=exchange == "batched",
         use_cpu_initialization=not uses_cuda(),
+        compile_operations=settings.compile,
         **FIXED_SETTINGS,
     )
 
@@ -134,11 +137,11 @@ def layer_spec(model: ModelConfig) -> ModuleSpec:
     It combines megatron-core's linear layers with this project's norm, attention, SwiGLU and parallel residual.
     """
     return ModuleSpec(
-        module=ParallelResidualLayer if model.parallel_residual else TransformerLayer,
+        module=ParallelResidualLayer if model.parallel_residual else SequentialLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=Norm,
             self_attention=ModuleSpec(
-                module=SelfAttention if model.bias_in != "mlp" else AttentionWithoutBias,
+                module=RotarySelfAttention if model.bias_in != "mlp" else AttentionWithoutBias,
                 params={"attn_mask_type": AttnMaskType.causal},
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=ColumnParallelLinear,
@@ -201,8 +204,8 @@ def _build_chunk(
         vp_stage=vp_stage,
     )
     chunk.vocab_size_in_use, chunk.loss_chunk_size = model.vocab_size, config.model.loss_chunk_size
-    is_yarn = model.rope_scaling_type == "yarn"
-    chunk.rotary_pos_emb = RotaryByPosition(yarn_table(model, core_config) if is_yarn else chunk.rotary_pos_emb)
+    angles = yarn_table(model, core_config) if model.rope_scaling_type == "yarn" else chunk.rotary_pos_emb
+    chunk.rotary_pos_emb = RotaryByPosition(angles, None if engine else training_dtype(config))
     if chunk.post_process and model.padded_vocab > model.vocab_size:
         chunk.output_layer.register_forward_hook(_PaddingMask(model))
     settings = config.model

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from megatron_train.model.compiled import Operation, operation_for
+
 
 class GatedSilu(nn.Module):
     """Activation function of a SwiGLU MLP, silu(gate) * up, for use in a ModuleSpec.
@@ -22,9 +24,10 @@ class GatedSilu(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
+        self.operation = operation_for(config, Operation(_forward, _backward))
 
     def forward(self, gate_and_up: Tensor) -> Tensor:
-        out: Tensor = _GatedSilu.apply(gate_and_up)
+        out: Tensor = _GatedSilu.apply(gate_and_up, self.operation)
         return out
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> dict[str, Any]:
@@ -32,20 +35,29 @@ class GatedSilu(nn.Module):
         return {}
 
 
+def _forward(gate_and_up: Tensor) -> Tensor:
+    gate, up = gate_and_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def _backward(grad: Tensor, gate_and_up: Tensor) -> Tensor:
+    gate, up = gate_and_up.chunk(2, dim=-1)
+    grads = torch.empty_like(gate_and_up)
+    grad_gate, grad_up = grads.chunk(2, dim=-1)
+    torch.mul(grad, F.silu(gate), out=grad_up)
+    torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+    return grads
+
+
 class _GatedSilu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate_and_up: Tensor) -> Tensor:
+    def forward(ctx: Any, gate_and_up: Tensor, operation: Operation) -> Tensor:
         ctx.save_for_backward(gate_and_up)
-        gate, up = gate_and_up.chunk(2, dim=-1)
-        return F.silu(gate) * up
+        ctx.operation = operation
+        out: Tensor = operation.forward(gate_and_up)
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (gate_and_up,) = ctx.saved_tensors
-        gate, up = gate_and_up.chunk(2, dim=-1)
-        grads = torch.empty_like(gate_and_up)
-        grad_gate, grad_up = grads.chunk(2, dim=-1)
-        torch.mul(grad, F.silu(gate), out=grad_up)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
-        return grads
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.operation.backward(grad, *ctx.saved_tensors), None

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.settings import TrainConfig
-from megatron_train.model.parallel_layer import ParallelResidualLayer
+from megatron_train.model.layers import ParallelResidualLayer
 from megatron_train.model.swiglu import GatedSilu
 from megatron_train.parallel.device import uses_cuda
 from pretokenizer.config.yaml_config import ConfigError

@@ -14,6 +14,7 @@ from megatron.core.transformer.module import Float16Module
 
 from megatron_train.config.settings import Optimizer, TrainConfig
 from megatron_train.optim.adam import FusedLayoutAdam
+from megatron_train.optim.weight_gradients import accumulate_in_products, planned_accumulation
 from megatron_train.parallel.device import replace_torch_adam
 
 
@@ -40,6 +41,8 @@ def wrap_model(chunks: list[Any], config: TrainConfig) -> list[Any]:
     ]
     for chunk in wrapped:
         chunk.broadcast_params()  # each replica initialised its own random weights
+    is_local = config.model.transformer_impl == "local"
+    accumulate_in_products(wrapped, planned_accumulation(core_config.params_dtype, is_local))
     return wrapped
 
 

@@ -18,6 +18,7 @@ import logging
 import os
 import queue
 import sys
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -66,7 +67,7 @@ class CudaAsCpu(TorchFunctionMode):
     type, because megatron-core compares it with such names.
     """
 
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Callable[..., Any], kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         if kwargs:
             device = kwargs.get("device")
             if device is not None and torch.device(device).type == "cuda":
@@ -258,6 +259,14 @@ def replace_torch_adam(own_adam: type[torch.optim.Optimizer]) -> None:
         optimizer.Adam = distrib_optimizer.Adam = own_adam
         optimizer.USING_PYTORCH_OPTIMIZER = False
         distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_APEX_OPTIMIZER = True
+
+
+def replace_weight_gradient_kernel(add_product: Callable[..., None]) -> None:
+    """Make megatron-core's linear layers call `add_product` where they would call Apex's wgrad_gemm_accum_fp32."""
+    from megatron.core.tensor_parallel import layers
+
+    kernels: Any = types.SimpleNamespace(wgrad_gemm_accum_fp32=add_product)
+    layers.fused_weight_gradient_mlp_cuda = kernels
 
 
 def _write_checkpoints_without_manager() -> None:

@@ -66,6 +66,8 @@ class MetaAsCuda(TorchFunctionMode):
                 return "torch.cuda." + func(*args).rsplit(".", 1)[-1]
             if func == torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
                 return is_meta
+            if func is torch.Tensor.pin_memory:
+                return first
             if is_meta and func in ANSWERS:
                 frame = [f for f in traceback.extract_stack()[:-1] if "/torch/" not in f.filename][-1]
                 self.waits[f"{func.__name__} {frame.filename.split('site-packages/')[-1]}:{frame.lineno}"] += 1
@@ -155,7 +157,7 @@ def probe(settings: dict[str, Any], layers: int) -> dict[str, Any]:
             rows = packed_batch([[document(size) for size in DOCUMENTS]], 512, 0, rule)
         else:
             rows = padded_batch([document(500)], 512, 0, rule)
-        batch = loader.to_device(rows)
+        batch = loader.to_device(loader.HostBatch.of(rows))
         batch.loss_factor = 1.0 / batch.loss_weight
         counted = KernelCount()
         with counted:

@@ -1,8 +1,14 @@
-"""The parallel residual layer of GPT-NeoX and Falcon, which megatron-core lacks.
+"""Transformer layers: one branch after the other, as in Llama, or both in parallel, as in GPT-NeoX and Falcon.
 
-The layer computes x + attention(norm1(x)) + mlp(norm2(x)). With IdentityOp as pre_mlp_layernorm, both branches read
-norm1(x), as in Falcon-7B. Residual dropout acts on each branch (`parallel_residual_dropout: separate`, as in
-Open-Assistant's patch of Hugging Face) or once on the sum of the branches (`sum`, as in Megatron-LLM).
+SequentialLayer computes y = x + attention(norm1(x)), then y + mlp(norm2(y)). It is megatron-core's layer, and can fuse
+the first sum with norm2.
+
+ParallelResidualLayer, which megatron-core lacks, computes x + attention(norm1(x)) + mlp(norm2(x)). With IdentityOp as
+pre_mlp_layernorm, both branches read norm1(x), as in Falcon-7B. Residual dropout acts on each branch
+(`parallel_residual_dropout: separate`, as in Open-Assistant's patch of Hugging Face) or once on the sum of the branches
+(`sum`, as in Megatron-LLM).
+
+Input and output of a layer are [positions, rows, hidden size], or [tokens, 1, hidden size] for a packed row.
 """
 
 from __future__ import annotations
@@ -13,12 +19,30 @@ from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
+from megatron_train.model.norm import add_and_norm
+
+
+class SequentialLayer(TransformerLayer):
+    """megatron-core's TransformerLayer. With --compile, the sum after attention and the norm after it are one kernel.
+
+    They stay apart where dropout acts between them, because compiled dropout would draw other random numbers.
+    """
+
+    def forward(self, hidden_states: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+        dropout = self.training and self.hidden_dropout > 0
+        if dropout or not getattr(self.config, "compile_operations", False):
+            return super().forward(hidden_states, *arguments, **options)
+        for name in ("context", "context_mask", "padding_mask"):  # for cross attention and experts, which no layer has
+            options.pop(name, None)
+        attention, bias = self.self_attention(self.input_layernorm(hidden_states), *arguments, **options)
+        attention = attention if bias is None else attention + bias
+        hidden_states, normed = add_and_norm(attention, hidden_states, self.pre_mlp_layernorm)
+        add = self.mlp_bda(self.training, self.config.bias_dropout_fusion)
+        return add(self.mlp(normed), hidden_states, 0.0), None
+
 
 class ParallelResidualLayer(TransformerLayer):
-    """Replaces megatron-core's TransformerLayer in models with a parallel residual.
-
-    Input and output are [positions, rows, hidden size], or [tokens, 1, hidden size] for a packed row.
-    """
+    """Replaces megatron-core's TransformerLayer in models with a parallel residual."""
 
     dropout_on_sum = False
     """Whether dropout acts on the sum of both branches or on each. model/build.py sets it from the settings."""
