@@ -217,7 +217,6 @@ def layer_activation(model: ModelConfig, config: TrainConfig, layout: ParallelLa
     normed = 1 if model.shared_norm else 2
     elements = (norms + normed) * hidden + (queries + 2 * keys) + (queries + keys) + queries
     elements += width * _mlp_products(model)
-    elements += 4 * model.head_dim * model.rotary_percent / config.batch.micro_batch_size  # shared by rows
     masks = (2 if config.model.hidden_dropout > 0 else 0) * hidden
     statistics = 4 * (normed * (1 if model.normalization == "RMSNorm" else 2) / s + model.num_attention_heads / t)
     return elements * size + masks + statistics

@@ -8,6 +8,7 @@ from typing import Literal
 from megatron_train.config.flags import CommandLine
 from megatron_train.planning.devices import SIZES
 from megatron_train.planning.memory import StageMemory, stage_memory, weight_bytes
+from megatron_train.planning.micro_batch import advise_micro_batch
 from megatron_train.planning.plan import Plan
 from megatron_train.planning.suggest import RESERVE, Suggestion, suggest
 from megatron_train.planning.workload import bubble_fraction
@@ -106,6 +107,7 @@ def work_lines(plan: Plan) -> list[str]:
         epochs = ""
     return [
         *lines,
+        micro_batch_line(plan),
         f"iterations   {work.iterations:,}{epochs}",
         f"tokens       {work.tokens_per_iteration:,.0f} per iteration in {work.positions_per_iteration:,.0f} computed "
         f"positions ({work.useful:.0%} useful), {work.tokens_per_iteration * work.iterations:.3g} in all",
@@ -114,6 +116,21 @@ def work_lines(plan: Plan) -> list[str]:
         f"time         {seconds:.2f} s per iteration, {hours:,.1f} h = {hours * world:,.0f} GPU hours on {world} "
         f"{device.name} at {plan.mfu:.0%} of the peak (bubble and messages included in that share)",
     ]
+
+
+def micro_batch_line(plan: Plan) -> str:
+    """Return the advice about --micro_batch_size: the size with the shortest estimated iteration of those that fit."""
+    own, device = plan.config.batch.micro_batch_size, plan.device
+    advice = advise_micro_batch(plan.config, plan.model, plan.facts, plan.layout, device, plan.mfu)
+    if advice is None:
+        return f"micro-batch  no size fits on {device.name}; see --suggest"
+    line = (
+        f"micro-batch  {advice.micro_batch_size} is the fastest size that fits on {device.name} ({advice.gib:.0f} of "
+    )
+    line += f"{device.memory:.0f} GiB, {advice.seconds:.2f} s per iteration)"
+    if advice.micro_batch_size == own:
+        return f"{line}: this plan has it"
+    return f"{line}: give --micro_batch_size {advice.micro_batch_size} in place of {own}"
 
 
 def data_line(plan: Plan) -> str:

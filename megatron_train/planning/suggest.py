@@ -1,9 +1,9 @@
 """`plan --suggest`: rank the parallel layouts that fit on N GPUs by the estimated time of an iteration.
 
-The estimate adds computing (at `mfu` of the peak, with the extra passes of recomputation), kernel launches,
-tensor-parallel messages inside each layer and messages between stages, all of the slowest pipeline stage. It divides
-the sum by the share of the step that is not pipeline bubble, and adds the data-parallel reduction. It is good enough to
-rank layouts, but not to predict seconds.
+The estimate adds computing (at `mfu` of the peak, with the extra passes of recomputation), the cost that a micro-batch
+of any size has (kernel launches, and a pass over the gradients), tensor-parallel messages inside each layer and
+messages between stages, all of the slowest pipeline stage. It divides the sum by the share of the step that is not
+pipeline bubble, and adds the data-parallel reduction. It is good enough to rank layouts, but not to predict seconds.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ RESERVE = 0.94
 """Share of the GPU's memory that a plan may fill. The rest is left for fragmentation."""
 RECOMPUTE_COST = {None: 1.0, "selective": 1.02, "full": 4 / 3}
 """recompute_granularity -> factor on the computing time, for the forward passes that run twice."""
+ACCUMULATION_BYTES = 8
+"""Bytes of memory traffic for each weight and micro-batch: its fp32 gradient is read and written."""
 LAUNCH_SECONDS = 0.3e-3
 """Seconds to launch the kernels of one layer for one micro-batch, forward and backward: about 60 kernels at 5
 microseconds."""
@@ -139,14 +141,14 @@ def judge(
     work = workload(config, model, facts, layout)
     computing = work.flops_per_iteration / (layout.world_size * device.peak * mfu) * stage_imbalance(model, layout)
     computing *= RECOMPUTE_COST[config.model.recompute_granularity]
-    most_layers = max(layout.stage_layers(model.num_layers))
-    launches = LAUNCH_SECONDS * layout.num_microbatches(config.batch) * most_layers
+    most_layers, batches = max(layout.stage_layers(model.num_layers)), layout.num_microbatches(config.batch)
+    launches = batches * (LAUNCH_SECONDS * most_layers + accumulation_seconds(model, layout, device))
     messages = tensor_seconds(model, config, layout, device, work) + stage_seconds(model, config, layout, device, work)
     data = data_seconds(model, config, layout, device)
-    bubble = bubble_fraction(layout.pp, layout.vpp, layout.num_microbatches(config.batch))
+    bubble = bubble_fraction(layout.pp, layout.vpp, batches)
     seconds = (computing + launches + messages) / (1 - bubble) + data
     reason = (
-        f"computing {computing:.2f} s, kernel starts {launches:.2f} s, messages {messages:.2f} s, bubble {bubble:.0%}, "
+        f"computing {computing:.2f} s, micro-batches {launches:.2f} s, messages {messages:.2f} s, bubble {bubble:.0%}, "
         f"gradients {data:.2f} s; {peak:.0f} of {device.memory:.0f} GiB"
     )
     recompute = config.model.recompute_granularity or "none"
@@ -191,6 +193,12 @@ def stage_seconds(
     message = work.positions_per_iteration / layout.dp * model.hidden_size * weight_bytes(config) / split
     inside = layout.world_size <= GPUS_PER_NODE
     return 2 * layout.vpp * message / (device.link if inside else device.network)
+
+
+def accumulation_seconds(model: ModelConfig, layout: ParallelLayout, device: Device) -> float:
+    """Return the seconds that one micro-batch takes to read and write the fp32 gradients of a rank."""
+    own = model.num_parameters(model.padded_vocab) / (layout.tp * layout.pp)
+    return own * ACCUMULATION_BYTES / device.bandwidth
 
 
 def data_seconds(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, device: Device) -> float:

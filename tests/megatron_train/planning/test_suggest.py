@@ -12,7 +12,8 @@ from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.planning.command import plan_parser
 from megatron_train.planning.devices import DEVICES
 from megatron_train.planning.plan import make_plan
-from megatron_train.planning.suggest import stage_imbalance, suggest, uneven_layouts
+from megatron_train.planning.suggest import accumulation_seconds, stage_imbalance, suggest, uneven_layouts
+from tests.megatron_train.planning.plans import plan_of
 from tests.paths import CONFIGS
 
 
@@ -63,3 +64,11 @@ def test_llama2_70b_has_27_layers_on_the_first_two_of_three_stages() -> None:
     found = suggest(command, plan.model, plan.facts, 24, DEVICES["h200-141gb"], 0.4)
     (three,) = (one.layout for one in found if (one.layout.tp, one.layout.pp, one.layout.vpp) == (8, 3, 1))
     assert three.stage_layers(80) == [27, 27, 26]
+
+
+def test_accumulation_seconds() -> None:
+    plan = plan_of(
+        ["--model", "llama3_8b", "--train_data_path", "x", "--train_iters", "9", "--world_size", "8", "--bf16"]
+    )
+    seconds = accumulation_seconds(plan.model, plan.layout, DEVICES["h100-80gb"])
+    assert seconds == pytest.approx(8_030_261_248 * 8 / 3.35e12)
