@@ -54,7 +54,7 @@ def _gather_gradients(chunks: list[Any]) -> None:
 
 def _full_tensors(chunks: list[Any], value_of: Callable[[Any], Tensor]) -> tuple[dict[str, Tensor], float]:
     """Return `value_of` each parameter as a whole tensor by name, and the largest difference of two copies."""
-    state_dict = sharded_state_dict(chunks, None, loading=False)
+    state_dict = sharded_state_dict(chunks)
     for entry in nested_values(state_dict):
         if isinstance(entry, ShardedTensor | ShardedTensorFactory):
             entry.data = value_of(entry.data).detach()

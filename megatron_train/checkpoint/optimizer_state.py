@@ -2,12 +2,17 @@
 
 Each data-parallel rank holds a range of the flattened parameters. A checkpoint holds whole tensors, so that any layout
 can load it. To save, each rank gets only the tensors that it writes itself, one at a time, from the ranks that hold
-their pieces. To load, each rank reads only the tensors of which it holds a piece. Neither needs more memory than the
-rank's own share of the state.
+their pieces. To load, each rank reads only the tensors of which it holds a piece: first all main weights, then all
+first moments, then all second moments. So saving needs the memory of the rank's own share of the state once more, and
+loading a third of that.
 
-    state = sharded_optimizer_state(optimizer, model_state, loading=False)       # tensors without data
+    state = sharded_optimizer_state(optimizer, model_state)                      # tensors without data
     ... megatron-core chooses the rank that writes each tensor ...
     gather_pieces(optimizer, sources_of(state), tensors, group)                  # the data of this rank's own tensors
+
+    tensors = tensors_to_load(optimizer, model_state, "exp_avg")                 # for each of STATE_KEYS
+    ... megatron-core reads them ...
+    take_pieces(optimizer, "exp_avg", tensors)
 """
 
 from __future__ import annotations
@@ -36,24 +41,68 @@ class Piece(NamedTuple):
     end: int
 
 
-def sharded_optimizer_state(optimizer: Any, model_state: Any, loading: bool) -> dict[str, Any]:
-    """Return the optimizer's state as sharded tensors in megatron-core's format `fully_reshardable`.
+def sharded_optimizer_state(optimizer: Any, model_state: Any) -> dict[str, Any]:
+    """Return the optimizer's state for saving, in megatron-core's format `fully_reshardable`.
 
-    `model_state` holds the model's sharded tensors. With `loading`, the result has CPU tensors to load into, only for
-    parameters of which this rank holds a piece. Otherwise it has meta tensors, without data, for all parameters.
+    `model_state` holds the model's sharded tensors. The tensors of the result are meta tensors, without data.
     """
     (part,) = optimizer.chained_optimizers
-    if loading:
-        part.load_state_dict(part.state_dict())
-    held, metadata = pieces_of(part), _metadata_of_parameters(model_state)
-    state: dict[str, Any] = part.state_dict()
+    metadata = _metadata_of_parameters(model_state)
+    state = optimizer_settings(optimizer)
     state["param_state"] = {
-        index: _sharded(metadata[parameter], "cpu" if loading else "meta")
+        index: {key: _sharded(metadata[parameter], key, "meta") for key in STATE_KEYS}
         for index, parameter in enumerate(_parameters(part))
-        if not loading or parameter in held
     }
     state["param_state_sharding_type"] = "fully_reshardable"
     return state
+
+
+def optimizer_settings(optimizer: Any) -> dict[str, Any]:
+    """Return the optimizer's state without tensors: parameter groups with their step count, and the loss scale."""
+    (part,) = optimizer.chained_optimizers
+    settings: dict[str, Any] = part.state_dict()
+    return settings
+
+
+def tensors_to_load(optimizer: Any, model_state: Any, state_key: str) -> dict[int, Any]:
+    """Return an empty CPU tensor to load `state_key` into, for each parameter of which this rank holds a piece.
+
+    `model_state` holds the model's sharded tensors. The keys are the numbers of the parameters.
+    """
+    (part,) = optimizer.chained_optimizers
+    held, metadata = pieces_of(part), _metadata_of_parameters(model_state)
+    return {
+        index: _sharded(metadata[parameter], state_key, "cpu")
+        for index, parameter in enumerate(_parameters(part))
+        if parameter in held
+    }
+
+
+@torch.no_grad()
+def take_pieces(optimizer: Any, state_key: str, tensors: dict[int, Tensor]) -> None:
+    """Copy this rank's pieces of the loaded `tensors` into the optimizer, and remove them from the dictionary."""
+    (part,) = optimizer.chained_optimizers
+    held = pieces_of(part)
+    for index, parameter in enumerate(_parameters(part)):
+        if parameter in held:
+            start, end = held[parameter]
+            own = part._get_main_param_and_optimizer_states(parameter)[state_key]
+            own.copy_(tensors.pop(index).view(-1)[start:end])
+
+
+def merge_without_copy(factory: ShardedTensorFactory) -> None:
+    """Make `factory` return its own tensor after loading, if all parts were loaded into that tensor.
+
+    megatron-core would concatenate the parts into a second tensor. SwiGLU weights are saved in two parts.
+    """
+    whole, concatenate = factory.data, factory.merge_fn
+
+    def merge(parts: list[Tensor]) -> Tensor:
+        is_inside = all(_storage(part) == _storage(whole) for part in parts)
+        merged: Tensor = whole if is_inside else concatenate(parts)
+        return merged
+
+    factory.merge_fn = merge
 
 
 class Source(NamedTuple):
@@ -213,15 +262,11 @@ def _metadata_of_parameters(model_state: Any) -> dict[Any, Any]:
     return {tensor.data: tensor for tensor in nested_values(model_state) if isinstance(tensor, kinds)}
 
 
-def _sharded(metadata: Any, place: str) -> dict[str, Any]:
-    """Return empty sharded tensors for a parameter's main weight and two Adam moments, by their key in STATE_KEYS.
+def _sharded(metadata: Any, state_key: str, place: str) -> Any:
+    """Return an empty sharded tensor for the `state_key` of a parameter, on the device `place`.
 
-    `metadata` is the model's sharded tensor of the parameter, from which they take shape and sharding. `place` is their
-    device.
+    `metadata` is the model's sharded tensor of the parameter, from which it takes shape and sharding.
     """
-    found = {}
-    for key in STATE_KEYS:
-        data = torch.empty(metadata.data.shape, dtype=torch.float32, device=torch.device(place))
-        dtype = {} if isinstance(metadata, ShardedTensorFactory) else {"dtype": data.dtype}
-        found[key] = replace(metadata, key=f"{PREFIX}.{key}.{metadata.key}", data=data, **dtype)
-    return found
+    data = torch.empty(metadata.data.shape, dtype=torch.float32, device=torch.device(place))
+    dtype = {} if isinstance(metadata, ShardedTensorFactory) else {"dtype": data.dtype}
+    return replace(metadata, key=f"{PREFIX}.{state_key}.{metadata.key}", data=data, **dtype)

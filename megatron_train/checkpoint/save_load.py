@@ -31,7 +31,16 @@ from megatron_train.checkpoint.folder import (
     remove_stale_staging,
     staging_folder,
 )
-from megatron_train.checkpoint.optimizer_state import gather_pieces, sharded_optimizer_state, sources_of
+from megatron_train.checkpoint.optimizer_state import (
+    STATE_KEYS,
+    gather_pieces,
+    merge_without_copy,
+    optimizer_settings,
+    sharded_optimizer_state,
+    sources_of,
+    take_pieces,
+    tensors_to_load,
+)
 from megatron_train.checkpoint.resume import Start
 from megatron_train.checkpoint.train_state import TrainState, load_rng, save_rng
 from megatron_train.checkpoint.write import TensorPlan, plan_tensors, write_and_publish
@@ -92,23 +101,41 @@ def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None
     The caller must have checked the folder with check_folder. Raises CheckpointError when the folder lacks a tensor or
     a shape differs.
     """
-    state_dict = sharded_state_dict(chunks, optimizer, loading=True)
+    state_dict = sharded_state_dict(chunks)
     for key in _model_keys(chunks):  # no layer has such state on the CPU, and old checkpoints lack it
         state_dict[key] = {name: value for name, value in state_dict[key].items() if not name.endswith("_extra_state")}
-    try:
-        _use_names_on_disk(folder, state_dict)
-        with torch.no_grad():
-            # Each rank loads other parts of the optimizer, so the parts of one rank are not complete.
-            loaded = dist_checkpointing.load(state_dict, str(folder), validate_access_integrity=False)
-    except (dist_checkpointing.core.CheckpointingException, CheckpointException) as error:
-        raise CheckpointError(f"{folder}: does not fit this model: {str(error).strip().splitlines()[-1]}") from error
+    if optimizer is not None:
+        _create_moments(optimizer)
+        state_dict["optimizer"] = optimizer_settings(optimizer)
+    loaded = _load(folder, state_dict)
     for key, chunk in zip(_model_keys(chunks), chunks, strict=True):
         missing = [name for name in _load_chunk(unwrap(chunk), loaded[key]) if not name.endswith("_extra_state")]
         if missing:
             raise CheckpointError(f"{folder}: lacks tensors of this model: {', '.join(missing)}; check --model")
-    if optimizer is not None:
+    if optimizer is None:
+        return
+    optimizer.load_state_dict(loaded["optimizer"])
+    for state_key in STATE_KEYS:
+        tensors = tensors_to_load(optimizer, sharded_state_dict(chunks), state_key)
+        take_pieces(optimizer, state_key, _load(folder, {"tensors": tensors})["tensors"])
+
+
+def _load(folder: Path, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return `state_dict` with its sharded tensors loaded from `folder`, into the memory that they have.
+
+    All ranks call this function. Raises CheckpointError when the folder lacks a tensor or a shape differs.
+    """
+    for value in nested_values(state_dict):
+        if isinstance(value, ShardedTensorFactory):
+            merge_without_copy(value)
+    try:
+        _use_names_on_disk(folder, state_dict)
         with torch.no_grad():
-            optimizer.load_state_dict(loaded["optimizer"])
+            # Each rank loads other parts of the optimizer, so the parts of one rank are not complete.
+            loaded: dict[str, Any] = dist_checkpointing.load(state_dict, str(folder), validate_access_integrity=False)
+    except (dist_checkpointing.core.CheckpointingException, CheckpointException) as error:
+        raise CheckpointError(f"{folder}: does not fit this model: {str(error).strip().splitlines()[-1]}") from error
+    return loaded
 
 
 def _use_names_on_disk(folder: Path, state_dict: dict[str, Any]) -> None:
@@ -172,7 +199,7 @@ def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
             staging.mkdir()
         dist.barrier()
         gather_weights(chunks, config)
-        state_dict = sharded_state_dict(chunks, optimizer, loading=False)
+        state_dict = sharded_state_dict(chunks, optimizer)
         state_dict |= common_state(model_config, state.iteration, layout)
         fill: Callable[..., list[torch.Tensor]] = _nothing_to_fill
         if optimizer is not None:
@@ -202,8 +229,8 @@ def _model_keys(chunks: list[Any]) -> list[str]:
     return ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
 
 
-def sharded_state_dict(chunks: list[Any], optimizer: Any, loading: bool) -> dict[str, Any]:
-    """Return the sharded tensors, to save or to load into, of the model chunks and, if given, of the optimizer."""
+def sharded_state_dict(chunks: list[Any], optimizer: Any = None) -> dict[str, Any]:
+    """Return the sharded tensors of the model chunks, and for saving also those of the optimizer."""
     metadata = {
         "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
     }
@@ -216,8 +243,12 @@ def sharded_state_dict(chunks: list[Any], optimizer: Any, loading: bool) -> dict
             if isinstance(tensor, ShardedTensor):
                 tensor.allow_shape_mismatch = False  # megatron-core would pad or cut a vocabulary silently
     if optimizer is not None:
-        # Adam creates its moments in the first applied step, and every step so far may have been skipped.
-        for part in optimizer.chained_optimizers:
-            part.init_state_fn(part.optimizer, part.config)
-        state_dict["optimizer"] = sharded_optimizer_state(optimizer, state_dict, loading)
+        _create_moments(optimizer)
+        state_dict["optimizer"] = sharded_optimizer_state(optimizer, state_dict)
     return state_dict
+
+
+def _create_moments(optimizer: Any) -> None:
+    """Create Adam's moments, which otherwise exist only after the first applied step."""
+    for part in optimizer.chained_optimizers:
+        part.init_state_fn(part.optimizer, part.config)

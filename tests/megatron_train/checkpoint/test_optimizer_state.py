@@ -10,6 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
 from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.checkpoint import optimizer_state, save_load
@@ -29,13 +31,13 @@ def sums(folder: Path) -> str:
 def save_as_megatron_core_does(run: Any, folder: Path) -> Path:
     """Gather the whole state on every rank, and let megatron-core save it."""
 
-    def gathered(optimizer: Any, model_state: Any, loading: bool) -> Any:
+    def gathered(optimizer: Any, model_state: Any) -> Any:
         metadata = {
             "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
             "distrib_optim_sharding_type": "fully_reshardable",
             "chained_optim_avoid_prefix": True,
         }
-        return optimizer.sharded_state_dict(model_state, is_loading=loading, metadata=metadata)
+        return optimizer.sharded_state_dict(model_state, is_loading=False, metadata=metadata)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(save_load, "sharded_optimizer_state", gathered)
@@ -91,3 +93,28 @@ def test_four_data_parallel_ranks_write_the_same_files_from_pieces(tmp_path: Pat
 def test_one_rank_saves_from_its_own_memory(tmp_path: Path, single_process: None) -> None:
     found = both_ways([("llama", settings_in(tmp_path))], tmp_path)
     assert found == [{"equal files": True, "equal state": True, "part": False}]
+
+
+def test_loading_holds_one_kind_of_state_at_a_time_and_nothing_twice(
+    tmp_path: Path, single_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(SMALL, settings_in(tmp_path))
+    run.step()
+    folder = save(run, tmp_path / "saved")
+    stock_load, allocated = save_load.dist_checkpointing.load, []
+
+    def load(state_dict: Any, *arguments: Any, **options: Any) -> Any:
+        own = {parameter.data_ptr() for chunk in run.chunks for parameter in chunk.parameters()}
+        tensors = [v.data for v in nested_values(state_dict) if isinstance(v, ShardedTensor | ShardedTensorFactory)]
+        allocated.append(sum(tensor.numel() for tensor in tensors if tensor.data_ptr() not in own))
+        return stock_load(state_dict, *arguments, **options)
+
+    def cat(*_: Any, **__: Any) -> None:
+        raise AssertionError("a second copy of a weight")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(save_load.dist_checkpointing, "load", load)
+        patched.setattr(torch, "cat", cat)
+        save_load.load_weights(folder, run.chunks, run.optimizer)
+    parameters = sum(parameter.numel() for parameter in run.chunks[0].parameters())
+    assert allocated == [0, parameters, parameters, parameters]

@@ -1,4 +1,4 @@
-"""Memory and choice of files while saving. Whole saves are in test_save_load.py and test_saver.py."""
+"""The parts of saving that a whole save does not show; saves themselves are in test_checkpoint.py and test_saver.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.megatron_train.runs import start
 
 
 def test_a_kept_copy_shares_no_memory() -> None:
-    """megatron-core copies only views of its buffers, so a tensor that is a whole buffer would keep changing."""
+    """megatron-core copies views of its buffers only; a tensor that is a whole buffer would go on changing."""
     tensor = torch.arange(4.0)
     copy = _on_cpu(tensor, keep_copy=True)
     tensor.zero_()
@@ -32,7 +32,7 @@ def test_a_plan_holds_no_memory_of_the_run(tmp_path: Path, single_process: None)
     run = start(replace(LLAMA, num_layers=2), {"train_data_path": [prefix]})
     run.step()
     (tmp_path / "staging").mkdir()
-    state_dict = sharded_state_dict(run.chunks, run.optimizer, loading=False)
+    state_dict = sharded_state_dict(run.chunks, run.optimizer)
     fill = partial(gather_pieces, run.optimizer, sources_of(state_dict["optimizer"]))
     plan = plan_tensors(state_dict, tmp_path / "staging", keep_copies=True, fill=fill)
     adam = [part.optimizer for part in run.optimizer.chained_optimizers]
@@ -50,7 +50,7 @@ def test_a_plan_holds_no_memory_of_the_run(tmp_path: Path, single_process: None)
     [(None, None, [1, 2, 3, 4]), (2, None, [3, 4]), (2, 1, [1, 3, 4]), (1, 4, [4]), (9, 2, [1, 2, 3, 4])],
 )
 def test_the_newest_and_the_best_are_kept(limit: int | None, best: int | None, kept: list[int], tmp_path: Path) -> None:
-    for iteration in (1, 2, 3, 4, 5):  # the last one is from before this run resumed at an earlier checkpoint
+    for iteration in (1, 2, 3, 4, 5):  # the last is of a run that this one went back from
         (tmp_path / f"iter_{iteration:07d}").mkdir()
     _retain(tmp_path, 4, limit, best)
     assert list_iterations(tmp_path) == [*kept, 5]

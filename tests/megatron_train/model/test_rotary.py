@@ -14,11 +14,7 @@ from megatron.core.models.common.embeddings.yarn_rotary_pos_embedding import (
 from megatron_train.config.settings import Model, TrainConfig
 from megatron_train.data.packed_row import PackedRow
 from megatron_train.model.build import build_model
-<<<<<<< HEAD
-=======
 from megatron_train.model.rotary import _Rotation
-from megatron_train.parallel.distributed import init_distributed
->>>>>>> f0a5f2a (feat(train): --compile, a thread that reads ahead, and weight gradients added to fp32 in the matrix product)
 from tests.megatron_train.models import MODELS
 
 BOUNDS = (0, 4, 5, 11)
@@ -27,14 +23,7 @@ POSITIONS = [0, 1, 2, 3, 0, 0, 1, 2, 3, 4, 5]
 
 @pytest.mark.parametrize("scaling", ["none", "linear", "llama3", "yarn"])
 @pytest.mark.parametrize("kind", ["llama", "neox_parallel"])
-<<<<<<< HEAD
-def test_rotated_queries_equal_megatron_cores(kind: str, scaling: str, one_rank: None) -> None:
-=======
-def test_rotated_queries_and_their_gradients_equal_megatron_cores(
-    kind: str, scaling: str, single_process: None
-) -> None:
-    init_distributed(TrainConfig().parallel, 0)
->>>>>>> f0a5f2a (feat(train): --compile, a thread that reads ahead, and weight gradients added to fp32 in the matrix product)
+def test_rotated_queries_and_their_gradients_equal_megatron_cores(kind: str, scaling: str, one_rank: None) -> None:
     model = replace(MODELS[kind], rope_scaling_type=scaling, rope_scaling_factor=4.0, num_layers=1)
     model = replace(model, rotary_percent=1.0) if scaling == "yarn" else model
     chunk = build_model(model, TrainConfig())[0]
@@ -54,8 +43,7 @@ def test_rotated_queries_and_their_gradients_equal_megatron_cores(
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-6)
 
 
-def test_table_has_cosines_and_sines_of_the_angles_in_the_models_precision(single_process: None) -> None:
-    init_distributed(TrainConfig().parallel, 0)
+def test_table_has_cosines_and_sines_of_the_angles_in_the_models_precision(one_rank: None) -> None:
     config = replace(TrainConfig(), model=Model(bf16=True))
     rotary = build_model(replace(MODELS["llama"], num_layers=1), config)[0].rotary_pos_emb
     angles, _ = rotary.angles(7).chunk(2, dim=-1)
