@@ -19,6 +19,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from benchmarks.train import ROOT, sample_shards
 from megatron_train.checkpoint.resume import Start
 from megatron_train.checkpoint.save_load import load_checkpoint, save_checkpoint

@@ -46,7 +46,7 @@ def evaluate_checkpoint(command: CommandLine) -> int:
 
     sets = validation_sets(data, config.batch.seed) | test_sets(data, config.batch.seed)
     make_batch = BatchMaker(data, manifest.pad_token_id if manifest else 0, model_config.vocab_size)
-    chunks = wrap_model(build_model(model_config, config), config)
+    chunks = wrap_model(build_model(model_config, config, random_weights=False), config)
     load_weights(start.folder, chunks)
     say(f"evaluating {start.folder}")
     for name, result in evaluate(chunks, sets, EvaluationBatches(config, layout, make_batch)).items():

@@ -35,7 +35,7 @@ def single_process_logits(checkpoint_folder: Path, token_ids: list[list[int]]) -
     init_distributed(config.parallel, seed=0)
     try:
         model_config = ModelConfig.load(checkpoint_folder / MODEL_CONFIG)
-        chunks = build_model(model_config, config)
+        chunks = build_model(model_config, config, random_weights=False)
         load_weights(checkpoint_folder, chunks)
         tokens = torch.tensor(token_ids)
         positions = torch.arange(tokens.shape[1]).expand(tokens.shape)

@@ -64,10 +64,19 @@ class Run:
 
     @classmethod
     def build(
-        cls, config: TrainConfig, layout: ParallelLayout, model_config: ModelConfig, samples: Samples, pad_id: int = 0
+        cls,
+        config: TrainConfig,
+        layout: ParallelLayout,
+        model_config: ModelConfig,
+        samples: Samples,
+        pad_id: int = 0,
+        random_weights: bool = True,
     ) -> Run:
-        """Return a run at iteration 0 with random weights and a new optimizer. `layout`'s process groups must exist."""
-        chunks = wrap_model(build_model(model_config, config), config)
+        """Return a run at iteration 0 with a new optimizer. `layout`'s process groups must exist.
+
+        Without `random_weights`, the weights have any values until a checkpoint is loaded.
+        """
+        chunks = wrap_model(build_model(model_config, config, random_weights), config)
         optimizer = build_optimizer(chunks, config)
         make_batch = BatchMaker(config.data, pad_id, model_config.vocab_size)
         return cls(config, layout, model_config, samples, make_batch, chunks, optimizer, Profiler(config))

@@ -140,7 +140,8 @@ def prepare(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> 
     check_last_turns(config.data, [samples, *evaluated.values()])
     announce_data(config, layout, samples, evaluated)
 
-    run = Run.build(config, layout, model_config, samples, manifest.pad_token_id if manifest else 0)
+    pad_id = manifest.pad_token_id if manifest else 0
+    run = Run.build(config, layout, model_config, samples, pad_id, random_weights=start is None)
     run.timer = timer
     run.tokenizer_dirs = find_tokenizer(data_folder, folder)
     state = load_checkpoint(start, config, run.chunks, run.optimizer, layout)

@@ -14,6 +14,7 @@ from tests.paths import ROOT
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
+        ("checkpoint_memory", "| peak while loading |"),
         ("convert", "| to-hf |"),
         ("plan_memory", "stablelm_alpha_7b"),
         ("pretokenize", "(b)/(a) = "),

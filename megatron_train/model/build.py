@@ -62,7 +62,6 @@ FIXED_SETTINGS: dict[str, Any] = {
     "batch_p2p_sync": False,
     # megatron-core allows variable_seq_lengths under this dispatcher name only.
     "moe_token_dispatcher_type": "alltoall",
-    "perform_initialization": True,
     # The fused kernels need Transformer Engine or Apex; model/ has its own norm, SwiGLU and attention.
     "bias_activation_fusion": False,
     "bias_dropout_fusion": False,
@@ -167,12 +166,14 @@ def layer_spec(model: ModelConfig) -> ModuleSpec:
     )
 
 
-def build_model(model: ModelConfig, config: TrainConfig) -> list[GPTModel]:
-    """Return the model chunks of this rank, on its device, in training precision, with random weights.
+def build_model(model: ModelConfig, config: TrainConfig, random_weights: bool = True) -> list[GPTModel]:
+    """Return the model chunks of this rank, on its device, in training precision.
 
-    There is one chunk, or one per virtual pipeline stage.
+    There is one chunk, or one per virtual pipeline stage. Without `random_weights`, the memory of the weights has any
+    content, which saves time where a checkpoint is loaded.
     """
     core_config = transformer_config(model, config, parallel_state.get_pipeline_model_parallel_rank())
+    core_config.perform_initialization = random_weights
     chunks = config.parallel.virtual_pipeline_model_parallel_size
     return [_build_chunk(model, config, core_config, vp_stage) for vp_stage in (range(chunks) if chunks else [None])]
 

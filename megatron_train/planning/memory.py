@@ -38,7 +38,7 @@ class StageMemory:
     buffers: int
     """Communication buffers, temporary tensors of the largest module, and FIXED_BYTES."""
     saving: int
-    """Host memory during the save or load of a checkpoint: this rank's share of the fp32 optimizer state."""
+    """Host memory during a save: this rank's share of the fp32 optimizer state. A load needs a third of it."""
 
     @property
     def total(self) -> int:

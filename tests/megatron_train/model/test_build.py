@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
 from checkpoint_convert.convert import from_hf
 from checkpoint_convert.mapping.options import ImportOptions
@@ -20,6 +21,7 @@ from megatron_train.model.build import (
     parameters_without_gradient_sum,
     transformer_config,
 )
+from megatron_train.parallel.distributed import init_distributed
 from tests.checkpoint_convert.tiny_models import TRAINABLE, save_tiny_model
 from tests.megatron_train.models import LLAMA
 
@@ -236,3 +238,15 @@ def test_sequence_parallelism_refuses_a_parameter_whose_gradient_nobody_sums() -
     for sound, message in run_distributed(build_with_an_unmarked_norm, 2):
         assert sound == []
         assert "decoder.layers.0.input_layernorm.weight" in message
+
+
+def test_a_model_for_a_checkpoint_draws_no_random_numbers(single_process: None) -> None:
+    config = config_from_settings({}, "test")
+    init_distributed(config.parallel, seed=1)
+    states = [torch.get_rng_state(), *get_cuda_rng_tracker().get_states().values()]
+    before = [state.clone() for state in states]
+    build_model(LLAMA, config, random_weights=False)
+    after = [torch.get_rng_state(), *get_cuda_rng_tracker().get_states().values()]
+    assert all(map(torch.equal, before, after))
+    build_model(LLAMA, config)
+    assert not all(map(torch.equal, before, [torch.get_rng_state(), *get_cuda_rng_tracker().get_states().values()]))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from megatron_train.planning.micro_batch import advise_micro_batch
 from tests.megatron_train.planning.plans import plan_of
 
-LLAMA_8B = "--model llama3_8b --bf16 --seq_length 4096 --packing --train_data_path x --train_iters 9".split()
+LLAMA_8B = ["--model", "llama3_8b", "--bf16", "--seq_length", "4096", "--packing"]
+LLAMA_8B += ["--train_data_path", "x", "--train_iters", "9"]
 
 
 def advice(arguments: list[str]) -> tuple[int, float] | None:
