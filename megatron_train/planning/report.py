@@ -167,8 +167,7 @@ def disk_lines(plan: Plan) -> list[str]:
         f"{parameters * 12 / 1e9:,.1f} GB optimizer)",
         f"disk         {total / 1e12:,.2f} TB: {written} saves, every {every:,} iterations and at the end; {kept} "
         f"kept{extra}",
-        f"host memory  {host / 1e9:,.1f} GB per rank besides while a checkpoint is saved, {host / 3e9:,.1f} GB while one is "
-        "loaded",
+        f"host memory  {host / 1e9:,.1f} GB per rank besides to save a checkpoint, {host / 3e9:,.1f} GB to load one",
     ]
 
 
