@@ -122,13 +122,13 @@ class TorchAttention(MegatronModule):
             return self._varlen(query, key, value, packed_seq_params, window)
         with self._dropout_stream():
             q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-            if packed_seq_params is not None:
-                spans = [slice(start, end) for start, end in itertools.pairwise(packed_seq_params.bounds)]
-                parts = [self._attend(q[:, :, span], k[:, :, span], v[:, :, span], window) for span in spans]
-                out = torch.cat(parts, dim=2)
-            else:
-                out = self._attend(q, k, v, window)
-            return out.permute(2, 0, 1, 3).reshape(query.shape[0], query.shape[1], -1)
+            if packed_seq_params is None:
+                return self._attend(q, k, v, window).permute(2, 0, 1, 3).flatten(2)
+            sizes = [end - start for start, end in itertools.pairwise(packed_seq_params.bounds)]
+            # The gradient of a split is one tensor. Each slice would have a gradient as long as the whole row.
+            documents = zip(*(x.split(sizes, dim=2) for x in (q, k, v)), strict=True)
+            parts = [self._attend(q, k, v, window).permute(2, 0, 1, 3) for q, k, v in documents]
+            return torch.cat(parts).flatten(2)
 
     def _dropout_stream(self) -> contextlib.AbstractContextManager[None]:
         # Under sequence parallelism the block has already forked the tracker; forking again would break recomputation.

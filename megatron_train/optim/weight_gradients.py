@@ -14,8 +14,8 @@ import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from torch import Tensor
 
+from megatron_train.parallel import distributed
 from megatron_train.parallel.device import replace_weight_gradient_kernel, uses_cuda
-from megatron_train.parallel.distributed import device
 
 
 class Accumulation(NamedTuple):
@@ -85,8 +85,9 @@ def add_product_in_16_bits(inputs: Tensor, gradients: Tensor, buffer: Tensor) ->
 
 def gives_right_sum(add: Callable[[Tensor, Tensor, Tensor], None], dtype: torch.dtype) -> bool:
     """Return whether `add` works as add_product does, on small numbers in `dtype` on this rank's device."""
-    inputs, gradients = (torch.full((16, 8), value, dtype=dtype, device=device()) for value in (1.0, 2.0))
-    buffer = torch.full((8, 8), 0.25, device=device())
+    device = distributed.device()
+    inputs, gradients = (torch.full((16, 8), value, dtype=dtype, device=device) for value in (1.0, 2.0))
+    buffer = torch.full((8, 8), 0.25, device=device)
     try:
         add(inputs, gradients, buffer)
     except (RuntimeError, NotImplementedError):
