@@ -8,6 +8,7 @@ import torch
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from megatron_train.data.packed_row import PackedRow
 from megatron_train.model import attention as attention_module
@@ -151,3 +152,18 @@ def test_the_varlen_kernel_gets_its_own_shapes(
     found = module(query, key, value, None, packed_seq_params=packed_row() if packed else None)
     assert found.shape == expected.shape
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_no_gradient_of_a_document_is_as_long_as_the_row(single_process: None) -> None:
+    names: list[str] = []
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(func._schema.name.split("::")[1])
+            return func(*args, **(kwargs or {}))
+
+    tensors = [x.requires_grad_() for x in inputs(9, 1)]
+    with Names():
+        attention()(*tensors, None, packed_seq_params=packed_row()).sum().backward()
+    assert names.count("_scaled_dot_product_flash_attention_for_cpu") == len(BOUNDS) - 1
+    assert not {"slice_backward", "zeros", "add"} & set(names)
