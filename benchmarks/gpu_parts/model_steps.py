@@ -25,7 +25,7 @@ from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
 from megatron_train.data.batch import LossRule, packed_batch, padded_batch
-from megatron_train.data.loader import DeviceBatch, to_device
+from megatron_train.data.loader import DeviceBatch, HostBatch, to_device
 from megatron_train.model.build import build_model
 from megatron_train.optim.optimizer import build_optimizer, wrap_model
 from megatron_train.parallel.device import install, uses_cuda
@@ -130,7 +130,7 @@ def batch_of(model: ModelConfig, config: TrainConfig, rows: list[list[int]]) -> 
         batch = packed_batch(documents, config.data.seq_length, 0, rule)
     else:
         batch = padded_batch([row[0] for row in documents], config.data.seq_length, 0, rule)
-    moved = to_device(batch)
+    moved = to_device(HostBatch.of(batch))
     moved.loss_factor = 1.0 / moved.loss_weight
     return moved
 
