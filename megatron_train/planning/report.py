@@ -40,8 +40,8 @@ def model_lines(plan: Plan) -> list[str]:
         f"{model.padded_vocab:,} rows)",
         f"layout       {layout.world_size} GPUs = TP {layout.tp} x PP {layout.pp} x DP {layout.dp}"
         + (f", {layout.vpp} chunks a stage" if layout.vpp > 1 else "")
-        + (f", {layout.describe_split(model.num_layers)} layers a stage" if layout.pp > 1 else "")
-        + (", sequence parallel" if config.parallel.sequence_parallel and layout.tp > 1 else ""),
+        + (", sequence parallel" if config.parallel.sequence_parallel and layout.tp > 1 else "")
+        + (f", {layout.describe_split(model.num_layers)} layers a stage" if layout.pp > 1 else ""),
         f"batch        {plan.work.global_batch_size} rows of up to {config.data.seq_length:,} tokens = "
         f"{config.batch.micro_batch_size} per micro-batch x {batches} micro-batches x {layout.dp} data-parallel ranks",
         f"bubble       {bubble:.1%} of a step: (p - 1) / (m v + p - 1) with p = {layout.pp}, m = {batches}, "

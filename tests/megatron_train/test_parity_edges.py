@@ -132,13 +132,15 @@ def patched(edge: Edge) -> Iterator[None]:
 def run_edge(edge: Edge, settings: dict[str, Any], folder: Path) -> Outcome:
     """Run two iterations from the weights in `folder`, with the `settings` of one process or of the layout."""
     from megatron_train.certificate.tensors import full_parameters
+    from megatron.core import parallel_state
+
     from megatron_train.optim.optimizer import gather_weights
     from tests.megatron_train.runs import start
 
     settings = settings | {"train_data_path": [str(folder / "toy")]}
     run = start(EDGE_MODELS[edge.model], settings, folder / edge.model / "iter_0000000")
-    if edge.small_buckets and settings.get("overlap_grad_reduce"):
-        assert all(len(buffer.buckets) > 5 for chunk in run.chunks for buffer in chunk.buffers)
+    if edge.small_buckets and settings.get("overlap_grad_reduce") and parallel_state.is_pipeline_first_stage():
+        assert all(len(buffer.buckets) > 2 for chunk in run.chunks for buffer in chunk.buffers)
     reports = [run.step(), run.step()]
     gather_weights(run.chunks, run.config)
     norms = [report.grad_norm for report in reports]

@@ -94,7 +94,7 @@ def test_uneven_stages_stay_uneven(settings: dict[str, Any], name: str, layers: 
     model.save(tmp_path / "model.yaml")
     shard = write_shard(tmp_path / "toy", toy_documents(20))
     settings = settings | {"model": str(tmp_path / "model.yaml"), "train_data_path": [shard], "seq_length": 64}
-    config = config_from_settings(settings, "test")
+    config = config_from_settings(settings | {"global_batch_size": 8, "train_iters": 1}, "test")
     plan = plan_certificate(CommandLine(config, {}, {}), [NamedLayout(config.parallel)], 4, tmp_path)
     (case,) = plan.cases
     assert str(case.layout) == name
