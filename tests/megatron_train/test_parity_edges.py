@@ -131,9 +131,9 @@ def patched(edge: Edge) -> Iterator[None]:
 
 def run_edge(edge: Edge, settings: dict[str, Any], folder: Path) -> Outcome:
     """Run two iterations from the weights in `folder`, with the `settings` of one process or of the layout."""
-    from megatron_train.certificate.tensors import full_parameters
     from megatron.core import parallel_state
 
+    from megatron_train.certificate.tensors import full_parameters
     from megatron_train.optim.optimizer import gather_weights
     from tests.megatron_train.runs import start
 
