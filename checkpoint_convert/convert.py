@@ -16,7 +16,12 @@ from checkpoint_convert.families.family import check_fields, model_config_of, re
 from checkpoint_convert.huggingface.export import Export, plan_export, write_companions
 from checkpoint_convert.huggingface.generation import generation_settings
 from checkpoint_convert.huggingface.model_card import CardFacts
-from checkpoint_convert.huggingface.tokenizer import source_tokenizer, warn_of_other_ids, warn_of_rows_in_use
+from checkpoint_convert.huggingface.tokenizer import (
+    source_tokenizer,
+    warn_of_other_ids,
+    warn_of_other_spaces,
+    warn_of_rows_in_use,
+)
 from checkpoint_convert.huggingface.weights import HfWeights, SafetensorsWriter
 from checkpoint_convert.mapping.checks import check_checkpoint, plan_rows, table_of_file, target_infos
 from checkpoint_convert.mapping.options import ExportOptions, ImportOptions
@@ -47,6 +52,7 @@ def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Repor
         warn(f"{hf_dir} has no tokenizer file, so the checkpoint gets no tokenizer")
     else:
         warn_of_other_ids(config, tokenizer, hf_dir)
+        warn_of_other_spaces(hf_dir)
         warn_of_rows_in_use(options.extra_special_tokens, tokenizer, model, hf_dir)
     rows = plan_rows(model, tokenizer, options)
     generation = generation_settings(hf_dir, config)

@@ -211,3 +211,19 @@ def warn_of_other_ids(config: Mapping[str, Any], tokenizer: Tokenizer, folder: P
         given = config.get(key)
         if given is not None and own is not None and own not in (given if isinstance(given, list) else [given]):
             warn(f"{folder}/config.json: {key} is {given}, but the tokenizer's is {own}, which is used")
+
+
+def warn_of_other_spaces(folder: Path) -> None:
+    """Warn when tokenizer_config.json and tokenizer.json disagree on add_prefix_space, the space before a text.
+
+    transformers follows tokenizer_config.json, but shards and exports with new tokens follow tokenizer.json.
+    """
+    stated = SourceFiles(folder, (), {}).config.get("add_prefix_space")
+    if stated is None or not (folder / "tokenizer.json").is_file() or (folder / "tokenizer.model").is_file():
+        return
+    own = (read_json(folder / "tokenizer.json").get("pre_tokenizer") or {}).get("add_prefix_space")
+    if own is not None and own != stated:
+        warn(
+            f"{folder}: add_prefix_space is {str(stated).lower()} in {TOKENIZER_CONFIG}, but {str(own).lower()} in "
+            "tokenizer.json, which is used"
+        )

@@ -13,7 +13,7 @@ import transformers
 
 from checkpoint_convert.convert import from_hf, to_hf
 from checkpoint_convert.huggingface.chat_template import chat_format_of
-from checkpoint_convert.huggingface.tokenizer import source_tokenizer
+from checkpoint_convert.huggingface.tokenizer import source_tokenizer, warn_of_other_spaces
 from checkpoint_convert.huggingface.tokenizer_files import TokenizerExport, write_tokenizer_files
 from checkpoint_convert.mapping.options import ExportOptions, ImportOptions
 from checkpoint_convert.tensors.tensor import ConvertError
@@ -172,3 +172,16 @@ def test_a_token_of_tokenizer_config_needs_the_next_id(json_tokenizer: Path, tmp
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
     with pytest.raises(ConvertError, match=r"<\|end\|> gets id 320 instead of 325"):
         source_tokenizer(tmp_path, (), new_tokens=True)
+
+
+def test_another_space_before_a_text_is_named(
+    json_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copyfile(json_tokenizer, tmp_path / "tokenizer.json")
+    for stated in (False, True):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"add_prefix_space": stated}))
+        warn_of_other_spaces(tmp_path)
+
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "add_prefix_space is true in tokenizer_config.json, but false in tokenizer.json" in lines[0]
