@@ -13,7 +13,6 @@ from checkpoint_convert.huggingface.source_files import TOKENIZER_CONFIG, templa
 from checkpoint_convert.output.report import warn
 from checkpoint_convert.tensors.tensor import ConvertError
 from pretokenizer.chat.formats import CHAT_FORMATS, TEMPLATE_NAME, ChatFormat, ChatFormatError
-from pretokenizer.chat.jinja_format import TemplateFormat, read_template
 from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.load import read_tokenizer_spec
 
@@ -41,7 +40,11 @@ def chat_format_of(tokenizer: Tokenizer, folder: Path) -> ChatFormat | None:
         if template is not None:
             text, path = template
             named = next((f for f in CHAT_FORMATS.values() if f.hf_chat_template == text), None)
-            return named or TemplateFormat(text, str(path), tokenizer)
+            if named is not None:
+                return named
+            from pretokenizer.chat.jinja_format import TemplateFormat  # memory that other conversions do not need
+
+            return TemplateFormat(text, str(path), tokenizer)
     except (ChatFormatError, ConvertError) as error:
         warn(f"the chat template is left out: {error}")
         return None
@@ -66,6 +69,8 @@ def recorded_chat_format(folder: Path, tokenizer: Tokenizer) -> ChatFormat | Non
     name = read_tokenizer_spec(folder).get("chat_format")
     if name is None or name in CHAT_FORMATS:
         return CHAT_FORMATS.get(name or "")
+    from pretokenizer.chat.jinja_format import read_template
+
     try:
         return read_template(folder / TEMPLATE_NAME, tokenizer)
     except ChatFormatError as error:

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-
 from checkpoint_convert.huggingface.chat_template import recorded_chat_format
 from checkpoint_convert.huggingface.generation import SpecialIds
 from checkpoint_convert.huggingface.source_files import (
@@ -135,6 +133,8 @@ def write_tokenizer_files(export: TokenizerExport, folder: Path, max_length: int
     if export.is_source and export.source is not None:
         copy_source(export.source, folder)
         return
+    import tokenizers  # memory that an export without tokenizer does not need
+
     tokenizer = export.tokenizer
     contents = tokenizer_contents(export)
     backend = tokenizers.Tokenizer.from_str(json.dumps(contents))

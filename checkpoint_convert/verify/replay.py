@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 from safetensors import SafetensorError, safe_open
 
@@ -144,6 +143,8 @@ def reason_against(recorded: Iteration) -> str:
     if recorded.world_size > LARGEST_WORLD:
         return f"the run had {recorded.world_size} processes"
     model = ModelConfig.load(checkpoint / MODEL_CONFIG)
+    import psutil  # only a replay needs it, not a conversion
+
     needed, free = BYTES_PER_PARAMETER * model.num_parameters(model.padded_vocab), psutil.virtual_memory().available
     if needed > free:
         return f"training needs {human_bytes(needed)}, {human_bytes(free)} available"
