@@ -123,7 +123,7 @@ def ancestors(checkpoint: Path) -> list[Path]:
 
 
 def _before(checkpoint: Path) -> Path | None:
-    """Return the previous checkpoint in the same folder, else the imported weights in its release/, else None."""
+    """Return the newest checkpoint in the same folder that is older than `checkpoint`, else its release/, else None."""
     if checkpoint.name == RELEASE:
         return None
     folder = checkpoint.parent

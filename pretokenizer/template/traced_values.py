@@ -48,7 +48,7 @@ def opaque(text: str, *sources: Any, tracer: Tracer) -> TracedText:
 
 
 def _origin(value: Any) -> int | None:
-    """Return the number of the message of the first data in a value; None for a value without data."""
+    """Return the number of the message from which the first data in a value comes, or None without data."""
     if isinstance(value, TracedText):
         return next((part.message for part in value._parts if part.message is not None), None)
     if isinstance(value, TracedMessage):
