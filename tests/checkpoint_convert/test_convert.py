@@ -283,6 +283,7 @@ def test_from_hf_takes_a_tied_head_only_as_a_copy(hf_folder: Callable[[str], Pat
         from_hf(tmp_path / "other", tmp_path / "ckpt2", ImportOptions())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama_tied", "neox_tied", "falcon_7b"])
 def test_a_tied_head_stands_for_an_embedding_that_the_file_lacks(
     kind: str, hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path

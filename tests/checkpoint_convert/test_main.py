@@ -29,6 +29,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int
     return code, out, err
 
 
+@pytest.mark.slow
 def test_there_and_back(llama_with_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "from-hf", llama_with_tokenizer, tmp_path / "ckpt", "--vocab_extra_ids_list", CHATML)
     assert (code, err) == (0, "")
@@ -152,6 +153,7 @@ def test_a_comparison_cut_short_says_what_is_written(
     assert run(capsys, "verify", hf_folder("llama_gqa"), tmp_path / "ckpt") == (code, "", words + "\n")
 
 
+@pytest.mark.slow
 def test_from_hf_holds_no_tokens_against_the_source(
     llama_with_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ def qwen(hf_folder: Callable[[str], Path], json_tokenizer: Path, tmp_path: Path)
     return folder
 
 
+@pytest.mark.slow
 def test_a_qwen_export_agrees_with_its_own_template_and_the_shards(
     qwen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ from checkpoint_convert.verify.verify import equal_after_rounding, is_rounded, v
 from tests.checkpoint_convert.tiny_models import TRAINABLE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TRAINABLE)
 def test_verify_compares_logits_of_both_libraries(
     kind: str, hf_folder: Callable[[str], Path], converted: Callable[[str], Path]
