@@ -15,7 +15,7 @@ from tests.import_graph import PACKAGES, circles, file_graph, folder_graph, impo
 from tests.paths import ROOT
 
 FOLDER_ORDER = {
-    "pretokenizer": "config files records template tokenizer chat encode sources tasks selection figures reports"
+    "pretokenizer": "config files records template tokenizer chat encode forms sources tasks selection figures reports"
     " audit output *",
     "megatron_train": "config report parallel data model optim checkpoint planning certificate *",
     "checkpoint_convert": "tensors output mapping families huggingface megatron_core verify other_formats *",

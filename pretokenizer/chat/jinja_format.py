@@ -6,7 +6,7 @@ about which the template asks the same questions and gets the same answers.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,19 +18,16 @@ from pretokenizer.chat.loss import Placed, place
 from pretokenizer.chat.probe import probe, tokens_of
 from pretokenizer.chat.rendered import Kind, Rendered, TemplateLoss
 from pretokenizer.chat.roles import Role
-from pretokenizer.chat.shown import shape_of, shown
+from pretokenizer.chat.served import Document, Pairs, chosen, compare
+from pretokenizer.chat.shown import plain_shape, shape_of, shown
 from pretokenizer.chat.template_source import template_source
 from pretokenizer.template.expression import Expression, Messages, Recording
-from pretokenizer.template.fragment import NO_MESSAGE, Fragment, Outline, data_of, differing, fill, text_of
+from pretokenizer.template.fragment import Fragment, Outline, fill, text_of
 from pretokenizer.template.recorded import RecordedRenderings
 from pretokenizer.template.rendering import CompiledTemplate, TemplateFailureError
 from pretokenizer.tokenizer.base import Tokenizer
 
 DEFAULT_DATE = "2025-01-01"
-MAX_COMPARED = 16
-"""Most replies of one conversation that are compared with inference. The bound keeps long traces in linear time."""
-MAX_COMPARED_UNRECORDED = 2
-"""The same bound for conversations whose rendering cannot be reused, such as those with tool calls."""
 _PROOF_INTERVAL = 64
 """One rendering in this many is checked against plain Jinja."""
 
@@ -46,19 +43,35 @@ class TemplateOptions:
     """The date that the template's function `strftime_now` formats, as YYYY-MM-DD."""
 
 
-_Pairs = list[tuple[Outline, Outline]]
-
-
 class _Rendering(NamedTuple):
     """A finished rendering, which can be filled with the texts of other conversations."""
 
     outline: Outline
     kinds: tuple[Kind, ...]
     """The kind (role and origin) of each item of `outline`."""
-    differences: list[_Pairs]
+    differences: list[Pairs]
     """For each compared reply: pairs of texts (in this document, at inference). The reply changed if a pair differs."""
     replies_compared: int
+    replies_skipped: int
     messages_dropped: int
+
+
+class _Simple(NamedTuple):
+    """A rendering for all conversations of one shape: fixed texts, and the unchanged contents of messages."""
+
+    texts: list[str]
+    """The pieces of the document, with "" in place of contents."""
+    contents: list[tuple[int, int]]
+    """(number of the piece, number of the message) of each content."""
+    empty: Rendered
+    """The document without contents."""
+
+    def filled(self, messages: Sequence[Message]) -> Rendered:
+        """Return the document that the rendering gives for `messages`."""
+        texts = self.texts.copy()
+        for piece, number in self.contents:
+            texts[piece] = messages[number].text
+        return self.empty._replace(texts=texts)
 
 
 class TemplateFormat(ChatFormat):
@@ -76,6 +89,7 @@ class TemplateFormat(ChatFormat):
         self.hf_chat_template, self.path, self.history = source, path, options.history
         self.loss = options.loss or ("marks" if has_marks else "turn")
         self._recorded: RecordedRenderings[_Rendering] = RecordedRenderings()
+        self._simple: dict[Hashable, _Simple] = {}
         self._num_new = 0
         with _as_format_error():
             self._template = CompiledTemplate(source, path, tokens_of(tokenizer), options.date)
@@ -85,8 +99,12 @@ class TemplateFormat(ChatFormat):
 
     def render(self, conversation: Conversation) -> Rendered:
         """Return a conversation as pieces of text with roles. Raises ChatFormatError if the template refuses it."""
+        shape = plain_shape(conversation)
+        simple = self._simple.get(shape)
+        if simple is not None:
+            return simple.filled(conversation.messages)
         messages = [shown(message) for message in conversation.messages]
-        shape = shape_of(conversation, messages)
+        shape = shape_of(conversation, messages) if shape is None else shape
         found = None if shape is None else self._recorded.find(shape, messages)
         if found is None:
             recording = Recording() if shape is not None and self._recorded.is_growing else None
@@ -94,6 +112,8 @@ class TemplateFormat(ChatFormat):
                 found = self._render(conversation, messages, recording)
             if recording is not None and recording.is_exact:
                 self._recorded.add(shape, recording, found)
+                if not recording.questions and (simple := _simple(found)):
+                    self._simple[shape] = simple
         return _filled(found, messages)
 
     def _render(self, conversation: Conversation, messages: Messages, recording: Recording | None) -> _Rendering:
@@ -108,41 +128,13 @@ class TemplateFormat(ChatFormat):
             prompt = self._template.fragments(messages[:-1], tools, True, recording)
             asked = self._without_loss(place(prompt, own, self.loss, self.generation_prompt))
             reply = placed[starts.get(len(own) - 1, len(placed)) :]
-            return _Rendering(*_outline([*asked, *reply]), [], 0, dropped)
-        limit = MAX_COMPARED if recording is not None and recording.is_exact else MAX_COMPARED_UNRECORDED
-        chosen = list(starts.items())[:: max(1, -(-len(starts) // limit))]
+            return _Rendering(*_outline([*asked, *reply]), [], 0, 0, dropped)
         here = [item.fragment for item in placed]
-        pairs = [self._compare(number, here, start, (messages, tools), recording) for number, start in chosen]
-        return _Rendering(*_outline(placed), [own for own in pairs if own], len(chosen), dropped)
-
-    def _compare(
-        self,
-        number: int,
-        here: list[Fragment],
-        start: int,
-        conversation: tuple[Messages, Any],
-        recording: Recording | None,
-    ) -> _Pairs:
-        """Return pairs of texts (in this document, at inference) for reply `number`: its prompt, and its own data.
-
-        `here` is the document, and the reply begins at `here[start]`. Pairs that are equal for all messages are left
-        out. A prompt that the template refuses counts as different.
-        """
-        messages, tools = conversation
-        try:
-            if recording is not None and recording.is_exact:
-                prompt = self._template.fragments(messages[:number], tools, True, recording)
-            else:
-                prompt = [Fragment(self._template.text(messages[:number], tools, True), NO_MESSAGE, False)]
-            last = here
-            if number + 1 < len(messages):
-                last = self._template.fragments(messages[: number + 1], tools, False, recording)
-        except TemplateFailureError:
-            if recording is not None:
-                recording.is_exact = False
-            return [(["refused"], [])]
-        pairs = [differing(here[:start], prompt), differing(data_of(here, number), data_of(last, number))]
-        return [(a, b) for a, b in pairs if a or b]
+        document = Document(self._template, messages, tools, here, text_of(here))
+        replies = chosen(starts, len(own))
+        found = [compare(document, number, start, recording) for number, start in replies.items()]
+        skipped = len(starts) - len(replies)
+        return _Rendering(*_outline(placed), [pairs for pairs in found if pairs], len(replies), skipped, dropped)
 
     def _without_loss(self, placed: list[Placed]) -> list[Placed]:
         """Return a prompt with ASSISTANT_NO_LOSS for all assistant text and for the generation prompt at its end."""
@@ -202,7 +194,33 @@ def _filled(rendering: _Rendering, messages: Messages) -> Rendered:
     changed = 0
     for pairs in rendering.differences:
         changed += any(fill(a, messages) != fill(b, messages) for a, b in pairs)
-    return Rendered(texts, rendering.kinds, rendering.replies_compared, changed, rendering.messages_dropped)
+    return _document(rendering, texts, changed)
+
+
+def _document(rendering: _Rendering, texts: list[str], replies_changed: int) -> Rendered:
+    """Return the document of a rendering with these texts of its pieces."""
+    return Rendered(
+        texts,
+        rendering.kinds,
+        rendering.replies_compared,
+        rendering.replies_skipped,
+        replies_changed,
+        rendering.messages_dropped,
+    )
+
+
+def _simple(rendering: _Rendering) -> _Simple | None:
+    """Return a rendering as a simple one; None if it needs more than the unchanged contents of messages."""
+    if rendering.differences:
+        return None
+    texts, contents = [], []
+    for piece, item in enumerate(rendering.outline):
+        if not isinstance(item, str):
+            if not (isinstance(item.key, tuple) and len(item.key) == 2 and item.key[1] == "content"):
+                return None
+            contents.append((piece, item.key[0]))
+        texts.append(item if isinstance(item, str) else "")
+    return _Simple(texts, contents, _document(rendering, texts, 0))
 
 
 @contextlib.contextmanager

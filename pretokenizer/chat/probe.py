@@ -51,9 +51,16 @@ def probe(template: CompiledTemplate, tokenizer: Tokenizer) -> Probe:
         return Probe("", tokenizer.id_to_token(tokenizer.eos_token_id) or "", (warning,))
     before, tail = text_of(found[: own[0]]), text_of(found[data[-1] + 1 :])
     generation_prompt = prompt.removeprefix(before) if prompt.startswith(before) else ""
+    header = text_of(found[own[0] : data[0]])
     end, warnings = _end_of_turn(tail, tokenizer, template.path)
     if "endgeneration" in template.source and not any(fragment.is_marked for fragment in found):
         warnings = (*warnings, f"{template.path}: its {{% generation %}} marks hold no text, so nothing gets loss")
+    if not generation_prompt and header.strip():
+        warnings = (
+            *warnings,
+            f"{template.path}: add_generation_prompt adds nothing, so a prompt ends before {header!r}, which the model"
+            " has to write and which gets loss; add it to the template, inside {% if add_generation_prompt %}",
+        )
     return Probe(generation_prompt, end, warnings)
 
 

@@ -26,6 +26,8 @@ class Rendered(NamedTuple):
     """The kind of each piece in `texts`. Documents may share this sequence."""
     replies_compared: int = 0
     """Number of replies with loss that were compared with their rendering at inference."""
+    replies_skipped: int = 0
+    """Number of replies with loss that were not compared, because the conversation is long (served.py)."""
     replies_changed: int = 0
     """Number of compared replies whose prompt, or whose visible parts, differ between this document and inference."""
     messages_dropped: int = 0

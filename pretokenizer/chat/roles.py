@@ -28,6 +28,8 @@ class Role(IntEnum):
     TOOL = 5
     """The result of a tool call."""
 
+    __hash__ = int.__hash__  # that of an enum runs Python code
+
     @property
     def gets_loss(self) -> bool:
         """Return whether the trainer learns to predict tokens of this role by default."""

@@ -28,6 +28,17 @@ def shown(message: Message) -> dict[str, Any]:
     return found if reasoning is None else {"thinking": reasoning, **found, "reasoning_content": reasoning}
 
 
+def plain_shape(conversation: Conversation) -> Hashable | None:
+    """Return the shape of a conversation without tools, whose messages have a role and a text only; else None.
+
+    The shape is (role, train) of each message. There is none for more than MAX_MESSAGES messages.
+    """
+    if conversation.tools is not None or len(conversation.messages) > MAX_MESSAGES:
+        return None
+    shape = [(role, train) for role, _, train, fields in conversation.messages if fields is None]
+    return tuple(shape) if len(shape) == len(conversation.messages) else None
+
+
 def shape_of(conversation: Conversation, messages: list[dict[str, Any]]) -> Hashable | None:
     """Return a conversation's shape: the roles and field names of its messages, under which renderings are recorded.
 
@@ -36,7 +47,7 @@ def shape_of(conversation: Conversation, messages: list[dict[str, Any]]) -> Hash
     """
     if conversation.tools is not None or len(messages) > MAX_MESSAGES:
         return None
-    shape = []
+    shape: list[Hashable] = []
     for message, keys in zip(conversation.messages, messages, strict=True):
         if message.fields is None:
             shape.append((message.role, message.train))

@@ -11,7 +11,7 @@ from pretokenizer.chat.rendered import Rendered
 
 PROOF_INTERVAL = 512
 """One document in this many is also encoded by the reference tokenizer, to check the fast engine."""
-NOTES = ("replies_compared", "replies_changed", "messages_dropped")
+NOTES = ("replies_compared", "replies_skipped", "replies_changed", "messages_dropped")
 """Names of the counts of `Rendered` that are summed over a batch."""
 
 

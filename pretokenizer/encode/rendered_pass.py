@@ -1,12 +1,13 @@
 """The fast pass for any chat format: encode a batch as one text, and find each token's role by counting bytes.
 
-Marks (engine.py) stand for the control tokens that the format writes, and for the start of each document. The lengths
-of the tokens before a token give its first byte, and the byte gives its role. Between two marks the lengths of the
-tokens must add up to the length of the text. The reference tokenizer encodes every document where they do not.
+Marks (engine.py) stand for the control tokens that the format writes, and for the start of each document. Between two
+marks the lengths of the tokens must add up to the length of the text (segments.py). The reference tokenizer encodes
+every document where they do not.
 """
 
 import contextlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,20 +15,21 @@ from numpy.typing import NDArray
 
 from pretokenizer.chat.conversation import Conversation, pair
 from pretokenizer.chat.formats import ChatFormat, ChatFormatError
-from pretokenizer.chat.rendered import Rendered
+from pretokenizer.chat.rendered import Kind, Rendered
 from pretokenizer.chat.roles import Role
 from pretokenizer.encode.batch import PROOF_INTERVAL, EncodedBatch, EngineMismatchError, notes_of
 from pretokenizer.encode.engine import FastEngine
 from pretokenizer.encode.hard_texts import BATTERY
 from pretokenizer.encode.reference import ReferencePass
+from pretokenizer.encode.segments import segments_of
 from pretokenizer.encode.token_bytes import token_bytes
-from pretokenizer.encode.token_roles import Numbers, runs_of, token_roles
+from pretokenizer.encode.token_roles import Numbers, runs_of
 from pretokenizer.tokenizer.base import Tokenizer
 
 _START = ""
 """Name for the start of a document, beside the control tokens that marks stand for."""
 _MAX_KNOWN = 10_000
-"""Most texts of the format that are cached with their marks."""
+"""Most texts of the format, and most layouts of documents, that are cached."""
 _MAX_SPELLED = 64
 """Most control tokens that are checked when spelled in a message; some vocabularies reserve thousands."""
 
@@ -54,7 +56,8 @@ class RenderedPass:
         self._start_id = first + len(names) - 1
         self._lengths = token_bytes(tokenizer, marks)
         self._mark_ids = np.array([*self._control_tokens.values(), 0], dtype=np.uint32)
-        self._marked: dict[str, str] = {}
+        self._marked = _Marked(self._pattern, self.engine.marks)
+        self._layouts: dict[int, _Layout] = {}
         self._prove_on_hard_texts()
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
@@ -73,68 +76,60 @@ class RenderedPass:
         return batch
 
     def _encode(self, documents: Sequence[Rendered]) -> EncodedBatch:
-        start, marked = self.engine.marks[_START], self._with_marks
-        flat: list[str] = []
-        piece_roles: list[int] = []
-        for document in documents:
-            flat.append(start)
-            piece_roles.append(Role.SYSTEM)
-            for text, (role, is_data) in zip(document.texts, document.kinds, strict=True):
-                flat.append(text if is_data else marked(text))
-                piece_roles.append(role)
-        text = "".join(flat)
-        data = text.encode("utf-8")
-        sizes = map(len, flat) if len(data) == len(text) else map(_num_bytes, flat)
-        piece_ends = np.cumsum(np.fromiter(sizes, dtype=np.int64, count=len(flat)))
+        flat, piece_roles = self._pieces(documents)
+        encoded = list(map(str.encode, flat))
+        data = b"".join(encoded)
+        piece_ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(flat)))
         tokens = self.engine.encode_bytes(data)
-        begins, ends, wrong = self._places(tokens, data)
-        touching = self._format.loss == "marks"
-        roles = token_roles(begins, ends, piece_ends, np.array(piece_roles, dtype=np.uint8), touching)
-        controls, crossing = self._count_typed(text, flat, documents)
-
-        is_start = tokens == self._start_id
-        starts = np.flatnonzero(is_start)
         is_mark = tokens >= self.engine.first_mark
-        tokens[is_mark] = self._mark_ids[tokens[is_mark] - self.engine.first_mark]
-        sizes_of = np.diff(starts, append=tokens.size) - 1
-        found = _Documents(tokens[~is_start], roles[~is_start], sizes_of, controls)
+        marks, mark_begins = np.flatnonzero(is_mark), self.engine.find_marks(data)
+        if marks.size != mark_begins.size:
+            raise EngineMismatchError(data[:80].decode("utf-8", "replace"))
+        segments = segments_of(self._lengths[tokens], marks, mark_begins, len(data))
+        roles = segments.roles(piece_ends, piece_roles, self._format.loss == "marks")
+        controls, crossing = self._count_typed("".join(flat), flat, documents)
+
+        mark_ids = tokens[marks]
+        is_start = mark_ids == self._start_id
+        tokens[marks] = self._mark_ids[mark_ids - self.engine.first_mark]
+        starts = marks[is_start]
+        is_kept = np.ones(tokens.size, dtype=np.bool_)
+        is_kept[starts] = False
+        found = _Documents(tokens[is_kept], roles[is_kept], np.diff(starts, append=tokens.size) - 1, controls)
+        wrong = (np.cumsum(is_start) - 1)[segments.is_wrong].tolist()
         if others := sorted({*wrong, *crossing}):
             found = found.replaced(others, self._reference.encode_rendered([documents[number] for number in others]))
         return EncodedBatch(
             found.tokens, found.sizes, *runs_of(found.roles, found.sizes), found.controls, notes=notes_of(documents)
         )
 
-    def _with_marks(self, text: str) -> str:
-        """Return a text of the format with marks in place of its control tokens."""
-        found = self._marked.get(text)
-        if found is None:
-            found = self._pattern.sub(lambda match: self.engine.marks[match.group()], text)
-            if len(self._marked) < _MAX_KNOWN:
-                self._marked[text] = found
-        return found
+    def _pieces(self, documents: Sequence[Rendered]) -> tuple[list[str], NDArray[np.uint8]]:
+        """Return the pieces of all documents with marks in them, and the role of each piece.
 
-    def _places(self, tokens: NDArray[np.uint32], data: bytes) -> tuple[Numbers, Numbers, list[int]]:
-        """Return where each token lies in `data`, the text in UTF-8: (first bytes, end bytes, documents to redo).
-
-        The lengths of a document's tokens must add up to its text. The reference tokenizer must redo the documents
-        where they do not. Raises EngineMismatchError if the engine lost a mark.
+        The mark of the start of a document is a piece of its own.
         """
-        begins_of_marks = self.engine.find_marks(data)
-        at = np.flatnonzero(tokens >= self.engine.first_mark)
-        if at.size != begins_of_marks.size:
-            raise EngineMismatchError(data[:80].decode("utf-8", "replace"))
-        lengths = self._lengths[tokens]
-        bounds = np.column_stack([begins_of_marks, begins_of_marks + lengths[at]])
-        before = np.append(0, np.cumsum(lengths))
-        spoken = before[np.append(at[1:], tokens.size)] - before[at + 1]
-        excess = spoken - (np.append(bounds[1:, 0], len(data)) - bounds[:, 1])
-        has_prefix = excess == 1  # a vocabulary's `▁` before a text that begins without a space
-        lengths[at[has_prefix] + 1] -= 1
-        is_wrong = (excess != 0) & ~has_prefix
-        lengths[at[is_wrong]] -= excess[is_wrong]
-        ends = np.cumsum(lengths)
-        documents = np.cumsum(tokens[at] == self._start_id) - 1
-        return ends - lengths, ends, np.unique(documents[is_wrong]).tolist()
+        start, marked = self.engine.marks[_START], self._marked
+        flat: list[str] = []
+        roles: list[bytes] = []
+        for document in documents:
+            layout = self._layout_of(document.kinds)
+            roles.append(layout.roles)
+            texts = [start, *document.texts]
+            for number in layout.fixed:
+                texts[number] = marked[texts[number]]
+            flat += texts
+        return flat, np.frombuffer(b"".join(roles), dtype=np.uint8)
+
+    def _layout_of(self, kinds: Sequence[Kind]) -> "_Layout":
+        """Return the layout of documents with these kinds of pieces. Documents often share the object `kinds`."""
+        found = self._layouts.get(id(kinds))
+        if found is None:
+            if len(self._layouts) >= _MAX_KNOWN:
+                self._layouts.clear()
+            fixed = [number for number, kind in enumerate(kinds, start=1) if not kind.is_data]
+            found = _Layout(kinds, bytes([Role.SYSTEM, *(kind.role for kind in kinds)]), fixed)
+            self._layouts[id(kinds)] = found
+        return found
 
     def _count_typed(self, text: str, flat: list[str], documents: Sequence[Rendered]) -> tuple[Numbers, set[int]]:
         """Return the number of control tokens spelled in each document's messages, and the documents to redo.
@@ -179,8 +174,29 @@ class RenderedPass:
             raise EngineMismatchError(next(data, document.text))
 
 
-def _num_bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8"))
+class _Layout(NamedTuple):
+    """What documents with the same kinds of pieces have in common."""
+
+    kinds: Sequence[Kind]
+    """The kinds themselves. The layout keeps them alive, because it is found by their identity."""
+    roles: bytes
+    """The role of the start mark and of each piece."""
+    fixed: list[int]
+    """Numbers of the pieces that the format wrote, from 1."""
+
+
+class _Marked(dict[str, str]):
+    """Texts of the format -> the same texts with marks in place of their control tokens."""
+
+    def __init__(self, pattern: re.Pattern[str], marks: Mapping[str, str]) -> None:
+        super().__init__()
+        self._pattern, self._marks = pattern, marks
+
+    def __missing__(self, text: str) -> str:
+        found = self._pattern.sub(lambda match: self._marks[match.group()], text)
+        if len(self) < _MAX_KNOWN:
+            self[text] = found
+        return found
 
 
 class _Documents(NamedTuple):

@@ -47,9 +47,10 @@ def runs_of(roles: NDArray[np.uint8], document_sizes: Numbers) -> tuple[Numbers,
     Return (runs of each document, tokens of each run, role of each run). An empty document has one run without tokens.
     """
     ends = np.cumsum(document_sizes)
-    changes = np.flatnonzero(np.diff(roles)) + 1
-    starts = np.union1d(changes, ends - document_sizes)
-    starts = starts[starts < roles.size] if roles.size else starts[:0]
+    is_start = np.ones(roles.size, dtype=np.bool_)
+    np.not_equal(roles[1:], roles[:-1], out=is_start[1:])
+    is_start[(ends - document_sizes)[document_sizes > 0]] = True
+    starts = np.flatnonzero(is_start)
     sizes = np.diff(starts, append=roles.size)
     documents = np.searchsorted(ends, starts, side="right")
     counts = np.bincount(documents, minlength=document_sizes.size).astype(np.int64)

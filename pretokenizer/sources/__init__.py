@@ -3,6 +3,7 @@
 from typing import Any
 
 from pretokenizer.config.yaml_config import ConfigError, suggest
+from pretokenizer.forms.turns import ConsecutiveRoles
 from pretokenizer.sources.conversations import OrcaChat, Vicuna
 from pretokenizer.sources.dolly import Dolly15k, Dolly15kMultilingual
 from pretokenizer.sources.instruction import Alpaca, CodeAlpaca, GradeSchoolMath, Megacode2, Megacode3, OaLeet10k
@@ -11,7 +12,6 @@ from pretokenizer.sources.oasst import OasstExport
 from pretokenizer.sources.qa import Gsm8k, Joke, WebGPT
 from pretokenizer.sources.source import Source
 from pretokenizer.sources.translation import TedEnJa, TedZhJa, Wmt2019ZhEn
-from pretokenizer.sources.turns import ConsecutiveRoles
 
 SOURCES: dict[str, type[Source]] = {
     "alpaca": Alpaca,

@@ -10,19 +10,20 @@ from typing import Any, Literal
 
 from pretokenizer.chat.conversation import Conversation, Message, pair
 from pretokenizer.chat.roles import Role
-from pretokenizer.records.json_text import Record
-from pretokenizer.sources.forms import common_form, is_plain_text, open_record
-from pretokenizer.sources.source import BadRecord, Converted, RecordSource
-from pretokenizer.sources.turns import (
+from pretokenizer.forms.errors import UnusableError
+from pretokenizer.forms.keys import common_form, is_plain_text
+from pretokenizer.forms.record import open_record
+from pretokenizer.forms.turns import (
     ROLES,
     Turn,
-    UnusableError,
     in_order,
     message_of,
     refuse_unused,
     regular_messages,
     role_of,
 )
+from pretokenizer.records.json_text import Record
+from pretokenizer.sources.source import BadRecord, Converted, RecordSource
 
 _MAX_SHAPES = 1000
 """Maximum number of different lists of record keys whose form is cached."""
@@ -104,6 +105,8 @@ class Messages(RecordSource):
     def _convert(self, record: Record) -> Converted:
         if self.options.loss == "all" and is_plain_text(record):
             return self._plain_text(record)
+        if self.options.preference and record.get("label") is False:
+            return "a rejected reply"
         turns, tools, used = open_record(record, self.options.preference)
         notes: set[str] = set()
         messages = in_order(self._messages(turns, notes), self.consecutive_roles, notes)
@@ -124,6 +127,9 @@ class Messages(RecordSource):
             if role is None:
                 role = role_of(turn["role"])
             if role in (Role.SYSTEM, Role.CONTEXT) and not text:
+                for key in turn:
+                    if key not in ("content", *self.options.ignore):
+                        refuse_unused(key, turn[key])
                 notes.add(f"an empty {role.template_name} message is dropped")
                 continue
             messages.append(message_of(role, turn, self.options.ignore, self.unused))
@@ -142,8 +148,8 @@ class Messages(RecordSource):
 
         Raises UnusableError for a key that changes what should be learned.
         """
-        for key in record.keys() - used:
-            if key not in ("lang", "language"):
+        for key in record:
+            if key not in used and key not in ("lang", "language"):
                 refuse_unused(key, record[key])
                 self.unused.add(key)
 

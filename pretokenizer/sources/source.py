@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from pretokenizer.chat.conversation import Conversation
 from pretokenizer.config.settings import check_known_options
 from pretokenizer.config.yaml_config import from_mapping
+from pretokenizer.forms.turns import ConsecutiveRoles
 from pretokenizer.records.json_text import Record
 from pretokenizer.records.locate import FileLayout, HubFiles
-from pretokenizer.sources.turns import ConsecutiveRoles
 
 
 class BadRecord(NamedTuple):

@@ -42,8 +42,12 @@ class TracingCodeGenerator(CodeGenerator):
         self.write("))")
 
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802
-        """Compile `a in b` and `a not in b` to `environment.contains(a, b)`. Other comparisons stay Jinja's."""
-        if len(node.ops) != 1 or node.ops[0].op not in ("in", "notin"):
+        """Compile `a in b` and `a not in b` to `environment.contains(a, b)`.
+
+        Other comparisons stay Jinja's, and so does a constant `a`, because only `b` can be traced then.
+        """
+        is_constant = isinstance(node.expr, nodes.Const)
+        if is_constant or len(node.ops) != 1 or node.ops[0].op not in ("in", "notin"):
             super().visit_Compare(node, frame)
             return
         self.write("(not environment.contains(" if node.ops[0].op == "notin" else "(environment.contains(")
@@ -57,9 +61,10 @@ class _LoopReporter(NodeTransformer):
     """Adds calls to a template's loops and assignments that tell the tracer which message the template is at."""
 
     def visit_For(self, node: nodes.For) -> list[nodes.Node]:  # noqa: N802
-        """Add calls that report the beginning of a loop, each of its items, and its end."""
+        """Add calls that report the beginning of a loop, each of its items if it prints any text, and its end."""
         self.generic_visit(node)
-        if isinstance(node.target, nodes.Name):
+        is_printing = any(node.find_all((nodes.Output, nodes.CallBlock, nodes.FilterBlock)))
+        if isinstance(node.target, nodes.Name) and is_printing:
             node.body.insert(0, _call("enter_item", node.target.name, node.lineno))
         return [_call("begin_loop", None, node.lineno), node, _call("end_loop", None, node.lineno)]
 

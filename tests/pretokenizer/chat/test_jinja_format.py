@@ -260,6 +260,11 @@ def test_long_traces_take_linear_time(sample_tokenizer: Tokenizer) -> None:
 
 
 def test_what_a_template_does_wrong_is_a_warning(sample_tokenizer: Tokenizer) -> None:
+    silent = template(f"{{% for m in messages %}}{TURN}{{% endfor %}}", sample_tokenizer)
+    assert silent.warnings == (
+        "t.jinja: add_generation_prompt adds nothing, so a prompt ends before '<|im_start|>assistant\\n', which the"
+        " model has to write and which gets loss; add it to the template, inside {% if add_generation_prompt %}",
+    )
     endless = template("{% for m in messages %}{{ m.content }}\n{% endfor %}", sample_tokenizer)
     assert endless.end_of_turn == "</s>"
     assert "t.jinja: no control token ends a reply (it ends with '\\n')" in endless.warnings[0]

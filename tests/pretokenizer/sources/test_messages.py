@@ -51,7 +51,7 @@ def test_loss_on_everything_and_plain_text(convert: Convert) -> None:
     assert make_source("messages", {"loss": "all"}).convert({"text": "A fox.", "lang": "en"}, "train") == [plain]
     assert convert("messages", [{"text": "A fox."}, {"Text": "x"}]) == [
         "bad: plain text needs the option `loss: all`",
-        "bad: lacks the key 'messages'; its keys: Text",
+        "bad: no known form; docs/data.md lists the forms; its keys: Text",
     ]
 
 

@@ -201,8 +201,8 @@ def test_hostile_names_and_keys_do_no_harm(build_toy: BuildToy, tmp_path: Path) 
     path.write_text("\n".join(map(json.dumps, [*records, {"\x1b]0;owned\x07\n# heading": 1}, {"\ud800": 2}])))
     manifest, folder = build_toy([{"messages": {"val_split": 0}}])
     assert manifest.reports["bad_records"]["0:messages"]["examples"] == [
-        f"{path}:305: lacks the key 'messages'; its keys: \\x1b]0;owned\\x07\\n# heading",
-        f"{path}:306: lacks the key 'messages'; its keys: \\ud800",
+        f"{path}:305: no known form; docs/data.md lists the forms; its keys: \\x1b]0;owned\\x07\\n# heading",
+        f"{path}:306: no known form; docs/data.md lists the forms; its keys: \\ud800",
     ]
     languages = json.loads((folder / "stats.json").read_text())["splits"]["train"][0]["languages"]
     assert languages["en"] == 1 and languages["unknown"] == 304 - 249 and len(languages) == 250

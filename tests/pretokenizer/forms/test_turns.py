@@ -6,7 +6,8 @@ import pytest
 
 from pretokenizer.chat.conversation import Message
 from pretokenizer.chat.roles import Role
-from pretokenizer.sources.turns import UnusableError, calls_of, in_order, mark_of, message_of, role_of
+from pretokenizer.forms.errors import UnusableError
+from pretokenizer.forms.turns import in_order, is_mode, mark_of, message_of, role_of
 
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"city": "Oslo"}}}
 
@@ -20,34 +21,6 @@ def test_roles() -> None:
     for name in ("moderator", "", None, 7, ["user"]):
         with pytest.raises(UnusableError, match="unknown role"):
             role_of(name)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        CALL,
-        [CALL],
-        '{"name": "f", "arguments": {"city": "Oslo"}}',
-        '[{"type": "function", "function": {"name": "f", "arguments": "{\\"city\\": \\"Oslo\\"}"}}]',
-        [{"name": "f", "parameters": {"city": "Oslo"}}],
-        [{"type": "tool_use", "name": "f", "input": {"city": "Oslo"}}],
-        [{"name": "f", "arguments": None, "args": {"city": "Oslo"}}],
-    ],
-)
-def test_tool_calls(value: Any) -> None:
-    assert calls_of(value) == [CALL]
-
-
-def test_a_call_keeps_its_id_and_broken_arguments() -> None:
-    call = {"id": "c1", "index": 0, "function": {"name": "f", "arguments": '{"city": '}}
-    function = {"name": "f", "arguments": '{"city": '}
-    assert calls_of([call]) == [{"id": "c1", "type": "function", "function": function}]
-    nothing = {"type": "function", "function": {"name": "f", "arguments": {}}}
-    assert calls_of({"function": {"name": "f", "arguments": None}}) == [nothing]
-    with pytest.raises(UnusableError, match="a tool call that is not JSON"):
-        calls_of("f(city)")
-    with pytest.raises(UnusableError, match="a tool call without a name"):
-        calls_of({"arguments": {}})
 
 
 def test_messages_with_tools() -> None:
@@ -71,6 +44,8 @@ def test_tools_are_refused_where_part_of_them_would_be_lost() -> None:
 
 
 def test_reasoning_is_passed_to_the_template() -> None:
+    assert message(role="assistant", content="4", reasoning="on").fields is None
+    assert is_mode("reasoning", "High") and not is_mode("reasoning", "2+2")
     for key in ("reasoning_content", "thinking", "reasoning"):
         assert message(role="assistant", content="4", **{key: "2+2"}) == Message(
             Role.ASSISTANT, "4", None, {key: "2+2"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pretokenizer.sources.forms import open_record
+from pretokenizer.forms.record import open_record
 from tests.pretokenizer.sources.conftest import Convert
 
 PAIR = [("user", "q"), ("assistant", "a")]
@@ -86,7 +86,7 @@ def test_dolly_with_context(convert: Convert) -> None:
     ("value", "problem"),
     [
         ("q", "has an unexpected form (the messages are not a list)"),
-        (["q", "a"], "has an unexpected form (a message is not an object)"),
+        (["q", 7], "a message is not an object; 'q'"),
         ("[{'role': 'user'}]", "messages as text that is not JSON"),
     ],
 )
@@ -115,7 +115,7 @@ def test_preferences(record: dict[str, Any], convert: Convert) -> None:
     assert convert("messages", [record], preference="chosen") == [[PAIR]]
     (refused,) = convert("messages", [record])
     assert refused.startswith(
-        ("bad: a preference pair needs the option `preference: chosen`", "bad: the key `chosen` ")
+        ("bad: a preference pair or rating needs the option `preference: chosen`", "bad: the key `chosen` ")
     )
 
 
@@ -142,7 +142,6 @@ def test_marks_beside_the_turns(convert: Convert) -> None:
         ({"messages": OPENAI, "context": "c"}, "context"),
         ({"messages": OPENAI, "history": [["q", "a"]]}, "history"),
         ({"messages": OPENAI, "images": ["x.png"]}, "images"),
-        ({"prompt": "q", "completion": "a", "label": False}, "label"),
         ({"messages": OPENAI, "chosen": OPENAI}, "chosen"),
         ({"conversation": [{"input": "q", "output": "a", "images": ["x"]}]}, "images"),
         ({"messages": [OPENAI[0], {**OPENAI[1], "images": ["x.png"]}]}, "images"),

@@ -5,38 +5,44 @@
 | conversation | `messages`, `conversations` ...: {role, content}, {from, value}, {input, output}; also as JSON text |
 | request and reply | `instruction`, `prompt`, `question` ... with `output`, `completion`, `response`, `answer` ... |
 | preference | `chosen` and perhaps `prompt`, with the option `preference: chosen` |
+| OpenAI's answer | `choices` beside `messages` or `prompt`; `preferred_output` beside `input` |
+| tool calls | `query`, `answers` (tool calls) and `tools`, as in xlam-function-calling-60k |
+| one text | `chat` or `sample`, as in glaive-function-calling |
 
 A record may also have `system`, `tools`, `history`, `context`, and keys such as `weight` that give the reply loss or
 not.
 """
 
 import json
-import re
-from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from pretokenizer.records.json_text import Record
-from pretokenizer.sources.turns import (
+from pretokenizer.forms.dialogue_text import anthropic_turns, glaive_turns, is_anthropic, is_glaive
+from pretokenizer.forms.errors import UnusableError, unused_key
+from pretokenizer.forms.keys import (
+    CONTENT,
+    CONVERSATION,
+    GROUND_TRUTH,
+    REPLY,
+    REQUEST,
+    ROLE,
+    SYSTEM,
+    TEXTS,
+    TOOLS,
+    UNCERTAIN_CONVERSATION,
+    first,
+    is_plain_text,
+    unknown_form,
+)
+from pretokenizer.forms.parts import has_anthropic_parts, turns_of_parts
+from pretokenizer.forms.tools import calls_of, tools_of
+from pretokenizer.forms.turns import (
     MARKS,
     REASONING,
-    UNSUPPORTED,
     Turn,
-    UnusableError,
     refuse_unused,
     role_of,
-    tools_of,
-    unused_key,
 )
-
-_CONVERSATION = ("messages", "conversations", "conversation", "dialogue", "dialog")
-_REQUEST = ("prompt", "instruction", "question", "query", "input", "inputs", "problem", "human", "user")
-_REPLY = ("completion", "response", "output", "answer", "target", "targets", "solution", "assistant", "gpt")
-_SYSTEM = ("system", "system_prompt", "system_message")
-_ROLE, _CONTENT = ("role", "from", "speaker"), ("content", "value", "text")
-_TOOLS = ("tools", "functions")
-_OTHERS = frozenset((*_CONVERSATION, *_REQUEST, *_REPLY, *_SYSTEM, *_TOOLS, *UNSUPPORTED))
-_ANTHROPIC = re.compile(r"\n\n(Human|Assistant): ?")
-"""Separator of the turns in Anthropic's preference data."""
+from pretokenizer.records.json_text import Record
 
 
 class Opened(NamedTuple):
@@ -48,67 +54,65 @@ class Opened(NamedTuple):
     """Keys of the record from which the turns and tools are read."""
 
 
-def common_form(keys: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys of a simple conversation: (key of the messages,) or (key of the request, key of the reply).
-
-    Return () for a record of another form, or if another of its keys has a meaning.
-
-    >>> common_form(["id", "messages"]), common_form(["question", "answer"]), common_form(["messages", "tools"])
-    (('messages',), ('question', 'answer'), ())
-    """
-    meant = tuple(key for key in (*_CONVERSATION, *_REQUEST, *_REPLY) if key in keys)
-    others = {key for key in keys if key.lower() in _OTHERS} - set(meant)
-    is_one = len(meant) == 1 and meant[0] in _CONVERSATION
-    is_pair = len(meant) == 2 and meant[0] in _REQUEST and meant[1] in _REPLY
-    return meant if (is_one or is_pair) and not others else ()
-
-
 def open_record(record: Record, preference: str | None) -> Opened:
     """Return the turns and tools of a record of any known form. Keys may be in upper case (`INSTRUCTION`).
 
     `preference` is the key of the preferred reply, if preference pairs are wanted. Raises UnusableError or KeyError for
     a record of an unknown form.
     """
-    if preference and record.get(preference) is not None:
-        opened = _from_preference(record, preference)
-    elif _first(record, ("chosen",)) and _first(record, ("rejected",)):
-        raise UnusableError("a preference pair needs the option `preference: chosen`")
-    elif key := _first(record, _CONVERSATION):
+    preferred = _preferred(record, preference)
+    if preferred:
+        opened = _from_preference(record, preferred)
+    elif first(record, ("choices",)):
+        opened = _from_choices(record)
+    elif key := first(record, CONVERSATION):
         opened = _from_conversation(record, key)
-    elif (request := _first(record, _REQUEST)) and (reply := _first(record, _REPLY)):
+    elif (request := first(record, REQUEST)) and (reply := first(record, REPLY)):
         opened = _from_pair(record, request, reply)
+    elif (request := first(record, ("query",))) and first(record, ("answers",)) and first(record, TOOLS):
+        calls = {"role": "assistant", "content": None, "tool_calls": calls_of(record["answers"])}
+        opened = Opened([*_as_turns(record[request], "user"), calls], None, {request, "answers"})
+    elif (key := first(record, TEXTS)) and is_glaive(record[key]):
+        start = glaive_turns(record["system"]) if is_glaive(record.get("system")) else []
+        opened = Opened([*start, *glaive_turns(record[key])], None, {key, *(["system"] if start else [])})
+    elif (key := first(record, UNCERTAIN_CONVERSATION)) and isinstance(record[key], (list, str)):
+        opened = _from_conversation(record, key)
     elif is_plain_text(record):
         raise UnusableError("plain text needs the option `loss: all`")
     elif any(key != key.lower() for key in record) and "Text" not in record:
         lower = open_record({key.lower(): value for key, value in record.items()}, preference)
         return lower._replace(used={key for key in record if key.lower() in lower.used})
     else:
-        raise KeyError("messages")
-    tools_key = _first(record, _TOOLS)
-    opened.used.update(_TOOLS)
-    return opened._replace(tools=tools_of(record[tools_key]) if tools_key else None)
+        raise unknown_form(record)
+    tools_key = first(record, TOOLS)
+    opened.used.update(TOOLS)
+    if preference:
+        opened.used.add("label")
+    return opened._replace(tools=tools_of(record[tools_key])) if tools_key else opened
 
 
-def is_plain_text(record: Record) -> bool:
-    """Return whether a record holds plain text under the key `text`, and no conversation in another form."""
-    keys = {key.lower() for key in record}
-    is_pair = not keys.isdisjoint(_REQUEST) and not keys.isdisjoint(_REPLY)
-    return isinstance(record.get("text"), str) and keys.isdisjoint((*_CONVERSATION, "chosen")) and not is_pair
+def _preferred(record: Record, preference: str | None) -> str | None:
+    """Return the key of the preferred reply to use; None for a record without preferences.
 
-
-def _first(record: Record, keys: Sequence[str]) -> str | None:
-    """Return the first of `keys` whose value in the record is not null, or None."""
-    return next((key for key in keys if record.get(key) is not None), None)
+    Raises UnusableError for preferences without the option that says what to do with them.
+    """
+    is_pair = first(record, ("chosen",)) and first(record, ("rejected",))
+    if preference is None and (
+        is_pair or first(record, ("preferred_output",)) or isinstance(record.get("label"), bool)
+    ):
+        raise UnusableError("a preference pair or rating needs the option `preference: chosen`")
+    return first(record, (preference, "preferred_output")) if preference else None
 
 
 def _from_conversation(record: Record, key: str) -> Opened:
     turns = turns_of(record[key])
-    used = {key, *_SYSTEM}
-    for other in _CONVERSATION:
+    used = {key, *SYSTEM}
+    for other in CONVERSATION:
         if other != key and record.get(other) and turns_of(record[other]) != turns:
             raise unused_key(other)
-    for other in (*_REQUEST, *_REPLY):  # some data sets repeat the first message beside the messages
-        if record.get(other) and all(turn.get("content") != record[other] for turn in turns):
+    for other in (*REQUEST, *REPLY):  # some data sets repeat the first message beside the messages
+        is_repeated = any(turn.get("content") == record.get(other) for turn in turns)
+        if record.get(other) and not is_repeated and other not in GROUND_TRUTH:
             raise unused_key(other)
     for mark in (*MARKS, "masks"):
         values = record.get(mark)
@@ -132,9 +136,9 @@ def _from_pair(record: Record, request: str, reply: str) -> Opened:
 
     The record may also have earlier turns (`history`) and a text to answer from (`context`).
     """
-    used = {request, reply, "history", "context", *_SYSTEM, *MARKS, *REASONING}
+    used = {request, reply, "history", "context", *SYSTEM, *MARKS, *REASONING}
     used |= {"input"} if request == "instruction" else set()
-    for other in (*_REQUEST, *_REPLY):
+    for other in (*REQUEST, *REPLY):
         if other not in used and record.get(other) not in (None, "", record[request], record[reply]):
             raise unused_key(other)
     asked = record[request]
@@ -158,27 +162,48 @@ def _from_preference(record: Record, preference: str) -> Opened:
 
     The conversation before the reply is part of the reply's value, or has the key `prompt`.
     """
-    used = {preference, "prompt", "chosen", "rejected", "question", "instruction", *_CONVERSATION, *_SYSTEM}
+    used = {preference, "prompt", "chosen", "rejected", "question", "instruction", *CONVERSATION, *SYSTEM}
+    if preference == "preferred_output":
+        used |= {"input", "non_preferred_output"}
     chosen = record[preference]
-    if isinstance(chosen, str) and _ANTHROPIC.match(chosen):
-        return Opened(list(_anthropic_turns(chosen)), None, used)
-    turns = turns_of([chosen]) if isinstance(chosen, dict) else _as_turns(chosen, "assistant")
+    if is_anthropic(chosen):
+        return Opened(anthropic_turns(chosen), None, used)
+    turns = _as_turns(chosen, "assistant")
+    tools = None
     if all(turn["role"] == "assistant" for turn in turns):
-        asked = _first(record, ("prompt", "question", "instruction", *_CONVERSATION))
+        asked = first(record, ("prompt", "question", "instruction", "input", *CONVERSATION))
         if asked is None:
             raise UnusableError(f"`{preference}` has no prompt")
         turns = [*_as_turns(record[asked], "user"), *turns]
-    return Opened(_with_system(record, turns), None, used)
+        tools = record[asked].get("tools") if isinstance(record[asked], dict) else None
+    return Opened(_with_system(record, turns), tools_of(tools), used)
 
 
-def _anthropic_turns(text: str) -> Iterator[Turn]:
-    parts = _ANTHROPIC.split(text)
-    for name, content in zip(parts[1::2], parts[2::2], strict=True):
-        yield {"role": {"Human": "user", "Assistant": "assistant"}[name], "content": content}
+def _from_choices(record: Record) -> Opened:
+    """Return the turns of a request and the answer of OpenAI's API, whose only choice is the reply.
+
+    The request is beside the choices, or under the key `request`.
+    """
+    request = record["request"] if isinstance(record.get("request"), dict) else record
+    asked = first(request, ("messages", "prompt"))
+    choices = record["choices"]
+    if asked is None or not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise UnusableError("`choices` without `messages` or `prompt` of the request")
+    if len(choices) != 1:
+        raise UnusableError("several `choices`", f"{len(choices)} of them; keep one")
+    reply = choices[0].get("message") or choices[0].get("text")
+    turns = [*_as_turns(request[asked], "user"), *_as_turns(reply, "assistant")]
+    tools = first(request, TOOLS)
+    return Opened(turns, tools_of(request[tools]) if tools else None, {asked, "choices", "request"})
 
 
 def _as_turns(value: Any, role: str) -> list[Turn]:
-    """Return the turns of `value` if it is a list of messages, else one turn of `role` with `value` as its text."""
+    """Return the turns of a list of messages, of one message, or of an object with a list of `messages`.
+
+    Any other value is the text of one turn of `role`.
+    """
+    if isinstance(value, dict):
+        value = value.get("messages", [value])
     return turns_of(value) if isinstance(value, list) else [{"role": role, "content": value}]
 
 
@@ -196,6 +221,8 @@ def turns_of(value: Any) -> list[Turn]:
         raise TypeError("the messages are not a list")
     if all(map(_is_usual, value)):
         return value
+    if all(isinstance(item, str) for item in value):  # user and assistant take turns, as in LIMA and UltraChat
+        return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(value)]
     turns: list[Turn] = []
     for item in value:
         turns += _turns_in(item)
@@ -206,6 +233,7 @@ def _is_usual(turn: Any) -> bool:
     return (
         turn.__class__ is dict
         and turn.get("content") is not None
+        and not has_anthropic_parts(turn["content"])
         and turn.get("role") in ("user", "assistant", "system")
     )
 
@@ -218,29 +246,30 @@ def _turns_in(item: Any) -> list[Turn]:
     if isinstance(item, list) and len(item) == 2:
         return [{"role": "user", "content": item[0]}, {"role": "assistant", "content": item[1]}]
     if not isinstance(item, dict):
-        raise TypeError("a message is not an object")
-    role = _first(item, _ROLE) or next((key for key in _ROLE if key in item), None)
+        raise UnusableError("a message is not an object", repr(item)[:80])
+    role = first(item, ROLE) or next((key for key in ROLE if key in item), None)
     if role is None:
-        request, reply = _first(item, _REQUEST), _first(item, _REPLY)
+        request, reply = first(item, REQUEST), first(item, REPLY)
         if request is None or reply is None:
             raise KeyError("role")
         pair = _from_pair(item, request, reply)
         for key in item.keys() - pair.used:
             refuse_unused(key, item[key])
         return pair.turns
-    content = _first(item, _CONTENT) or "content"
+    content = first(item, CONTENT) or "content"
     role_name = item[role]
     if isinstance(role_name, str) and role_name.strip().lower() not in ("function_call", "tool_call"):
         role_name = role_of(role_name).template_name
-    empty = {key for key in (*_ROLE, *_CONTENT) if item.get(key) is None}
+    empty = {key for key in (*ROLE, *CONTENT) if item.get(key) is None}
     further = {key: value for key, value in item.items() if key not in (role, content, *empty)}
-    return [{"role": role_name, "content": item.get(content), **further}]
+    turn = {"role": role_name, "content": item.get(content), **further}
+    return turns_of_parts(turn) if has_anthropic_parts(turn["content"]) else [turn]
 
 
 def _with_system(record: Record, turns: list[Turn]) -> list[Turn]:
     """Return the turns with the record's system message in front, unless they begin with the same message."""
-    key = next((key for key in _SYSTEM if record.get(key)), None)
-    for other in _SYSTEM:
+    key = next((key for key in SYSTEM if record.get(key)), None)
+    for other in SYSTEM:
         if key and record.get(other) and record[other] != record[key]:
             raise unused_key(other)
     if key is None or (turns and turns[0].get("content") == record[key] and turns[0]["role"] == "system"):

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pretokenizer.chat.conversation import Message
 from pretokenizer.chat.roles import Role
+from pretokenizer.forms.errors import UnusableError, unused_key
+from pretokenizer.forms.tools import calls_of
 
 Turn = dict[str, Any]
 ConsecutiveRoles = Literal["allow", "merge", "refuse"]
@@ -39,8 +41,6 @@ _PASSED = ("tool_calls", *REASONING, "name", "tool_call_id")
 _MEDIA = ("images", "image", "image_url", "audio", "video", "videos", "documents")
 _MEDIA_PARTS = frozenset((*_MEDIA, "input_image", "input_audio", "video_url", "file", "input_file"))
 """Types of the content parts that are not text."""
-_ARGUMENTS = ("arguments", "parameters", "input", "args")
-"""Keys of a tool call that hold its arguments."""
 _LEARNED = (
     "system",
     "history",
@@ -48,30 +48,32 @@ _LEARNED = (
     "input",
     "chosen",
     "rejected",
+    "rejected_response",
+    "rejected_messages",
     "refusal",
     "mask",
     "masks",
     "label",
     "kto_tag",
+    "prefix",
+    "suffix",
+    "choices",
+    "chat_template_kwargs",
 )
-_THOUGHTS = ("thought", "thoughts", "think", "rationale", "cot", "complex_cot")
+_THOUGHTS = (
+    *("thought", "thoughts", "think", "rationale", "cot", "complex_cot", "chain_of_thought", "scratchpad"),
+    *("thinking_content", "think_content", "reasoning_trace", "thinking_trajectory", "thinking_trajectories"),
+    *("deepseek_reasoning", "deepseek_thinking_trajectory"),
+)
+_MODES = frozenset(("on", "off", "yes", "no", "none", "auto", "minimal", "low", "medium", "high", "true", "false"))
+"""Values of `reasoning` that name a mode of the model and are no thoughts."""
 _OTHER_MARKS = ("trainable", "training", "masked", "train_detail", "train_on_input")
-_FURTHER = (*_THOUGHTS, *_OTHER_MARKS, "contexts", "passage", "passages", "system_message", "systemprompt")
-_CALLS = ("tool_calls", "function_call", "tools", "functions")
+_SYSTEMS = ("system_message", "system_prompt", "systemprompt")
+_FURTHER = (*_THOUGHTS, *_OTHER_MARKS, *_SYSTEMS, "contexts", "passage", "passages")
+_CALLS = ("tool_calls", "function_call", "tools", "functions", "tool_responses")
 UNSUPPORTED = frozenset((*MARKS, *REASONING, *_CALLS, *_LEARNED, *_FURTHER, *_MEDIA))
 """Keys, in lower case, that change what should be learned. A record with one that is not used is a bad record."""
 _MERGED_BY = "\n\n"
-
-
-class UnusableError(ValueError):
-    """A record cannot be used.
-
-    The report counts such records by `reason`; `found` is the offending part of this record.
-    """
-
-    def __init__(self, reason: str, found: str = "") -> None:
-        super().__init__(reason)
-        self.reason, self.found = reason, found[:200]
 
 
 def role_of(name: Any) -> Role:
@@ -110,7 +112,10 @@ def message_of(role: Role, turn: Turn, ignored: Iterable[str], unused: set[str])
     is neither true nor false.
     """
     content = turn.get("content")
-    fields = {key: turn[key] for key in _PASSED if turn.get(key) not in (None, "", [])}
+    fields = {key: turn[key] for key in _PASSED if turn.get(key) not in (None, "", []) and not is_mode(key, turn[key])}
+    for key in REASONING:
+        if not isinstance(fields.get(key, ""), str):
+            raise UnusableError(f"`{key}` is not text", repr(fields[key])[:80])
     if isinstance(turn["role"], str) and turn["role"].strip().lower() in ("function_call", "tool_call"):
         fields["tool_calls"], content = calls_of(content), ""
     elif turn.get("function_call"):
@@ -119,25 +124,37 @@ def message_of(role: Role, turn: Turn, ignored: Iterable[str], unused: set[str])
         fields["tool_calls"] = calls_of(turn["function_call"])
     elif "tool_calls" in fields:
         fields["tool_calls"] = calls_of(fields["tool_calls"])
-    if len(turn) > 2:
-        for key in turn.keys() - {"role", "content", "function_call", *_PASSED, *MARKS, *ignored}:
+    used = {"role", "content", "function_call", *_PASSED, *MARKS, *ignored}
+    for key in [key for key in turn if key not in used]:
+        if not _repeats(key, turn[key], content):
             refuse_unused(key, turn[key])
-            unused.add(f"messages[].{key}")
+        unused.add(f"messages[].{key}")
     text = _text_of(content, role, bool(fields))
     return Message(role, text, mark_of(turn), fields or None)
+
+
+def _repeats(key: str, value: Any, content: Any) -> bool:
+    """Return whether a turn's thoughts under `key` are part of its content too, as in the traces of SWE-agent."""
+    return key in _THOUGHTS and isinstance(value, str) and isinstance(content, str) and value.strip() in content
 
 
 def refuse_unused(key: str, value: Any) -> None:
     """Raise UnusableError if `key`, which the reader does not use, changes what should be learned and has a value."""
     if key == "label" and not isinstance(value, bool):  # true and false tell a good reply from a bad one
         return
+    if is_mode(key, value) or (key == "prefix" and value is False):
+        return
     if key.lower() in UNSUPPORTED and value not in (None, "", [], {}):
         raise unused_key(key)
 
 
-def unused_key(key: str) -> UnusableError:
-    """Return the error to raise for a key that has a meaning but is not used."""
-    return UnusableError(f"the key `{key}` is not used", f"remove it, or set `ignore: [{key}]` for the data set")
+def is_mode(key: str, value: Any) -> bool:
+    """Return whether the key `reasoning` has a value such as "on", which names a mode of the model.
+
+    >>> is_mode("reasoning", "on"), is_mode("reasoning", "Two and two is four."), is_mode("thinking", "on")
+    (True, False, False)
+    """
+    return key == "reasoning" and (isinstance(value, bool) or (isinstance(value, str) and value.lower() in _MODES))
 
 
 def _text_of(content: Any, role: Role, has_fields: bool) -> str:
@@ -153,7 +170,7 @@ def _text_of(content: Any, role: Role, has_fields: bool) -> str:
         return ""
     if not isinstance(content, str):
         parts = content if isinstance(content, list) else []
-        kinds = sorted({str(part.get("type")) for part in parts if isinstance(part, dict)})
+        kinds = sorted({_kind_of(part) for part in parts if isinstance(part, dict)})
         raise UnusableError("message without text", f"content of type {', '.join(kinds) or type(content).__name__}")
     if not content and role is not Role.TOOL and not has_fields:
         raise UnusableError("empty message")
@@ -165,6 +182,11 @@ def _is_text_part(part: Any) -> bool:
         return True
     is_text = isinstance(part, dict) and part.get("type", "text") in ("text", "input_text", "output_text")
     return is_text and isinstance(part.get("text"), str) and not any(part.get(key) for key in _MEDIA)
+
+
+def _kind_of(part: dict[str, Any]) -> str:
+    """Return the type of a content part, or its keys if it names no type."""
+    return str(part.get("type") or "/".join(map(str, part)))
 
 
 def _has_media(content: Any) -> bool:
@@ -184,56 +206,6 @@ def mark_of(turn: Turn) -> bool | None:
     if len({bool(value) for value in marks.values()}) > 1:
         raise ValueError(f"{' and '.join(f'`{key}`' for key in marks)} disagree")
     return bool(next(iter(marks.values()))) if marks else None
-
-
-def calls_of(value: Any) -> list[dict[str, Any]]:
-    """Return tool calls in OpenAI's form.
-
-    Arguments are an object, as chat templates expect, unless they are broken JSON. Raises UnusableError for text that
-    is not JSON and for calls without a name.
-    """
-    calls = []
-    for item in _listed(value, "tool call"):
-        function = item.get("function", item)
-        if not isinstance(function, dict) or not function.get("name"):
-            raise UnusableError("a tool call without a name")
-        given = [function[key] for key in _ARGUMENTS if function.get(key) is not None]
-        arguments = given[0] if given else {}
-        if isinstance(arguments, str):
-            try:
-                parsed = json.loads(arguments or "{}")
-                arguments = parsed if isinstance(parsed, dict) else arguments
-            except ValueError:
-                pass  # the model wrote broken JSON, and this is what the template gets
-        known = {"id": item["id"]} if item.get("id") else {}
-        calls.append({**known, "type": "function", "function": {"name": function["name"], "arguments": arguments}})
-    return calls
-
-
-def tools_of(value: Any) -> list[dict[str, Any]] | None:
-    """Return tool schemas in OpenAI's form, or None if there are none.
-
-    Raises UnusableError for text that is not JSON.
-    """
-    tools = [item if "function" in item else {"type": "function", "function": item} for item in _listed(value, "tool")]
-    return tools or None
-
-
-def _listed(value: Any, what: str) -> list[dict[str, Any]]:
-    """Return a list of objects from such a list, from one object, or from JSON text of either.
-
-    `what` names the objects in messages. Raises UnusableError for anything else.
-    """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value) if value.strip() else []
-        except ValueError:
-            raise UnusableError(f"a {what} that is not JSON", repr(value)[:80]) from None
-    items = [value] if isinstance(value, dict) else value or []
-    items = [json.loads(item) if isinstance(item, str) else item for item in items]
-    if not all(isinstance(item, dict) for item in items):
-        raise UnusableError(f"a {what} that is not an object")
-    return items
 
 
 def in_order(messages: Sequence[Message], rule: ConsecutiveRoles, notes: set[str]) -> tuple[Message, ...]:

@@ -1,0 +1,82 @@
+"""Compare the replies of a document with their prompts at inference.
+
+A chat template may rewrite the past: drop earlier thoughts, or move the system message. A reply of the document is then
+not trained on as it is served. A reply changed if its prompt differs from the text before it, or if the template shows
+other parts of its message when the message is the last one.
+
+Every reply costs a rendering of its prompt and one of the conversation that ends with it, so the work for all replies
+grows with the square of the conversation's length. `chosen` bounds it.
+"""
+
+from typing import Any, NamedTuple
+
+from pretokenizer.template.expression import Messages, Recording
+from pretokenizer.template.fragment import Fragment, Outline, data_of, differing, text_of
+from pretokenizer.template.rendering import CompiledTemplate, TemplateFailureError
+
+WORK = 40
+"""Most messages to render for comparisons, for each message of a conversation. It suffices for all replies of a
+conversation of 64 messages in which every second message is a reply."""
+
+Pairs = list[tuple[Outline, Outline]]
+"""Texts in the document beside texts at inference. The reply changed if the texts of a pair differ."""
+
+
+def chosen(starts: dict[int, int], num_messages: int) -> dict[int, int]:
+    """Return the replies to compare: all of them, or evenly spaced ones if all would exceed WORK.
+
+    `starts` maps the number of a reply's message to the place where the reply begins. The last reply is always chosen.
+    """
+    cost = sum(2 * number + 1 for number in starts)
+    step = max(1, -(-cost // (WORK * num_messages)))
+    return dict(list(starts.items())[::-1][::step][::-1])
+
+
+class Document(NamedTuple):
+    """A rendered conversation, whose replies are to be compared."""
+
+    template: CompiledTemplate
+    messages: Messages
+    tools: Any
+    fragments: list[Fragment]
+    text: str
+    """The text of all fragments."""
+
+
+def compare(document: Document, number: int, start: int, recording: Recording | None) -> Pairs:
+    """Return the pairs of texts that differ for reply `number`, which begins at `document.fragments[start]`.
+
+    With a recording, pairs that are equal for all conversations with the same answers are left out. A prompt that the
+    template refuses counts as different.
+    """
+    try:
+        if recording is not None and recording.is_exact:
+            return _recorded(document, number, start, recording)
+        return _plain(document, number, start)
+    except TemplateFailureError:
+        if recording is not None:
+            recording.is_exact = False
+        return [(["refused"], [])]
+
+
+def _recorded(document: Document, number: int, start: int, recording: Recording) -> Pairs:
+    template, messages, tools, here, _ = document
+    prompt = template.fragments(messages[:number], tools, True, recording)
+    last = here
+    if number + 1 < len(messages):
+        last = template.fragments(messages[: number + 1], tools, False, recording)
+    pairs = [differing(here[:start], prompt), differing(data_of(here, number), data_of(last, number))]
+    return [(a, b) for a, b in pairs if a or b]
+
+
+def _plain(document: Document, number: int, start: int) -> Pairs:
+    """Compare one conversation only, through plain Jinja where its texts decide."""
+    template, messages, tools, here, text = document
+    prompt = template.text(messages[:number], tools, True)
+    if text_of(here[:start]) != prompt:
+        return [(["document"], ["prompt"])]
+    if number + 1 == len(messages) or text.startswith(template.text(messages[: number + 1], tools)):
+        return []
+    last = template.fragments(messages[: number + 1], tools)
+    a, b = text_of(data_of(here, number)), text_of(data_of(last, number))
+    return [] if a == b else [([a], [b])]

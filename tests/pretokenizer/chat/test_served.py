@@ -1,0 +1,57 @@
+"""chat/served.py: which replies are compared, and what counts as changed in conversations without a recording."""
+
+from itertools import pairwise
+
+import pytest
+
+from pretokenizer.chat.conversation import Conversation, Message
+from pretokenizer.chat.jinja_format import TemplateFormat
+from pretokenizer.chat.roles import Role
+from pretokenizer.chat.served import chosen
+from pretokenizer.tokenizer.base import Tokenizer
+
+PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+TURN = "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
+KEEPS = f"{{% for m in messages %}}{TURN}{{% endfor %}}{PROMPT}"
+DROPS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.thinking and loop.last %}"
+    "{{ '<think>' + m.thinking + '</think>' }}{% endif %}{{ m.content + '<|im_end|>\\n' }}{% endfor %}" + PROMPT
+)
+REFUSES = "{% if messages | length < 4 %}{{ raise_exception('too short') }}{% endif %}" + KEEPS
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+"""With tools, no rendering is recorded."""
+
+
+def talk(num_pairs: int, thinking: str | None = None) -> Conversation:
+    fields = {"thinking": thinking} if thinking else None
+    pair = (Message(Role.USER, "q"), Message(Role.ASSISTANT, "a", fields=fields))
+    return Conversation(pair * num_pairs, tools=TOOLS)
+
+
+def test_all_replies_of_a_short_conversation_are_chosen_and_evenly_spaced_ones_of_a_long_one() -> None:
+    short = {number: 3 * number for number in range(1, 64, 2)}
+    assert chosen(short, 64) == short
+    long = {number: 3 * number for number in range(1, 1500, 2)}
+    found = list(chosen(long, 1500))
+    assert found[-1] == 1499 and {b - a for a, b in pairwise(found)} == {19 * 2}
+    assert sum(2 * number + 1 for number in found) <= 41 * 1500
+
+
+@pytest.mark.parametrize(
+    ("source", "thinking", "changed"),
+    [(KEEPS, None, 0), (DROPS, None, 0), (DROPS, "hm", 19), (KEEPS + "{{ eos_token }}", None, 0)],
+)
+def test_every_reply_is_compared(source: str, thinking: str | None, changed: int, sample_tokenizer: Tokenizer) -> None:
+    rendered = TemplateFormat(source, "t.jinja", sample_tokenizer).render(talk(20, thinking))
+    assert (rendered.replies_compared, rendered.replies_skipped, rendered.replies_changed) == (20, 0, changed)
+
+
+def test_a_prompt_that_the_template_refuses_counts_as_changed(sample_tokenizer: Tokenizer) -> None:
+    source = REFUSES.replace("< 4", "== 3")
+    rendered = TemplateFormat(source, "t.jinja", sample_tokenizer).render(talk(3))
+    assert (rendered.replies_compared, rendered.replies_changed) == (3, 1)
+
+
+def test_long_conversations_count_the_replies_that_are_not_compared(sample_tokenizer: Tokenizer) -> None:
+    rendered = TemplateFormat(KEEPS, "t.jinja", sample_tokenizer).render(talk(200))
+    assert (rendered.replies_compared, rendered.replies_skipped, rendered.replies_changed) == (34, 166, 0)
