@@ -123,6 +123,8 @@ def _slow_loads(text: bytes) -> tuple[Any, str]:
         record = json.loads(text)
     except RecursionError:
         return None, "not valid JSON: nested too deep"
+    except UnicodeDecodeError as error:
+        return None, f"not UTF-8 text at byte {error.start + 1} of the line; save the file as UTF-8"
     except ValueError as error:
         return None, f"not valid JSON: {str(error).split(': line ')[0]}"
     return record, "" if isinstance(record, dict) else f"expected a JSON object, found a {type(record).__name__}"

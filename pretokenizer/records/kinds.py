@@ -31,6 +31,7 @@ _FOREIGN = {
     b"SQLite format 3": "an SQLite database; save the records as JSON lines",
     b"Obj\x01": "an Avro file; save the records as JSON lines or parquet",
     b"%PDF": "a PDF document",
+    **dict.fromkeys((b"\xff\xfe\0\0", b"\0\0\xfe\xff"), "UTF-32 text; save it as UTF-8"),
 }
 
 
@@ -41,6 +42,9 @@ def kind_of(head: bytes, name: str) -> str:
     `{`: one object, or JSON lines. `lines` is any other text. Raises RecordError for a kind that is known not to hold
     records.
     """
+    for magic, description in _FOREIGN.items():
+        if head.startswith(magic) or (magic.startswith(b"<") and head.lower().startswith(magic)):
+            raise RecordError(f"{name}: {description}")
     for magic, kind in _MAGIC.items():
         if head.startswith(magic):
             return kind
@@ -50,9 +54,6 @@ def kind_of(head: bytes, name: str) -> str:
         return "bz2"
     if head[257:262] == b"ustar":
         return "tar"
-    for magic, description in _FOREIGN.items():
-        if head.startswith(magic) or (magic.startswith(b"<") and head.lower().startswith(magic)):
-            raise RecordError(f"{name}: {description}")
     if head[:1] == b"\0" != head[1:2] or head[:1] != b"\0" == head[1:2]:
         return "utf-16"
     suffix = name.lower().rpartition(".")[2]

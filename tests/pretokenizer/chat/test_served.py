@@ -17,7 +17,8 @@ DROPS = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.thinking and loop.last %}"
     "{{ '<think>' + m.thinking + '</think>' }}{% endif %}{{ m.content + '<|im_end|>\\n' }}{% endfor %}" + PROMPT
 )
-REFUSES = "{% if messages | length < 4 %}{{ raise_exception('too short') }}{% endif %}" + KEEPS
+REFUSES = "{% if messages | length == 3 %}{{ raise_exception('too short') }}{% endif %}" + KEEPS
+ENDS = KEEPS + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 """With tools, no rendering is recorded."""
 
@@ -39,7 +40,7 @@ def test_all_replies_of_a_short_conversation_are_chosen_and_evenly_spaced_ones_o
 
 @pytest.mark.parametrize(
     ("source", "thinking", "changed"),
-    [(KEEPS, None, 0), (DROPS, None, 0), (DROPS, "hm", 19), (KEEPS + "{{ eos_token }}", None, 0)],
+    [(KEEPS, None, 0), (DROPS, None, 0), (DROPS, "hm", 19), (ENDS, None, 0)],
 )
 def test_every_reply_is_compared(source: str, thinking: str | None, changed: int, sample_tokenizer: Tokenizer) -> None:
     rendered = TemplateFormat(source, "t.jinja", sample_tokenizer).render(talk(20, thinking))
@@ -47,8 +48,7 @@ def test_every_reply_is_compared(source: str, thinking: str | None, changed: int
 
 
 def test_a_prompt_that_the_template_refuses_counts_as_changed(sample_tokenizer: Tokenizer) -> None:
-    source = REFUSES.replace("< 4", "== 3")
-    rendered = TemplateFormat(source, "t.jinja", sample_tokenizer).render(talk(3))
+    rendered = TemplateFormat(REFUSES, "t.jinja", sample_tokenizer).render(talk(3))
     assert (rendered.replies_compared, rendered.replies_changed) == (3, 1)
 
 

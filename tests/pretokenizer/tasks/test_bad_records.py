@@ -92,7 +92,7 @@ def test_too_many_stop_the_build_until_more_are_allowed(build_toy: BuildToy, tmp
         "gsm8k: 2 of 20 records are bad (10.0%), more than --max_bad_fraction 0.05 allows; the first are",
         f"  {path}:19: lacks the key 'question'; its keys: x",
         f"  {path}:20: lacks the key 'answer'; its keys: question",
-        "correct the file and start over with --overwrite, or resume with a larger --max_bad_fraction",
+        "correct the file or the options and start over with --overwrite, or resume with a larger --max_bad_fraction",
     ]
     assert not (tmp_path / "out").exists()
     manifest, _ = build_toy(["gsm8k", "joke"], RunOptions(max_bad_fraction=0.1))
