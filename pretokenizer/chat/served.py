@@ -2,7 +2,8 @@
 
 A chat template may rewrite the past: drop earlier thoughts, or move the system message. A reply of the document is then
 not trained on as it is served. A reply changed if its prompt differs from the text before it, or if the template shows
-other parts of its message when the message is the last one.
+its message otherwise when the message is the last one: Qwen 3 writes `<think>` before the last reply only. The text
+after the message does not count, because many templates end a conversation with one more token.
 
 Every reply costs a rendering of its prompt and one of the conversation that ends with it, so the work for all replies
 grows with the square of the conversation's length. `chosen` bounds it.
@@ -11,7 +12,7 @@ grows with the square of the conversation's length. `chosen` bounds it.
 from typing import Any, NamedTuple
 
 from pretokenizer.template.expression import Messages, Recording
-from pretokenizer.template.fragment import Fragment, Outline, data_of, differing, text_of
+from pretokenizer.template.fragment import Fragment, Outline, differing, text_of
 from pretokenizer.template.rendering import CompiledTemplate, TemplateFailureError
 
 WORK = 40
@@ -65,7 +66,7 @@ def _recorded(document: Document, number: int, start: int, recording: Recording)
     last = here
     if number + 1 < len(messages):
         last = template.fragments(messages[: number + 1], tools, False, recording)
-    pairs = [differing(here[:start], prompt), differing(data_of(here, number), data_of(last, number))]
+    pairs = [differing(here[:start], prompt), differing(_shown(here, number), _shown(last, number))]
     return [(a, b) for a, b in pairs if a or b]
 
 
@@ -78,5 +79,12 @@ def _plain(document: Document, number: int, start: int) -> Pairs:
     if number + 1 == len(messages) or text.startswith(template.text(messages[: number + 1], tools)):
         return []
     last = template.fragments(messages[: number + 1], tools)
-    a, b = text_of(data_of(here, number)), text_of(data_of(last, number))
+    a, b = text_of(_shown(here, number)), text_of(_shown(last, number))
     return [] if a == b else [([a], [b])]
+
+
+def _shown(fragments: list[Fragment], number: int) -> list[Fragment]:
+    """Return the fragments of message `number` from its header to its last data."""
+    own = [fragment for fragment in fragments if fragment.message == number]
+    last = max((i for i, fragment in enumerate(own) if fragment.is_data), default=-1)
+    return own[: last + 1]

@@ -75,7 +75,8 @@ def refuse_too_many(names: list[str], headers: list[list[PartHeader]], max_fract
             listed = "".join(f"\n  {example}" for example in examples[:5])
             raise BadRecordsError(
                 f"{found}, more than --max_bad_fraction {max_fraction:g} allows; the first are{listed}\n"
-                "correct the file or the options and start over with --overwrite, or resume with a larger --max_bad_fraction"
+                "correct the file or the options and start over with --overwrite, or resume with a larger"
+                " --max_bad_fraction"
             )
         warnings.append(f"{found} and left out; the first is {examples[0]}")
     return warnings

@@ -28,11 +28,6 @@ def text_of(fragments: Iterable[Fragment]) -> str:
     return "".join([fragment.text for fragment in fragments])
 
 
-def data_of(fragments: Iterable[Fragment], message: int) -> list[Fragment]:
-    """Return the fragments that are data of message number `message`."""
-    return [fragment for fragment in fragments if fragment.is_data and fragment.message == message]
-
-
 Outline = Sequence[str | Expression]
 """A rendering as a list of fixed texts and of expressions, which stand for the data of any messages."""
 

@@ -17,6 +17,10 @@ DROPS = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.thinking and loop.last %}"
     "{{ '<think>' + m.thinking + '</think>' }}{% endif %}{{ m.content + '<|im_end|>\\n' }}{% endfor %}" + PROMPT
 )
+BLOCK = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' and loop.last %}"
+    "{{ '<think>\\n\\n</think>' }}{% endif %}{{ m.content + '<|im_end|>\\n' }}{% endfor %}" + PROMPT
+)
 REFUSES = "{% if messages | length == 3 %}{{ raise_exception('too short') }}{% endif %}" + KEEPS
 ENDS = KEEPS + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
@@ -40,11 +44,15 @@ def test_all_replies_of_a_short_conversation_are_chosen_and_evenly_spaced_ones_o
 
 @pytest.mark.parametrize(
     ("source", "thinking", "changed"),
-    [(KEEPS, None, 0), (DROPS, None, 0), (DROPS, "hm", 19), (ENDS, None, 0)],
+    [(KEEPS, None, 0), (DROPS, None, 0), (DROPS, "hm", 19), (BLOCK, None, 19), (ENDS, None, 0)],
 )
 def test_every_reply_is_compared(source: str, thinking: str | None, changed: int, sample_tokenizer: Tokenizer) -> None:
     rendered = TemplateFormat(source, "t.jinja", sample_tokenizer).render(talk(20, thinking))
     assert (rendered.replies_compared, rendered.replies_skipped, rendered.replies_changed) == (20, 0, changed)
+    recorded = TemplateFormat(source, "t.jinja", sample_tokenizer)
+    for _ in range(2):  # the second one repeats the recording
+        rendered = recorded.render(talk(20, thinking)._replace(tools=None))
+        assert (rendered.replies_compared, rendered.replies_skipped, rendered.replies_changed) == (20, 0, changed)
 
 
 def test_a_prompt_that_the_template_refuses_counts_as_changed(sample_tokenizer: Tokenizer) -> None:

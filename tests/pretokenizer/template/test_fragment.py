@@ -1,5 +1,5 @@
 from pretokenizer.template.expression import field_of
-from pretokenizer.template.fragment import Fragment, data_of, differing, fill, text_of
+from pretokenizer.template.fragment import Fragment, differing, fill, text_of
 
 CONTENT = Fragment("Hi", 0, True, expression=field_of(0, "content"))
 STRIPPED = Fragment("Hi", 0, True, expression=field_of(0, "content").apply("strip", (None,)))
@@ -18,5 +18,4 @@ def test_what_two_texts_do_not_share() -> None:
 
 
 def test_data_and_text() -> None:
-    assert data_of([fixed("a"), CONTENT, CONTENT._replace(message=1)], 0) == [CONTENT]
     assert text_of([fixed("a"), CONTENT]) == "aHi"
