@@ -15,6 +15,10 @@ and the median of their CPU seconds counts:
     m  as a, with chatml as a Jinja chat template
     8  as a, four conversations joined into one of eight turns or more
     n  as 8, with chatml as a Jinja chat template
+    f  encoding alone, conversations already in memory, chatml built in
+    t  as f, with chatml as a Jinja chat template
+    F  as f, four conversations joined
+    T  as t, four conversations joined
     2  as a, with two workers (wall seconds), beside what two cores of this machine give: two of (a) at a time
 """
 
@@ -38,6 +42,12 @@ from benchmarks.pretokenize_corpus import write_corpus
 from benchmarks.pretokenize_ways import WAYS
 from pretokenizer.encode.encoder import REFERENCE_ENV
 
+TEMPLATE_PAIRS = (
+    ("m", "a", "whole build, these conversations"),
+    ("n", "8", "whole build, joined ones"),
+    ("t", "f", "encoding alone, these conversations"),
+    ("T", "F", "encoding alone, joined ones"),
+)
 SAMPLE = Path(__file__).resolve().parent.parent / "examples" / "data"
 
 
@@ -52,7 +62,7 @@ def main() -> None:
     parser.add_argument("--text_mb", type=int, default=40, help="as much of it at most")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--ways", default="abcderm8n", help="which to measure (default all but 2; add 2 on two free cores)"
+        "--ways", default="abcderm8nftFT", help="which to measure (default all but 2; add 2 on two free cores)"
     )
     parser.add_argument("--small", action="store_true", help="one round of four ways: tries the program")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -107,12 +117,10 @@ def report(results: dict[str, list[dict[str, Any]]]) -> None:
             print(f"({way})/(a) = {median[way] / median['a']:.2f}")
     if {"b", "r"} <= median.keys():
         print(f"(b)/(r) = {median['b'] / median['r']:.2f}, without the fast engine")
-    for template, builtin, corpus in (("m", "a", "these conversations"), ("n", "8", "joined ones")):
+    for template, builtin, what in TEMPLATE_PAIRS:
         if {template, builtin} <= median.keys():
             ratio = median[template] / median[builtin]
-            print(
-                f"({template})/({builtin}) = {ratio:.2f}, chatml as a chat template against the built-in one, {corpus}"
-            )
+            print(f"({template})/({builtin}) = {ratio:.2f}, chatml as a chat template beside the built-in one, {what}")
     if {"a", "2"} <= results.keys():
         one, two = (statistics.median(m["wall"] for m in results[way]) for way in "a2")
         cores = 2 * one / statistics.median(m["twice"] for m in results["2"])

@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.pretokenize_corpus import conversation_of, conversations, joined_by_four
 from pretokenizer import build
 from pretokenizer.chat.formats import CHAT_FORMATS
+from pretokenizer.chat.jinja_format import TemplateFormat
 from pretokenizer.config.settings import RunOptions, make_config
 from pretokenizer.encode.encoder import make_encoder
 from pretokenizer.encode.fast import FramedPass
@@ -67,6 +68,17 @@ def measure_template(corpus: Path, vocab_file: Path) -> dict[str, Any]:
         path = Path(folder) / "chatml.jinja"
         path.write_text(CHATML.hf_chat_template, encoding="utf-8")
         return measure_build(corpus, vocab_file, chat_format=str(path))
+
+
+def measure_encoding(corpus: Path, vocab_file: Path, as_template: bool) -> dict[str, Any]:
+    """Measure the encoder alone, in batches of 1,000 conversations, with chatml built in or as a chat template."""
+    tokenizer = load_tokenizer(vocab_file, CHATML.special_tokens)
+    chat_format = TemplateFormat(CHATML.hf_chat_template, "chatml.jinja", tokenizer) if as_template else CHATML
+    encoder, _ = make_encoder(tokenizer, chat_format)
+    talks = conversations(corpus)
+    started = time.process_time()
+    tokens = sum(encoder.encode(talks[at : at + 1000]).tokens.size for at in range(0, len(talks), 1000))
+    return {"cpu": time.process_time() - started, "tokens": tokens}
 
 
 def timed(function: Callable[..., Any], name: str, seconds: dict[str, float]) -> Callable[..., Any]:
@@ -185,6 +197,10 @@ WAYS: dict[str, Callable[[Path, Path], dict[str, Any]]] = {
     "m": measure_template,
     "8": lambda corpus, vocab_file: measure_build(joined_by_four(corpus), vocab_file),
     "n": lambda corpus, vocab_file: measure_template(joined_by_four(corpus), vocab_file),
+    "f": lambda corpus, vocab_file: measure_encoding(corpus, vocab_file, False),
+    "t": lambda corpus, vocab_file: measure_encoding(corpus, vocab_file, True),
+    "F": lambda corpus, vocab_file: measure_encoding(joined_by_four(corpus), vocab_file, False),
+    "T": lambda corpus, vocab_file: measure_encoding(joined_by_four(corpus), vocab_file, True),
     "1": measure_build,
     "2": lambda corpus, vocab_file: measure_build(corpus, vocab_file, workers=2),
 }

@@ -25,6 +25,7 @@ FOLDERS = {
     "pretokenizer/template": "running any Jinja chat template, and the owner of every character it renders",
     "pretokenizer/tokenizer": "SentencePiece models and tokenizer.json files",
     "pretokenizer/chat": "conversations, roles and chat formats",
+    "pretokenizer/forms": "turn records of any form into messages",
     "pretokenizer/sources": "records -> conversations, one file per family of data sets",
     "pretokenizer/encode": "conversations -> token ids and role ids",
     "pretokenizer/tasks": "the pieces of a build and the processes that run them",

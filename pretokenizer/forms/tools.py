@@ -43,6 +43,11 @@ def tools_of(value: Any) -> list[dict[str, Any]] | None:
     return [_tool(item) for item in _listed(value, "tool")] or None
 
 
+def name_of(tool: dict[str, Any]) -> str:
+    """Return the name of a tool that `tools_of` returned."""
+    return str(tool["function"]["name"])
+
+
 def _tool(item: dict[str, Any]) -> dict[str, Any]:
     if isinstance(item.get("function"), dict):
         function, tool = item["function"], item

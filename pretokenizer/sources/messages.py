@@ -13,6 +13,7 @@ from pretokenizer.chat.roles import Role
 from pretokenizer.forms.errors import UnusableError
 from pretokenizer.forms.keys import common_form, is_plain_text
 from pretokenizer.forms.record import open_record
+from pretokenizer.forms.tools import name_of
 from pretokenizer.forms.turns import (
     ROLES,
     Turn,
@@ -112,6 +113,8 @@ class Messages(RecordSource):
         messages = in_order(self._messages(turns, notes), self.consecutive_roles, notes)
         if not any(message.role is Role.ASSISTANT or message.train for message in messages):
             return "no assistant message"
+        if tools and messages[0].role is Role.SYSTEM and all(name_of(tool) in messages[0].text for tool in tools):
+            notes.add("the system message names the tools that `tools` lists")
         if len(record) > 1:
             self._note_unused(record, used)
         self.irregular.update(notes)

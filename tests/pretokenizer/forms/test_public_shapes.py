@@ -122,6 +122,14 @@ def test_xlam_function_calling() -> None:
     }
 
 
+def test_hermes_function_calling_lists_its_tools_twice() -> None:
+    schema = {"name": "rate", "description": "d", "parameters": {}}
+    turns = [{"from": "system", "value": "<tools>rate</tools>"}, *SHAREGPT]
+    source = make_source("messages", {})
+    source.convert({"conversations": turns, "tools": json.dumps([schema])}, "train")
+    assert source.irregular == {"the system message names the tools that `tools` lists": 1}
+
+
 def test_swe_smith_and_openhands_trajectories(convert: Convert) -> None:
     call = {"id": "t1", "type": "function", "function": {"name": "bash", "arguments": '{"command": "ls"}'}}
     turns = [
