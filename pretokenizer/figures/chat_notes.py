@@ -15,15 +15,15 @@ def chat_warnings(notes: Counter[str]) -> list[str]:
     skipped = notes["replies_skipped"]
     if changed := notes["replies_changed"]:
         warnings.append(
-            f"{changed:,} of {notes['replies_compared']:,} compared replies differ from what the model sees and writes when "
-            "it is served, because the chat template rewrites earlier messages (for example, it drops thoughts); "
+            f"{changed:,} of {notes['replies_compared']:,} compared replies differ from what the model sees and writes "
+            "when it is served, because the chat template rewrites earlier messages (for example, it drops thoughts); "
             "`--history unroll` writes each reply after the prompt that is served"
             + (f"; {skipped:,} further replies of long conversations were not compared" if skipped else "")
         )
     elif skipped:
         warnings.append(
-            f"all {notes['replies_compared']:,} compared replies are as the model sees and writes them when it is served; "
-            f"{skipped:,} further replies of long conversations were not compared"
+            f"all {notes['replies_compared']:,} compared replies are as the model sees and writes them when it is "
+            f"served; {skipped:,} further replies of long conversations were not compared"
         )
     if dropped := notes["messages_dropped"]:
         warnings.append(f"the chat template omits {dropped:,} messages that have text, so no document contains them")
