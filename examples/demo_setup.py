@@ -73,12 +73,12 @@ def own_setup(out: Path, data: Path) -> Setup:
 
 
 def _sections(data: Path, tokenizer: Path) -> dict[str, Any]:
-    """Return the sections: stage 1 takes everything, stage 2 twelve conversations that the model learns by heart."""
+    """Return the sections: stage 1 takes everything, stage 2 six conversations that the model learns by heart."""
     entry = {"input_file_path": str(data.resolve()), "val_split": 0.1}
     common = {"vocab_file": str(tokenizer)}
     return {
         "demo_stage1": {"datasets": [{"messages": entry}], "filename_prefix": "demo_stage1", **common},
-        "demo_stage2": {"datasets": [{"messages": {**entry, "size": 12}}], "filename_prefix": "demo_stage2", **common},
+        "demo_stage2": {"datasets": [{"messages": {**entry, "size": 6}}], "filename_prefix": "demo_stage2", **common},
     }
 
 
