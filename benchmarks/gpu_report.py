@@ -12,6 +12,7 @@ are written after every part, so an interrupted report keeps what it has. One GP
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import os
@@ -190,7 +191,10 @@ def run_here(parts: Sequence[Part], options: argparse.Namespace) -> int:
         record, started = Record(record_path(options.records, part)), time.monotonic()
         status, reason = "passed", ""
         try:
-            getattr(importlib.import_module(part.module), part.function)(record, options.small)
+            function = getattr(importlib.import_module(part.module), part.function)
+            gc.collect()
+            gc.freeze()  # imported modules are never garbage, so later collections need not look at them
+            function(record, options.small)
         except PartSkippedError as error:
             status, reason = "skipped", str(error)
         except Exception as error:

@@ -21,7 +21,7 @@ from megatron_train.parallel.device import install, uses_cuda
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--small", action="store_true", help="two narrow layers, 1,000 token ids, 256 tokens: tries the program"
+        "--small", action="store_true", help="two narrow layers, 1,000 token ids, 64 tokens: tries the program"
     )
     small = parser.parse_args().small
     install()

@@ -74,7 +74,7 @@ def check_signal(record: Record, here: str, given: list[Any], save: Path) -> Non
         os.kill(os.getpid(), signal.SIGTERM)
 
     waiting = threading.Thread(target=send_when_training, daemon=True)
-    done = train(here, [*given, "--train_iters", 50_000], meanwhile=waiting.start)
+    done = train(here, [*given, "--train_iters", 5000], meanwhile=waiting.start)
     seconds = time.monotonic() - sent[0] if sent else float("nan")
     saved = (save / "latest_checkpointed_iteration.txt").is_file()
     record.check("seconds from SIGTERM to the end", seconds, SECONDS_TO_STOP)

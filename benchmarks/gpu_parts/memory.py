@@ -68,13 +68,13 @@ def run(record: Record, small: bool) -> None:
 
 
 def peaks(small: bool) -> Iterator[Peak]:
-    """Yield a row per case of CASES. `small` takes narrow models and 256 tokens."""
+    """Yield a row per case of CASES. `small` takes narrow models and 64 tokens."""
     for name, layers, settings in CASES:
         settings = {"seq_length": 4096, "bf16": True, "train_iters": 2} | settings
         shown = " ".join(f"{key}={value}" for key, value in settings.items() if key not in ("bf16", "train_iters"))
         model = replace(ModelConfig.load(MODELS / f"{name}.yaml"), num_layers=layers)
         if small:
-            model, settings = narrow(model), settings | {"seq_length": 256}
+            model, settings = narrow(model), settings | {"seq_length": 64}
         planned = planned_gib(model, settings)
         measured = measured_gib(model, settings) if fits(planned) else None
         yield Peak(name, model.num_layers, shown, planned, measured)
@@ -109,7 +109,7 @@ def check_save(record: Record, small: bool) -> None:
     """
     model = replace(ModelConfig.load(MODELS / "qwen2.5_0.5b.yaml"), num_layers=8)
     model = narrow(model) if small else model
-    bench = Bench.build(model, {"bf16": True, "seq_length": 256})
+    bench = Bench.build(model, {"bf16": True, "seq_length": 64})
     bench.step([random_batch(model, bench.config)])
     largest = max(parameter.numel() for _, parameter in bench.named_parameters())
     before, resident = reset_peak(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
