@@ -58,6 +58,13 @@ _NOISE = (
     ".*`save_state_dict` is deprecated.*",
     ".*CUDA_DEVICE_MAX_CONNECTIONS.*",
 )
+_NOTICES = {
+    "dist_checkpointing.strategies.common": "load_common is deprecated",
+    "distributed.distributed_data_parallel": "full_param_layout not provided",
+    "models.gpt.gpt_model": "GPTModel IS DEPRECATED",
+    "transformer.transformer_layer": "Rewrapping ModuleSpec",
+}
+"""Module of megatron-core 0.19 -> a notice to its own callers that it logs as a warning."""
 
 
 class CudaAsCpu(TorchFunctionMode):
@@ -196,8 +203,13 @@ def quiet_known_warnings() -> None:
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-    # megatron-core 0.19 announces at every load that it will stop to read common.pt.
-    logging.getLogger("megatron.core.dist_checkpointing.strategies.common").setLevel(logging.ERROR)
+    for module in _NOTICES:
+        logging.getLogger(f"megatron.core.{module}").addFilter(_is_no_notice)
+
+
+def _is_no_notice(record: logging.LogRecord) -> bool:
+    """Return whether a log record of megatron-core is none of _NOTICES."""
+    return _NOTICES.get(record.name.removeprefix("megatron.core."), "\0") not in record.getMessage()
 
 
 def _point_torch_cuda_at_cpu() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import re
 import subprocess
@@ -146,6 +147,14 @@ def test_the_accepted_versions_are_the_pinned_one_and_that_of_make_engines() -> 
     assert f"megatron-core=={device.MEGATRON_CORE_VERSION}" in project["dependencies"]
     engines = re.findall(r"^ENGINE \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert engines == list(device.OTHER_MEGATRON_CORE_VERSIONS)
+
+
+def test_notices_of_megatron_core_are_silent_and_its_warnings_are_not(caplog: pytest.LogCaptureFixture) -> None:
+    device.quiet_known_warnings()
+    logger = logging.getLogger("megatron.core.models.gpt.gpt_model")
+    logger.warning("GPTModel IS DEPRECATED. GPTModel is only accepting critical bug fixes")
+    logger.warning("the vocabulary is empty")
+    assert [record.message for record in caplog.records] == ["the vocabulary is empty"]
 
 
 def test_cuda_calls_of_megatron_core_land_on_the_cpu(single_process: None) -> None:
