@@ -26,6 +26,13 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 """Matches the name of a model on the Hugging Face hub, ORG/NAME."""
 
 
+ADAPTER_CONFIG = "adapter_config.json"
+MERGE_FIRST = (
+    "a LoRA adapter instead of a whole model; merge it first: "
+    "PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(MERGED)"
+)
+
+
 def words(text: str) -> frozenset[str]:
     """Return the words of a text, which spaces or line breaks separate, as a set."""
     return frozenset(text.split())
@@ -109,6 +116,8 @@ def read_hf_config(path: Path) -> HfConfig:
 
 def _remedy(folder: Path) -> str:
     """Return the end of an error message about a missing config.json: the probable mistake and what to do."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        return MERGE_FIRST
     snapshots = sorted((folder / "snapshots").glob("*/config.json"))
     if snapshots:
         return f"{folder} is a cache folder of the hub; name {snapshots[-1].parent}"

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from checkpoint_convert.families.family import ADAPTER_CONFIG, MERGE_FIRST
 from checkpoint_convert.output.report import warn
 from checkpoint_convert.tensors.hashed_file import NewFile
 from checkpoint_convert.tensors.mapped_file import MappedFile
@@ -44,7 +45,6 @@ _WORDS = {dtype: word for word, dtype in _NAMES.items()}
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
 WRAPPERS = ("_orig_mod.", "module.", "base_model.model.")
-ADAPTER_CONFIG = "adapter_config.json"
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -168,10 +168,7 @@ def _weight_files(folder: Path) -> tuple[dict[str, str], list[str]]:
             weight_map = _read_index(folder / index)
             return weight_map, list(dict.fromkeys(weight_map.values()))
     if (folder / ADAPTER_CONFIG).is_file():
-        raise ConvertError(
-            f"{folder}: a LoRA adapter instead of a whole model; merge it first: "
-            "PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(MERGED)"
-        )
+        raise ConvertError(f"{folder}: {MERGE_FIRST}")
     shards = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
     if shards:
         raise ConvertError(

@@ -54,6 +54,10 @@ def test_a_folder_without_config_is_explained(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ConvertError, match=r"cache folder of the hub; name .*snapshots/abc"):
         read_hf_config(tmp_path / "models--org--m" / "config.json")
 
+    (tmp_path / "adapter_config.json").write_text("{}")  # peft saves an adapter without config.json
+    with pytest.raises(ConvertError, match=r"LoRA adapter .*merge_and_unload"):
+        read_hf_config(tmp_path / "config.json")
+
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConvertError, match="huggingface-cli download org/name --local-dir DIR"):
         read_hf_config(Path("org/name/config.json"))
