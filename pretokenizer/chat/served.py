@@ -17,7 +17,7 @@ from pretokenizer.template.rendering import CompiledTemplate, TemplateFailureErr
 
 WORK = 40
 """Most messages to render for comparisons, for each message of a conversation. It suffices for all replies of a
-conversation of 64 messages in which every second message is a reply."""
+conversation of 75 messages in which every second message is a reply."""
 
 Pairs = list[tuple[Outline, Outline]]
 """Texts in the document beside texts at inference. The reply changed if the texts of a pair differ."""

@@ -57,8 +57,8 @@ class Opened(NamedTuple):
 def open_record(record: Record, preference: str | None) -> Opened:
     """Return the turns and tools of a record of any known form. Keys may be in upper case (`INSTRUCTION`).
 
-    `preference` is the key of the preferred reply, if preference pairs are wanted. Raises UnusableError or KeyError for
-    a record of an unknown form.
+    `preference` is the key of the preferred reply, if preference pairs are wanted. Raises UnusableError for a
+    record of an unknown form.
     """
     preferred = _preferred(record, preference)
     if preferred:
@@ -253,8 +253,9 @@ def _turns_in(item: Any) -> list[Turn]:
         if request is None or reply is None:
             raise KeyError("role")
         pair = _from_pair(item, request, reply)
-        for key in item.keys() - pair.used:
-            refuse_unused(key, item[key])
+        for key in item:
+            if key not in pair.used:
+                refuse_unused(key, item[key])
         return pair.turns
     content = first(item, CONTENT) or "content"
     role_name = item[role]
