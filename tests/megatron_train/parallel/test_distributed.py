@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import gc
 from typing import Any
 
@@ -13,6 +14,7 @@ from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import Parallel, TrainConfig
 from megatron_train.model.build import build_model
 from megatron_train.optim.optimizer import wrap_model
+from megatron_train.parallel import distributed
 from megatron_train.parallel.distributed import (
     device,
     init_distributed,
@@ -21,9 +23,25 @@ from megatron_train.parallel.distributed import (
     sum_over_ranks,
     world_size,
 )
+from megatron_train.parallel.rank_devices import RankDevice
 from megatron_train.report.console import is_printing_rank, say, warn
 from pretokenizer.config.yaml_config import ConfigError
 from tests.megatron_train.models import LLAMA
+
+
+def test_nccl_connects_at_the_start_and_on_the_ranks_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    calls: list[Any] = []
+    monkeypatch.setattr(distributed, "uses_cuda", lambda: True)
+    monkeypatch.setattr(distributed, "device_index", lambda: 3)
+    monkeypatch.setattr(distributed, "own_device", lambda rank: RankDevice(rank, "host", "NVIDIA H100"))
+    monkeypatch.setattr(distributed, "compare_devices", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: calls.append((backend, options)))
+    distributed._join_world(datetime.timedelta(minutes=1))
+    chosen, (backend, options) = calls
+    assert (chosen, backend, options["device_id"]) == (torch.device("cuda", 3), "nccl", torch.device("cuda", 3))
 
 
 def test_the_world_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> None:
