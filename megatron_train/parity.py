@@ -39,6 +39,8 @@ def main(arguments: list[str]) -> int:
     """
     own, rest = parity_parser().parse_known_args(arguments)
     command, started = parse(rest), time.monotonic()
+    if own.max_processes < 2:
+        raise ConfigError(f"--max_processes is {own.max_processes}; it must be at least 2")
     layouts = asked_layouts(command, own.layouts, own.world_size)
     with tempfile.TemporaryDirectory() as folder:
         try:

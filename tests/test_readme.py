@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from megatron_train.config.flags import parse
+from megatron_train.parity import parity_parser
 from megatron_train.planning.command import plan_parser
 from tests.paths import ROOT
 from tests.source_tree import source_tree, tree_of_page
@@ -87,6 +88,8 @@ def check_module(module: str, words: list[str]) -> None:
         return
     if module == "megatron_train" and words[0] == "plan":
         parse(plan_parser().parse_known_args(words[1:])[1])
+    elif module == "megatron_train" and words[0] == "parity":
+        parse(parity_parser().parse_known_args(words[1:])[1])
     elif module == "megatron_train":
         parse(words[1:] if words[0] == "evaluate" else words)
     elif module in ("pretokenizer", "checkpoint_convert"):

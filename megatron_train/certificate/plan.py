@@ -91,6 +91,9 @@ def plan_certificate(
     for layout in layouts:
         check_layout(command, model, layout)
     pairs = [LayoutPair(layout, layout.reduced(most_processes)) for layout in layouts]
+    for pair in pairs:
+        if pair.small.world_size == 1 < pair.asked.world_size:
+            raise ConfigError(f"layout {pair.asked}: give a larger --max_processes than {most_processes}")
     small = small_model(model, pairs, config.data.seq_length)
     pairs = [
         replace(pair, small=pair.small.with_uneven_stages(small.num_layers)) if pair.small.is_uneven else pair

@@ -62,6 +62,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], R
         "train_data_path": [write_shard(folder / "toy", toy_documents(200))],
         "packing": True,
         "seq_length": 64,
+        "global_batch_size": 4,
         "train_iters": 10,
     }
     command = CommandLine(config_from_settings(settings, "test"), {}, {})
