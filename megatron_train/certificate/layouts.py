@@ -1,11 +1,15 @@
 """Names of parallel layouts, such as tp2-pp2-vpp2-sp, and the settings and ranks that they stand for.
 
-tp2 pp4 dp2            tensor-parallel ranks, pipeline stages, data-parallel ranks
-vpp2                   model chunks per pipeline stage
-sp                     sequence parallelism
-overlap-reduce         overlap_grad_reduce
-overlap                overlap_grad_reduce and overlap_param_gather
-one                    one process
+A name has one or more of these parts, joined by dashes:
+
+    tp2 pp4 dp2            tensor-parallel ranks, pipeline stages, data-parallel ranks
+    vpp2                   model chunks per pipeline stage
+    first1 last2           layers of the first and of the last pipeline stage
+    sp                     sequence parallelism
+    overlap-reduce         overlap_grad_reduce
+    overlap                overlap_grad_reduce and overlap_param_gather
+
+The name of one process is `one`.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ SIZES = {
     "tp": "tensor_model_parallel_size",
     "pp": "pipeline_model_parallel_size",
     "vpp": "virtual_pipeline_model_parallel_size",
+    "first": "decoder_first_pipeline_num_layers",
+    "last": "decoder_last_pipeline_num_layers",
 }
 """Part of a layout's name that ends in a number -> setting with that number."""
 SWITCHES = {
@@ -59,8 +65,8 @@ class NamedLayout:
                 dp = int(size) if kind == "dp" else dp
             else:
                 raise ConfigError(
-                    f"layout {name!r}: {part!r} is none of tpN, ppN, vppN, dpN, sp, overlap, overlap-reduce; join the "
-                    "parts with dashes, as in tp2-pp2-sp"
+                    f"layout {name!r}: {part!r} is none of tpN, ppN, vppN, firstN, lastN, dpN, sp, overlap, "
+                    "overlap-reduce; join the parts with dashes, as in tp2-pp2-sp"
                 )
         return cls(Parallel(**settings), dp)
 
@@ -70,32 +76,12 @@ class NamedLayout:
         >>> str(NamedLayout(Parallel(pipeline_model_parallel_size=2, overlap_grad_reduce=True)))
         'pp2-overlap-reduce'
         """
-        sizes = {kind: getattr(self.parallel, setting) or 1 for kind, setting in SIZES.items()} | {"dp": self.dp}
-        parts = [f"{kind}{size}" for kind, size in sizes.items() if size > 1]
+        sizes = {kind: getattr(self.parallel, setting) for kind, setting in SIZES.items()} | {"dp": self.dp}
+        parts = [f"{kind}{size}" for kind, size in sizes.items() if size and (size > 1 or kind in ("first", "last"))]
         parts += ["sp"] if self.parallel.sequence_parallel else []
         if self.parallel.overlap_grad_reduce:
             parts.append("overlap" if self.parallel.overlap_param_gather else "overlap-reduce")
-        parts += ["uneven"] if self.is_uneven else []
         return "-".join(parts) or "one"
-
-    @property
-    def is_uneven(self) -> bool:
-        """Whether the first or the last pipeline stage has a number of layers of its own."""
-        given = (self.parallel.decoder_first_pipeline_num_layers, self.parallel.decoder_last_pipeline_num_layers)
-        return given != (None, None)
-
-    def with_uneven_stages(self, num_layers: int) -> NamedLayout:
-        """Return the layout with one layer per chunk moved from the first pipeline stage to the last one.
-
-        An even split must give each chunk at least two of the `num_layers` layers.
-        """
-        stage, chunks = num_layers // self.ranks.pp, self.ranks.vpp
-        parallel = replace(
-            self.parallel,
-            decoder_first_pipeline_num_layers=stage - chunks,
-            decoder_last_pipeline_num_layers=stage + chunks,
-        )
-        return replace(self, parallel=parallel)
 
     @property
     def world_size(self) -> int:
@@ -122,15 +108,19 @@ class NamedLayout:
                 pp = max(1, pp // 2)
             else:
                 dp = 1
+        vpp = min(ranks.vpp, MOST_VPP) if pp > 1 else 1
+        first, last = (vpp if layers and pp > 1 else None for layers in (ranks.first_layers, ranks.last_layers))
+        if first and last and pp == 2:
+            last = 2 * vpp  # else both stages would be equal
         return NamedLayout(
             replace(
                 self.parallel,
                 tensor_model_parallel_size=tp,
                 pipeline_model_parallel_size=pp,
                 sequence_parallel=self.parallel.sequence_parallel and tp > 1,
-                virtual_pipeline_model_parallel_size=min(ranks.vpp, MOST_VPP) if ranks.vpp > 1 and pp > 1 else None,
-                decoder_first_pipeline_num_layers=ranks.first_layers if pp > 1 else None,
-                decoder_last_pipeline_num_layers=ranks.last_layers if pp > 1 else None,
+                virtual_pipeline_model_parallel_size=vpp if vpp > 1 else None,
+                decoder_first_pipeline_num_layers=first,
+                decoder_last_pipeline_num_layers=last,
             ),
             dp,
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from megatron_train.certificate.layouts import NamedLayout
 from megatron_train.config.model_config import ModelConfig
+from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import (
     Checkpoint,
     Evaluation,
@@ -21,12 +22,13 @@ from megatron_train.config.settings import (
     Parallel,
     TrainConfig,
 )
+from pretokenizer.config.yaml_config import ConfigError
 
 HEAD_DIM = 8
 VOCABULARY, PADDED_VOCABULARY = 1000, 1024
 SEQ_LENGTH = 128
 ITERATIONS = 3
-LEAST_LAYERS = 4
+LEAST_LAYERS, MOST_LAYERS = 4, 64
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,6 @@ def small_model(model: ModelConfig, layouts: list[LayoutPair], seq_length: int) 
     """
     ranks = [pair.small.ranks for pair in layouts]
     tp = math.lcm(*(each.tp for each in ranks))
-    chunks = math.lcm(*(each.pp * each.vpp for each in ranks))
-    least_layers = max(LEAST_LAYERS, 2 * chunks) if any(pair.small.is_uneven for pair in layouts) else LEAST_LAYERS
     heads, groups = small_heads(model, max(pair.asked.ranks.tp for pair in layouts), tp)
     width = model.hidden_size / (model.num_attention_heads * model.head_dim)
     hidden = max(1, round(heads * HEAD_DIM * width / 16)) * 16
@@ -54,7 +54,7 @@ def small_model(model: ModelConfig, layouts: list[LayoutPair], seq_length: int) 
         window = max(2, small_row(seq_length) * window // seq_length)
     return replace(
         model,
-        num_layers=-(-least_layers // chunks) * chunks,
+        num_layers=small_depth(ranks),
         hidden_size=hidden,
         ffn_hidden_size=tp * -(-3 * hidden // tp),
         num_attention_heads=heads,
@@ -64,6 +64,24 @@ def small_model(model: ModelConfig, layouts: list[LayoutPair], seq_length: int) 
         vocab_size=VOCABULARY if model.padded_vocab > model.vocab_size else PADDED_VOCABULARY,
         padded_vocab_size=PADDED_VOCABULARY,
     )
+
+
+def small_depth(layouts: list[ParallelLayout]) -> int:
+    """Return the smallest number of layers that each layout can split, unevenly if it gives a stage its own number.
+
+    Raises ConfigError when there is none.
+    """
+    for number in range(LEAST_LAYERS, MOST_LAYERS + 1):
+        if all(_splits(layout, number) for layout in layouts):
+            return number
+    raise ConfigError("no number of layers of a small model fits all layouts; run fewer --layouts at once")
+
+
+def _splits(layout: ParallelLayout, num_layers: int) -> bool:
+    if layout.split_problems(num_layers):
+        return False
+    is_uneven = layout.first_layers is not None or layout.last_layers is not None
+    return not is_uneven or len(set(layout.stage_layers(num_layers))) > 1
 
 
 def small_heads(model: ModelConfig, asked_tp: int, tp: int) -> tuple[int, int]:

@@ -95,10 +95,6 @@ def plan_certificate(
         if pair.small.world_size == 1 < pair.asked.world_size:
             raise ConfigError(f"layout {pair.asked}: give a larger --max_processes than {most_processes}")
     small = small_model(model, pairs, config.data.seq_length)
-    pairs = [
-        replace(pair, small=pair.small.with_uneven_stages(small.num_layers)) if pair.small.is_uneven else pair
-        for pair in pairs
-    ]
     num_micro_batches = math.lcm(*(pair.small.dp * micro_batches(config, pair) for pair in pairs))
     prefix = folder / SAMPLE
     reference = small_config(config, str(prefix), num_micro_batches)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -73,34 +72,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], R
     cases = [by_layout[layout] for _, layout in runs]
     found = run_distributed(with_faults, 4, plan.small, cases, [fault for fault, _ in runs], folder)[0]
     return {run: Result(case.layout, case.precision, each) for run, case, each in zip(runs, cases, found, strict=True)}
-
-
-@pytest.mark.parametrize(
-    ("settings", "name", "layers"),
-    [
-        ({"pipeline_model_parallel_size": 8, "decoder_last_pipeline_num_layers": 3}, "pp4-uneven", [1, 2, 2, 3]),
-        (
-            {
-                "pipeline_model_parallel_size": 2,
-                "virtual_pipeline_model_parallel_size": 2,
-                "decoder_first_pipeline_num_layers": 14,
-            },
-            "pp2-vpp2-uneven",
-            [2, 6],
-        ),
-    ],
-)
-def test_uneven_stages_stay_uneven(settings: dict[str, Any], name: str, layers: list[int], tmp_path: Path) -> None:
-    model = replace(MODEL, num_layers=24)
-    model.save(tmp_path / "model.yaml")
-    shard = write_shard(tmp_path / "toy", toy_documents(20))
-    settings = settings | {"model": str(tmp_path / "model.yaml"), "train_data_path": [shard], "seq_length": 64}
-    config = config_from_settings(settings | {"global_batch_size": 8, "train_iters": 1}, "test")
-    plan = plan_certificate(CommandLine(config, {}, {}), [NamedLayout(config.parallel)], 4, tmp_path)
-    (case,) = plan.cases
-    assert str(case.layout) == name
-    assert case.layout.ranks.stage_layers(plan.small.num_layers) == layers
-    assert case.config.parallel.decoder_first_pipeline_num_layers == layers[0]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -10,11 +10,13 @@ from megatron_train.certificate.miniature import (
     in_layout,
     micro_batches,
     small_config,
+    small_depth,
     small_heads,
     small_model,
 )
 from megatron_train.config.flags import config_from_settings
 from megatron_train.config.model_config import ModelConfig
+from pretokenizer.config.yaml_config import ConfigError
 from tests.paths import CONFIGS
 
 
@@ -56,6 +58,27 @@ def test_every_shipped_model_can_be_shrunk(path: object) -> None:
     assert small.problems() == []
     assert (small.num_layers, small.num_attention_heads % tp, small.num_parameters() < 4e6) == (4, 0, True)
     assert int(small.rotary_percent * small.head_dim) % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "layers"),
+    [
+        (["pp2"], 4),
+        (["pp4-vpp2"], 8),
+        (["pp3", "pp4"], 12),
+        (["pp2-first1"], 4),  # 1, 3
+        (["pp4-first1-last1"], 6),  # 1, 2, 2, 1
+        (["pp2-vpp2-first2-last4"], 6),
+        (["pp4-first1", "pp2"], 10),  # 1, 3, 3, 3
+    ],
+)
+def test_the_layers_fit_every_layout_and_uneven_stages_are_uneven(names: list[str], layers: int) -> None:
+    assert small_depth([NamedLayout.of(name).ranks for name in names]) == layers
+
+
+def test_layouts_that_no_number_of_layers_fits_are_an_error() -> None:
+    with pytest.raises(ConfigError, match="no number of layers of a small model fits all layouts"):
+        small_depth([NamedLayout.of("pp2-first1-last2").ranks, NamedLayout.of("pp4").ranks])
 
 
 def test_a_sliding_window_keeps_its_share_of_the_row() -> None:
