@@ -85,7 +85,7 @@ FOREIGN_FLAGS: dict[str, str] = {
     "load_in_4bit": "there is no quantized training here; --bf16 with --recompute_granularity full saves memory",
     "deepspeed": "leave it out; optimizer state is always spread over the data-parallel ranks, as in ZeRO stage 1",
     "fsdp": "leave it out; use tensor and pipeline parallelism, and optimizer state is always sharded",
-    "world_size": "only `plan` takes it; torchrun starts the ranks",
+    "world_size": "only `plan` and `parity` take it; torchrun starts the ranks",
     "nproc_per_node": "only `launch` and torchrun take it: megatron-train launch --nproc_per_node N ...",
 }
 """Flags that are refused with a hint: name -> the flag to use here, or why there is none."""

@@ -56,7 +56,7 @@ def test_every_shipped_model_can_be_shrunk(path: object) -> None:
     tp = 2 if model.num_attention_heads % 2 == 0 else 1
     small = small_model(model, [pair(f"tp{tp}-pp2", f"tp{tp}-pp2"), pair("pp4", "pp4")], seq_length=2048)
     assert small.problems() == []
-    assert (small.num_layers, small.num_attention_heads % tp, small.num_parameters() < 4e6) == (4, 0, True)
+    assert (small.num_layers, small.num_attention_heads % tp, small.num_parameters() < 1e7) == (4, 0, True)
     assert int(small.rotary_percent * small.head_dim) % 2 == 0
 
 
