@@ -132,7 +132,7 @@ def not_shown(certificate: Certificate) -> list[str]:
     """Return one sentence about what the certificate does not show."""
     settings = certificate.command.config.model
     missing = ["other sizes than those above", "the kernels and NCCL of a GPU", "faults that one process has, too"]
-    if any(pair.asked.world_size == pair.small.world_size // pair.small.dp for pair in certificate.pairs):
+    if all(pair.small.dp == 1 for pair in certificate.pairs):
         missing.append("data parallelism (--world_size N adds it)")
     if settings.hidden_dropout or settings.attention_dropout or settings.embedding_dropout:
         missing.append("dropout, which is off because its random numbers differ between layouts")
