@@ -196,7 +196,7 @@ def main(lines: list[str]) -> int:
     for processes, program, *arguments in commands:
         run = launch(program, arguments, Path.cwd(), int(processes))
         code = run.wait(300)
-        print(f"{program} {shlex.join(arguments)}:\n{run.tail(5000)}")
+        print(f"{program} {shlex.join(arguments)}:\n{run.tail(50_000)}")
         if code:
             return code
     return 0
