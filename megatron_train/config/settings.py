@@ -32,7 +32,7 @@ class Parallel:
     tensor_model_parallel_size: int = 1
     """Ranks that share each weight matrix; must divide the attention heads and the MLP width."""
     pipeline_model_parallel_size: int = 1
-    """Pipeline stages, each of consecutive layers; must divide num_layers, or the layers of the other stages."""
+    """Pipeline stages of consecutive layers; must divide num_layers, or the other stages' layers."""
     decoder_first_pipeline_num_layers: int | None = None
     """Layers of the first pipeline stage, which also has the embedding. Default: as many as the other stages."""
     decoder_last_pipeline_num_layers: int | None = None
