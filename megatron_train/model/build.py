@@ -82,7 +82,9 @@ def transformer_config(model: ModelConfig, config: TrainConfig, stage: int = 0) 
     parallel, settings, dtype = config.parallel, config.model, training_dtype(config)
     vpp = parallel.virtual_pipeline_model_parallel_size
     pipeline = ParallelLayout.planned(parallel, world_size=1)  # how layers are split does not depend on the ranks
-    exchange = message_exchange(pipeline.pp, pipeline.vpp, nccl=uses_cuda())
+    # Padded rows have the length of their own micro-batch.
+    variable_lengths = not config.data.packing and pipeline.pp > 1
+    exchange = message_exchange(pipeline.pp, pipeline.vpp, uses_cuda(), variable_lengths)
     return LayerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -120,8 +122,7 @@ def transformer_config(model: ModelConfig, config: TrainConfig, stage: int = 0) 
         fp8=settings.fp8_format,
         fp8_recipe=settings.fp8_recipe,
         fp8_margin=settings.fp8_margin,
-        # Padded rows have the length of their own micro-batch.
-        variable_seq_lengths=not config.data.packing and parallel.pipeline_model_parallel_size > 1,
+        variable_seq_lengths=variable_lengths,
         overlap_p2p_comm=exchange == "overlapped",
         batch_p2p_comm=exchange == "batched",
         use_cpu_initialization=not uses_cuda(),

@@ -8,20 +8,35 @@ from typing import Any, Literal
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from pretokenizer.config.yaml_config import ConfigError
 
-def message_exchange(stages: int, chunks: int, nccl: bool) -> Literal["batched", "overlapped"]:
+
+def message_exchange(
+    stages: int, chunks: int, nccl: bool, variable_lengths: bool = False
+) -> Literal["batched", "overlapped"]:
     """Return how neighbouring pipeline stages exchange hidden states and their gradients.
 
     Batched messages are right unless 2 stages interleave several chunks: each stage is then both the previous and the
     next stage of the other, the two messages of a batch get mixed up, and gradients are wrong without an error.
     Interleaved stages therefore overlap single messages with computing. NCCL opens a communicator for each pair of
     stages that exchanges single messages. With more than 2 stages it opens them in varying order, which can hang
-    (github.com/NVIDIA/Megatron-LM/pull/5240), so these stages batch their messages.
+    (github.com/NVIDIA/Megatron-LM/pull/5240), so these stages batch their messages. Batched messages in turn hang when
+    interleaved stages send the shape of each message first, as rows of `variable_lengths` need. Raises ConfigError when
+    neither exchange is safe.
 
     >>> message_exchange(stages=2, chunks=2, nccl=True), message_exchange(stages=4, chunks=2, nccl=True)
     ('overlapped', 'batched')
     """
-    return "batched" if chunks == 1 or (nccl and stages > 2) else "overlapped"
+    if chunks == 1:
+        return "batched"
+    if not (nccl and stages > 2):
+        return "overlapped"
+    if variable_lengths:
+        raise ConfigError(
+            f"virtual_pipeline_model_parallel_size {chunks} with {stages} pipeline stages can hang on GPUs when rows have "
+            "different lengths: give --packing, or leave virtual_pipeline_model_parallel_size out"
+        )
+    return "batched"
 
 
 def run_schedule(
