@@ -33,8 +33,8 @@ def message_exchange(
         return "overlapped"
     if variable_lengths:
         raise ConfigError(
-            f"virtual_pipeline_model_parallel_size {chunks} with {stages} pipeline stages can hang on GPUs when rows have "
-            "different lengths: give --packing, or leave virtual_pipeline_model_parallel_size out"
+            f"virtual_pipeline_model_parallel_size {chunks} with {stages} pipeline stages can hang on GPUs when rows "
+            "have different lengths: give --packing, or leave virtual_pipeline_model_parallel_size out"
         )
     return "batched"
 
