@@ -4,8 +4,8 @@
     install()          # before any model, optimizer or process group is built
 
 On CUDA, only the Adam class is replaced, and only when neither Transformer Engine nor Apex is installed. On the CPU,
-megatron-core's literal `device="cuda"`, `torch.cuda.*` getters and RNG tracker are redirected to the CPU. The patches
-fit megatron-core 0.19.2 as well.
+megatron-core's literal `device="cuda"`, `torch.cuda.*` getters and RNG tracker are redirected to the CPU. With
+megatron-core 0.19.2, one process trains like this too; docs/gpu.md says what is tested.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pretokenizer.config.yaml_config import ConfigError
 MEGATRON_CORE_VERSION = "0.16.1"
 """The version of megatron-core that pyproject.toml installs."""
 OTHER_MEGATRON_CORE_VERSIONS = ("0.19.2",)
-"""Versions that work too; `make engines` runs the tests on them. They need Python 3.12."""
+"""Versions that are accepted, on Python 3.12, for `make engines`, which runs the tests on them."""
 DEVICE_VARIABLE = "OASST_DEVICE"
 """Environment variable that chooses the device: `auto` (the default), `cpu` or `cuda`."""
 CPU = torch.device("cpu")
