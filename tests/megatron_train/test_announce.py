@@ -30,8 +30,10 @@ def test_devices_and_kernels_are_announced(single_process: None, capsys: pytest.
     layout = init_distributed(Parallel(), seed=0)
     config = config_from_settings({"train_iters": 1, "packing": True, "train_data_path": ["p"]}, "t")
     announce(config, {}, LLAMA, layout)
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "on 1 x CPU (gloo); attention kernel documents; Adam megatron_train.optim.adam.FusedLayoutAdam"
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "on 1 x CPU (gloo); attention kernel documents; Adam megatron_train.optim.adam.FusedLayoutAdam",
+        "weight gradients are added to fp32 by kernel torch: weights and buffers are fp32",
+    ]
 
 
 @pytest.mark.parametrize(
