@@ -174,7 +174,11 @@ def build_model(model: ModelConfig, config: TrainConfig, random_weights: bool = 
     content, which saves time where a checkpoint is loaded.
     """
     core_config = transformer_config(model, config, parallel_state.get_pipeline_model_parallel_rank())
-    core_config.perform_initialization = random_weights
+    # megatron-core marks a weight as split over tensor-parallel ranks only when it initialises the weight. Without the
+    # mark, the gradient norm counts one rank's part only, and sequence parallelism is refused.
+    core_config.perform_initialization = (
+        random_weights or core_config.tensor_model_parallel_size > 1 or core_config.sequence_parallel
+    )
     chunks = config.parallel.virtual_pipeline_model_parallel_size
     return [_build_chunk(model, config, core_config, vp_stage) for vp_stage in (range(chunks) if chunks else [None])]
 
