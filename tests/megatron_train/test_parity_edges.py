@@ -1,7 +1,9 @@
 """Parallel layouts at the edges of what the trainer accepts train as one process does. test_parity.py has the rest.
 
-pytest tests/megatron_train/test_parity_edges.py               each edge once, in fp32
-PARITY=full pytest tests/megatron_train/test_parity_edges.py   padded and packed rows, in fp32 and bf16
+PARITY=edges pytest tests/megatron_train/test_parity_edges.py   each edge once, in fp32
+PARITY=full pytest tests/megatron_train/test_parity_edges.py    padded and packed rows, in fp32 and bf16
+
+`make parity` runs the second. `make test` runs neither: it has the ordinary layouts of test_parity.py.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import LLAMA, MODELS
 from tests.megatron_train.test_parity import SETTINGS, Difference, Outcome, check_difference, compare
 
+pytestmark = pytest.mark.skipif("PARITY" not in os.environ, reason="PARITY=edges or PARITY=full runs these layouts")
 EDGE_MODELS: dict[str, ModelConfig] = {
     "llama": LLAMA,
     "deep": replace(LLAMA, num_layers=8),
