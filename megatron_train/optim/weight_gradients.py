@@ -37,12 +37,12 @@ def choose_accumulation(dtype: torch.dtype, on_cuda: bool, has_apex: bool, is_lo
     """
     if not is_local:
         return Accumulation("separate", "the layers are Transformer Engine's")
-    if on_cuda and has_apex:
+    if not on_cuda:
+        return Accumulation("separate", "on the CPU, two steps are faster")
+    if has_apex:
         return Accumulation("apex", "fused_weight_gradient_mlp_cuda is installed")
     if dtype == torch.float32:
         return Accumulation("torch", "weights and buffers are fp32")
-    if not on_cuda:
-        return Accumulation("separate", "torch adds 16-bit products to fp32 on CUDA only")
     if not works:
         return Accumulation("separate", "torch's matrix product with fp32 output fails on this device")
     return Accumulation("torch", "torch's matrix product has fp32 output")
