@@ -31,13 +31,16 @@ demo: $(STAMP) ## [DATA=my.jsonl] [OUTPUT_DIR=...]: conversations -> shards -> t
 
 FAST_TESTS := -m "not slow" --numprocesses 2 --dist worksteal
 # tests/tiers.py puts the tests that use several ranks into one group, which one worker runs.
-SLOW_TESTS := -m "slow and not interop" --numprocesses 2 --dist loadgroup
+SLOW_TESTS := -m "slow and not long and not interop" --numprocesses 2 --dist loadgroup
 test: $(STAMP) ## the test suite
 	$(BIN)/python -m pytest $(FAST_TESTS)
 	$(BIN)/python -m pytest $(SLOW_TESTS)
 
 test-fast: $(STAMP) ## the tests that launch no process and train nothing, under 90 seconds on two cores
 	$(BIN)/python -m pytest $(FAST_TESTS)
+
+test-long: $(STAMP) ## what `make test` leaves out: four ranks, seeded faults, benchmarks, campaigns, compiled kernels; half an hour
+	$(BIN)/python -m pytest -m "long and not interop"
 
 interop: $(STAMP) ## against packages of others: chat templates in trl; exports in transformers 4.46 and 4.49, Megatron-LM, lm-eval
 	$(BIN)/python -m pip install --quiet --editable ".[interop,eval]"
@@ -93,7 +96,7 @@ clean: ## remove output, caches and the virtual environment
 	rm -rf $(VENV) $(ENGINE_VENV) output/demo .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install demo test interop test-fast parity soak faults gpu-report engines audit check pretokenize clean
+.PHONY: help install demo test test-fast test-long interop parity soak faults gpu-report engines audit check pretokenize clean
 
 # The five published models: docs/cards.md. FLAGS are further flags of the trainer.
 CARDS := $(BIN)/python -W ignore -m examples.cards

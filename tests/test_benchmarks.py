@@ -14,11 +14,11 @@ from tests.paths import ROOT
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("checkpoint_memory", "| peak while loading |"),
-        ("convert", "| to-hf |"),
-        ("plan_memory", "stablelm_alpha_7b"),
+        pytest.param("checkpoint_memory", "| peak while loading |", marks=pytest.mark.long),
+        pytest.param("convert", "| to-hf |", marks=pytest.mark.long),
+        pytest.param("plan_memory", "stablelm_alpha_7b", marks=pytest.mark.long),
         ("pretokenize", "(b)/(a) = "),
-        ("train", "| ours packed / transformers packed |"),
+        pytest.param("train", "| ours packed / transformers packed |", marks=pytest.mark.long),
     ],
 )
 def test_a_benchmark_runs_in_its_small_mode(name: str, expected: str) -> None:

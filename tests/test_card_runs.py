@@ -105,7 +105,7 @@ def test_report_adds_its_sections_once(tmp_path: Path) -> None:
         assert expected in text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_smallest_card_in_miniature_from_records_to_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     card = load_card("redpajama-3b-chat")

@@ -90,6 +90,7 @@ def test_every_part_of_the_schedule_is_a_function() -> None:
         )
 
 
+@pytest.mark.long
 def test_the_report_runs_on_the_cpu_at_tiny_sizes(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "benchmarks.gpu_report", "--small", "--together", "--output_dir", str(tmp_path)]
     environment = os.environ | {"OASST_DEVICE": "cpu", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

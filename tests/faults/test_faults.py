@@ -57,11 +57,13 @@ def test_kills_of_the_pretokenizer() -> None:
     assert shown.count("; 0 problems (seed 11") == 3
 
 
+@pytest.mark.long
 def test_kills_of_the_trainer() -> None:
     shown = run("kill", "--runs", "2", "--only", "trainer", "--variants", "1", "--seed", "12")
     assert "trainer, DP2, saves sync: 2 kills" in shown
 
 
+@pytest.mark.long
 def test_kills_of_the_converter() -> None:
     assert run("kill", "--runs", "2", "--only", "converter", "--variants", "1", "--seed", "13").count("2 kills") == 1
 
@@ -71,6 +73,7 @@ def test_full_disks() -> None:
     assert "skipped" in shown or shown.count("2 full disks") == 2
 
 
+@pytest.mark.long
 def test_damage() -> None:
     assert run("corrupt", "--runs", "65", "--seed", "15").count("; 0 problems") == 13
 
@@ -80,6 +83,7 @@ def test_hostile_files() -> None:
     assert shown.count("; 0 problems") == 8
 
 
+@pytest.mark.long
 def test_planted_tokens() -> None:
     assert "7 commands" in run("secrets")
 

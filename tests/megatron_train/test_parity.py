@@ -284,6 +284,7 @@ def test_two_processes_train_as_one(case: Case, two: dict[str, Difference]) -> N
     check(case, two[str(case)])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES[4], ids=str)
 def test_four_processes_train_as_one(case: Case, four: dict[str, Difference]) -> None:
     check(case, four[str(case)])

@@ -17,6 +17,8 @@ from megatron_train.config.model_config import ModelConfig
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import LLAMA
 
+pytestmark = pytest.mark.long
+
 MODEL = replace(
     LLAMA,
     family="qwen2",
