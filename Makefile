@@ -30,11 +30,13 @@ demo: $(STAMP) ## [DATA=my.jsonl] [OUTPUT_DIR=...]: conversations -> shards -> t
 	$(BIN)/python -W ignore -m examples.demo --output_dir $(or $(OUTPUT_DIR),output/demo) $(if $(DATA),--data $(DATA))
 
 FAST_TESTS := -m "not slow" --numprocesses 2 --dist worksteal
-# tests/tiers.py puts the tests that use several ranks into one group, which one worker runs.
-SLOW_TESTS := -m "slow and not long and not interop" --numprocesses 2 --dist loadgroup
+SLOW_TESTS := -m "slow and not ranks and not long and not interop" --numprocesses 2 --dist loadfile
+# Several ranks use all cores themselves.
+RANK_TESTS := -m "ranks and not long and not interop"
 test: $(STAMP) ## the test suite
 	$(BIN)/python -m pytest $(FAST_TESTS)
 	$(BIN)/python -m pytest $(SLOW_TESTS)
+	$(BIN)/python -m pytest $(RANK_TESTS)
 
 test-fast: $(STAMP) ## the tests that launch no process and train nothing, under 90 seconds on two cores
 	$(BIN)/python -m pytest $(FAST_TESTS)

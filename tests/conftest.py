@@ -53,6 +53,5 @@ def tiny_model_config() -> ModelConfig:
     return TINY_LLAMA
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_tests(items)

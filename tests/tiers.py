@@ -1,10 +1,10 @@
-"""Mark the tests that launch processes as `slow`, so that `make test-fast` leaves them out, and group the slow tests.
+"""Mark the tests that launch processes as `slow`, so that `make test-fast` leaves them out, and others as `ranks`.
 
 A test launches processes when its code, a fixture of it, or a function that it calls uses one of LAUNCHERS. The tests
 of SLOW_FILES train models in their own process. Other tests that take seconds carry `@pytest.mark.slow` themselves.
 
-`make test` runs the slow tests in two workers. All tests that call `run_distributed` run in one of them,
-because starting its ranks takes seconds. Of the others, the tests of one file run together and share its fixtures.
+The tests that call `run_distributed` are also `ranks`: `make test` runs them one after another, because their ranks
+already use all cores and start only once. The other slow tests run in two workers, the tests of a file in one of them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def mark_tests(items: list[pytest.Item]) -> None:
             file, launchers = item.nodeid.partition("::")[0], launchers_of(item)
             if launchers or file in SLOW_FILES:
                 item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.xdist_group("ranks" if "run_distributed" in launchers else file))
+            if "run_distributed" in launchers:
+                item.add_marker(pytest.mark.ranks)
 
 
 def launchers_of(item: pytest.Function) -> set[str]:
