@@ -184,11 +184,11 @@ def test_a_recomputation_group_divides_the_layers_of_its_own_stage() -> None:
         (2, 1, None, 3),
         (2, 1, 5, 7),
         (2, 2, 4, 8),
-        (4, 1, 2, None),
+        (4, 1, 3, None),
         (4, 1, None, 3),
         (4, 1, 4, 2),
         (4, 2, 2, 2),
-        (4, 2, 4, None),
+        (4, 2, 6, None),
         (4, 3, None, 3),
     ],
 )
