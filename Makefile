@@ -29,7 +29,7 @@ install: $(STAMP) ## create .venv and install everything, development tools incl
 demo: $(STAMP) ## [DATA=my.jsonl] [OUTPUT_DIR=...]: conversations -> shards -> two stages -> Hugging Face folder -> answers, on the CPU
 	$(BIN)/python -W ignore -m examples.demo --output_dir $(or $(OUTPUT_DIR),output/demo) $(if $(DATA),--data $(DATA))
 
-FAST_TESTS := -m "not slow" --numprocesses 2 --dist worksteal
+FAST_TESTS := -m "not slow and not long and not interop" --numprocesses 2 --dist worksteal
 SLOW_TESTS := -m "slow and not ranks and not long and not interop" --numprocesses 2 --dist loadfile
 # Several ranks use all cores themselves.
 RANK_TESTS := -m "ranks and not long and not interop"

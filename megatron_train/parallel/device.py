@@ -215,14 +215,13 @@ def _is_no_notice(record: logging.LogRecord) -> bool:
 def _point_torch_cuda_at_cpu() -> None:
     import megatron.core  # noqa: F401 - its import queries the real torch.cuda
 
-    def nothing(*args: Any, **kwargs: Any) -> None:
-        return None
-
+    # One function for each name, because torch.compile tells them apart by the function.
     cuda: Any = torch.cuda
     cuda.is_available = lambda: False  # megatron-core must not see an unused device
     cuda.current_device = lambda: CPU  # megatron-core uses it as device=... only
-    cuda.current_stream = nothing  # megatron-core 0.19 asks for it before it knows whether it needs it
-    cuda.synchronize = cuda.empty_cache = nothing
+    cuda.current_stream = lambda device=None: None  # megatron-core 0.19 asks for it before it knows whether it needs it
+    cuda.synchronize = lambda device=None: None
+    cuda.empty_cache = lambda: None
     cuda.get_rng_state = lambda device="cuda": torch.get_rng_state()
     cuda.set_rng_state = lambda state, device="cuda": torch.set_rng_state(state)
     cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)  # the stock one is queued and never runs

@@ -82,11 +82,8 @@ def outputs(kind: str, compiled: bool) -> tuple[list[Tensor], list[Any]]:
     return [logits, *(parameter.grad for parameter in chunk.parameters())], list(chunk.decoder.layers)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind",
-    ["llama", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("qwen2", "neox_sequential", "neox_parallel"))],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "neox_sequential", "neox_parallel"])
 def test_inductors_kernels_give_the_same_logits_and_gradients(kind: str, single_process: None) -> None:
     expected, _ = outputs(kind, compiled=False)
     found, layers = outputs(kind, compiled=True)
