@@ -33,7 +33,7 @@ def typing_rules() -> Iterator[None]:
     from megatron.core.tensor_parallel import layers, mappings
     from spmd_types import I, P, R, V, assert_type
 
-    from megatron_train.model import swiglu
+    from megatron_train.model import rotary, swiglu
 
     def copy(outputs: Any, *, input_: Any, group: Any) -> None:
         assert_type(input_, {group: I})
@@ -82,7 +82,8 @@ def typing_rules() -> Iterator[None]:
         mappings._AllGatherFromTensorParallelRegion: gather_width,
         layers.LinearWithGradAccumulationAndAsyncCommunication: linear,
     }
-    spmd.register_local_autograd_function(swiglu._GatedSilu)
+    for each in (swiglu._GatedSilu, rotary._Rotation):
+        spmd.register_local_autograd_function(each)
     with pytest.MonkeyPatch.context() as patch:
         for function, rule in rules.items():
             patch.setattr(function, "spmd_typecheck", staticmethod(rule), raising=False)
