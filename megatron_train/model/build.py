@@ -80,11 +80,7 @@ def transformer_config(model: ModelConfig, config: TrainConfig, stage: int = 0) 
     The stages differ only in the layers that one recomputation group has.
     """
     parallel, settings, dtype = config.parallel, config.model, training_dtype(config)
-    vpp = parallel.virtual_pipeline_model_parallel_size
     pipeline = ParallelLayout.planned(parallel, world_size=1)  # how layers are split does not depend on the ranks
-    # Padded rows have the length of their own micro-batch.
-    variable_lengths = not config.data.packing and pipeline.pp > 1
-    exchange = message_exchange(pipeline.pp, pipeline.vpp, uses_cuda(), variable_lengths)
     return LayerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -108,11 +104,6 @@ def transformer_config(model: ModelConfig, config: TrainConfig, stage: int = 0) 
         recompute_method=settings.recompute_method,
         recompute_num_layers=settings.recompute_group(len(pipeline.layers_of_stage(model.num_layers, stage))),
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
-        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
-        virtual_pipeline_model_parallel_size=vpp,
-        num_layers_in_first_pipeline_stage=pipeline.first_layers,
-        # megatron-core 0.16.1 divides by 0 when both numbers are given and no stage is between them.
-        num_layers_in_last_pipeline_stage=None if pipeline.pp == 2 and pipeline.first_layers else pipeline.last_layers,
         sequence_parallel=parallel.sequence_parallel and parallel.tensor_model_parallel_size > 1,
         params_dtype=dtype,
         pipeline_dtype=dtype,
@@ -122,13 +113,30 @@ def transformer_config(model: ModelConfig, config: TrainConfig, stage: int = 0) 
         fp8=settings.fp8_format,
         fp8_recipe=settings.fp8_recipe,
         fp8_margin=settings.fp8_margin,
-        variable_seq_lengths=variable_lengths,
-        overlap_p2p_comm=exchange == "overlapped",
-        batch_p2p_comm=exchange == "batched",
         use_cpu_initialization=not uses_cuda(),
         compile_operations=settings.compile,
+        **_pipeline_settings(config, pipeline),
         **FIXED_SETTINGS,
     )
+
+
+def _pipeline_settings(config: TrainConfig, pipeline: ParallelLayout) -> dict[str, Any]:
+    """Return the settings of TransformerConfig that say how pipeline stages are split and exchange messages."""
+    # Padded rows have the length of their own micro-batch.
+    variable_lengths = not config.data.packing and pipeline.pp > 1
+    exchange = message_exchange(pipeline.pp, pipeline.vpp, uses_cuda(), variable_lengths)
+    return {
+        "pipeline_model_parallel_size": pipeline.pp,
+        "virtual_pipeline_model_parallel_size": config.parallel.virtual_pipeline_model_parallel_size,
+        "num_layers_in_first_pipeline_stage": pipeline.first_layers,
+        # megatron-core 0.16.1 divides by 0 when both numbers are given and no stage is between them.
+        "num_layers_in_last_pipeline_stage": None
+        if pipeline.pp == 2 and pipeline.first_layers
+        else pipeline.last_layers,
+        "variable_seq_lengths": variable_lengths,
+        "overlap_p2p_comm": exchange == "overlapped",
+        "batch_p2p_comm": exchange == "batched",
+    }
 
 
 def layer_spec(model: ModelConfig) -> ModuleSpec:
