@@ -1,6 +1,6 @@
 """Chat formats: how a conversation becomes text, and which part of the text belongs to which role. (SHARED)
 
-chatml is the format of the llama2-70b model card. Here each turn stands on a line; only `\\n` is a line feed:
+chatml is the format of the llama2-70b model card. The lines below are for reading; only `\\n` is a line feed:
 
     <|im_start|>system\\nBe brief.<|im_end|>\\n
     <|im_start|>user\\nWhy is the sky blue?<|im_end|>\\n
@@ -61,11 +61,11 @@ class ChatFormat(ABC):
     loss: TemplateLoss = "turn"
     history: History = "full"
     warnings: tuple[str, ...] = ()
-    """What a user should know about the format before training with it."""
+    """Problems of the format that the user should know before training, such as a missing end-of-turn token."""
 
     @abstractmethod
     def render(self, conversation: Conversation) -> Rendered:
-        """Return a conversation as pieces of text with roles. Raises ChatFormatError for one that it cannot express."""
+        """Return a conversation as pieces of text with roles. Raises ChatFormatError if it cannot be expressed."""
 
 
 class TurnFormat(ChatFormat):
@@ -85,10 +85,13 @@ class TurnFormat(ChatFormat):
 
     @abstractmethod
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """Return the turns of messages without `fields`. Raises ChatFormatError for ones that it cannot express."""
+        """Return the turns of messages without `fields`. Raises ChatFormatError if the format cannot express them."""
 
     def messages(self, conversation: Conversation) -> Sequence[Message]:
-        """Return the conversation's messages. Raises ChatFormatError for tools and fields, which most formats lack."""
+        """Return the conversation's messages. Raises ChatFormatError if it has tools or a message has `fields`.
+
+        A format that can express them overrides this method.
+        """
         if conversation.tools:
             raise ChatFormatError(f"chat_format {self.name} has no form for tools; use chatml or a chat template")
         for message in conversation.messages:
@@ -98,7 +101,7 @@ class TurnFormat(ChatFormat):
         return conversation.messages
 
     def render(self, conversation: Conversation) -> Rendered:
-        """Return a conversation as pieces of text with roles. Raises ChatFormatError for one that it cannot express."""
+        """Return a conversation as pieces of text with roles. Raises ChatFormatError if it cannot be expressed."""
         texts: list[str] = []
         kinds: list[Kind] = []
         for prefix, text, suffix, role in self.turns(self.messages(conversation)):
@@ -183,8 +186,8 @@ class Oasst(FramedFormat):
 class Llama2(TurnFormat):
     """The format of Llama 2 chat: `<s>[INST] <<SYS>>\\nSYSTEM\\n<</SYS>>\\n\\nUSER [/INST] REPLY </s>`.
 
-    The system message stands inside the first user turn. A context message stands inside the user turn that it belongs
-    to, before the question. All texts are stripped, as in Meta's code.
+    A system message becomes part of the next user turn. A context message, which follows its question, is written
+    before the question in the same turn. All texts lose their surrounding white space, as in Meta's code.
     """
 
     name = "llama2"
@@ -210,7 +213,10 @@ class Llama2(TurnFormat):
     )
 
     def turns(self, messages: Sequence[Message]) -> list[Turn]:
-        """Return one turn for each question and each reply. System message and context go before their question."""
+        """Return one turn for each question and each reply. System and context messages become part of a question.
+
+        Raises ChatFormatError for a tool message.
+        """
         turns: list[Turn] = []
         held = ""
         for position, message in enumerate(messages):

@@ -16,7 +16,7 @@ History = Literal["full", "unroll"]
 
 
 def unroll(conversation: Conversation) -> list[Conversation]:
-    """Return one conversation for each message with loss: that message, which alone has loss, and all before it."""
+    """Return one conversation for each message with loss. It ends with that message, and only that one has loss."""
     found: list[Conversation] = []
     past: list[Message] = []
     for message in conversation.messages:

@@ -1,8 +1,8 @@
 """Any Jinja chat template as a chat format: `--chat_format my_template.jinja`. (SHARED with the converter)
 
-The text is that of transformers' `apply_chat_template`. The role of every character is known, because the template
-runs on strings that know their origin (pretokenizer/template). A rendering is recorded and reused for conversations
-about which the template asks the same questions and gets the same answers.
+The text equals that of transformers' `apply_chat_template`. The template runs on strings that record their origin
+(pretokenizer/template), so the role of every character is known. A template tests its messages, for example
+`message.role == "user"`. A rendering is recorded, and reused for conversations in which all tests have the same result.
 """
 
 import contextlib
@@ -50,21 +50,21 @@ class _Rendering(NamedTuple):
     kinds: tuple[Kind, ...]
     """The kind (role and origin) of each item of `outline`."""
     differences: list[Pairs]
-    """For each compared reply: pairs of texts (in this document, at inference). The reply changed if a pair differs."""
+    """For each compared reply: pairs (text in this document, text at inference). It changed if a pair differs."""
     replies_compared: int
     replies_skipped: int
     messages_dropped: int
 
 
 class _Simple(NamedTuple):
-    """A rendering for all conversations of one shape: fixed texts, and the unchanged contents of messages."""
+    """A rendering that fits all conversations of one shape: only fixed texts and unchanged contents of messages."""
 
     texts: list[str]
     """The pieces of the document, with "" in place of contents."""
     contents: list[tuple[int, int]]
-    """(number of the piece, number of the message) of each content."""
+    """For each content in the document: (index of its piece, index of its message)."""
     empty: Rendered
-    """The document without contents."""
+    """The document with "" in place of contents."""
 
     def filled(self, messages: Sequence[Message]) -> Rendered:
         """Return the document that the rendering gives for `messages`."""
@@ -159,7 +159,7 @@ class TemplateFormat(ChatFormat):
 
 
 def reply_starts(placed: Sequence[Placed], messages: Sequence[Message]) -> dict[int, int]:
-    """Return number of the message -> index in `placed` where its reply begins, for assistant messages with loss.
+    """Map the number of each assistant message with loss to the index in `placed` at which its reply begins.
 
     The first message of a conversation is left out, because it answers no prompt.
     """
@@ -174,7 +174,10 @@ def reply_starts(placed: Sequence[Placed], messages: Sequence[Message]) -> dict[
 
 
 def _outline(placed: Sequence[Placed]) -> tuple[Outline, tuple[Kind, ...]]:
-    """Return the fixed texts and expressions of a rendering, and the kind of each. Fixed texts of a kind are joined."""
+    """Return the fixed texts and expressions of a rendering, and the kind of each.
+
+    Neighbouring fixed texts of the same kind are joined.
+    """
     items: list[str | Expression] = []
     kinds: list[Kind] = []
     for fragment, role, _ in placed:
@@ -198,7 +201,7 @@ def _filled(rendering: _Rendering, messages: Messages) -> Rendered:
 
 
 def _document(rendering: _Rendering, texts: list[str], replies_changed: int) -> Rendered:
-    """Return the document of a rendering with these texts of its pieces."""
+    """Return the document with the given texts as its pieces, and with the kinds and counts of `rendering`."""
     return Rendered(
         texts,
         rendering.kinds,
@@ -210,7 +213,7 @@ def _document(rendering: _Rendering, texts: list[str], replies_changed: int) -> 
 
 
 def _simple(rendering: _Rendering) -> _Simple | None:
-    """Return a rendering as a simple one; None if it needs more than the unchanged contents of messages."""
+    """Return a rendering in its simple form; None if it needs more than fixed texts and unchanged contents."""
     if rendering.differences:
         return None
     texts, contents = [], []

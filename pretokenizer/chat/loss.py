@@ -28,9 +28,9 @@ class Placed(NamedTuple):
 def place(
     fragments: Sequence[Fragment], messages: Sequence[Message], loss: TemplateLoss, generation_prompt: str
 ) -> list[Placed]:
-    """Return the fragments with the roles that they are stored with.
+    """Return the fragments with the roles that their tokens have on disk.
 
-    A fragment that holds the end of an assistant turn's header is cut there.
+    A fragment that contains the end of an assistant turn's header is split there.
     """
     placed = []
     left = header_lengths(fragments, messages, generation_prompt)
@@ -48,7 +48,7 @@ def place(
 
 
 def stored_role(fragment: Fragment, messages: Sequence[Message], loss: TemplateLoss) -> Role:
-    """Return the role that a fragment is stored with, if it is not the header of an assistant turn."""
+    """Return the role that the tokens of a fragment have on disk, unless it is in an assistant turn's header."""
     message = None if fragment.message == NO_MESSAGE else messages[fragment.message]
     if loss == "marks":
         if fragment.is_marked:
@@ -61,7 +61,7 @@ def stored_role(fragment: Fragment, messages: Sequence[Message], loss: TemplateL
 def header_lengths(
     fragments: Sequence[Fragment], messages: Sequence[Message], generation_prompt: str
 ) -> dict[int, int]:
-    """Return number of the message -> characters of its turn's header, for every assistant message.
+    """Map the number of each assistant message to the length of its turn's header in characters.
 
     The header is the generation prompt if the turn begins with it, else all template text before the message.
     """

@@ -28,7 +28,7 @@ class Role(IntEnum):
     TOOL = 5
     """The result of a tool call."""
 
-    __hash__ = int.__hash__  # that of an enum runs Python code
+    __hash__ = int.__hash__  # Enum's own __hash__ is slow Python code
 
     @property
     def gets_loss(self) -> bool:

@@ -1,12 +1,13 @@
 """Compare the replies of a document with their prompts at inference.
 
-A chat template may rewrite the past: drop earlier thoughts, or move the system message. A reply of the document is then
-not trained on as it is served. A reply changed if its prompt differs from the text before it, or if the template shows
-its message otherwise when the message is the last one: Qwen 3 writes `<think>` before the last reply only. The text
-after the message does not count, because many templates end a conversation with one more token.
+A chat template may rewrite the past: drop earlier thoughts, or move the system message. The document then trains on
+replies after text that is never served. A reply counts as changed in two cases: its prompt differs from the text before
+it, or the template renders its message differently when the message is the last one. For example, Qwen 3 writes
+`<think>` before the last reply only. The text after the message does not count, because many templates end a
+conversation with one more token.
 
-Every reply costs a rendering of its prompt and one of the conversation that ends with it, so the work for all replies
-grows with the square of the conversation's length. `chosen` bounds it.
+Every reply costs two renderings: its prompt, and the conversation that ends with it. The work for all replies grows
+with the square of the conversation's length, so `chosen` limits it.
 """
 
 from typing import Any, NamedTuple
@@ -16,11 +17,11 @@ from pretokenizer.template.fragment import Fragment, Outline, differing, text_of
 from pretokenizer.template.rendering import CompiledTemplate, TemplateFailureError
 
 WORK = 40
-"""Most messages to render for comparisons, for each message of a conversation. It suffices for all replies of a
-conversation of 75 messages in which every second message is a reply."""
+"""Limit on the messages rendered for comparisons, per message of a conversation. If every second message is a reply,
+all replies of a conversation of 75 messages are compared."""
 
 Pairs = list[tuple[Outline, Outline]]
-"""Texts in the document beside texts at inference. The reply changed if the texts of a pair differ."""
+"""Pairs (text in the document, text at inference) of one reply. The reply changed if the texts of a pair differ."""
 
 
 def chosen(starts: dict[int, int], num_messages: int) -> dict[int, int]:
@@ -47,8 +48,8 @@ class Document(NamedTuple):
 def compare(document: Document, number: int, start: int, recording: Recording | None) -> Pairs:
     """Return the pairs of texts that differ for reply `number`, which begins at `document.fragments[start]`.
 
-    With a recording, pairs that are equal for all conversations with the same answers are left out. A prompt that the
-    template refuses counts as different.
+    With a recording, a pair is left out only if its texts are equal in all conversations that share the recording. A
+    prompt that the template refuses counts as different.
     """
     try:
         if recording is not None and recording.is_exact:
@@ -71,7 +72,7 @@ def _recorded(document: Document, number: int, start: int, recording: Recording)
 
 
 def _plain(document: Document, number: int, start: int) -> Pairs:
-    """Compare one conversation only, through plain Jinja where its texts decide."""
+    """Return the pairs for this conversation alone. Plain texts are compared first, because fragments cost more."""
     template, messages, tools, here, text = document
     prompt = template.text(messages[:number], tools, True)
     if text_of(here[:start]) != prompt:

@@ -29,9 +29,9 @@ def shown(message: Message) -> dict[str, Any]:
 
 
 def plain_shape(conversation: Conversation) -> Hashable | None:
-    """Return the shape of a conversation without tools, whose messages have a role and a text only; else None.
+    """Return the shape of a conversation without tools and `fields`: (role, train) of each message.
 
-    The shape is (role, train) of each message. There is none for more than MAX_MESSAGES messages.
+    Return None if it has tools, `fields`, or more than MAX_MESSAGES messages.
     """
     if conversation.tools is not None or len(conversation.messages) > MAX_MESSAGES:
         return None

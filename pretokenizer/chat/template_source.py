@@ -1,4 +1,4 @@
-"""Where a chat template comes from: a Jinja file, or the `chat_template` of a `tokenizer_config.json`."""
+"""Read a chat template from a Jinja file, or from the `chat_template` of a `tokenizer_config.json`."""
 
 from pathlib import Path
 

@@ -32,7 +32,7 @@ For each function call, return a json object with function name and arguments wi
 
 
 def with_tool_text(conversation: Conversation) -> tuple[Message, ...]:
-    """Return the messages with everything in their texts: tools in the system message, reasoning, calls in replies."""
+    """Return messages that hold all as text: tools in the system message, reasoning and tool calls in the replies."""
     messages = [message._replace(text=spoken(message), fields=None) for message in conversation.messages]
     if conversation.tools:
         listed = tools_text(conversation.tools)

@@ -29,7 +29,7 @@ REFERENCE_ENV = "PRETOKENIZER_ENGINE"
 
 
 class Pass(Protocol):
-    """Interface of a way to encode conversations in one chat format: with the reference tokenizer or a fast engine."""
+    """Interface of a pass, which encodes conversations in one chat format: the reference tokenizer or a fast engine."""
 
     name: str
     """Name of the tokenizer library, for messages to the user."""
@@ -49,7 +49,7 @@ class Encoder:
         self.warnings: list[str] = [*reference.chat_format.warnings]
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
-        """Encode conversations, in order. Raises EngineMismatchError if a sampled document shows a wrong engine."""
+        """Encode conversations, in order. Raises EngineMismatchError if the ids of a sampled document are wrong."""
         if not conversations:
             return _empty_batch()
         is_plain = [conversation.is_plain for conversation in conversations]
@@ -90,7 +90,7 @@ def _fast_way(
         return str(error)
     except EngineMismatchError as error:
         return EngineMismatchError(f"gigatoken gives other ids for {str(error)!r}")
-    except Exception as error:  # whatever a foreign engine raises on a vocabulary it does not know
+    except Exception as error:  # the engine may raise anything for a vocabulary that it does not support
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return f"gigatoken cannot load this vocabulary: {reason}"
 

@@ -2,7 +2,7 @@
 
 The engine sees the chat format's control tokens as marks, which are random texts that no message contains. So only the
 control tokens that the format wrote are special. `<|im_end|>` or `</s>` in a message stays text, as with the reference
-tokenizer, or is encoded as the control token on demand.
+tokenizer. With `encode_special_in_text` it is encoded as the control token.
 """
 
 import json
@@ -51,7 +51,7 @@ class FastEngine:
     def encode(self, text: str) -> NDArray[np.uint32]:
         """Return the token ids of a text. The text from one mark to the next gets the same ids as on its own.
 
-        Raises UnicodeEncodeError for half of a surrogate pair.
+        Raises UnicodeEncodeError for a lone surrogate.
         """
         return self.encode_bytes(text.encode("utf-8"))
 

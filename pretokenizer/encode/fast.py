@@ -22,7 +22,7 @@ from pretokenizer.tokenizer.base import Tokenizer
 
 
 class FrameError(ValueError):
-    """Raised when marks cannot tell the turns of a chat format apart."""
+    """Raised when a chat format's frames do not hold the control tokens by which the fast pass finds turns."""
 
 
 class FramedPass:
@@ -58,7 +58,7 @@ class FramedPass:
         self._prove_on_battery(tokenizer)
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
-        """Encode conversations, in order. Raises EngineMismatchError if a sampled document shows a wrong engine."""
+        """Encode conversations, in order. Raises EngineMismatchError if the ids of a sampled document are wrong."""
         batch = self._encode(conversations)
         ends = np.cumsum(batch.document_sizes)
         for document in range(0, len(conversations), PROOF_INTERVAL):

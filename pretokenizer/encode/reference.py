@@ -28,7 +28,7 @@ class ReferencePass:
         self.encode_special_in_text = encode_special_in_text
 
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
-        """Encode conversations, in order. Raises ChatFormatError for one that the format cannot express."""
+        """Encode conversations, in order. Raises ChatFormatError if the format cannot express one of them."""
         return self.encode_rendered([self.render(conversation) for conversation in conversations])
 
     def render(self, conversation: Conversation) -> Rendered:

@@ -27,11 +27,11 @@ from pretokenizer.encode.token_roles import Numbers, runs_of
 from pretokenizer.tokenizer.base import Tokenizer
 
 _START = ""
-"""Name for the start of a document, beside the control tokens that marks stand for."""
+"""Name of the mark for the start of a document. All other marks have the names of control tokens."""
 _MAX_KNOWN = 10_000
-"""Most texts of the format, and most layouts of documents, that are cached."""
+"""Maximum number of entries in the cache of the format's texts, and in the cache of layouts."""
 _MAX_SPELLED = 64
-"""Most control tokens that are checked when spelled in a message; some vocabularies reserve thousands."""
+"""Maximum number of control tokens that the hard texts spell, because some vocabularies reserve thousands."""
 
 
 class RenderedPass:
@@ -63,8 +63,8 @@ class RenderedPass:
     def encode(self, conversations: Sequence[Conversation]) -> EncodedBatch:
         """Encode conversations, in order.
 
-        Raises ChatFormatError for a conversation that the format cannot express, and EngineMismatchError if a sampled
-        document shows that the engine is wrong.
+        Raises ChatFormatError if the format cannot express a conversation, and EngineMismatchError if the ids or roles
+        of a sampled document are wrong.
         """
         documents = [self._reference.render(conversation) for conversation in conversations]
         batch = self._encode(documents)
@@ -175,10 +175,10 @@ class RenderedPass:
 
 
 class _Layout(NamedTuple):
-    """What documents with the same kinds of pieces have in common."""
+    """Roles and fixed pieces of all documents that share one sequence of kinds."""
 
     kinds: Sequence[Kind]
-    """The kinds themselves. The layout keeps them alive, because it is found by their identity."""
+    """The kinds. The layout keeps them alive, because the cache of layouts has their `id()` as its key."""
     roles: bytes
     """The role of the start mark and of each piece."""
     fixed: list[int]
@@ -186,7 +186,7 @@ class _Layout(NamedTuple):
 
 
 class _Marked(dict[str, str]):
-    """Texts of the format -> the same texts with marks in place of their control tokens."""
+    """Cache of the format's texts: text -> the same text with marks in place of its control tokens."""
 
     def __init__(self, pattern: re.Pattern[str], marks: Mapping[str, str]) -> None:
         super().__init__()

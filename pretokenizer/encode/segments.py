@@ -1,7 +1,7 @@
-"""Where the tokens of an encoded text lie in it, for texts in which marks (engine.py) stand at known positions.
+"""Find the token at a byte position of an encoded text. The text has marks (engine.py) at known positions.
 
-A segment is the text from one mark to the next. The lengths of its tokens must add up to its text. Then the lengths of
-the tokens before a position give the token at that position, so that no position has to be computed for each token.
+A segment is the text from one mark to the next. The lengths of its tokens must add up to the length of its text. Then
+the running sums of the lengths show which token covers a position, and no position has to be computed for each token.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from pretokenizer.encode.token_roles import Numbers, token_roles
 
 
 class Segments(NamedTuple):
-    """An encoded text of T tokens, cut at its M marks."""
+    """An encoded text of T tokens, cut at its M marks. It maps byte positions to tokens, and so gives tokens roles."""
 
     marks: Numbers
     """(M,) index of the token of each mark."""
@@ -24,7 +24,7 @@ class Segments(NamedTuple):
     before: Numbers
     """(T + 1,) sum of the lengths of the tokens before each token, in bytes."""
     is_wrong: NDArray[np.bool_]
-    """(M,) whether the lengths of the segment's tokens do not add up to its text. Its positions mean nothing."""
+    """(M,) whether the lengths of the segment's tokens fail to add up to its text. Its positions are then invalid."""
 
     def first_tokens(self, positions: Numbers) -> Numbers:
         """Return for each position the index of the first token that begins at it or after it."""
@@ -36,7 +36,7 @@ class Segments(NamedTuple):
         return np.minimum(found, next_marks[segment])
 
     def bounds(self, tokens: Numbers) -> tuple[Numbers, Numbers]:
-        """Return the positions of the first byte and of the end of tokens that are no marks."""
+        """Return the byte positions at which the given tokens begin and end. None of them may be a mark."""
         segment = np.searchsorted(self.marks, tokens, side="right") - 1
         first = self.marks[segment] + 1
         shift = self.begins[segment] - self.before[first] - self.has_prefix[segment]

@@ -1,4 +1,4 @@
-"""How many bytes of a text each token stands for, so that ids alone tell where a token begins.
+"""How many bytes of a text each token stands for, so that a token's position follows from the ids alone.
 
 The table is right for byte-level vocabularies and for SentencePiece's, with `▁` and byte tokens. Its user must check
 that the lengths of a text's tokens add up to the text (rendered_pass.py).
@@ -15,7 +15,7 @@ from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.json_tokenizer import JsonTokenizer
 
 UNKNOWN = -(1 << 40)
-"""Length of a token that stands for no fixed text, such as `<unk>`. It is so negative that no sum with it is right."""
+"""Length of a token that stands for no fixed text, such as `<unk>`. No sum with it equals the length of a text."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 

@@ -21,7 +21,7 @@ def token_roles(
     """Return the role of each of N tokens, as an array (N,).
 
     Token i covers the characters `begins[i]` to `ends[i]`. The text consists of P pieces: piece j ends at
-    `piece_ends[j]` and has the role `piece_roles[j]`. With `touching`, one character with loss gives a token loss.
+    `piece_ends[j]` and has the role `piece_roles[j]`. With `touching`, one character with loss suffices for a token.
 
     >>> token_roles(np.array([0, 3]), np.array([3, 5]), np.array([4, 5]), np.array([1, 2], dtype=np.uint8), False)
     array([1, 1], dtype=uint8)

@@ -49,7 +49,7 @@ def is_plain_text(record: Record) -> bool:
 
 
 def unknown_form(record: Record) -> UnusableError:
-    """Return the error for a record of no known form, which says what is missing."""
+    """Return the error for a record of no known form. It names the likely cause, or lists the record's keys."""
     if {"role", "parent_id"} <= record.keys():
         return UnusableError("one message of a tree", "the data set oasst_export reads message trees")
     empty = [key for key in CONVERSATION if key in record]

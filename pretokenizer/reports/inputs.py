@@ -30,14 +30,14 @@ class InputFile:
 
 @dataclass(frozen=True)
 class InputReport:
-    """Files and fields of one data set that were read, and those that were not used."""
+    """The files and fields of one data set: which were read, and which were not used."""
 
     name: str
     files: list[InputFile]
     left_out: dict[str, str]
     """Path -> reason, for every other file that was found."""
     unused: list[str]
-    """Fields that records have and the source does not use."""
+    """Fields of the records that the source ignores."""
     irregular: dict[str, int]
     """Accepted irregularity, such as two messages of one role in a row -> number of conversations."""
 

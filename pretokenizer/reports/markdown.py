@@ -62,8 +62,8 @@ def _document(block: Document, tokenizer: Tokenizer) -> str:
 
 
 def fence_of(text: str) -> str:
-    """Return the fence of tildes for a Markdown code block that contains `text`.
+    """Return a fence for a Markdown code block that contains `text`: more tildes than any run of tildes in it.
 
-    No line of the text can close the block.
+    No line of the text can then close the block.
     """
     return "~" * max(4, 1 + max(map(len, re.findall("~+", text)), default=0))

@@ -22,7 +22,10 @@ _COLOURS = {
 
 
 def escape_controls(text: str) -> str:
-    """Return a text with its control characters escaped, as `\\x1b`, so that a terminal does not obey them."""
+    """Return a text with its control characters escaped, as `\\x1b`, so that a terminal does not obey them.
+
+    Tabs and line feeds stay.
+    """
     return _CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match.group()):02x}", text)
 
 

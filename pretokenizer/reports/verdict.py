@@ -44,13 +44,15 @@ def _settings(train: DatasetStats, lengths: LengthReport) -> list[str]:
 
 
 def recommended_length(lengths: LengthReport, num_documents: int) -> SeqLength:
-    """Return the shortest seq_length that cuts at most MAX_CUT_SHARE of the documents, or the longest one offered."""
+    """Return the shortest seq_length that cuts at most MAX_CUT_SHARE of the documents, or the longest in `lengths`."""
     fitting = (row for row in lengths.seq_lengths if row.documents_cut <= MAX_CUT_SHARE * num_documents)
     return next(fitting, lengths.seq_lengths[-1])
 
 
 def recommended_batch(rows_per_epoch: int) -> int:
-    """Return the largest global batch size up to 64 that leaves MIN_ITERATIONS iterations in an epoch, or 1.
+    """Return the largest power of two up to 64 that, as global batch size, gives an epoch MIN_ITERATIONS iterations.
+
+    Return 1 if there is none.
 
     >>> recommended_batch(10_000), recommended_batch(500), recommended_batch(20)
     (64, 16, 1)

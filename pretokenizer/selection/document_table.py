@@ -41,10 +41,11 @@ class PartFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class DocumentTable:
-    """The N documents of one data set in record order, with T turns, from U units. Most fields are columns (arrays).
+    """The N documents of one data set in record order. Most fields are columns (arrays).
 
-    A unit is a record that gives samples. With tens of millions of documents every column takes much memory, so each
-    has a narrow element type.
+    The documents have T turns in total and come from U units. A unit is a record that is neither bad nor dropped; it
+    gives any number of documents. The columns have narrow element types, to save memory: there may be tens of millions
+    of documents.
     """
 
     parts: Sequence[PartFiles]
@@ -62,7 +63,7 @@ class DocumentTable:
     turns: NDArray[np.int32]
     """(N,) number of turns of each document."""
     keys: NDArray[np.uint64]
-    """(N,) CRC-32 of each document's tokens and their number, in one integer. Equal documents have equal keys."""
+    """(N,) CRC-32 and number of each document's tokens, in one integer. Equal documents have equal keys."""
     controls: NDArray[np.int32]
     """(N,) number of control tokens, such as <|im_end|>, that each document's messages spell in their text."""
     langs: NDArray[np.uint16]

@@ -65,9 +65,10 @@ class DuplicateReport:
 def handle_duplicates(
     splits: dict[str, list[Selected]], store: TokenStore, remove: bool
 ) -> tuple[dict[str, list[Selected]], DuplicateReport]:
-    """Return the selection of each split and the numbers of duplicates in it.
+    """Count the exact duplicates, and return (selection of each split, report).
 
-    With `remove`, the returned selection keeps only the first of equal documents; train comes before val.
+    With `remove`, the selection keeps only the first of several equal documents, where train comes before val.
+    Otherwise the selection is unchanged.
     """
     everything = [*splits["train"], *splits["val"]]
     num_train = len(splits["train"])

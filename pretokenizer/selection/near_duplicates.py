@@ -16,7 +16,7 @@ from pretokenizer.selection.token_store import TokenStore, batches
 from pretokenizer.tasks.plan import BuildError
 
 SIMILARITY = 0.8
-"""Estimated Jaccard similarity (share of common runs) from which two documents count as near-duplicates."""
+"""Minimum estimated Jaccard similarity (share of common runs) of two near-duplicates."""
 NUM_SLOTS = 64
 SLOTS_PER_BAND = 4
 RUN_TOKENS = 5
@@ -66,7 +66,7 @@ def count_near_duplicates(splits: dict[str, list[Selected]], store: TokenStore) 
 def earlier_similar(signatures: NDArray[np.uint32]) -> NDArray[np.int64]:
     """Return (N,): for each row of `signatures` (N, NUM_SLOTS), the index of an earlier similar row, or -1 for none.
 
-    Of several rows that agree in a band, each is compared only with the first.
+    Rows that agree in a band are compared only with the first of them, so some similar pairs may be missed.
     """
     earlier = np.full(len(signatures), -1, dtype=np.int64)
     for start in range(0, NUM_SLOTS, SLOTS_PER_BAND):

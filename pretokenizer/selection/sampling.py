@@ -1,4 +1,4 @@
-"""Draw training documents and shorten validation sets, with the same random choices as the original.
+"""Draw training documents and shorten validation sets, with the same random choices as Open-Assistant's pretokenizer.
 
 The choices depend only on the numbers of documents and the seeds. Source of the rules: LAION-AI/Open-Assistant f1e6ed9.
 """
@@ -22,7 +22,7 @@ class TrainSampler:
         self._random = np.random.RandomState(seed)
 
     def sample(self, documents: Indices, entry: DatasetEntry) -> tuple[Indices, float]:
-        """Return (indices of the documents to write, their share of all `documents` for the report).
+        """Return (the documents to write, their share of all `documents` for the report).
 
         The entry's `fraction`, `size` and `max_train_set` decide how many are drawn. A fraction above 1 repeats them:
         2.5 gives all documents twice, and a random half. Raises ConfigError when `size` is above the number of
@@ -48,7 +48,10 @@ class TrainSampler:
 
 
 class ValCutter:
-    """Shortens the validation set of each data set. All data sets share one random generator, as in the original."""
+    """Shortens the validation set of each data set.
+
+    All data sets share one random generator, so their order matters.
+    """
 
     def __init__(self, seed: int, eval_size: int | None) -> None:
         self._random = np.random.RandomState(seed)

@@ -1,7 +1,7 @@
 """Select the documents of train and val: order the records, split them, sample, and filter.
 
-Random numbers are drawn in the order of the original: first to shorten the validation set of every data set, in the
-order of the section, and then to sample the training set of every data set.
+Random numbers are drawn in the order of Open-Assistant's pretokenizer: first to shorten the validation set of every
+data set, in the order of the section, and then to sample the training set of every data set.
 """
 
 from dataclasses import dataclass, replace
@@ -53,7 +53,7 @@ class Selected:
 
     @property
     def skipped(self) -> dict[str, int]:
-        """{reason: number of documents in `processed` that are left out for it}."""
+        """Reason -> number of documents in `processed` that are left out for it."""
         counts = np.bincount(self.outcomes, minlength=len(self.reasons) + 1)[1:].tolist()
         return {reason: count for reason, count in zip(self.reasons, counts, strict=True) if count}
 
@@ -139,7 +139,10 @@ def _filter(selected: Selected, config: PretokenizeConfig, split: str) -> Select
 
 
 def _limit(chosen: list[Selected], max_count: int | None) -> list[Selected]:
-    """Return the selection of one split, cut after `max_count` accepted documents in all; None or 0 means no limit."""
+    """Return the selection of one split, cut after `max_count` accepted documents over all data sets.
+
+    None or 0 means no limit.
+    """
     if not max_count:
         return chosen
     limited = []

@@ -11,9 +11,9 @@ from pretokenizer.encode.batch import ranges
 from pretokenizer.selection.document_table import DocumentTable, PartTokens
 
 GIVE_BACK_BYTES = 128 << 20
-"""Number of bytes read from mapped files after which their memory is released, which bounds the memory used."""
+"""The memory of all mapped files is released each time this many bytes have been read, to bound memory use."""
 FAULT_BYTES = 64 << 10
-"""Smallest number of bytes counted for one read: the kernel maps a window of this size even for a short document."""
+"""Minimum number of bytes to count for one read: the kernel maps a window of this size even for a short document."""
 
 BATCH_TOKENS = 1 << 19
 """Approximate number of tokens in one batch of documents."""

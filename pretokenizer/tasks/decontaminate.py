@@ -53,7 +53,7 @@ class Questions:
     def load(cls, config: PretokenizeConfig) -> "Questions":
         """Read the test questions in the configuration's `decontaminate` files.
 
-        Raises RecordError when there are none.
+        Raises RecordError when the files hold no question that is long enough.
         """
         questions = cls(
             (text for path in question_files(config) for text in read_questions(path)),

@@ -74,8 +74,9 @@ class SentencePieceTokenizer(Tokenizer):
     def align(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> Alignment:
         """Return the token ids of a text and the characters that each token covers (see `Tokenizer.align`).
 
-        SentencePiece finds user-defined pieces in a text, and some are control tokens. When one is spelled inside
-        `plain`, `_marked_processor` encodes the text. It recognises a random mark in place of each such piece.
+        SentencePiece encodes each user-defined piece that a text spells as one token, and some of these pieces are
+        control tokens. If one is spelled inside `plain`, `_marked_processor` encodes the text, with a random mark for
+        each control token outside of `plain`. It takes the spelled piece for ordinary text.
         """
         own, is_spelled = self.control_matches(text, plain)
         symbols = [match for match in own if match.group() in self._symbols]
