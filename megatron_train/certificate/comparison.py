@@ -1,7 +1,7 @@
-"""What a few training iterations gave, and how far two such records are apart.
+"""Record the results of a few training iterations, and measure the differences between two such records.
 
     difference = compare(trace, reference)
-    difference.gradient     # the worst one: Worst(relative=3.1e-07, name="decoder.final_norm.weight", iteration=2)
+    difference.gradient     # the largest one: Worst(relative=3.1e-07, name="decoder.final_norm.weight", iteration=2)
 
 Differences of tensors are relative to the largest value of the tensor in the reference.
 """
@@ -28,7 +28,7 @@ class Trace:
     updates: dict[str, Tensor]
     """Weights after the last iteration minus the weights before the first one."""
     rounding: dict[str, float]
-    """Difference of two correct updates that the rounding of the weights explains, for each tensor."""
+    """Tensor -> largest difference between two correct updates that the rounding of the weights can cause."""
     copies_apart: float
     """Largest absolute difference between two ranks that hold copies of the same gradient or weight."""
     num_applied: int
@@ -44,7 +44,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Worst:
-    """The largest relative difference of one kind, with the parameter and the iteration, from 1, where it is."""
+    """The largest relative difference of one kind, and its place: the parameter, and the iteration, counted from 1."""
 
     relative: float
     name: str = ""
@@ -61,7 +61,7 @@ class Difference:
     update: Worst
     copies_apart: float
     num_applied: int
-    """Number of iterations that updated the weights in both runs; -1 when the runs differ in it."""
+    """Number of iterations that updated the weights in both runs; -1 when the two runs have different numbers."""
 
 
 def compare(trace: Trace, reference: Trace) -> Difference:

@@ -96,8 +96,8 @@ class NamedLayout:
     def reduced(self, most_processes: int) -> NamedLayout:
         """Return the largest layout of the same kinds of parallelism that `most_processes` processes can run.
 
-        Of two layouts of the same size, the one with more pipeline stages is returned, because a stage in the middle
-        differs from the first and the last one, while two tensor-parallel ranks already differ in everything.
+        Of two layouts of the same size, the one with more pipeline stages is returned. A middle stage works differently
+        from the first and the last one, while further tensor-parallel ranks work like the first two.
         """
         ranks = self.ranks
         tp, pp, dp = min(ranks.tp, MOST_TP), min(ranks.pp, MOST_PP), min(ranks.dp, MOST_DP)

@@ -2,9 +2,9 @@
 
     results = run_distributed(fn, world_size, *arguments)
 
-`fn` is a function of a module, because the other processes find it by name. The processes start once, since importing
-torch and megatron-core takes seconds, and serve every later call. Each call has its own process groups. `fresh` starts
-new processes, for functions that leave traces in one. When a rank fails, all ranks end.
+`fn` must be a module-level function, because the other processes find it by name. The processes start once and serve
+every later call, because importing torch and megatron-core takes seconds. Each call has its own process groups. `fresh`
+starts new processes, for functions that change the state of their process. When a rank fails, all ranks end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Make a run small enough for a few CPU processes, with everything kept that a parallel layout depends on.
+"""Shrink a run so that a few CPU processes can train it, but keep everything that a parallel layout depends on.
 
 The model keeps its family, norms, biases, activation, rotary kind, tied embeddings, ratio of query heads to key/value
 heads, key/value heads for each tensor-parallel rank, sliding window and padded vocabulary. The settings keep packing,
@@ -67,9 +67,10 @@ def small_model(model: ModelConfig, layouts: list[LayoutPair], seq_length: int) 
 
 
 def small_depth(layouts: list[ParallelLayout]) -> int:
-    """Return the smallest number of layers that each layout can split, unevenly if it gives a stage its own number.
+    """Return the smallest number of layers that each layout can split.
 
-    Raises ConfigError when there is none.
+    A layout that sets the number of layers of its first or last stage must split them unevenly. Raises ConfigError when
+    no number fits all layouts.
     """
     for number in range(LEAST_LAYERS, MOST_LAYERS + 1):
         if all(_splits(layout, number) for layout in layouts):
@@ -108,9 +109,9 @@ def small_row(seq_length: int) -> int:
 
 
 def micro_batches(config: TrainConfig, pair: LayoutPair) -> int:
-    """Return the micro-batches of a data-parallel rank: those of the run, but at most two for each pipeline stage.
+    """Return the number of micro-batches of a data-parallel rank: the run's own, but at most two per pipeline stage.
 
-    With interleaving it is a multiple of the stages.
+    With interleaving, the number is a multiple of the number of stages.
     """
     stages = pair.small.ranks.pp
     asked = pair.asked.ranks.num_microbatches(config.batch) if config.batch.global_batch_size else 2 * stages

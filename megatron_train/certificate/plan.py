@@ -33,7 +33,7 @@ DOCUMENTS_PER_ROW = 4
 
 @dataclass(frozen=True)
 class Case:
-    """One run of the small model that is compared with one process."""
+    """One run of the small model in a parallel layout, which is compared with its run in one process."""
 
     layout: NamedLayout
     precision: str
@@ -43,7 +43,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Everything that a certificate runs, and what it was made from."""
+    """The runs of a certificate, and the user's command, model and layouts that they stand for."""
 
     command: CommandLine
     model: ModelConfig

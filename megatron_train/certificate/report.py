@@ -14,7 +14,7 @@ from megatron_train.certificate.sample import WINDOWS
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest relative differences that count as equal. None = not compared."""
+    """The largest relative differences that count as equal. None: not compared."""
 
     loss: float
     grad_norm: float
@@ -24,14 +24,15 @@ class Tolerance:
 
 EXACT = Tolerance(loss=1e-5, grad_norm=1e-5, gradient=1e-5, update=1e-5)
 ROUNDED = Tolerance(loss=5e-3, grad_norm=5e-2, gradient=2e-1, update=None)
-"""16-bit numbers are rounded in another order in each layout. Updates are below the spacing of 16-bit weights."""
+"""Each layout rounds 16-bit numbers in a different order. Updates are not compared, because they are smaller than the
+spacing of 16-bit weights."""
 SHOWN_SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "vocab_size")
 TOLERANCES = {"fp32": EXACT, "bf16": ROUNDED, "fp16": ROUNDED}
 
 
 @dataclass(frozen=True)
 class Result:
-    """The comparison of one run with one process."""
+    """The comparison of a run in a parallel layout with the run in one process."""
 
     layout: NamedLayout
     precision: str

@@ -20,7 +20,7 @@ from pretokenizer.files.shard import ShardWriter
 WINDOWS = (13, 64, 29, 47)
 """Lengths in tokens to which documents are cut, in turn."""
 MOST_READ = 10_000
-"""Number of documents among which those with a target token are looked for."""
+"""Maximum number of documents to read in search of target tokens."""
 
 
 def write_sample(data: Data, seed: int, num_documents: int, vocab_size: int, prefix: Path) -> int:

@@ -3,8 +3,8 @@
     parameters, copies_apart = full_parameters(run.chunks)      # {name in a checkpoint: whole tensor}
     gradients, copies_apart = full_gradients(run.chunks)        # after the backward passes, before the optimizer step
 
-Copies are tensors that several ranks hold alike: all of them over data-parallel ranks, norms over tensor-parallel
-ranks, tied embeddings over the first and the last pipeline stage.
+Copies are tensors that several ranks hold: data-parallel ranks share all tensors, tensor-parallel ranks the norms, and
+the first and the last pipeline stage tied embeddings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from megatron_train.checkpoint.save_load import sharded_state_dict
 def full_parameters(chunks: list[Any]) -> tuple[dict[str, Tensor], float]:
     """Return every parameter of the model by its name in a checkpoint, and the largest difference of two copies.
 
-    All ranks call this function and get the same.
+    All ranks call this function and get the same result.
     """
     return _full_tensors(chunks, lambda parameter: parameter)
 
@@ -33,7 +33,7 @@ def full_gradients(chunks: list[Any]) -> tuple[dict[str, Tensor], float]:
     """Return the gradient of every parameter, reduced over all ranks, and the largest difference of two copies.
 
     Call the function after the backward passes and before the optimizer step, which scales gradients in place. All
-    ranks call this function and get the same.
+    ranks call this function and get the same result.
     """
     _gather_gradients(chunks)
     return _full_tensors(chunks, lambda parameter: parameter.main_grad.view(parameter.shape))
@@ -79,8 +79,9 @@ def _full_tensors(chunks: list[Any], value_of: Callable[[Any], Tensor]) -> tuple
 
 
 def perturb_parameters(chunks: list[Any]) -> None:
-    """Move random initial norms from one and biases from zero, where a wrong layout would not show; enlarge the rest.
+    """Change initial weights so that a wrong layout shows: add noise to norms and biases, and enlarge all others.
 
+    Unchanged norms are all one and biases all zero, so a rank that reads the wrong ones would give the right result.
     Call the function on one process, and let every layout load its weights.
     """
     with torch.no_grad():

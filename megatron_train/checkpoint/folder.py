@@ -77,7 +77,7 @@ def list_iterations(checkpoint_dir: Path) -> list[int]:
 
 
 def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) -> Path:
-    """Return the folder of the checkpoint of `iteration`, by default of the one that the tracker file names.
+    """Return the folder of the checkpoint of `iteration`. With None, the tracker file names the checkpoint.
 
     `checkpoint_dir` may also be the path of one published checkpoint. Raises CheckpointError that names what is missing
     and what the folder holds.

@@ -3,8 +3,8 @@
 Each data-parallel rank holds a range of the flattened parameters. A checkpoint holds whole tensors, so that any layout
 can load it. To save, each rank gets only the tensors that it writes itself, one at a time, from the ranks that hold
 their pieces. To load, each rank reads only the tensors of which it holds a piece: first all main weights, then all
-first moments, then all second moments. So saving needs the memory of the rank's own share of the state once more, and
-loading a third of that.
+first moments, then all second moments. So the extra memory for saving is as large as the rank's own share of the state,
+and that for loading a third of it.
 
     state = sharded_optimizer_state(optimizer, model_state)                      # tensors without data
     ... megatron-core chooses the rank that writes each tensor ...
@@ -106,7 +106,7 @@ def merge_without_copy(factory: ShardedTensorFactory) -> None:
 
 
 class Source(NamedTuple):
-    """The optimizer tensor whose data a tensor of the checkpoint takes: `state_key` of the parameter `number`."""
+    """The optimizer tensor that is saved as a checkpoint's tensor: `state_key` of the parameter `number`."""
 
     state_key: str
     number: int
@@ -126,7 +126,7 @@ def sources_of(state: dict[str, Any]) -> dict[int, Source]:
 
 
 def gather_pieces(optimizer: Any, sources: dict[int, Source], sharded_state_dict: Any, group: Any) -> list[Tensor]:
-    """Give data to the meta tensors that this rank writes, from the pieces of them on the ranks of `group`.
+    """Fill the meta tensors that this rank writes with data, from their pieces on the ranks of `group`.
 
     All ranks of `group` call this function. It returns the tensors that it allocates. If this rank itself holds the
     whole data of a tensor, the tensor uses that memory, and nothing is allocated.

@@ -20,8 +20,9 @@ LOCK_FILE = ".run.lock"
 def run_lock(save: str | None) -> Iterator[None]:
     """Hold the lock on the folder `save` while the block runs; without a folder, there is no lock.
 
-    All ranks enter the block together, and rank 0 takes the lock. The lock ends with the process, even with a killed
-    one. Raises CheckpointError on every rank when another run holds the lock; the message names its host and process.
+    All ranks enter the block together, and rank 0 takes the lock. The lock is released when the process ends, even if
+    it is killed. Raises CheckpointError on every rank when another run holds the lock; the message names its host and
+    process.
     """
     if save is None:
         yield

@@ -121,7 +121,7 @@ def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None
 
 
 def _load(folder: Path, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return `state_dict` with its sharded tensors loaded from `folder`, into the memory that they have.
+    """Load the sharded tensors of `state_dict` from `folder`, into their own memory, and return the dictionary.
 
     All ranks call this function. Raises CheckpointError when the folder lacks a tensor or a shape differs.
     """
@@ -131,7 +131,7 @@ def _load(folder: Path, state_dict: dict[str, Any]) -> dict[str, Any]:
     try:
         _use_names_on_disk(folder, state_dict)
         with torch.no_grad():
-            # Each rank loads other parts of the optimizer, so the parts of one rank are not complete.
+            # Each rank loads different parts of the optimizer, so the parts of one rank are not complete.
             loaded: dict[str, Any] = dist_checkpointing.load(state_dict, str(folder), validate_access_integrity=False)
     except (dist_checkpointing.core.CheckpointingException, CheckpointException) as error:
         raise CheckpointError(f"{folder}: does not fit this model: {str(error).strip().splitlines()[-1]}") from error
@@ -152,7 +152,7 @@ def _load_chunk(model: Any, tensors: dict[str, Any]) -> list[str]:
 
 
 class Contents(NamedTuple):
-    """Everything that a checkpoint is made from."""
+    """The settings, progress, model, optimizer and tokenizer folders that a checkpoint is made from."""
 
     config: TrainConfig
     model_config: ModelConfig

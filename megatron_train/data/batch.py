@@ -1,4 +1,4 @@
-"""Documents -> the arrays of one micro-batch, in pure numpy. Every position is a (token, label) pair of one document.
+"""Turn documents into the arrays of one micro-batch, in numpy. Every position is a (token, label) pair of a document.
 
 A document of n tokens fills n - 1 positions: tokens = document[:-1], labels = document[1:].
 
@@ -69,7 +69,10 @@ class Batch:
 
 
 def loss_weights(role_ids: NDArray[np.integer], rule: LossRule) -> NDArray[np.float32]:
-    """Return the loss weight of each position of a document with `role_ids` [n], as an array [n - 1]."""
+    """Return the loss weight of each position of a document with `role_ids` [n], as an array [n - 1].
+
+    Tokens of the role ASSISTANT_NO_LOSS always have weight 0.
+    """
     trained = np.isin(role_ids, rule.loss_roles)
     if rule.last_turn_only and trained.any():
         last = int(np.flatnonzero(trained)[-1])

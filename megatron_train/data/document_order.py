@@ -52,9 +52,10 @@ def epoch_order(subset: Indices, target: int, rng: np.random.RandomState) -> Ind
 
 
 def blend_order(weights: Sequence[float], num_samples: int) -> NDArray[np.int32]:
-    """Return for each of `num_samples` samples the index of the weight that it is drawn for.
+    """Return for each of `num_samples` samples the index of the data set that it comes from, [num_samples].
 
-    A sample goes to the weight that is furthest behind its share of the samples so far, the first one in a tie.
+    `weights` has one weight for each data set. The next sample comes from the data set that is furthest behind its
+    share of the samples so far; in a tie, from the first of them.
     """
     shares = np.asarray(weights, dtype=np.float64) / sum(weights)
     taken = np.zeros(len(shares))
@@ -86,7 +87,7 @@ def training_paths(data: Data) -> tuple[tuple[str, ...], str]:
 
 
 class OrderBuilder:
-    """Orders the training documents of one or more weighted prefixes. A longer order begins like a shorter one."""
+    """Orders the training documents of one or more weighted prefixes. A longer order begins with the shorter one."""
 
     def __init__(self, counts: Indices, weights: Sequence[float], split: str | None, seed: int) -> None:
         self.weights, self.seed, self.split = list(weights), seed, split

@@ -47,7 +47,7 @@ class DeviceBatch:
 
 @dataclass(frozen=True)
 class HostBatch:
-    """A Batch, and as tensors in host memory all that is copied to the device, by name."""
+    """A Batch, and the tensors in host memory that are copied to the device, by name."""
 
     batch: Batch
     tensors: dict[str, Tensor]

@@ -114,7 +114,7 @@ def _read(folder: Path, key: dict[str, Any], documents: DocumentSet) -> Samples 
 
 
 def _write(folder: Path, key: dict[str, Any], samples: Samples) -> None:
-    """Write the packing plan to `folder`, in place of an unusable one. A failure causes a warning and leaves none."""
+    """Write the packing plan to `folder`, and replace an unusable one. A failure causes only a warning."""
     # Nodes that share the file system may write at the same time, so each process has a staging folder of its own.
     staging = folder.with_name(f".{folder.name}.{socket.gethostname()}-{os.getpid()}.staging")
     try:

@@ -21,7 +21,7 @@ LONGEST_WAIT = 5.0
 
 
 class ReadAhead(Generic[Row, Batch]):
-    """Reads micro-batches by the function `read`, the next ones in a thread."""
+    """Reads micro-batches with the function `read`, and the next ones in advance in a thread."""
 
     def __init__(self, read: Callable[[Row], Batch]) -> None:
         self._read = read
@@ -60,7 +60,7 @@ class _Reading(Generic[Row, Batch]):
         self.rows = rows
         self.result: Future[list[Batch]] = Future()
         self._stopped = Event()
-        # A daemon does not keep a process alive that ends in another way than by `stop`.
+        # A daemon thread does not keep the process alive when `stop` is never called.
         self._thread = Thread(target=self._run, args=(read,), name="read ahead", daemon=True)
         self._thread.start()
 

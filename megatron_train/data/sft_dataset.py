@@ -1,4 +1,4 @@
-"""Shards -> samples in training order: over-long documents, packing, evaluation sets.
+"""Turn shards into samples in training order, with over-long documents and packing, and into evaluation sets.
 
 A *piece* is (document, start, length): consecutive tokens of a document. A *sample* is a row of pieces: one piece when
 rows are padded, several when they are packed. Which pieces form which sample depends on the document lengths and the
@@ -73,7 +73,7 @@ def open_documents(prefixes: Sequence[str], data: Data) -> DocumentSet:
 
 
 def training_samples(data: Data, num_samples: int, seed: int) -> Samples:
-    """Return the first `num_samples` samples in training order. A larger number begins with the same samples.
+    """Return the first `num_samples` samples in training order. A larger number gives the same samples first.
 
     Raises ConfigError when there is nothing to train on.
     """
@@ -132,7 +132,7 @@ def _overlong_hint(data: Data) -> str:
 
 
 def _epoch_facts(documents: DocumentSet, subset: Indices, data: Data) -> EpochFacts:
-    """Return the facts of an epoch over the document numbers `subset`. Its rows count as if each held one piece."""
+    """Return the facts of an epoch over the document numbers `subset`. Each piece counts as one row."""
     rows = len(_pieces(documents.lengths, subset, data, seed=0)[0])
     overlong = documents.lengths[subset] > data.seq_length + 1
     trained = has_target(documents, data)[subset]

@@ -1,4 +1,4 @@
-"""Which documents have a target: a token that the loss counts, within the part of the document that is trained on."""
+"""Find the documents that have a target: a token with loss in the part of the document that is trained on."""
 
 from __future__ import annotations
 

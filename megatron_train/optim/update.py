@@ -19,7 +19,7 @@ from megatron_train.optim.adam import FusedLayoutAdam
 from megatron_train.parallel.distributed import device
 
 MIN_HISTORY = 16
-"""Length of the history below which no value counts as a spike, because its standard deviation means little."""
+"""Minimum length of the history to detect spikes. The standard deviation of fewer values is unreliable."""
 MIN_SPREAD = 1e-3
 """Lower bound of the standard deviation, as a share of the mean. Without it, after equal values any small increase
 would count as a spike."""
@@ -75,7 +75,7 @@ def _clip(optimizer: Any, limit: float, norm: float) -> None:
 
 
 class DivergedError(ValueError):
-    """Raised when the loss or the gradient norm has not been finite for too many iterations in a row."""
+    """Raised after too many iterations in a row whose loss or gradient norm is not finite."""
 
 
 class NothingLearnedError(ValueError):
@@ -111,7 +111,7 @@ class Divergence:
 def is_spike(value: float, history: Sequence[float], sigma: float) -> bool:
     """Return whether `value` is more than `sigma` standard deviations above the mean of `history`, the recent values.
 
-    The history includes earlier spikes. So when values rise for good, they stop counting as spikes after a while.
+    The history includes earlier spikes. So if the values stay high, they stop counting as spikes after a while.
     """
     if len(history) < MIN_HISTORY:
         return False

@@ -79,7 +79,7 @@ def add_product(inputs: Tensor, gradients: Tensor, buffer: Tensor) -> None:
 
 
 def add_product_in_16_bits(inputs: Tensor, gradients: Tensor, buffer: Tensor) -> None:
-    """Do the same for 16-bit `inputs` and `gradients`, on CUDA."""
+    """Do what add_product does, for 16-bit `inputs` and `gradients` on CUDA."""
     torch.ops.aten.addmm.dtype_out(buffer, gradients.t(), inputs, buffer.dtype, out=buffer)
 
 
