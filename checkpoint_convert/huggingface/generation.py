@@ -74,7 +74,7 @@ def write_generation_config(
 ) -> None:
     """Write generation_config.json: the source's `settings`, with the token ids that config_ids returns.
 
-    Write no file when there are neither settings nor ids.
+    `keep` is passed to config_ids. No file is written when there are neither settings nor ids.
     """
     if found := {**settings, **config_ids(ids, settings, keep)}:
         text = json.dumps(found, indent=2, ensure_ascii=False)

@@ -80,7 +80,10 @@ def model_card(
 
 
 def _front_matter(facts: CardFacts, names: list[str], is_trained: bool) -> str:
-    """Return the card's YAML header, from which the hub takes licence, languages, base model, task and library."""
+    """Return the card's YAML header, from which the hub takes licence, languages, base model, task and library.
+
+    `names` is the checkpoint's lineage; its last name becomes the base model if it is a name on the hub.
+    """
     values = {
         "license": facts.license,
         "language": list(facts.language),

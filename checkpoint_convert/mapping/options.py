@@ -17,7 +17,7 @@ class ImportOptions:
     new_tokens: bool = True
     """Whether extra tokens of a SentencePiece vocabulary follow Megatron's <CLS> <SEP> <EOD> <MASK> <PAD>."""
     dtype: torch.dtype | None = None
-    """Dtype of the written weights. None = the dtype of most of the source."""
+    """Dtype of the written weights. None: the dtype of most weights in the source."""
     make_vocab_size_divisible_by: int = 128
     new_token_init: NewTokenInit = "mean"
     seed: int = 1234
@@ -30,7 +30,7 @@ class ExportOptions:
     """Settings of to-hf, the export to a Hugging Face folder."""
 
     dtype: torch.dtype | None = None
-    """Dtype of the written weights. None = the dtype of most of the checkpoint."""
+    """Dtype of the written weights. None: the dtype of most weights in the checkpoint."""
     max_shard_bytes: int = 2_000_000_000
     iteration: int | None = None
     vocab_size: str = "auto"
@@ -40,7 +40,7 @@ class ExportOptions:
     hub_name: str | None = None
     """ORG/NAME under which the folder will be uploaded. The model card names it."""
     is_temporary: bool = False
-    """Whether the checkpoint is removed after the export, so that the receipt must not name it."""
+    """Whether the checkpoint is removed after the export. The receipt then does not name it."""
     license: str | None = None
     """Identifier of the licence for the model card, such as `apache-2.0`."""
     language: tuple[str, ...] = ()

@@ -9,8 +9,8 @@ Layouts, for `groups` query groups of `n` query heads with `d` channels each:
     linear_qkv   rows of group 0: n*d of q, d of k, d of v; then group 1 ...   (GPT-NeoX and Falcon: the same)
     linear_fc1   gated: rows of gate (the activation applies to them), then rows of up
 
-The functions return views to be concatenated along axis 0, and copy nothing. They also work on the `meta` device, which
-gives all shapes before any tensor is read.
+The functions return views to be concatenated along axis 0, and copy nothing. They also work on the `meta` device, so
+all shapes can be computed before any tensor is read.
 """
 
 from __future__ import annotations

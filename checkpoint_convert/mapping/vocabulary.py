@@ -47,8 +47,8 @@ class RowPlan:
 def grow(tensor: Tensor, plan: RowPlan, name: str) -> Parts:
     """Return an embedding or output layer with its new rows: [source_rows, hidden] -> parts of [padded_rows, hidden].
 
-    The first rows equal the source's bit for bit. Raises ConvertError when the tensor has another number of rows than
-    the plan's source.
+    The first rows equal the source's bit for bit. Raises ConvertError when `tensor` does not have the plan's number of
+    source rows.
     """
     if tensor.shape[0] != plan.source_rows:
         raise ConvertError(f"{name}: has {tensor.shape[0]:,} rows, but the config states {plan.source_rows:,}")

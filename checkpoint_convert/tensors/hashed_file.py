@@ -23,9 +23,9 @@ import numpy as np
 BUFFER_BYTES = 1 << 22
 NUM_BUFFERS = 4
 BLOCK_BYTES = 1 << 12
-"""Bytes. Addresses, offsets and lengths of direct writes are multiples of it, as usual disks require."""
+"""Addresses, offsets and lengths of direct writes are multiples of this number of bytes, as most disks require."""
 CACHED_BYTES = 1 << 18
-"""Bytes of one write through the page cache. Larger ones are slower: the kernel searches for large free pages."""
+"""Bytes of one write through the page cache. Larger writes are slower: the kernel searches for large free pages."""
 O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -42,7 +42,7 @@ class NewFile:
         self._set_direct(True)
         self._digest = hashlib.sha256()
         self._hashing, self._writing = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self._start, self._used = 0, 0  # of the buffer: its offset in the file, its bytes so far
+        self._start, self._used = 0, 0  # offset of the current buffer in the file, and bytes in it so far
         self._free = [_new_buffer() for _ in range(NUM_BUFFERS)]
         self._in_flight: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
 
@@ -108,7 +108,7 @@ class NewFile:
 
     def _put(self, data: memoryview, offset: int) -> None:
         if len(data) % BLOCK_BYTES:
-            self._set_direct(False)  # the end of the file
+            self._set_direct(False)  # only the end of the file has such a length
         start = offset
         while len(data):
             try:
@@ -124,7 +124,7 @@ class NewFile:
             os.posix_fadvise(self._descriptor, start, offset - start, os.POSIX_FADV_DONTNEED)
 
     def _set_direct(self, is_direct: bool) -> None:
-        """Switch direct writes (O_DIRECT) on or off. A file system without them keeps writing through the cache."""
+        """Switch direct writes (O_DIRECT) on or off. If the file system refuses them, they stay off."""
         flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & ~O_DIRECT
         try:
             fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | O_DIRECT if is_direct else flags)

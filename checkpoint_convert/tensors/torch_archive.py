@@ -73,10 +73,11 @@ def read_archive(mapped: MappedFile, offset: int = 0, length: int | None = None,
 
 
 def _read_legacy(mapped: MappedFile, kept: Names) -> Any:
-    """Read the older format: magic number, protocol, system, the object, the keys of its storages, and their bytes.
+    """Return the object in a file of the older format. `kept` and the errors are those of read_archive.
 
-    A storage holds the elements of a tensor and follows the object. The first pass over the object finds the size of
-    every storage, the second maps the tensors. Raises ConvertError naming the file.
+    The file holds pickles of a magic number, the protocol, the system, the object and the keys of its storages. The
+    storages follow, which hold the elements of the tensors. The object is read twice: once to find the size of every
+    storage, and once to map the tensors.
     """
     name, file = str(mapped.path), io.BufferedReader(FileSlice(mapped.descriptor, 0, mapped.size))
     _, protocol, system = (read_pickle(file, name) for _ in range(3))

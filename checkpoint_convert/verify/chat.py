@@ -34,7 +34,7 @@ CONVERSATION = Conversation(
 
 @dataclass(frozen=True)
 class ChatOutcome:
-    """The result of check_chat: what was compared, and the difference found, or an empty text."""
+    """The result of check_chat: a description of the comparison, and the difference found or an empty text."""
 
     compared: str
     problem: str = ""
@@ -47,9 +47,9 @@ class ChatOutcome:
 def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
     """Compare the tokenizer files of an export with the checkpoint's.
 
-    If the export should have the imported folder's files, they are compared byte by byte. Otherwise a conversation must
-    get the same ids from the pretokenizer, from apply_chat_template, and from the exported tokenizer on the rendered
-    text. Returns None for a checkpoint without a tokenizer or without a chat format.
+    An export that keeps the imported folder's tokenizer files is compared with them byte by byte. In any other export,
+    a conversation must get the same ids from the pretokenizer, from apply_chat_template, and from the exported
+    tokenizer on the rendered text. Return None for a checkpoint without a tokenizer or without a chat format.
     """
     folder = checkpoint / TOKENIZER_DIR
     if not folder.is_dir():
@@ -78,7 +78,7 @@ def compare_paths(hf_dir: Path, export: TokenizerExport, chat_format: ChatFormat
         with bounded(str(hf_dir)):
             applied = loaded.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
             rendered = loaded.apply_chat_template(messages, tokenize=False)
-    # Before training on shards, the source's BOS in front of a text stays.
+    # A checkpoint that was not trained on shards keeps the BOS that its source's tokenizer adds.
     tokenized = loaded(rendered, add_special_tokens=export.adds_bos is not None)["input_ids"]
     if list(applied) != ours:
         return ChatOutcome(compared, "apply_chat_template and the pretokenizer give different ids")

@@ -26,7 +26,7 @@ SUMS, MANIFEST = "SHA256SUMS", "manifest.json"
 
 @dataclass(frozen=True)
 class Link:
-    """One folder that a receipt covers, and the SHA-256 of the file in it that lists the sums of its other files."""
+    """One folder that a receipt covers. A file in it lists the sums of the others; the link holds that file's sum."""
 
     kind: str
     """What the folder holds: `model`, `checkpoint` or `shards`."""
@@ -58,8 +58,8 @@ class Outcome:
 def write_receipt(hf_dir: Path, checkpoint: Path, is_temporary: bool = False) -> None:
     """Write HF_DIR/receipt.json for the model, its checkpoints and their shards. HF_DIR/SHA256SUMS must be complete.
 
-    A temporary checkpoint, which another tool's checkpoint was imported to, is not named. If the chain begins with
-    weights that were imported from another exported folder, the links of that folder's receipt follow.
+    With `is_temporary`, the checkpoint is only a step in the conversion of another tool's checkpoint, so the receipt
+    does not name it. If the first run of the chain started from another exported folder, that folder's links follow.
     """
     links = [_link("model", hf_dir, SUMS, ".")]
     chain = ancestors(checkpoint)
@@ -88,7 +88,7 @@ def _imported_links(release: Path) -> list[Link]:
 
 
 def renew_sums(hf_dir: Path, names: Collection[str]) -> None:
-    """Put the new SHA-256 of the files `names` into HF_DIR/SHA256SUMS, and that of SHA256SUMS into the receipt.
+    """Update the SHA-256 of the files `names` in HF_DIR/SHA256SUMS, and the SHA-256 of SHA256SUMS in the receipt.
 
     Commands that add to the model card call this. The sums of all other files stay, so a changed weight is still found.
     A folder without SHA256SUMS is left alone.
@@ -131,9 +131,9 @@ def read_receipt(hf_dir: Path) -> dict[str, Any]:
 
 
 def check_receipt(hf_dir: Path) -> Outcome:
-    """Compare every file that a folder's receipt.json covers and that is on this machine with its SHA-256.
+    """Compare every file that a folder's receipt.json covers with its SHA-256.
 
-    Raises ValueError for a folder without a readable receipt.
+    A file that is not on this machine counts as missing. Raises ValueError for a folder without a readable receipt.
     """
     outcome = Outcome([], [], [])
     for link in (Link(**link) for link in read_receipt(hf_dir)["links"]):
@@ -142,7 +142,7 @@ def check_receipt(hf_dir: Path) -> Outcome:
 
 
 def replay_receipt(hf_dir: Path) -> Replay:
-    """Compute the training iteration of a folder's receipt again. Raises ValueError for an unreadable receipt."""
+    """Replay the training iteration that a folder's receipt records. Raises ValueError for an unreadable receipt."""
     recorded = read_receipt(hf_dir).get("replay")
     if not recorded:
         return Replay("not replayed: the receipt records no iteration that a CPU can repeat bitwise")

@@ -3,8 +3,8 @@
     iteration = recorded_iteration([Path("checkpoints/stage2/iter_0000346"), Path("checkpoints/stage1/iter_0000500")])
     replay(iteration)                  # Replay(problem="", ...) when loss and gradient norm are bitwise equal
 
-The run starts from the checkpoint that it started from, on the same shards, with the same settings and the same number
-of processes. Loss and gradient norm depend on every weight and on every token of the first batch.
+The replay has the same starting checkpoint, shards, settings and number of processes as the run. Loss and gradient norm
+depend on every weight and on every token of the first batch.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _ran_on_cpu(checkpoint: Path) -> bool:
 def replay(recorded: Iteration) -> Replay:
     """Train the recorded iteration again in a temporary folder, and compare its figures bitwise.
 
-    Only files that a receipt has verified may be given: the trainer reads them.
+    Call it only after check_receipt has verified the files, because the trainer reads them.
     """
     reason = reason_against(recorded)
     if reason:
@@ -123,7 +123,7 @@ def replay(recorded: Iteration) -> Replay:
 
 
 def compared(name: str, expected: dict[str, Any], found: dict[str, Any]) -> Replay:
-    """Compare the figures of an iteration bitwise."""
+    """Compare an iteration's `found` figures with the `expected` ones bitwise. `name` describes the iteration."""
     different = [
         f"{key} {value!r} is {found.get(key)!r} here" for key, value in expected.items() if found.get(key) != value
     ]

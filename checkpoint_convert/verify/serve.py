@@ -91,7 +91,7 @@ class Server:
 
 @dataclass(frozen=True)
 class ServeOutcome:
-    """The result of serve: what each program takes from the folder, a generated reply, and all problems."""
+    """The result of serve: one Server for each program, a generated reply, and all problems."""
 
     servers: list[Server]
     reply: str
@@ -133,7 +133,10 @@ def serve(hf_dir: Path, checkpoint: Path) -> ServeOutcome:
 def describe_servers(
     hf_dir: Path, export: TokenizerExport, loaded: Any, messages: list[dict[str, str]]
 ) -> list[Server]:
-    """Return what each serving program takes from the folder, by the rules in this module's docstring."""
+    """Return the stop ids, chat template and prompt ids of each serving program. The module's docstring has the rules.
+
+    `loaded` is the folder's tokenizer in transformers, `export` the checkpoint's, and `messages` the test conversation.
+    """
     settings = read_json(hf_dir / TOKENIZER_CONFIG) if (hf_dir / TOKENIZER_CONFIG).is_file() else {}
     config = read_json(hf_dir / "config.json")
     stops = stops_of(generation_settings(hf_dir, config))
@@ -155,9 +158,9 @@ def describe_servers(
 def llama_cpp(
     hf_dir: Path, export: TokenizerExport, settings: Mapping[str, Any], config: Mapping[str, Any], plain: list[int]
 ) -> Server:
-    """Return what llama.cpp takes from a GGUF file of the folder.
+    """Return the stop ids, chat template and prompt ids that llama.cpp takes from a GGUF file of the folder.
 
-    The package `gguf` reads the special tokens if it is installed.
+    `plain` has the prompt ids without BOS. If the package `gguf` is installed, it reads the special tokens.
     """
     tokenizer = export.tokenizer
     special = {name: _id_of(tokenizer, settings.get(f"{name}_token")) for name in ("bos", "eos")}
