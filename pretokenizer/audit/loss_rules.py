@@ -38,6 +38,8 @@ class Audited:
     """Name of a rule -> (N,) whether each token gets loss. A rule that gives no result is absent."""
     problems: dict[str, str]
     """Name of a rule without a result -> why it has none."""
+    straddling: int = 0
+    """Number of tokens that the build gives no loss although a part of their text is in a reply (token_roles.py)."""
 
     @property
     def differs(self) -> bool:
@@ -85,7 +87,7 @@ class LossAudit:
             except (TemplateFailureError, LookupError) as error:
                 problems[name] = str(error.args[0] if error.args else error)
         pieces = [text[begin:end] for begin, end in zip(aligned.begins, aligned.ends, strict=True)]
-        return Audited(pieces, masks, problems)
+        return Audited(pieces, masks, problems, int(batch.straddling_counts.sum()))
 
     def _marked(self, conversation: Conversation, text: str) -> Mask:
         """Return a mask of the characters of `text` that are inside the template's `{% generation %}` marks.

@@ -101,7 +101,7 @@ def summary(found: list[Audited]) -> Iterator[str]:
     """Yield the lines of a table with one row for each rule.
 
     A row has three numbers of tokens: those that get loss under the rule, those that get loss only under the rule, and
-    those that get loss only in the build.
+    those that get loss only in the build. A line after the table counts the tokens that straddle the border of a reply.
     """
     total = sum(len(audited.pieces) for audited in found)
     yield f"{len(found)} conversations, {total:,} tokens"
@@ -115,6 +115,8 @@ def summary(found: list[Audited]) -> Iterator[str]:
         numbers = (f"{len(having):>13,} {loss:>10,}", f"{more:>16,} {less:>16,}") if having else (f"{0:>13}", "")
         yield f"{_NAMES[rule]:26} {' '.join(numbers)}".rstrip()
     reasons = Counter((rule, reason) for audited in found for rule, reason in audited.problems.items())
+    if straddling := sum(audited.straddling for audited in found):
+        yield f"{straddling:,} of the tokens straddle the border of a reply and get no loss in this build."
     for (rule, reason), count in reasons.items():
         yield f"{_NAMES[rule]}: no answer for {count} conversations: {reason}"
 

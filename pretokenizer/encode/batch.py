@@ -30,6 +30,8 @@ class EncodedBatch(NamedTuple):
     """(T,) role id of each turn."""
     control_counts: NDArray[np.int64]
     """(N,) number of control tokens spelled inside the messages of each document."""
+    straddling_counts: NDArray[np.int64]
+    """(N,) number of tokens of each document that have characters with loss and get none (token_roles.py)."""
     texts: list[str] | None = None
     """The text of each document; None unless the encoder keeps texts."""
     notes: Counter[str] = Counter()  # noqa: RUF012 - never changed

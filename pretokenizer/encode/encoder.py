@@ -97,4 +97,4 @@ def _fast_way(
 
 def _empty_batch() -> EncodedBatch:
     none = np.empty(0, dtype=np.int64)
-    return EncodedBatch(none.astype(np.uint32), none, none, none, none.astype(np.uint8), none)
+    return EncodedBatch(none.astype(np.uint32), none, none, none, none.astype(np.uint8), none, none)

@@ -83,7 +83,7 @@ class FramedPass:
         turn_counts = np.fromiter(map(len, talks), dtype=np.int64, count=len(talks))
         first_turns = np.cumsum(turn_counts) - turn_counts
         sizes, controls = (np.add.reduceat(of_turns, first_turns) for of_turns in (turn_sizes, turn_controls))
-        return EncodedBatch(tokens, sizes, turn_counts, turn_sizes, roles, controls)
+        return EncodedBatch(tokens, sizes, turn_counts, turn_sizes, roles, controls, np.zeros_like(sizes))
 
     def marked_pieces(self, messages: Sequence[Message]) -> list[str]:
         """Return prefix, text and suffix of every message in one list, with marks for the frames' control tokens."""

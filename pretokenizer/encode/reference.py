@@ -12,7 +12,7 @@ from pretokenizer.chat.conversation import Conversation
 from pretokenizer.chat.formats import ChatFormat
 from pretokenizer.chat.rendered import Kind, Rendered
 from pretokenizer.encode.batch import EncodedBatch, notes_of
-from pretokenizer.encode.token_roles import runs_of, token_roles
+from pretokenizer.encode.token_roles import TokenRoles, runs_of, token_roles
 from pretokenizer.tokenizer.base import Tokenizer
 
 
@@ -43,12 +43,13 @@ class ReferencePass:
         """Return the token ids and roles of rendered documents as one batch."""
         found = [self._encode(document) for document in documents]
         ids = np.concatenate([np.array(ids, dtype=np.uint32) for ids, _, _ in found])
-        roles = np.concatenate([roles for _, roles, _ in found])
+        roles = np.concatenate([own.roles for _, own, _ in found])
         sizes = np.array([len(ids) for ids, _, _ in found], dtype=np.int64)
+        straddling = np.array([own.straddling.size for _, own, _ in found], dtype=np.int64)
         controls = np.array([count for _, _, count in found], dtype=np.int64)
-        return EncodedBatch(ids, sizes, *runs_of(roles, sizes), controls, notes=notes_of(documents))
+        return EncodedBatch(ids, sizes, *runs_of(roles, sizes), controls, straddling, notes=notes_of(documents))
 
-    def _encode(self, document: Rendered) -> tuple[list[int], np.ndarray, int]:
+    def _encode(self, document: Rendered) -> tuple[list[int], TokenRoles, int]:
         """Return (ids, roles, number of control tokens spelled in messages) of a document."""
         text = document.text
         lengths = np.array([len(piece) for piece in document.texts], dtype=np.int64)

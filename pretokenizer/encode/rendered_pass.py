@@ -72,7 +72,8 @@ class RenderedPass:
         roles = np.repeat(batch.turn_roles, batch.turn_sizes)
         for number in range(0, len(documents), PROOF_INTERVAL):
             begin, end = ends[number] - batch.document_sizes[number], ends[number]
-            self._compare(documents[number], batch.tokens[begin:end], roles[begin:end])
+            straddling = batch.straddling_counts[number]
+            self._compare(documents[number], batch.tokens[begin:end], roles[begin:end], straddling)
         return batch
 
     def _encode(self, documents: Sequence[Rendered]) -> EncodedBatch:
@@ -86,7 +87,7 @@ class RenderedPass:
         if marks.size != mark_begins.size:
             raise EngineMismatchError(data[:80].decode("utf-8", "replace"))
         segments = segments_of(self._lengths[tokens], marks, mark_begins, len(data))
-        roles = segments.roles(piece_ends, piece_roles, self._format.loss == "marks")
+        roles, straddling = segments.roles(piece_ends, piece_roles, self._format.loss == "marks")
         controls, crossing = self._count_typed("".join(flat), flat, documents)
 
         mark_ids = tokens[marks]
@@ -95,12 +96,15 @@ class RenderedPass:
         starts = marks[is_start]
         is_kept = np.ones(tokens.size, dtype=np.bool_)
         is_kept[starts] = False
-        found = _Documents(tokens[is_kept], roles[is_kept], np.diff(starts, append=tokens.size) - 1, controls)
+        lost = np.bincount(np.searchsorted(starts, straddling, side="right") - 1, minlength=starts.size)
+        sizes = np.diff(starts, append=tokens.size) - 1
+        found = _Documents(tokens[is_kept], roles[is_kept], sizes, controls, lost)
         wrong = (np.cumsum(is_start) - 1)[segments.is_wrong].tolist()
         if others := sorted({*wrong, *crossing}):
             found = found.replaced(others, self._reference.encode_rendered([documents[number] for number in others]))
+        runs = runs_of(found.roles, found.sizes)
         return EncodedBatch(
-            found.tokens, found.sizes, *runs_of(found.roles, found.sizes), found.controls, notes=notes_of(documents)
+            found.tokens, found.sizes, *runs, found.controls, found.straddling, notes=notes_of(documents)
         )
 
     def _pieces(self, documents: Sequence[Rendered]) -> tuple[list[str], NDArray[np.uint8]]:
@@ -164,12 +168,17 @@ class RenderedPass:
                 documents.append(self._format.render(Conversation(pair(question, answer))))
         for document in documents:
             found = self._encode([document])
-            self._compare(document, found.tokens, np.repeat(found.turn_roles, found.turn_sizes))
+            roles = np.repeat(found.turn_roles, found.turn_sizes)
+            self._compare(document, found.tokens, roles, found.straddling_counts[0])
 
-    def _compare(self, document: Rendered, tokens: NDArray[np.integer], roles: NDArray[np.uint8]) -> None:
+    def _compare(
+        self, document: Rendered, tokens: NDArray[np.integer], roles: NDArray[np.uint8], straddling: int
+    ) -> None:
+        """Raise EngineMismatchError if the reference gives the document other ids, roles or straddling tokens."""
         expected = self._reference.encode_rendered([document])
         expected_roles = np.repeat(expected.turn_roles, expected.turn_sizes)
-        if not np.array_equal(tokens, expected.tokens) or not np.array_equal(roles, expected_roles):
+        is_same = np.array_equal(tokens, expected.tokens) and np.array_equal(roles, expected_roles)
+        if not is_same or straddling != expected.straddling_counts[0]:
             data = (text for text, kind in zip(document.texts, document.kinds, strict=True) if kind.is_data)
             raise EngineMismatchError(next(data, document.text))
 
@@ -200,12 +209,13 @@ class _Marked(dict[str, str]):
 
 
 class _Documents(NamedTuple):
-    """Encoded documents: ids and roles of all tokens joined, and the size and control-token count of each document."""
+    """Encoded documents: ids and roles of all tokens joined, and the size and the counts of each document."""
 
     tokens: NDArray[np.integer]
     roles: NDArray[np.uint8]
     sizes: Numbers
     controls: Numbers
+    straddling: Numbers
 
     def replaced(self, numbers: Sequence[int], others: EncodedBatch) -> "_Documents":
         """Return the documents, with the i-th document of `others` in place of document `numbers[i]`."""
@@ -214,9 +224,10 @@ class _Documents(NamedTuple):
         bounds = np.cumsum(others.document_sizes)[:-1]
         other_tokens = np.split(others.tokens, bounds)
         other_roles = np.split(np.repeat(others.turn_roles, others.turn_sizes), bounds)
-        controls = self.controls.copy()
+        controls, straddling = self.controls.copy(), self.straddling.copy()
         for place, number in enumerate(numbers):
             tokens[number], roles[number] = other_tokens[place], other_roles[place]
             controls[number] = others.control_counts[place]
+            straddling[number] = others.straddling_counts[place]
         sizes = np.array([len(own) for own in tokens], dtype=np.int64)
-        return _Documents(np.concatenate(tokens), np.concatenate(roles), sizes, controls)
+        return _Documents(np.concatenate(tokens), np.concatenate(roles), sizes, controls, straddling)

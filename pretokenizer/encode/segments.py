@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pretokenizer.encode.token_roles import Numbers, token_roles
+from pretokenizer.encode.token_roles import Numbers, TokenRoles, token_roles
 
 
 class Segments(NamedTuple):
@@ -43,8 +43,8 @@ class Segments(NamedTuple):
         begins = np.maximum(self.before[tokens] + shift, self.begins[segment])
         return begins, self.before[tokens + 1] + shift
 
-    def roles(self, piece_ends: Numbers, piece_roles: NDArray[np.uint8], touching: bool) -> NDArray[np.uint8]:
-        """Return the role of each token, as an array (T,); `token_roles` documents the rule and the arguments.
+    def roles(self, piece_ends: Numbers, piece_roles: NDArray[np.uint8], touching: bool) -> TokenRoles:
+        """Return the role of each of the T tokens; `token_roles` documents the rule and the arguments.
 
         No piece may begin or end inside a mark.
         """
@@ -55,8 +55,9 @@ class Segments(NamedTuple):
         begins, ends = self.bounds(last)
         crossing = np.unique(last[ends > piece_ends[:-1]])
         begins, ends = self.bounds(crossing)
-        roles[crossing] = token_roles(begins, ends, piece_ends, piece_roles, touching)
-        return roles
+        found = token_roles(begins, ends, piece_ends, piece_roles, touching)
+        roles[crossing] = found.roles
+        return TokenRoles(roles, crossing[found.straddling])
 
 
 def segments_of(lengths: Numbers, marks: Numbers, mark_begins: Numbers, num_bytes: int) -> Segments:

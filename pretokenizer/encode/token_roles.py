@@ -1,11 +1,14 @@
 """The role of every token of a document, from the characters (or bytes) that it covers.
 
 A token has the role of its first character. A token gets loss only if all of its characters have loss, because the
-model never writes a token that begins in the prompt. With `--template_loss marks` the rule is that of transformers'
-`assistant_masks`: a token gets loss if any of its characters is marked.
+model never writes a token that begins in the prompt. A token straddles if it has characters with loss and gets none.
+With `--template_loss marks` the rule is that of transformers' `assistant_masks`: a token gets loss if any of its
+characters is marked.
 
-    pieces: `assistant\\n` without loss, `Hi` with loss     a token `\\nHi` gets no loss, but with marks it gets loss
+    pieces: `assistant\\n` without loss, `Hi` with loss     a token `\\nHi` straddles, but with marks it gets loss
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,32 +16,43 @@ from numpy.typing import NDArray
 from pretokenizer.chat.roles import Role
 
 Numbers = NDArray[np.int64]
+_NONE: Numbers = np.empty(0, dtype=np.int64)
+
+
+class TokenRoles(NamedTuple):
+    """The roles of N tokens."""
+
+    roles: NDArray[np.uint8]
+    """(N,) role id of each token."""
+    straddling: Numbers
+    """(S,) indices of the tokens that have characters with loss and get none."""
 
 
 def token_roles(
     begins: Numbers, ends: Numbers, piece_ends: Numbers, piece_roles: NDArray[np.uint8], touching: bool
-) -> NDArray[np.uint8]:
-    """Return the role of each of N tokens, as an array (N,).
+) -> TokenRoles:
+    """Return the role of each of N tokens, and which of them straddle.
 
     Token i covers the characters `begins[i]` to `ends[i]`. The text consists of P pieces: piece j ends at
     `piece_ends[j]` and has the role `piece_roles[j]`. With `touching`, one character with loss suffices for a token.
 
     >>> token_roles(np.array([0, 3]), np.array([3, 5]), np.array([4, 5]), np.array([1, 2], dtype=np.uint8), False)
-    array([1, 1], dtype=uint8)
+    TokenRoles(roles=array([1, 1], dtype=uint8), straddling=array([1]))
     """
     if not piece_ends.size:
-        return np.zeros(begins.size, dtype=np.uint8)
+        return TokenRoles(np.zeros(begins.size, dtype=np.uint8), _NONE)
     at = np.minimum(np.searchsorted(piece_ends, begins, side="right"), piece_ends.size - 1)
     roles = piece_roles[at]
     crossing = np.flatnonzero(ends > piece_ends[at])
-    if crossing.size:
-        lengths = np.diff(piece_ends, prepend=0) * (piece_roles == Role.ASSISTANT)
-        bounds, loss = np.append(0, piece_ends), np.append(0, np.cumsum(lengths))
-        covered = np.interp(ends[crossing], bounds, loss) - np.interp(begins[crossing], bounds, loss)
-        has_loss = covered > 0 if touching else covered == ends[crossing] - begins[crossing]
-        quiet = np.where(roles[crossing] == Role.ASSISTANT, np.uint8(Role.ASSISTANT_NO_LOSS), roles[crossing])
-        roles[crossing] = np.where(has_loss, np.uint8(Role.ASSISTANT), quiet)
-    return roles
+    if not crossing.size:
+        return TokenRoles(roles, _NONE)
+    lengths = np.diff(piece_ends, prepend=0) * (piece_roles == Role.ASSISTANT)
+    bounds, loss = np.append(0, piece_ends), np.append(0, np.cumsum(lengths))
+    covered = np.interp(ends[crossing], bounds, loss) - np.interp(begins[crossing], bounds, loss)
+    has_loss = covered > 0 if touching else covered == ends[crossing] - begins[crossing]
+    quiet = np.where(roles[crossing] == Role.ASSISTANT, np.uint8(Role.ASSISTANT_NO_LOSS), roles[crossing])
+    roles[crossing] = np.where(has_loss, np.uint8(Role.ASSISTANT), quiet)
+    return TokenRoles(roles, crossing[(covered > 0) & ~has_loss])
 
 
 def runs_of(roles: NDArray[np.uint8], document_sizes: Numbers) -> tuple[Numbers, Numbers, NDArray[np.uint8]]:

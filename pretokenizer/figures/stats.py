@@ -40,6 +40,8 @@ class DatasetStats:
     """Language -> number of written documents."""
     control_tokens_in_text: int
     """Number of control tokens, such as `</s>`, that the text of messages spells."""
+    straddling_tokens: int
+    """Number of tokens that straddle the border of a reply: part of their text should get loss, and they get none."""
     dropped: dict[str, int]
     """Reason -> number of records that give no document. Train counts them for the whole data set."""
     lengths: NDArray[np.integer[Any]]
@@ -115,6 +117,7 @@ def dataset_stats(selected: Selected, entry: DatasetEntry, is_train: bool) -> Da
         role_tokens={name: count for name, count in roles.items() if count},
         languages={table.lang_names[i]: n for i, n in langs.most_common() if n},
         control_tokens_in_text=int(table.controls[documents].sum()),
+        straddling_tokens=int(table.straddling[documents].sum()),
         dropped=dict(table.dropped) if is_train else {},
         lengths=table.sizes[documents],
         turns=table.turns[documents],
@@ -137,6 +140,7 @@ def total_stats(parts: list[DatasetStats]) -> DatasetStats:
         accepted=sum(part.accepted for part in parts),
         tokens=sum(part.tokens for part in parts),
         control_tokens_in_text=sum(part.control_tokens_in_text for part in parts),
+        straddling_tokens=sum(part.straddling_tokens for part in parts),
         lengths=np.concatenate([np.empty(0, np.int32), *(part.lengths for part in parts)]),
         turns=np.concatenate([np.empty(0, np.int32), *(part.turns for part in parts)]),
         **{name: dict(counter) for name, counter in counters.items()},

@@ -150,15 +150,17 @@ def _epochs(total: DatasetStats, lengths: LengthReport) -> list[Block]:
 def _checks(context: BuildContext, reports: BuildReports) -> list[Block]:
     duplicates = reports.duplicates
     controls = sum(s.control_tokens_in_text for parts in reports.stats.values() for s in parts)
+    straddling = sum(s.straddling_tokens for parts in reports.stats.values() for s in parts)
     kept = "encoded as control tokens" if context.config.special_tokens_in_text == "encode" else "kept as text"
     items = [
         f"Control tokens spelled inside messages: {controls:,}" + (f" ({kept})" if controls else ""),
+        f"Tokens that straddle the border of a reply and get no loss: {straddling:,}",
         f"Exact duplicates inside train: {duplicates.train:,}; inside val: {duplicates.val:,}",
         f"Val documents that also occur in train: {duplicates.leaked:,}",
         f"Left out as duplicates (`--dedup {context.config.dedup}`): {duplicates.removed:,}",
     ]
     pairs = ["; ".join(f"{split}: {place}" for split, place in pair.items()) for pair in duplicates.examples]
-    details = {2: pairs} if pairs else {}
+    details = {3: pairs} if pairs else {}
     if reports.near_duplicates:
         near = reports.near_duplicates
         pairs = [f"{pair['document']} resembles {pair['resembles']}" for pair in near.examples]

@@ -85,6 +85,11 @@ def suspicions(reports: BuildReports) -> list[str]:
         found.append(f"{duplicates.leaked:,} validation documents are in train too; `--dedup exact` removes them.")
     if train.control_tokens_in_text:
         found.append(f"Messages spell {_count(train.control_tokens_in_text, 'control token')}; look at these records.")
+    if train.straddling_tokens:
+        found.append(
+            f"{_count(train.straddling_tokens, 'token')} of train straddle{'s' * (train.straddling_tokens == 1)} the"
+            " border of a reply: a part of the text is in the prompt, so the whole token gets no loss."
+        )
     if "val" not in reports.stats:
         found.append("There is no validation data; `val_split: 0.05` sets some aside.")
     return found

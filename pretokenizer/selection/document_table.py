@@ -66,6 +66,8 @@ class DocumentTable:
     """(N,) CRC-32 and number of each document's tokens, in one integer. Equal documents have equal keys."""
     controls: NDArray[np.int32]
     """(N,) number of control tokens, such as <|im_end|>, that each document's messages spell in their text."""
+    straddling: NDArray[np.int32]
+    """(N,) number of tokens of each document that have characters with loss and get none."""
     langs: NDArray[np.uint16]
     """(N,) index of each document's language in lang_names."""
     lang_names: list[str]
@@ -192,6 +194,7 @@ def _join(parts: list[tuple[Part, tuple[int, bool]]]) -> DocumentTable:
         turns=column("document_turns"),
         keys=column("document_keys"),
         controls=column("document_controls"),
+        straddling=column("document_straddling"),
         langs=np.concatenate(langs),
         lang_names=lang_names,
         contaminated=column("document_contaminated"),

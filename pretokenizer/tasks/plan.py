@@ -28,7 +28,7 @@ from pretokenizer.tokenizer.load import load_tokenizer
 
 CHUNK_BYTES = 8 << 20
 """Size in bytes of the spans that uncompressed JSON-lines files are cut into."""
-FINGERPRINT_VERSION = 3
+FINGERPRINT_VERSION = 4
 """Version of the part files' format. A build does not resume with parts of another version."""
 
 

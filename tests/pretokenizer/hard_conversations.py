@@ -23,7 +23,7 @@ def hard_conversations() -> list[Conversation]:
 
 
 def assert_equal(found: EncodedBatch, expected: EncodedBatch) -> None:
-    for name in ("tokens", "document_sizes", "control_counts"):
+    for name in ("tokens", "document_sizes", "control_counts", "straddling_counts"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
     roles, expected_roles = (np.repeat(batch.turn_roles, batch.turn_sizes) for batch in (found, expected))
     assert np.array_equal(roles, expected_roles)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pretokenizer.audit.loss_rules import Audited, LossAudit
-from pretokenizer.chat.conversation import Conversation, Message
+from pretokenizer.chat.conversation import Conversation, Message, pair
 from pretokenizer.chat.roles import Role
 from pretokenizer.config.settings import RunOptions
 from pretokenizer.tasks.context import BuildContext
@@ -77,6 +77,20 @@ def test_a_template_without_marks_has_no_answer_for_trl(audit_of: AuditOf, tmp_p
     assert audited.problems["trl"] == "the chat template has no {% generation %} marks"
     assert with_loss(audited, "build") == with_loss(audited, "prefix")
     assert not audited.differs
+
+
+def test_tokens_that_straddle_the_border_of_a_reply_are_counted(
+    audit_of: AuditOf, tmp_path: Path, byte_level_path: Path
+) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '<|endoftext|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    keys = {"chat_format": str(template), "vocab_file": str(byte_level_path), "template_loss": "reply"}
+    audited = audit_of(Conversation(pair("the dog", "the cat sat")), **keys)
+    assert audited.straddling == 1
+    assert with_loss(audited, "build") == " cat sat<|endoftext|>"
 
 
 def test_a_template_that_rewrites_history_has_no_prefixes(audit_of: AuditOf, tmp_path: Path) -> None:

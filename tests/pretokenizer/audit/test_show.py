@@ -1,5 +1,6 @@
 """The audit samples conversations, counts their tokens, and names the rules that disagree."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,11 @@ def test_the_table_counts_tokens() -> None:
         "{% generation %} marks: no answer for 2 conversations: none",
         "TRL, assistant_only_loss: no answer for 2 conversations: none",
     ]
+
+
+def test_the_table_counts_tokens_that_straddle_the_border_of_a_reply() -> None:
+    lines = list(summary([dataclasses.replace(AUDITED, straddling=1000), AUDITED]))
+    assert lines[7] == "1,000 of the tokens straddle the border of a reply and get no loss in this build."
 
 
 def test_the_sample_takes_from_each_data_set_in_turn(tmp_path: Path) -> None:

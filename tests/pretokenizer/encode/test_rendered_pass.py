@@ -53,6 +53,32 @@ def test_ids_and_roles_equal_those_of_the_reference(byte_level_path: Path, name:
         assert_equal(fast.encode(talks[:1]), reference.encode(talks[:1]))
 
 
+SPACED = (
+    "{% for m in messages %}{{ m.role + ': ' + m.content + '<|endoftext|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def test_tokens_that_straddle_the_border_of_a_reply_are_counted(byte_level_path: Path) -> None:
+    """The prompt ends with a space, and the token ` the` is part of the prompt and of the reply `the cat sat`."""
+    tokenizer = load_tokenizer(byte_level_path)
+    talks = [Conversation(pair("the dog", "the cat sat")), Conversation(pair("the dog", "\nsat"))]
+    talks += [Conversation((*talks[0].messages, *talks[0].messages))]
+    for loss, counts in (("reply", [1, 0, 2]), ("turn", [0, 0, 0])):
+        chat_format = TemplateFormat(SPACED, "t.jinja", tokenizer, TemplateOptions(loss=loss))
+        reference = ReferencePass(tokenizer, chat_format)
+        for encoder in (reference, RenderedPass(tokenizer, chat_format, reference)):
+            batch = encoder.encode(talks)
+            assert batch.straddling_counts.tolist() == counts
+    unrolled = TemplateFormat(SPACED, "t.jinja", tokenizer, TemplateOptions(history="unroll"))
+    reference = ReferencePass(tokenizer, unrolled)
+    for encoder in (reference, RenderedPass(tokenizer, unrolled, reference)):
+        batch = encoder.encode(talks[:1])
+        assert batch.straddling_counts.tolist() == [1]
+        loss = np.repeat(batch.turn_roles, batch.turn_sizes) == Role.ASSISTANT
+        assert tokenizer.decode(batch.tokens[loss].tolist()) == " cat sat<|endoftext|>"
+
+
 def test_a_plain_document_is_its_text_and_eos(sample_tokenizer: Tokenizer) -> None:
     reference = ReferencePass(sample_tokenizer, CHAT_FORMATS["chatml"])
     talk = Conversation((Message(Role.ASSISTANT, "the cat"),), is_plain=True)
@@ -104,6 +130,18 @@ def test_a_wrong_engine_is_found(sample_tokenizer: Tokenizer, monkeypatch: pytes
             fast.encode([Conversation(pair("What is it?", "That."))])
         with pytest.raises(EngineMismatchError):
             RenderedPass(sample_tokenizer, chat_format, reference)
+
+
+@needs_shared
+def test_gpt_neox_joins_the_line_feeds_of_the_header_and_of_the_reply() -> None:
+    tokenizer = load_tokenizer(SHARED / "tokenizers/gpt_neox/tokenizer.json", CHATML_TOKENS)
+    chat_format = CHAT_FORMATS["chatml"].with_options("reply", "full")
+    reference = ReferencePass(tokenizer, chat_format)
+    for encoder in (reference, RenderedPass(tokenizer, chat_format, reference)):
+        batch = encoder.encode([Conversation(pair("Hi", "\n\nYes"))])
+        loss = np.repeat(batch.turn_roles, batch.turn_sizes) == Role.ASSISTANT
+        assert batch.straddling_counts.tolist() == [1]
+        assert tokenizer.decode(batch.tokens[loss].tolist()) == "\nYes<|im_end|>\n"
 
 
 @needs_shared

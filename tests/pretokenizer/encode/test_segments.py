@@ -18,17 +18,28 @@ def test_roles_of_two_segments() -> None:
     assert segments.has_prefix.tolist() == [True, True] and not segments.is_wrong.any()
     assert segments.first_tokens(numbers(1, 3, 4, 6, 7, 8, 9)).tolist() == [1, 2, 3, 4, 5, 6, 7]
     piece_ends, piece_roles = numbers(1, 3, 7, 8, 9), np.array([SYSTEM, USER, REPLY, USER, REPLY], dtype=np.uint8)
-    assert segments.roles(piece_ends, piece_roles, False).tolist() == [SYSTEM, USER, REPLY, REPLY, REPLY, USER, REPLY]
+    assert segments.roles(piece_ends, piece_roles, False).roles.tolist() == [
+        SYSTEM,
+        USER,
+        REPLY,
+        REPLY,
+        REPLY,
+        USER,
+        REPLY,
+    ]
 
 
 def test_a_token_across_a_border_gets_no_loss_unless_marks_count() -> None:
     """Text `#abcd`, tokens `#`, `abc`, `d`; the reply is `cd`."""
     segments = segments_of(numbers(1, 3, 1), numbers(0), numbers(0), 5)
     piece_ends, piece_roles = numbers(1, 3, 5), np.array([SYSTEM, USER, REPLY], dtype=np.uint8)
-    assert segments.roles(piece_ends, piece_roles, False).tolist() == [SYSTEM, USER, REPLY]
-    assert segments.roles(piece_ends, piece_roles, True).tolist() == [SYSTEM, REPLY, REPLY]
+    assert segments.roles(piece_ends, piece_roles, False).roles.tolist() == [SYSTEM, USER, REPLY]
+    assert segments.roles(piece_ends, piece_roles, True).roles.tolist() == [SYSTEM, REPLY, REPLY]
     backwards = np.array([SYSTEM, REPLY, USER], dtype=np.uint8)
-    assert segments.roles(piece_ends, backwards, False).tolist() == [SYSTEM, QUIET, USER]
+    assert segments.roles(piece_ends, piece_roles, False).straddling.tolist() == [1]
+    assert segments.roles(piece_ends, piece_roles, True).straddling.tolist() == []
+    assert segments.roles(piece_ends, backwards, False).straddling.tolist() == [1]
+    assert segments.roles(piece_ends, backwards, False).roles.tolist() == [SYSTEM, QUIET, USER]
 
 
 def test_a_wrong_segment_is_reported_and_does_not_disturb_the_others() -> None:
@@ -37,7 +48,7 @@ def test_a_wrong_segment_is_reported_and_does_not_disturb_the_others() -> None:
     assert segments.is_wrong.tolist() == [False, True, False]
     piece_ends = numbers(1, 2, 3, 4, 7, 9, 10, 12, 14)
     piece_roles = np.array([SYSTEM, USER, REPLY, SYSTEM, USER, REPLY, SYSTEM, USER, REPLY], dtype=np.uint8)
-    found = segments.roles(piece_ends, piece_roles, False)
+    found = segments.roles(piece_ends, piece_roles, False).roles
     assert found[[0, 1, 4, 5, 6]].tolist() == [SYSTEM, USER, SYSTEM, USER, REPLY]
 
 
@@ -75,4 +86,5 @@ def test_roles_are_those_of_the_rule_for_each_token() -> None:
             is_text = np.ones(len(lengths), dtype=bool)
             is_text[marks] = False
             found = segments.roles(piece_ends, piece_roles, touching)
-            assert found[is_text].tolist() == expected[is_text].tolist()
+            assert np.array_equal(found.roles[is_text], expected.roles[is_text])
+            assert np.array_equal(found.straddling, expected.straddling)

@@ -24,6 +24,7 @@ def stats(name: str, lengths: list[int], skipped: int, samples: int, fraction: f
         role_tokens={"user": 1, "assistant": sum(lengths) - 1},
         languages={"en": len(lengths)},
         control_tokens_in_text=2,
+        straddling_tokens=1,
         dropped={"blank": 1},
         lengths=np.array(lengths, dtype=np.int64),
         turns=np.full(len(lengths), 2),
@@ -87,6 +88,7 @@ def test_stats_json_and_markdown_agree(build_toy: BuildToy, tmp_path: Path) -> N
     figures, lengths = written["splits"]["train"][0], written["lengths"]["train"]
     report = (folder / "stats.md").read_text()
     assert figures["accepted"] == 4 and figures["control_tokens_in_text"] == 2
+    assert figures["straddling_tokens"] == 0
     assert sum(figures["role_tokens"].values()) == figures["tokens"] == manifest.splits["train"].tokens
     assert f"| gsm8k | 4 | 4 | 0 | {figures['tokens']:,} |" in report
     assert f"| {figures['loss_tokens'] / figures['tokens']:.1%} |" in report

@@ -1,5 +1,6 @@
 """The report recommends a row length, a batch size and epochs that suit the data."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +35,21 @@ def test_the_report_opens_with_sentences(build_toy: BuildToy, tmp_path: Path) ->
         "- 1 training documents are exact copies; `--dedup exact` removes them.",
         "- There is no validation data; `val_split: 0.05` sets some aside.",
     ]
+
+
+def test_tokens_that_straddle_the_border_of_a_reply_are_reported(
+    build_toy: BuildToy, tmp_path: Path, byte_level_path: Path
+) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '<|endoftext|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    answers = ("the cat sat", "the dog", "\nsat")
+    write_jsonl(tmp_path / "data/messages/a.jsonl", [{"prompt": "the mat", "response": text} for text in answers])
+    keys = {"vocab_file": str(byte_level_path), "chat_format": str(template), "template_loss": "reply"}
+    _, folder = build_toy([{"messages": {"val_split": 0}}], **keys)
+    report = (folder / "stats.md").read_text()
+    assert "- 2 tokens of train straddle the border of a reply: a part of the text is in the prompt" in report
+    assert "- Tokens that straddle the border of a reply and get no loss: 2\n" in report
+    assert json.loads((folder / "stats.json").read_text())["totals"]["train"]["straddling_tokens"] == 2

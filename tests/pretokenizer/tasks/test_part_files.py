@@ -22,6 +22,7 @@ def batch(documents: list[list[list[int]]], roles: list[list[int]]) -> EncodedBa
         turn_sizes=np.array([len(turn) for turn in turns]),
         turn_roles=np.array([role for own in roles for role in own], dtype=np.uint8),
         control_counts=np.arange(len(documents)),
+        straddling_counts=np.zeros(len(documents)),
         texts=[f"text {len(document)}" for document in documents],
     )
 
