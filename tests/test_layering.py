@@ -46,6 +46,7 @@ SHARED = {
     },
     "megatron_train": {
         "checkpoint.folder",
+        "checkpoint.recognize",
         "config.megatron_args",
         "config.norm_names",
         "checkpoint.safe_pickle",

@@ -8,7 +8,6 @@ model = model_config_of(config, FAMILIES, path)
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,20 +16,12 @@ from typing import Any
 from checkpoint_convert.mapping.rules import Rule, Table, expand
 from checkpoint_convert.output.report import warn
 from checkpoint_convert.tensors.tensor import ConvertError
+from megatron_train.checkpoint.recognize import described
 from megatron_train.config.model_config import Family as FamilyName
 from megatron_train.config.model_config import ModelConfig
 from pretokenizer.files.publish import read_json_object
 
 HfConfig = dict[str, Any]
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-"""Matches the name of a model on the Hugging Face hub, ORG/NAME."""
-
-
-ADAPTER_CONFIG = "adapter_config.json"
-MERGE_FIRST = (
-    "a LoRA adapter instead of a whole model; merge it first: "
-    "PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(MERGED)"
-)
 
 
 def words(text: str) -> frozenset[str]:
@@ -108,22 +99,10 @@ class Family:
 
 def read_hf_config(path: Path) -> HfConfig:
     """Return config.json as a dict. Raises ConvertError naming the file when it is missing or not a JSON object."""
-    config = read_json_object(path, ConvertError)
+    config = read_json_object(path, ConvertError) if path.parent.is_dir() else None
     if config is None:
-        raise ConvertError(f"{path}: missing; {_remedy(path.parent)}")
+        raise ConvertError(f"{path}: missing; {path.parent} {described(path.parent)}")
     return config
-
-
-def _remedy(folder: Path) -> str:
-    """Return the end of an error message about a missing config.json: the probable mistake and what to do."""
-    if (folder / ADAPTER_CONFIG).is_file():
-        return MERGE_FIRST
-    snapshots = sorted((folder / "snapshots").glob("*/config.json"))
-    if snapshots:
-        return f"{folder} is a cache folder of the hub; name {snapshots[-1].parent}"
-    if not folder.exists() and HUB_NAME.fullmatch(str(folder)):
-        return f"if {folder} is a model on the hub, download it: huggingface-cli download {folder} --local-dir DIR"
-    return f"{folder} is not a Hugging Face model folder"
 
 
 def model_config_of(config: HfConfig, families: dict[str, Family], path: Path) -> ModelConfig:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from checkpoint_convert.families.family import HUB_NAME
 from checkpoint_convert.tensors.tensor import ConvertError
+from megatron_train.checkpoint.recognize import HUB_NAME
 
 OTHER_FORMATS = ["*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.pth", "original/*"]
 """Files of a repository that the converter does not read."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from checkpoint_convert.families.family import HUB_NAME, words
+from checkpoint_convert.families.family import words
 from megatron_train.checkpoint.folder import (
     RELEASE,
     TRAIN_CONFIG,
@@ -24,6 +24,7 @@ from megatron_train.checkpoint.folder import (
     folder_name,
     list_iterations,
 )
+from megatron_train.checkpoint.recognize import HUB_NAME
 
 CONVERTED_FROM = "converted_from.json"
 RECEIPT = "receipt.json"

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from megatron_train.checkpoint.recognize import described
+
 Messages = list[dict[str, str]]
 
 
@@ -38,15 +40,20 @@ def chat(folder: Path, system: str | None, max_new_tokens: int, lines: Iterable[
 def load(folder: Path) -> tuple[Any, Any]:
     """Return the model and tokenizer of a Hugging Face folder.
 
-    Raises ValueError when it has no config.json or its tokenizer has no chat template.
+    Raises ValueError when it has no config.json, or no tokenizer with a chat template.
     """
     import torch
     import transformers
 
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder}: has no config.json; name a folder that to-hf wrote")
+        raise ValueError(f"{folder}/config.json: missing; {folder} {described(folder)}")
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError):
+        raise ValueError(
+            f"{folder}: transformers cannot load its tokenizer; fetch the missing tokenizer files"
+        ) from None
     if not tokenizer.chat_template:
         raise ValueError(f"{folder}: the tokenizer has no chat template, so a conversation cannot be rendered")
     device = "cuda" if torch.cuda.is_available() else "cpu"

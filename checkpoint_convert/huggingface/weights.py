@@ -20,12 +20,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from checkpoint_convert.families.family import ADAPTER_CONFIG, MERGE_FIRST
 from checkpoint_convert.output.report import warn
 from checkpoint_convert.tensors.hashed_file import NewFile
 from checkpoint_convert.tensors.mapped_file import MappedFile
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo, raw_bytes
 from checkpoint_convert.tensors.torch_archive import read_archive
+from megatron_train.checkpoint.recognize import described
 from pretokenizer.files.checksums import SHA256SUMS, differing_files
 from pretokenizer.files.publish import read_json
 
@@ -167,14 +167,15 @@ def _weight_files(folder: Path) -> tuple[dict[str, str], list[str]]:
         if (folder / index).is_file():
             weight_map = _read_index(folder / index)
             return weight_map, list(dict.fromkeys(weight_map.values()))
-    if (folder / ADAPTER_CONFIG).is_file():
-        raise ConvertError(f"{folder}: {MERGE_FIRST}")
     shards = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
-    if shards:
+    if shards and not (folder / "adapter_config.json").is_file():
         raise ConvertError(
             f"{folder}: has weight files such as {shards[0]}, but no index; fetch {INDEXES[0]} (or {INDEXES[1]}) too"
         )
-    raise ConvertError(f"{folder}: has no weights; expected model.safetensors, pytorch_model.bin or their index")
+    raise ConvertError(
+        f"{folder}: has no weights; expected model.safetensors, pytorch_model.bin or their index; {folder} "
+        f"{described(folder)}"
+    )
 
 
 def _read_index(path: Path) -> dict[str, str]:

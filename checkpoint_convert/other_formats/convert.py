@@ -30,7 +30,7 @@ from checkpoint_convert.other_formats.meta import MetaWeights
 from checkpoint_convert.output.report import Report, warn
 from checkpoint_convert.tensors.tensor import ConvertError
 from checkpoint_convert.verify.verify import Outcome, compare_weights
-from megatron_train.checkpoint.folder import MODEL_CONFIG, find_checkpoint
+from megatron_train.checkpoint.folder import MODEL_CONFIG, TRACKER, find_checkpoint, tracked_folder
 from megatron_train.config.model_config import ModelConfig, pad_vocab_size
 from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.load import load_tokenizer
@@ -122,9 +122,16 @@ def warn_of_unstated(source: MetaWeights, unstated: MetaOptions, params: Path) -
 
 
 def find_ranks(folder: Path) -> Path:
-    """Return the folder that holds Megatron-LLM's mp_rank_*: `folder` itself, or the one that its tracker names."""
-    if folder.is_dir() and any(folder.glob("mp_rank_*")):
-        return folder
+    """Return the folder that holds Megatron-LLM's mp_rank_*: `folder` itself, or the one that its tracker names.
+
+    Raises ConvertError, or CheckpointError when there is neither.
+    """
+    for place in (folder, tracked_folder(folder)):
+        if any(place.glob("mp_rank_*/")):
+            return place
+    inside = sorted({path.parent.name for path in folder.glob("*/mp_rank_*/")})
+    if inside:
+        raise ConvertError(f"{folder}: has no {TRACKER} that names one of {', '.join(inside)}; name that folder itself")
     return find_checkpoint(folder)
 
 

@@ -26,7 +26,8 @@ from checkpoint_convert.other_formats.megatron_core_arguments import (
 from checkpoint_convert.output.report import Report, warn
 from checkpoint_convert.tensors.tensor import ConvertError
 from checkpoint_convert.verify.verify import Outcome, compare_weights
-from megatron_train.checkpoint.folder import MODEL_CONFIG, RELEASE, TRACKER, find_checkpoint, folder_name
+from megatron_train.checkpoint.folder import MODEL_CONFIG, TRACKER, find_checkpoint, tracked_folder
+from megatron_train.checkpoint.recognize import described
 from megatron_train.config.model_config import ModelConfig
 from pretokenizer.config.paths import find_config
 
@@ -90,20 +91,15 @@ def find_foreign(folder: Path) -> Path:
 
     It is `folder`, its `weights/`, or the checkpoint that its tracker names. Raises ConvertError when there is none.
     """
-    tracker = folder / TRACKER
-    name = tracker.read_text(encoding="utf-8").strip() if tracker.is_file() else RELEASE
-    named = folder / (folder_name(int(name)) if name.isdigit() else RELEASE)
+    named = tracked_folder(folder)
     places = [folder, named, *(place / "weights" for place in (folder, named))]
     for place in places:
         if (place / ".metadata").is_file():
             return place
-    old = next((place for place in places if any(place.glob("mp_rank_*"))), None)
-    if old:
-        raise ConvertError(
-            f"{old}: in Megatron's old format `torch`; from-megatron-llm imports Megatron-LLM's checkpoints, and "
-            "Megatron-LM converts its own with --ckpt-convert-format torch_dist --ckpt-convert-save DIR"
-        )
-    raise ConvertError(f"{folder}: has no torch_dist checkpoint; looked for .metadata in {', '.join(map(str, places))}")
+    inside = sorted(path.parent.name for path in folder.glob("*/.metadata"))
+    if inside:
+        raise ConvertError(f"{folder}: has no {TRACKER} that names one of {', '.join(inside)}; name that folder itself")
+    raise ConvertError(f"{folder}: has no torch_dist checkpoint with .metadata; {folder} {described(folder)}")
 
 
 def architecture(source: CheckpointReader, name: str | None) -> ModelConfig:

@@ -24,6 +24,7 @@ from checkpoint_convert.other_formats.rank_parts import check_ranks
 from checkpoint_convert.tensors.mapped_file import MappedFile
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo
 from checkpoint_convert.tensors.torch_archive import read_archive
+from megatron_train.checkpoint.recognize import TO_TORCH_DIST, described
 from megatron_train.checkpoint.safe_pickle import Inert
 from megatron_train.config.parallel_layout import ParallelLayout
 
@@ -140,7 +141,10 @@ def _model_chunks(states: Mapping[Path, Mapping[str, Any]]) -> list[str]:
 def _chunk_tensors(chunk: Any, where: str) -> dict[str, Tensor]:
     found = _flat_names(chunk.get("language_model")) if isinstance(chunk, dict) else {}
     if not found:
-        raise ConvertError(f"{where} has no tensors under language_model; it is not a checkpoint of Megatron-LLM")
+        raise ConvertError(
+            f"{where} has no tensors under language_model, so it is not a checkpoint of Megatron-LLM; Megatron-LM "
+            f"converts its own with {TO_TORCH_DIST}"
+        )
     return found
 
 
@@ -175,7 +179,10 @@ def _rank_files(folder: Path) -> dict[tuple[int, int], Path]:
         if match and file is not None:
             found[int(match.group(1)), int(match.group(2) or 0)] = file
     if not found:
-        raise ConvertError(f"{folder}: has no mp_rank_*/model_optim_rng.pt, so it is not a checkpoint of Megatron-LLM")
+        raise ConvertError(
+            f"{folder}: has no mp_rank_*/model_optim_rng.pt, so it is not a checkpoint of Megatron-LLM; {folder} "
+            f"{described(folder)}"
+        )
     return found
 
 

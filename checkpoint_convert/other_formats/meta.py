@@ -24,6 +24,7 @@ from checkpoint_convert.other_formats.rotary_order import to_halves
 from checkpoint_convert.tensors.mapped_file import MappedFile
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo, same_bits
 from checkpoint_convert.tensors.torch_archive import read_archive
+from megatron_train.checkpoint.recognize import described
 from pretokenizer.files.publish import read_json
 
 
@@ -175,8 +176,10 @@ def _read_params(path: Path) -> dict[str, Any]:
         for key in ("n_kv_heads", "norm_eps", "rope_theta"):
             float(params.get(key, 0))
         missing = [key for key in ("dim", "n_layers", "n_heads") if int(params[key]) < 1]
-    except FileNotFoundError:
-        raise ConvertError(f"{path}: missing; {path.parent} is not a folder of Meta's weights") from None
+    except (FileNotFoundError, NotADirectoryError):
+        is_meta = any(path.parent.glob("consolidated.*.pth"))
+        remedy = "fetch it too" if is_meta else f"{path.parent} {described(path.parent)}"
+        raise ConvertError(f"{path}: missing; {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConvertError(f"{path}: not the parameters of a Llama model ({error!r})") from None
     unknown = sorted(set(params) - KNOWN_PARAMS)

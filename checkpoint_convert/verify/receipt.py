@@ -119,6 +119,8 @@ def shard_folders(checkpoint: Path) -> list[Path]:
 def read_receipt(hf_dir: Path) -> dict[str, Any]:
     """Return the contents of a folder's receipt.json. Raises ValueError for a folder without a readable receipt."""
     path = hf_dir / RECEIPT
+    if not path.is_file():
+        raise ValueError(f"{path}: missing; name a folder that to-hf wrote")
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for link in record["links"]:

@@ -90,6 +90,7 @@ def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None, wit
     `with_chat` is False after an import, because the source's tokenizer lacks the added tokens. Raises ConvertError
     when the architectures differ or a file is missing.
     """
+    read_hf_config(hf_dir / "config.json")  # raises when the first folder is no Hugging Face folder
     generation_settings(hf_dir, {})  # raises with the file's name, which transformers' error lacks
     outcome = verify_weights(hf_dir, checkpoint_dir, iteration)
     folder = find_checkpoint(checkpoint_dir, iteration)

@@ -22,6 +22,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from megatron_train.checkpoint.recognize import foreign
 from megatron_train.checkpoint.safe_pickle import UnsafePickleError, scan_pickles
 from pretokenizer.files.checksums import verify_sha256sums, write_sha256sums
 from pretokenizer.files.publish import publish_folder, write_text_atomic
@@ -83,13 +84,10 @@ def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) ->
     and what the folder holds.
     """
     root = Path(checkpoint_dir)
-    if not root.is_dir():
+    if not root.exists():
         raise CheckpointError(f"{root}: no such checkpoint folder")
-    if (root / "config.json").is_file() and not (root / TRACKER).is_file():
-        raise CheckpointError(
-            f"{root}: is a Hugging Face folder; convert it with `checkpoint-convert from-hf {root} CHECKPOINT`, then "
-            "--load CHECKPOINT"
-        )
+    if root.is_file():
+        raise CheckpointError(f"{root} {foreign(root)}")
     if (root / MODEL_CONFIG).is_file() and (root / "SHA256SUMS").is_file():
         if iteration is not None and root.resolve().name != folder_name(iteration):
             raise CheckpointError(
@@ -97,7 +95,8 @@ def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) ->
                 " name the folder above it"
             )
         return root
-    _refuse_foreign(root, root)
+    if what := foreign(root):
+        raise CheckpointError(f"{root} {what}")
     present = [folder_name(i) for i in list_iterations(root)] + ([RELEASE] if (root / RELEASE).is_dir() else [])
     if iteration is not None:
         wanted = folder_name(iteration)
@@ -112,20 +111,16 @@ def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) ->
         )
     if not (root / wanted).is_dir():
         raise CheckpointError(f"{root}: has no {wanted}; found {', '.join(present) or 'nothing'}")
-    _refuse_foreign(root / wanted, root)
+    if what := foreign(root / wanted):
+        raise CheckpointError(f"{root / wanted} {what}")
     return root / wanted
 
 
-def _refuse_foreign(folder: Path, root: Path) -> None:
-    """Raise CheckpointError if another tool saved the torch_dist checkpoint `folder`: then it has no model_config.yaml.
-
-    The message gives the command that converts `root`, the folder that holds the checkpoint.
-    """
-    if (folder / ".metadata").is_file() and not (folder / MODEL_CONFIG).is_file():
-        raise CheckpointError(
-            f"{folder}: another tool saved this checkpoint: it has no {MODEL_CONFIG}; convert it with "
-            f"`python -m checkpoint_convert from-megatron-core {root} CKPT_DIR`, then use CKPT_DIR"
-        )
+def tracked_folder(checkpoint_dir: Path) -> Path:
+    """Return the path that the tracker file of any tool names, `release` without one. The folder may be missing."""
+    tracker = checkpoint_dir / TRACKER
+    name = tracker.read_text(encoding="utf-8").strip() if tracker.is_file() else RELEASE
+    return checkpoint_dir / folder_name(int(name) if name.isdigit() else None)
 
 
 def check_folder(folder: Path, part: int = 0, num_parts: int = 1) -> None:

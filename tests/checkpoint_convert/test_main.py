@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from checkpoint_convert.__main__ import main
 from checkpoint_convert.command_line import byte_size, token_list
@@ -69,12 +70,11 @@ def test_verify_exits_1_on_a_difference(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["from-hf", "missing", "ckpt"],
-            "error: missing/config.json: missing; missing is not a Hugging Face model folder",
-        ),
+        (["from-hf", "missing", "ckpt"], "error: missing/config.json: missing; missing does not exist"),
         (["to-hf", "missing", "hf"], "error: missing: no such checkpoint folder"),
-        (["verify", "hf", "missing"], "error: missing: no such checkpoint folder"),
+        (["verify", "hf", "missing"], "error: hf/config.json: missing; hf does not exist"),
+        (["verify", "--receipt", "hf"], "error: hf/receipt.json: missing; name a folder that to-hf wrote"),
+        (["chat", "hf"], "error: hf/config.json: missing; hf does not exist"),
     ],
 )
 def test_a_missing_folder_is_one_line_and_exit_1(
@@ -88,6 +88,49 @@ def test_a_missing_folder_is_one_line_and_exit_1(
 
     assert run(capsys, *arguments) == (1, "", message + "\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "from-hf OLD out",
+        "to-hf OLD out",
+        "to-hf OLD out --model llama2_7b",
+        "from-megatron-core OLD out",
+        "from-meta OLD out",
+        "verify OLD OLD",
+        "to-megatron-llm OLD out",
+        "chat OLD",
+    ],
+)
+def test_every_command_explains_a_folder_of_mp_rank_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "OLD" / "iter_0000500" / "mp_rank_00").mkdir(parents=True)
+    (tmp_path / "OLD" / "latest_checkpointed_iteration.txt").write_text("500")
+
+    code, out, err = run(capsys, *command.split())
+
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "is a checkpoint in Megatron's old format" in err
+    assert "`python -m checkpoint_convert from-megatron-llm OLD" in err
+    assert "--ckpt-convert-format torch_dist" in err
+
+
+def test_from_megatron_llm_refuses_a_checkpoint_of_megatron_lm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "iter_0000500" / "mp_rank_00" / "model_optim_rng.pt"
+    file.parent.mkdir(parents=True)
+    weights = {"decoder.layers.0.mlp.linear_fc1.weight": torch.zeros(1)}
+    torch.save({"args": argparse.Namespace(num_layers=1), "checkpoint_version": 3.0, "model": weights}, file)
+
+    code, _, err = run(capsys, "from-megatron-llm", tmp_path, tmp_path / "out")
+    assert (code, "names one of iter_0000500; name that folder itself" in err) == (1, True)
+
+    code, _, err = run(capsys, "from-megatron-llm", tmp_path / "iter_0000500", tmp_path / "out")
+    assert (code, "Megatron-LM converts its own with --ckpt-convert-format torch_dist" in err) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -40,5 +40,5 @@ def test_new_starts_a_conversation_that_keeps_the_system_message(folder: Path) -
 
 
 def test_a_folder_without_model_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"docs: has no config\.json"):
+    with pytest.raises(ValueError, match=r"docs/config\.json: missing"):
         list(chat(ROOT / "docs", None, 5, ["why"]))

@@ -161,7 +161,7 @@ def test_the_old_format_of_megatron_is_named(tmp_path: Path) -> None:
     (tmp_path / "iter_0000005" / "mp_rank_00").mkdir(parents=True)
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("5")
     with pytest.raises(
-        ConvertError, match=r"iter_0000005: in Megatron's old format .*--ckpt-convert-format torch_dist"
+        ConvertError, match=r"is a checkpoint in Megatron's old format.*--ckpt-convert-format torch_dist"
     ):
         from_megatron_core(tmp_path, tmp_path / "ckpt", ImportOptions())
 

@@ -76,7 +76,7 @@ def test_missing_files_are_reported_and_are_no_error(chain: Path) -> None:
 
 
 def test_a_folder_without_receipt_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"receipt\.json: is not a receipt"):
+    with pytest.raises(ValueError, match=r"receipt\.json: missing; name a folder that to-hf wrote"):
         check_receipt(tmp_path)
 
 

@@ -70,6 +70,7 @@ def test_missing_and_present_checkpoints_are_named(tmp_path: Path) -> None:
         return str(error.value)
 
     assert message(tmp_path / "nowhere") == f"{tmp_path}/nowhere: no such checkpoint folder"
+    (tmp_path / "metrics.jsonl").touch()
     assert message(tmp_path) == (
         f"{tmp_path}: has no latest_checkpointed_iteration.txt, so no checkpoint was published there; found nothing"
     )
