@@ -1,4 +1,4 @@
-"""The commands of the README and of docs/ exist, the README's example runs, and the tree of files is up to date."""
+"""Links on the pages lead somewhere, the README's example runs, and the tree of files is up to date."""
 
 from __future__ import annotations
 
@@ -10,17 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from megatron_train.config.flags import parse
-from megatron_train.parity import parity_parser
-from megatron_train.planning.command import plan_parser
 from tests.paths import ROOT
 from tests.source_tree import source_tree, tree_of_page
 
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_the_tree_of_the_architecture_page_is_up_to_date() -> None:
@@ -42,72 +36,6 @@ def test_links_and_files_that_pages_name_exist() -> None:
             )
         ]
         assert [path for path in [*linked, *named] if not path.exists()] == [], page
-
-
-def commands(page: str) -> list[list[str]]:
-    """Return the commands in the shell blocks of a page and in its inline code, as words."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    lines += [code for code in re.findall(r"`([^`\n]+)`", text) if code.startswith(("make ", "python -m "))]
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/architecture.md"])
-def test_commands_are_understood(page: str) -> None:
-    found = commands(page)
-    for words in found:
-        check_command(words)
-    assert found
-
-
-def check_command(words: list[str]) -> None:
-    """Fail when a program, a target, a command or a flag does not exist."""
-    if words[0] == "make":
-        check_make(words[1:])
-    elif words[0] == "torchrun":
-        check_module("megatron_train", words[words.index("megatron_train") + 1 :])
-    elif words[:2] == ["python", "-m"]:
-        check_module(words[2], words[3:])
-    elif words[0] == "sbatch":
-        assert any((ROOT / word).is_file() for word in words[1:]), words
-    else:
-        known = {"pre-commit", "vllm", ".ci/run", ".venv/bin/pytest", "docker"}
-        assert words[0] in known or words[0].startswith("python"), words
-
-
-def check_make(words: list[str]) -> None:
-    target, *settings = words
-    assert re.search(rf"^{target}:.*## ", MAKEFILE, re.MULTILINE), f"`make help` does not list {target}"
-    for setting in settings:
-        assert f"$({setting.partition('=')[0]}" in MAKEFILE or f",{setting.partition('=')[0]}" in MAKEFILE, setting
-
-
-def check_module(module: str, words: list[str]) -> None:
-    if "..." in words or not any(word.startswith("--") for word in words):
-        return
-    if module == "megatron_train" and words[0] == "plan":
-        parse(plan_parser().parse_known_args(words[1:])[1])
-    elif module == "megatron_train" and words[0] == "parity":
-        parse(parity_parser().parse_known_args(words[1:])[1])
-    elif module == "megatron_train":
-        parse(words[1:] if words[0] == "evaluate" else words)
-    elif module in ("pretokenizer", "checkpoint_convert"):
-        check_flags([module, words[0]], words[1:])
-    else:
-        assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file() or (
-            ROOT / module.replace(".", "/")
-        ).is_dir(), module
-
-
-def check_flags(command: list[str], words: list[str]) -> None:
-    """Fail when the help of a command does not list one of the flags."""
-    shown = subprocess.run(
-        [sys.executable, "-m", *command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for word in words:
-        if word.startswith("--"):
-            assert re.search(rf"^ .*{word}\b", shown.stdout, re.MULTILINE), f"{command} has no {word}"
 
 
 def test_make_help_is_the_default_target_and_lists_the_two_commands() -> None:
