@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,9 @@ import yaml
 
 from examples.evaluation.results import Evaluation, Result
 from examples.page.__main__ import Model, with_link, write_page
+from tests.browser import PHONE_WIDTH, look_at, needs_chromium
 
 pytest.importorskip("matplotlib")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def sampled(name: str, text: str) -> dict[str, Any]:
@@ -131,16 +129,25 @@ def test_the_model_card_links_to_the_page_once(page: Path) -> None:
     assert with_link("Text.\n") == f"{link}\n\nText.\n"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_a_browser_reports_no_error(page: Path, tmp_path: Path) -> None:
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--enable-logging=stderr",
-    ]
-    command = [str(CHROMIUM), *flags, f"--user-data-dir={tmp_path}/profile", "--dump-dom", page.as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "my model" in shown.stdout and "tokens per second" in shown.stdout
-    assert "CONSOLE" not in shown.stderr
+@needs_chromium
+@pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
+def test_a_phone_shows_the_page_without_scrolling_sideways_and_every_text_is_readable(
+    page: Path, tmp_path: Path, is_dark: bool
+) -> None:
+    look = look_at(page, tmp_path / "browser", PHONE_WIDTH, is_dark)
+    assert (look.is_dark, look.faint, look.errors) == (is_dark, [], [])
+    assert look.scroll_width <= PHONE_WIDTH
+    assert look.num_texts > 60
+
+
+@needs_chromium
+def test_a_wide_page_a_faint_text_and_a_console_error_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "bad.html"
+    path.write_text(
+        "<!doctype html><body style='background: #fff'><p style='width: 700px; color: #888'>faint</p><p>good</p>"
+        "<script>undefined_function()</script>"
+    )
+    look = look_at(path, tmp_path / "browser")
+    assert look.scroll_width > 700
+    assert look.faint == ["3.54 p: faint"]
+    assert len(look.errors) == 1 and "undefined_function" in look.errors[0]
