@@ -21,7 +21,7 @@ _TRAINER_KEYS = """
     use_system_tag verbose wandb_entity warmup_steps warmup_type weight_decay weight_decay_lm
 """
 HF_TRAINER_KEYS = frozenset(_TRAINER_KEYS.split())
-"""Keys that sections of the original have for the Hugging Face trainer. A build ignores them with one warning."""
+"""Keys of Open-Assistant's sections that concern its Hugging Face trainer. A build ignores them with one warning."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class DatasetEntry:
     val_split: float = 0.2
     """Share of the records that become validation data (below 1), or their number (1 or more). 0 means none."""
     max_val_set: int | None = None
-    """Largest number of validation samples; the others are discarded, as in the original. 0 means no limit."""
+    """Largest number of validation samples; the others are discarded, as in Open-Assistant. 0 means no limit."""
     max_train_set: int | None = None
     """Largest number of training samples. From more, a random subset is drawn. 0 means no limit."""
     fraction: float | None = None
@@ -95,7 +95,7 @@ class PretokenizeConfig:
     output_dir_suffix: str = ""
     """Text appended to output_dir; the tokenizer sections name the tokenizer here."""
     tokenizer_type: str | None = None
-    """SentencePieceTokenizer or FalconTokenizer, as in the original. It has no effect: vocab_file decides."""
+    """SentencePieceTokenizer or FalconTokenizer, as in Open-Assistant. It has no effect: vocab_file decides."""
     vocab_extra_ids_list: str | None = None
     """Special tokens to add, in this order, separated by commas. The default is the tokens of the chat format."""
     new_tokens: bool = True
@@ -133,7 +133,7 @@ class PretokenizeConfig:
     dataset_impl: Literal["mmap"] = "mmap"
     """Format of the shards. Megatron's mmap format is the only one."""
     use_system_prefix: bool = False
-    """Has no effect, as in the original; accepted because sections of the original have it."""
+    """No effect. It is accepted because Open-Assistant's sections have it, where it has no effect either."""
 
     def __post_init__(self) -> None:
         problems = []

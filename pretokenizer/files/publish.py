@@ -94,7 +94,7 @@ def _aside(final: Path) -> Path:
 def locked(folder: Path, target: Path, patience_seconds: float = 0.0) -> Iterator[None]:
     """Hold an exclusive lock on `folder` within the block, even if the folder is renamed there.
 
-    The lock ends with the process, even when the process is killed. Raises BusyError naming `target` and the process
+    The lock is released when the process ends, even if it is killed. Raises BusyError naming `target` and the process
     that still holds the lock after `patience_seconds`.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -58,7 +58,7 @@ class ShardError(ValueError):
 def optimal_dtype(vocab_size: int) -> type[np.integer[Any]]:
     """Return the element type for token ids: uint16 for a vocabulary below 65,500 tokens, else int32.
 
-    The original has the same rule, so the bytes of its shards and these agree.
+    Open-Assistant has the same rule, so the bytes of its shards and ours agree.
     """
     return np.uint16 if vocab_size < 65500 else np.int32
 

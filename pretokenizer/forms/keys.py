@@ -17,7 +17,7 @@ UNCERTAIN_CONVERSATION = ("trajectory", "data")
 """Keys that hold a conversation only in a record that has no other form."""
 TEXTS = ("chat", "sample")
 GROUND_TRUTH = ("answer", "solution", "target", "targets")
-"""Keys that beside `messages` hold what a checker compares the reply with."""
+"""Keys beside `messages` that hold the reference answer, with which a checker compares the reply."""
 
 
 def first(record: Record, keys: Sequence[str]) -> str | None:

@@ -9,8 +9,8 @@
 | tool calls | `query`, `answers` (tool calls) and `tools`, as in xlam-function-calling-60k |
 | one text | `chat` or `sample`, as in glaive-function-calling |
 
-A record may also have `system`, `tools`, `history`, `context`, and keys such as `weight` that give the reply loss or
-not.
+A record may also have `system`, `tools`, `history`, `context`, and keys such as `weight` that say whether the reply
+gets loss.
 """
 
 import json

@@ -72,7 +72,7 @@ _SYSTEMS = ("system_message", "system_prompt", "systemprompt")
 _FURTHER = (*_THOUGHTS, *_OTHER_MARKS, *_SYSTEMS, "contexts", "passage", "passages")
 _CALLS = ("tool_calls", "function_call", "tools", "functions", "tool_responses")
 UNSUPPORTED = frozenset((*MARKS, *REASONING, *_CALLS, *_LEARNED, *_FURTHER, *_MEDIA))
-"""Keys, in lower case, that change what should be learned. A record with one that is not used is a bad record."""
+"""Keys, in lower case, that change what should be learned. If the reader does not use one, the record is bad."""
 _MERGED_BY = "\n\n"
 
 

@@ -25,7 +25,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, chat_format: ChatFormat) 
 
 
 def special_tokens_json(tokenizer: Tokenizer) -> str:
-    """Return the contents of special_tokens.json as the original writes the file, without a line feed at the end."""
+    """Return the contents of special_tokens.json as Open-Assistant writes it, without a line feed at the end."""
     return json.dumps(tokenizer.special_tokens)
 
 

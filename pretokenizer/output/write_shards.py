@@ -12,7 +12,7 @@ from pretokenizer.selection.select_documents import Selected
 from pretokenizer.selection.token_store import TokenStore, batches
 
 ROLE_VOCABULARY = 16
-"""Number of role ids that the original reserves. It makes the elements of the role shards uint16."""
+"""Number of role ids that Open-Assistant reserves. It makes the elements of the role shards uint16."""
 BATCH_ORIGINS = 1 << 18
 """Number of documents whose origins are written at a time."""
 

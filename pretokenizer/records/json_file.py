@@ -24,7 +24,7 @@ _MAX_OBJECT_BYTES = 256 << 20
 _CONTAINERS = ("data", "train", "examples", "instances")
 """Keys under which a file that is one JSON object may hold its list of records."""
 _LISTS = (*_CONTAINERS, "test", "valid", "validation", "val", "dev", "eval")
-"""Keys of lists of records of which one file may hold only one."""
+"""Keys that may hold a list of records. One file may have only one of them."""
 
 
 def read_lines(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int, Record]]:

@@ -103,8 +103,8 @@ def _split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, bool]:
     """Split a data set. Return (training documents, validation documents or None, whether the report says `Subset of`).
 
-    Documents are indices into the table of their split. The report names data sets as the original does, which calls
-    some splits `Subset of NAME`.
+    Documents are indices into the table of their split. The published report uses Open-Assistant's names, which are
+    `Subset of NAME` for some splits.
     """
     units = np.arange(table.unit_documents.size)
     order = source.order(table.num_records)

@@ -2,7 +2,7 @@
 
 Each of these names reads every form in forms.py: OpenAI's messages with tools, ShareGPT, Alpaca, Dolly, prompts with
 completions, preference pairs, plain text. The key `train`, `weight`, `loss` or `loss_mask` of a message, of any role,
-says whether it gets loss. A record with a key that changes what should be learned and is not used is a bad record.
+says whether it gets loss. If a record has an unused key that changes what should be learned, it is a bad record.
 """
 
 from dataclasses import dataclass, field

@@ -133,10 +133,10 @@ def _conversation(path: tuple[Record, ...]) -> Conversation:
 
 
 def _trees(records: Iterable[InputRecord]) -> Iterator[tuple[InputRecord, Record | BadRecord]]:
-    """Yield (record with its position, tree) for each tree.
+    """Yield (record, tree) for each tree. The record gives the tree its position.
 
-    A tree is a record, or is assembled from records that are single messages and then has the position of its root. A
-    record that fits in no tree gives a BadRecord instead of the tree.
+    A record is a whole tree, or a single message. A tree assembled from single messages has the position of its root. A
+    message without its parent, and any other record, gives a BadRecord instead of a tree.
     """
     builder: tuple[InputRecord, Record] | None = None
     messages: dict[str, Record] = {}

@@ -1,7 +1,7 @@
 """Count bad records by reason, name the first ones by file and line, and stop a build with too many.
 
 A record is bad when it is not a JSON object, has other keys or types than its source expects, has roles that do not
-alternate or empty turns, or has broken Unicode. Records that the original drops without an error are not bad.
+alternate or empty turns, or has broken Unicode. Records that Open-Assistant drops without an error are not bad.
 """
 
 from pretokenizer.records.json_text import RecordError

@@ -94,7 +94,7 @@ class PartHeader:
     """Whether the reference encoded the part because the fast encoder was found wrong."""
     warnings: list[str] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
-    """Numbers of compared replies, dropped messages and other work of the chat format, by NOTES in encode/batch.py."""
+    """Sums of the counts that rendering makes, such as compared replies, by their name in NOTES (encode/batch.py)."""
     seconds: dict[str, float] = field(default_factory=dict)
     """CPU time in seconds that the part took, under the key `total`."""
 

@@ -15,9 +15,9 @@ from pretokenizer.template.expression import Messages, Recording
 
 T = TypeVar("T")
 MAX_NODES = 50_000
-"""Most nodes of all trees of a template, about 50 MB."""
+"""Maximum number of nodes in all trees of a template, about 50 MB."""
 _TRIAL = 2_000
-"""Failed look-ups after which a store stops to grow unless more look-ups succeed than fail."""
+"""Number of failed look-ups after which a store stops growing, unless more look-ups succeed than fail."""
 
 
 class _Node(Generic[T]):

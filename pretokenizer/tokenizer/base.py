@@ -47,7 +47,7 @@ class Tokenizer(ABC):
         self.extra_special_tokens = tuple(extra_special_tokens)
         self.new_tokens = new_tokens
         self.special_tokens: dict[str, int] = {}
-        """{token: id} of the special tokens, in the original's order; the contents of `special_tokens.json`."""
+        """{token: id} of the special tokens, in Open-Assistant's order; the contents of `special_tokens.json`."""
         self.pad_token_id: int
         self.eos_token_id: int
         """The model's own end-of-text token, not the chat format's end-of-turn token."""
