@@ -118,7 +118,7 @@ def announce_data(config: TrainConfig, layout: ParallelLayout, samples: Samples,
 
 
 def describe_batch(config: TrainConfig, layout: ParallelLayout, documents: int, rows_per_epoch: float) -> str:
-    """Return how the global batch is made up, and how many epochs the run takes.
+    """Return the make-up of the global batch and the number of epochs as text, such as:
 
     "64 samples = 2 per micro-batch x 16 micro-batches x 2 data-parallel ranks; 12,000 iterations = 0.999 epochs of
     768,968 documents"

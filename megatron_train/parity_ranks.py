@@ -45,7 +45,7 @@ def record_references(model: ModelConfig, configs: dict[str, TrainConfig], folde
 def compare_cases(model: ModelConfig, cases: list[Case], folder: Path) -> list[Difference]:
     """Run every case from the weights in `folder`, and return its differences from the trace of one process.
 
-    All ranks call this function and get the same.
+    All ranks call this function and get the same result.
     """
     return [
         compare(trace_run(start_run(model, case.config, folder)), Trace.load(folder / f"{case.precision}.pt"))
@@ -69,7 +69,7 @@ def start_run(model: ModelConfig, config: TrainConfig, folder: Path) -> Run:
 
 
 def trace_run(run: Run) -> Trace:
-    """Train all iterations of a run and return what they gave. All ranks call this function and get the same."""
+    """Train all iterations of a run and return their results. All ranks call this function and get the same trace."""
     before, _ = full_parameters(run.chunks)
     gradients: list[dict[str, Tensor]] = []
     reports, apart = [], 0.0

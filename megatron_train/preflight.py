@@ -147,10 +147,10 @@ def check_last_turns(data: Data, sets: list[Samples]) -> None:
 
 
 def is_nothing_left(config: TrainConfig, start: Start | None, state: TrainState) -> bool:
-    """Return whether the run in --save has already reached --train_iters; if so, print a line that says it.
+    """Return whether the run in --save has already reached --train_iters, and if so, print that it has.
 
-    Raises CheckpointError when the checkpoint that has reached --train_iters is not in --save but comes from --load:
-    the user then expects more training.
+    Raises CheckpointError when the checkpoint that has reached --train_iters comes from --load and not from --save,
+    because the user then expects more training.
     """
     settings, iterations = config.checkpoint, config.batch.train_iters
     if start is None or state.iteration < iterations:

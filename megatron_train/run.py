@@ -40,7 +40,7 @@ from megatron_train.train_step import StepResult, Update, is_unwanted, train_ste
 
 @dataclass
 class Run:
-    """Everything that one rank holds of a training run. All ranks call each method together, at the same iteration."""
+    """The state of a training run on one rank. All ranks call each method together, at the same iteration."""
 
     config: TrainConfig
     layout: ParallelLayout
@@ -74,7 +74,7 @@ class Run:
     ) -> Run:
         """Return a run at iteration 0 with a new optimizer. `layout`'s process groups must exist.
 
-        Without `random_weights`, the weights have any values until a checkpoint is loaded.
+        Without `random_weights`, the weights are uninitialized until a checkpoint is loaded.
         """
         chunks = wrap_model(build_model(model_config, config, random_weights), config)
         optimizer = build_optimizer(chunks, config)

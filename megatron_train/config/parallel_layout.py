@@ -119,7 +119,7 @@ class ParallelLayout:
         return []
 
     def _other_stages(self, num_layers: int) -> tuple[int, int]:
-        """Return (number of stages without a number of layers of their own, number of layers that these share)."""
+        """Return (number of stages whose number of layers is not given, number of layers that these stages share)."""
         given = [layers for layers in (self.first_layers, self.last_layers) if layers is not None]
         return self.pp - len(given), num_layers - sum(given)
 
@@ -144,7 +144,7 @@ class ParallelLayout:
         return Coordinates(tp=tp, dp=rest % data_ranks, pp=rest // data_ranks)
 
     def describe_split(self, num_layers: int) -> str:
-        """Return the layers of each stage as text: one number if all stages have as many, else `first|between|last`.
+        """Return the layers of each stage as text: one number if all stages have it, else `first|between|last`.
 
         >>> ParallelLayout(world_size=4, pp=4, first_layers=7, last_layers=5).describe_split(32)
         '7|10|5'

@@ -80,7 +80,7 @@ CONDITIONS = (
         "it names the curves of wandb_logger and tensorboard_dir, and neither is given",
     ),
 )
-"""In the order of the settings. A setting may occur more than once."""
+"""The conditions, in the order of the settings. A setting may occur in several of them."""
 
 
 def settings_without_effect(config: TrainConfig) -> list[str]:

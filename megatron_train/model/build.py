@@ -178,8 +178,8 @@ def layer_spec(model: ModelConfig) -> ModuleSpec:
 def build_model(model: ModelConfig, config: TrainConfig, random_weights: bool = True) -> list[GPTModel]:
     """Return the model chunks of this rank, on its device, in training precision.
 
-    There is one chunk, or one per virtual pipeline stage. Without `random_weights`, the memory of the weights has any
-    content, which saves time where a checkpoint is loaded.
+    There is one chunk, or one per virtual pipeline stage. Without `random_weights`, the weights are uninitialized. This
+    saves time when a checkpoint is loaded into them.
     """
     core_config = transformer_config(model, config, parallel_state.get_pipeline_model_parallel_rank())
     # megatron-core marks a weight as split over tensor-parallel ranks only when it initialises the weight. Without the

@@ -2,7 +2,7 @@
 
 Rotary embeddings, SwiGLU, and the residual sum with its norm are chains of kernels. Each of these reads and writes all
 activations of a layer. torch.compile makes one kernel of each chain. It needs a C++ compiler on the CPU, and Triton on
-CUDA. An operation that it cannot compile runs as before, with one warning.
+CUDA. An operation that it cannot compile runs uncompiled, with one warning.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class LayerConfig(TransformerConfig):
     """megatron-core's configuration of a layer, with this project's own settings."""
 
     compile_operations: bool = False
-    """Whether operations run as torch.compile makes them."""
+    """Whether torch.compile compiles the operations."""
 
 
 class Operation(NamedTuple):

@@ -208,7 +208,7 @@ def quiet_known_warnings() -> None:
 
 
 def _is_no_notice(record: logging.LogRecord) -> bool:
-    """Return whether a log record of megatron-core is none of _NOTICES."""
+    """Return whether a log record of megatron-core is not one of _NOTICES."""
     return _NOTICES.get(record.name.removeprefix("megatron.core."), "\0") not in record.getMessage()
 
 

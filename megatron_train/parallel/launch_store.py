@@ -3,7 +3,7 @@
     dist.init_process_group(backend, store=fresh_store(timeout), rank=rank, world_size=world)
 
 When torchrun (torch 2.13) restarts failed processes, it gives them the store of the failed attempt. A rank that starts
-early then finds the addresses of dead processes and connects to nobody. Here rank 0 gives each attempt a random name.
+early then finds the addresses of dead processes and cannot connect. Here rank 0 gives each attempt a random name.
 All ranks agree on the name before they write anything else, and everything else is stored below that name.
 """
 

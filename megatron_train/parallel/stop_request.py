@@ -57,7 +57,7 @@ class StopRequest:
     def requested(self) -> str | None:
         """Return the reason to stop now, a signal on any rank or the end of --exit_duration_in_mins, or None.
 
-        All ranks call this method and get the same answer.
+        All ranks call this method and get the same result.
         """
         minutes = (time.time() - self._started) / 60
         limit = self._logging.exit_duration_in_mins
@@ -72,7 +72,7 @@ class StopRequest:
     def due(self, iteration: int) -> str | None:
         """Return the reason to stop after `iteration`: that of `requested`, else --exit_interval; None = continue.
 
-        All ranks call this method and get the same answer.
+        All ranks call this method and get the same result.
         """
         interval = self._logging.exit_interval
         if interval and iteration % interval == 0 and iteration < self._train_iters:

@@ -27,7 +27,7 @@ MODELS = shipped_configs() / "model"
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that the report of `plan` prints: settings, architecture, memory of each stage, data and work."""
+    """The contents of `plan`'s report: settings, architecture, memory of each stage, data and work."""
 
     config: TrainConfig
     model: ModelConfig

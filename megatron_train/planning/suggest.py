@@ -1,9 +1,10 @@
 """`plan --suggest`: rank the parallel layouts that fit on N GPUs by the estimated time of an iteration.
 
-The estimate adds computing (at `mfu` of the peak, with the extra passes of recomputation), the cost that a micro-batch
-of any size has (kernel launches, and a pass over the gradients), tensor-parallel messages inside each layer and
-messages between stages, all of the slowest pipeline stage. It divides the sum by the share of the step that is not
-pipeline bubble, and adds the data-parallel reduction. It is good enough to rank layouts, but not to predict seconds.
+The estimate is for the slowest pipeline stage. It adds the time of computing (at `mfu` of the peak, with the extra
+passes of recomputation), the fixed cost of each micro-batch (kernel launches, and a pass over the gradients),
+tensor-parallel messages inside each layer, and messages between stages. It divides the sum by the share of the step
+that is not pipeline bubble, and adds the data-parallel reduction. It is good enough to rank layouts, but not to predict
+seconds.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ microseconds."""
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A parallel layout that fits in memory, with its peak memory in GiB and its estimated time."""
+    """A parallel layout that fits in memory, with its peak memory in GiB and its estimated seconds per iteration."""
 
     layout: ParallelLayout
     micro_batch_size: int
@@ -90,8 +91,8 @@ def candidates(
 def uneven_layouts(even: ParallelLayout, num_layers: int) -> Iterator[ParallelLayout]:
     """Yield the layouts with the stages of `even`, but other numbers of layers on the first and the last stage.
 
-    The stages between them have the fewest layers that are more than an even split would give them. The first and the
-    last stage have no more than these, because they also have the embedding and the output layer.
+    The stages between them have the smallest number of layers above that of an even split. The first and the last stage
+    have at most as many, because they also have the embedding and the output layer.
     """
     pp, step = even.pp, even.vpp
     if pp == 1:

@@ -27,7 +27,7 @@ class PhaseTimer:
         self.exact = exact and torch.cuda.is_available()
         self.iteration, self.phase, self.changes = 0, "start", 0
         self.seconds: dict[str, float] = {}
-        """Seconds of each finished phase of this iteration, and of an evaluation or a save before it."""
+        """Phase -> seconds, for each finished phase of this iteration and for an evaluation or save before it."""
         self.entered = self._started = time.perf_counter()
 
     def start(self, iteration: int, phase: str) -> None:
