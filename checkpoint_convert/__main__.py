@@ -192,7 +192,7 @@ def run_verify(options: argparse.Namespace) -> int:
 
 
 def run_verify_receipt(folder: Path, no_replay: bool) -> int:
-    """Check every file that a receipt covers, then compute one training iteration again."""
+    """Check every file that a receipt covers, then replay one training iteration. Return the exit code."""
     from checkpoint_convert.verify.receipt import check_receipt, replay_receipt
 
     outcome = check_receipt(folder)

@@ -41,7 +41,7 @@ class Export:
     """Number of vocabulary rows to write."""
 
     def describe_rows(self) -> str:
-        """Return the numbers of rows as text, such as `32,007 rows written of 32,128 (32,007 in use)`."""
+        """Return the numbers of vocabulary rows as text: `32,007 rows written of 32,128 (32,007 in use)`."""
         return f"{self.rows:,} rows written of {self.model.padded_vocab:,} ({self.model.vocab_size:,} in use)"
 
 

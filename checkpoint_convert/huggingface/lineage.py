@@ -1,4 +1,4 @@
-"""The ancestors of a model: recorded when weights are imported, and followed back through training runs.
+"""Record where imported weights come from, and find the ancestors of a model through its training runs.
 
     record_source(staging, Path("Llama-2-70b-hf"))                 # converted_from.json in CKPT_DIR/release
     lineage(Path("checkpoints/stage2/iter_0000346"))               # ["stage1", "base", "meta-llama/Llama-2-70b-hf"]

@@ -76,7 +76,7 @@ class SourceFiles:
     def config_id(self, name: str) -> int | None:
         """Return the token id that the source's config.json has under `name` (`eos_token_id`, ...), or None.
 
-        Of a list, the first id is returned.
+        If it is a list of ids, return the first one.
         """
         found = self.config_ids.get(name)
         found = found[0] if isinstance(found, list) and found else found

@@ -62,7 +62,7 @@ def converted_vocabulary(folder: Path) -> tempfile.TemporaryDirectory[str]:
     """Return a folder with the tokenizer.json that transformers makes of vocab.json and merges.txt in `folder`.
 
     It is removed when the program ends. Raises ConvertError when transformers cannot read the files, or ignores a part
-    of them because another kind of tokenizer is named.
+    of them because the folder names another kind of tokenizer.
     """
     from transformers import AutoTokenizer
 

@@ -227,7 +227,7 @@ class SafetensorsWriter:
             self.digests[self._file.path] = self._file.close()
 
     def close(self) -> None:
-        """End the writing. Raises ConvertError naming tensors of `infos` that were not written."""
+        """Check that all tensors were written. Raises ConvertError naming those of `infos` that were not."""
         missing = [*self._left, *(name for _, names in self._shards for name in names)]
         if missing:
             raise ConvertError(f"not written: {', '.join(missing[:5])}")

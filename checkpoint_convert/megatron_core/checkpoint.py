@@ -36,7 +36,7 @@ MODEL_PREFIX = "model."
 FILE_BYTES = 1 << 30
 """Size in bytes at which CheckpointWriter starts a new file."""
 ALIGNMENT = 64
-"""Bytes. Each tensor's archive starts at a multiple of it, so that the tensor can be mapped in place."""
+"""Each tensor's archive starts at a multiple of this number of bytes, so that the tensor can be mapped in place."""
 LINEAR_LAYERS = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
 BACKEND = {
     "sharded_backend": "torch_dist",

@@ -38,9 +38,9 @@ from pretokenizer.tokenizer.base import Tokenizer
 
 @dataclass(frozen=True)
 class WeightsToImport:
-    """A model of another format, ready to import: its tensors, the rules that convert them, and what goes with them.
+    """A model of another format, ready to import: its tensors and the rules that convert them.
 
-    That is the architecture, the plan of vocabulary rows, the tokenizer and the generation settings.
+    Its architecture, plan of vocabulary rows, tokenizer and generation settings are imported too.
     """
 
     source: TensorSource

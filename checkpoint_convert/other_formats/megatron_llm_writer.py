@@ -50,7 +50,7 @@ class RankOptions:
     tp: int = 1
     pp: int = 1
     dtype: torch.dtype | None = None
-    """Dtype of the written weights. None = the dtype of most of the checkpoint."""
+    """Dtype of the written weights. None: the dtype of most weights in the checkpoint."""
     iteration: int | None = None
 
     @property
@@ -210,7 +210,7 @@ def read_rows(source: _Source, rule: Rule) -> Tensor:
 def split(name: str, tensor: Tensor, tp: int, is_gated: bool) -> list[Tensor]:
     """Return the part of a tensor for each tensor-parallel rank.
 
-    Of the fused up and gate rows of a gated MLP, each rank gets its share of up and its share of gate.
+    Each rank gets its share of up and its share of gate from the fused rows of a gated MLP.
     """
     axis = partition_axis(name)
     if axis is None or tp == 1:

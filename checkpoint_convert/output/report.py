@@ -1,4 +1,4 @@
-"""What a conversion prints: a progress bar in bytes, warnings, and closing lines."""
+"""Print the output of a conversion: a progress bar in bytes, warnings, and closing lines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_NAMED = 8
 
 @dataclass
 class Report:
-    """Counts of the tensors that a conversion wrote, and names of tensors that its user should know about."""
+    """Counts of the tensors that a conversion wrote, and the names of omitted and non-finite tensors."""
 
     folder: Path
     num_tensors: int = 0

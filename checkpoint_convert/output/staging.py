@@ -1,7 +1,7 @@
 """Check that the target of a conversion is free, and provide the staging folder of CKPT_DIR/release.
 
-A conversion writes into a hidden folder that is renamed when it is complete. An error removes it. A lock, which ends
-with its process, keeps a second conversion out of the same folder.
+A conversion writes into a hidden folder that is renamed when it is complete. An error removes it. A lock, which is
+released when the process ends, keeps a second conversion out of the same folder.
 """
 
 from __future__ import annotations
