@@ -131,7 +131,7 @@ def model_config_of(config: HfConfig, families: dict[str, Family], path: Path) -
 
 
 def check_fields(config: HfConfig, families: dict[str, Family], path: Path, ignored: Collection[str] = ()) -> None:
-    """Warn about unknown fields of config.json without effect. Raises ConvertError if one may change the model.
+    """Warn about unknown fields of config.json. Raises ConvertError if one of them may change the model.
 
     An unknown field has no effect when it is empty, when it has the default value of transformers, or when `ignored`
     names it.
