@@ -97,7 +97,7 @@ def run_to_hf(options: argparse.Namespace) -> int:
     with temporary_release(options.hf_dir) as folder:
         unstated = CoreOptions(options.model, options.vocab_file)
         report = from_megatron_core(source, folder, ImportOptions(), unstated)
-        report.folder = Path("a temporary checkpoint")  # its name would only mislead
+        report.folder = Path("a temporary checkpoint")  # the folder is removed below
         code = finish(report, options.no_verify, lambda: verify_megatron_core(source, folder))
         return code or export_to_hf(options, folder)
 

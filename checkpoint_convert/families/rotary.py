@@ -70,7 +70,7 @@ def _stretched(kind: str, rope: dict[str, Any]) -> dict[str, Any]:
     if stated is None:
         raise ConvertError(f"rope type {kind!r} lacks its factor")
     factor = float(stated)
-    rope.pop("finetuned", None)  # of the first YaRN models; transformers does not read it
+    rope.pop("finetuned", None)  # a key of the first YaRN models, which transformers does not read
     defaults = {**YARN, "attention_factor": 0.1 * math.log(factor) + 1} if kind == "yarn" and factor >= 1 else {}
     for key, value in defaults.items():
         found = rope.pop(key, None)

@@ -42,7 +42,7 @@ def chat_format_of(tokenizer: Tokenizer, folder: Path) -> ChatFormat | None:
             named = next((f for f in CHAT_FORMATS.values() if f.hf_chat_template == text), None)
             if named is not None:
                 return named
-            from pretokenizer.chat.jinja_format import TemplateFormat  # memory that other conversions do not need
+            from pretokenizer.chat.jinja_format import TemplateFormat  # here, to save memory
 
             return TemplateFormat(text, str(path), tokenizer)
     except (ChatFormatError, ConvertError) as error:

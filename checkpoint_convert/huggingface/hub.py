@@ -57,7 +57,7 @@ def push(folder: Path, repository: str) -> str:
     The repository is created if needed. Raises ConvertError with the hub's message.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError  # of its HTTP client; not every one is an OSError
+    from huggingface_hub.errors import HTTPError  # errors of its HTTP client, some of which are no OSError
 
     try:
         api = HfApi()

@@ -133,7 +133,7 @@ def write_tokenizer_files(export: TokenizerExport, folder: Path, max_length: int
     if export.is_source and export.source is not None:
         copy_source(export.source, folder)
         return
-    import tokenizers  # memory that an export without tokenizer does not need
+    import tokenizers  # here, to save memory when no tokenizer is written
 
     tokenizer = export.tokenizer
     contents = tokenizer_contents(export)

@@ -56,7 +56,7 @@ def read_metadata(folder: Path, is_foreign: bool = False) -> dict[str, StoredTen
         places = {(index.state["fqn"], index.state.get("offset")): place.state for index, place in storage}
         found = {}
         for key, value in metadata.state["state_dict_metadata"].items():
-            if "chunks" in (value.state or {}):  # else the entry is bytes
+            if "chunks" in (value.state or {}):  # other entries are objects stored as bytes
                 chunks = [_chunk(chunk.state, places[key, chunk.state["offsets"]]) for chunk in value.state["chunks"]]
                 found[key] = StoredTensor(value.state["size"], value.state["properties"].state[0], chunks)
     except KeyError as error:

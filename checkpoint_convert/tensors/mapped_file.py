@@ -55,6 +55,6 @@ class MappedFile:
         length = before + num_bytes
         mapping = mmap.mmap(self.descriptor, length, access=mmap.ACCESS_COPY, offset=offset - before)
         if self.is_read_ahead and hasattr(mmap, "MADV_WILLNEED"):
-            mapping.madvise(mmap.MADV_WILLNEED)  # otherwise each page fault waits for a hundred kilobytes
+            mapping.madvise(mmap.MADV_WILLNEED)  # otherwise each page fault waits for about 100 kB
         raw = torch.frombuffer(mapping, dtype=torch.uint8, count=num_bytes, offset=before)
         return (raw if offset % dtype.itemsize == 0 else raw.clone()).view(dtype)

@@ -49,7 +49,7 @@ class Compiled:
             try:
                 return self.compiled(*arguments)
             except Exception as error:  # torch documents no common type of compile errors
-                result = self.function(*arguments)  # raises what is no fault of the compiler
+                result = self.function(*arguments)  # raises any error that is not the compiler's
                 self.compiled = None
                 _warn_once(str(error) or type(error).__name__)
                 return result

@@ -215,7 +215,7 @@ def _is_no_notice(record: logging.LogRecord) -> bool:
 def _point_torch_cuda_at_cpu() -> None:
     import megatron.core  # noqa: F401 - its import queries the real torch.cuda
 
-    # One function for each name, because torch.compile tells them apart by the function.
+    # Each name has its own function, because torch.compile distinguishes them by the function.
     cuda: Any = torch.cuda
     cuda.is_available = lambda: False  # megatron-core must not see an unused device
     cuda.current_device = lambda: CPU  # megatron-core uses it as device=... only
@@ -224,7 +224,7 @@ def _point_torch_cuda_at_cpu() -> None:
     cuda.empty_cache = lambda: None
     cuda.get_rng_state = lambda device="cuda": torch.get_rng_state()
     cuda.set_rng_state = lambda state, device="cuda": torch.set_rng_state(state)
-    cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)  # the stock one is queued and never runs
+    cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)  # torch's own one waits for CUDA
 
 
 def _use_cpu_rng() -> None:

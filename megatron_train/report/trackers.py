@@ -46,7 +46,7 @@ class Trackers:
         tracker = None
         try:
             tracker = action()
-        except Exception as error:  # whatever a tracker raises, the run is worth more
+        except Exception as error:  # no error of a tracker may end the run
             warn(f"{name}: {type(error).__name__}: {error}; the run continues without it")
         if tracker is None:
             self._open.pop(name, None)

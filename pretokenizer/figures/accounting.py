@@ -67,7 +67,7 @@ def _outcomes(table: DocumentTable, selections: Iterable[tuple[str, Selected]]) 
     labels = ["in no split", "no conversation in the record"]
     label_of = (table.unit_documents == 0).astype(np.int64)
     for split, own in selections:
-        # A record with several documents has the outcome that is assigned last: written wins.
+        # A later outcome of a record replaces an earlier one, so a written document takes precedence.
         groups = [(_NOT_DRAWN[split], own.candidates)]
         groups += [(reason, own.processed[own.outcomes == code]) for code, reason in enumerate(own.reasons, 1)]
         for label, documents in [*groups, (split, own.documents)]:

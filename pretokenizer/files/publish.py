@@ -65,7 +65,7 @@ def publish_folder(staging: Path, final: Path, replace: bool = False) -> None:
             replaced.rename(final)
         raise
     fsync_path(final.parent)
-    if replace:  # a killed process may have left an old folder even when this one found none
+    if replace:  # a killed process may have left an old folder, even if this call set none aside
         shutil.rmtree(_aside(final), ignore_errors=True)
 
 

@@ -85,7 +85,7 @@ def select(plan: Plan, tables: list[tuple[DocumentTable, DocumentTable | None]])
         if val_documents is not None:
             cut, is_cut = cutter.cut(val_documents, entry.max_val_set)
             val_name = f"Subset of {source.report_name}" if is_subset or is_cut else source.report_name
-            # The original stores validation sets by name: a later entry of the same name replaces the earlier one.
+            # Open-Assistant stores validation sets by name: a later entry replaces an earlier one of the same name.
             key: object = number if isinstance(source, Messages) else entry.name
             own_table = native_val or table
             val[key] = Selected(number, entry.name, val_name, own_table, val_documents, cut, 1.0, _all_written(cut))

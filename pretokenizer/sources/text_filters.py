@@ -29,7 +29,7 @@ PHRASES = (
     "an ai language model you don't have",
 )
 """Phrases that a text must not contain. Open-Assistant lists 36 phrases; the other 15 contain one of these 21."""
-# Every phrase contains one of these. Most texts contain none, so seven searches settle them.
+# Every phrase contains one of these. Most texts contain none of them, so seven searches suffice.
 _MARKS = ("openai", " ai", "as a machine", "cannot", "language model", "knowledge cut", "personal preferences")
 _NUMBERS = re.compile(r"\[\d+(?:,\s*\d+)*\]")
 _LETTER = re.compile(r"\[[a-zA-Z]\]")

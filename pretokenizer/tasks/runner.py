@@ -133,7 +133,7 @@ class TaskRunner:
                 documents += 1
                 for message in conversation.messages:
                     text = message.text
-                    characters += len(text) if text.__class__ is str else 0  # encoding finds other types bad
+                    characters += len(text) if text.__class__ is str else 0  # encoding reports other types as bad
             if documents >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS or len(batch) >= 4 * BATCH_DOCUMENTS:
                 yield batch
                 batch, documents, characters = [], 0, 0

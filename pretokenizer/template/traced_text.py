@@ -143,7 +143,7 @@ class TracedText(str):
         try:
             text = plain(self)[key]
         except IndexError:
-            self._tracer.give_up_recording()  # the sandbox makes an undefined value of it
+            self._tracer.give_up_recording()  # the template gets an undefined value, which no question describes
             raise
         if isinstance(key, slice):
             begin, end, step = key.indices(str.__len__(self))

@@ -38,7 +38,7 @@ class JsonTokenizer(Tokenizer):
             self.tokens[token_id] = token
         self._choose_own_tokens()
         added = sorted(self.backend.get_added_tokens_decoder().items())
-        # The original lists the vocabulary's additional special tokens: EOS, BOS, pad and unknown are not among them.
+        # Open-Assistant lists the vocabulary's additional special tokens: EOS, BOS, pad and unknown are not among them.
         usual = {self.tokens[i] for i in (self.eos_token_id, self.bos_token_id, self.pad_token_id) if i is not None}
         usual |= {getattr(self.backend.model, "unk_token", None), *extra_special_tokens}
         own = [token.content for _, token in added if token.special and token.content not in usual]
