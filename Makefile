@@ -41,20 +41,20 @@ test: $(STAMP) ## the test suite
 test-fast: $(STAMP) ## the tests that launch no process and train nothing, under 90 seconds on two cores
 	$(BIN)/python -m pytest $(FAST_TESTS)
 
-test-long: $(STAMP) ## what `make test` leaves out: four ranks, seeded faults, benchmarks, campaigns, compiled kernels; half an hour
+test-long: $(STAMP) ## all other tests: four ranks, seeded faults, benchmarks, campaigns, compiled kernels; half an hour
 	$(BIN)/python -m pytest -m "long and not interop"
 
-interop: $(STAMP) ## against packages of others: chat templates in trl; exports in transformers 4.46 and 4.49, Megatron-LM, lm-eval
+interop: $(STAMP) ## tests with other packages: chat templates in trl; exports in transformers 4.46 and 4.49, Megatron-LM, lm-eval
 	$(BIN)/python -m pip install --quiet --editable ".[interop,eval]"
 	$(BIN)/python -m pytest -s tests/interop
 
 parity: $(STAMP) ## the whole parity matrix of layouts, precisions, packing, dropout and recomputation
 	PARITY=full $(BIN)/python -m pytest tests/megatron_train/test_parity.py tests/megatron_train/test_parity_edges.py
 
-soak: $(STAMP) ## 2,000 iterations in one go and with twenty resumptions: equal losses, nothing grows
+soak: $(STAMP) ## 2,000 iterations in one go and with twenty resumptions: equal losses, no leaks
 	$(BIN)/python -W ignore -m tests.faults.soak $(if $(NPROC),--processes $(NPROC))
 
-# The extra `fuzz` is tried and, where there is no wheel of it, done without.
+# Where the extra `fuzz` has no wheel, fuzzing runs without coverage.
 faults: $(STAMP) ## [SEED=1] [SHARE=0.1]: kills, full disks, damage, hostile files, fuzzing; about two hours
 	@$(BIN)/python -m pip install --quiet --editable ".[fuzz]" || echo "atheris cannot be installed here: fuzzing is blind" >&2
 	$(BIN)/python -W ignore -m tests.faults --seed $(or $(SEED),1) --share $(or $(SHARE),1)
@@ -79,7 +79,7 @@ $(ENGINE_STAMP): pyproject.toml
 engines: $(ENGINE_STAMP) ## [ENGINE=0.19.2] [PYTHON312=...] [ENGINE_TESTS=...]: the trainer's and converter's tests on a newer megatron-core
 	$(ENGINE_VENV)/bin/python -m pytest $(ENGINE_TESTS)
 
-audit: $(STAMP) ## known weaknesses of the installed dependencies, as far as the advisory service answers
+audit: $(STAMP) ## list known vulnerabilities of the installed dependencies; needs the advisory service
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python -m pip_audit --skip-editable
 
@@ -109,14 +109,14 @@ stage1: $(STAMP) ## CARD=... [NPROC=8] [MODEL=tiny] [FLAGS=...]: print and run a
 	$(need_card)
 	$(CARDS) stage stage1 $(stage_flags)
 
-stage2: $(STAMP) ## CARD=... [NPROC=8] [MODEL=tiny] [FLAGS=...]: its second
+stage2: $(STAMP) ## CARD=... [NPROC=8] [MODEL=tiny] [FLAGS=...]: print and run a card's second training run
 	$(need_card)
 	$(CARDS) stage stage2 $(stage_flags)
 
 cards: $(STAMP) ## [CARD=...]: every card in miniature: shards, training, export, an answer; CPU, offline
 	$(CARDS) all $(if $(CARD),--card $(CARD)) $(if $(NPROC),--nproc $(NPROC))
 
-simulate: $(STAMP) ## CARD=...: the card's own topology as processes on the CPU, with as many, thin layers
+simulate: $(STAMP) ## CARD=...: train in the card's topology, as CPU processes, with all of its layers made thin
 	$(need_card)
 	$(CARDS) simulate --card $(CARD)
 
@@ -125,7 +125,7 @@ sample: $(STAMP) ## HF_DIR="DIR ..." [PROMPTS=file.jsonl] [N=10]: continuations 
 	$(need_folder)
 	$(BIN)/python -W ignore -m examples.sampling $(HF_DIR) $(if $(PROMPTS),--prompts $(PROMPTS)) $(if $(N),--n $(N))
 
-# lm-eval brings many packages, so that it is installed only for this target.
+# lm-eval brings many packages, so it is installed only for this target.
 evaluate: $(STAMP) ## HF_DIR=... [CARD=...] [TASKS=arc_challenge,hellaswag,...] [LIMIT=100] [PLAIN=1]: lm-eval -> the model card
 	$(need_folder)
 	@$(BIN)/python -c "import lm_eval" 2>/dev/null || $(BIN)/python -m pip install --quiet --editable ".[eval]"
