@@ -3,7 +3,7 @@
     foreign(Path("run"))      "is a DeepSpeed checkpoint; ...", or None for a checkpoint of this project
     described(Path("run"))    the same for any path, a checkpoint of this project included
 
-Only names of files are looked at. No file is opened.
+The functions read only the names of files. They open no file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OWN = ("model_config.yaml", "*/model_config.yaml")
 """Patterns of files in a checkpoint folder of this project."""
 TAKE_ORIGINAL = "take the Hugging Face model from which it was made"
 TO_TORCH_DIST = "--ckpt-convert-format torch_dist --ckpt-convert-save OUT, so that from-megatron-core can read OUT"
-"""The end of a message about a checkpoint in Megatron-LM's old format: its flags that convert it, and our command."""
+"""End of the messages about Megatron-LM's old format: the flags with which Megatron-LM converts it, and our command."""
 OLD_MEGATRON = (
     "is a checkpoint in Megatron's old format, with mp_rank_* folders; "
     f"`{CONVERT} from-megatron-llm {{path}} CKPT_DIR` imports Megatron-LLM's, and Megatron-LM converts its own with "
@@ -29,7 +29,7 @@ OLD_MEGATRON = (
 
 @dataclass(frozen=True)
 class Kind:
-    """A format that a path may have, and the end of an error message about it."""
+    """A format that a path may have: how to recognize it, and an error message that names the next step."""
 
     patterns: tuple[str, ...]
     """Glob patterns below a folder, or of a file's name. One match is enough. `NAME/` matches folders only."""
@@ -103,9 +103,9 @@ FOLDERS = (
 
 
 def foreign(path: Path) -> str | None:
-    """Return what `path` is and what to do with it, if it is missing, empty, or recognized as another tool's.
+    """Return what `path` is and what to do with it, if it is missing, empty, a file, or of another tool.
 
-    Return None for a folder of this project, and for one that is not recognized.
+    Return None for a folder of this project, and for a folder that is not recognized.
     """
     if not path.exists():
         hub = f"; if it is a model on the hub, download it: huggingface-cli download {path} --local-dir DIR"
@@ -127,7 +127,7 @@ def described(path: Path) -> str:
 
 
 def _message(kind: Kind, path: Path) -> str:
-    """Return the message of a kind about a file, or about a folder in which a pattern matches; else an empty text."""
+    """Return the message of `kind` about a file, or about a folder with a match of its patterns; else an empty text."""
     found = path if path.is_file() else next(filter(None, (_first(path, pattern) for pattern in kind.patterns)), None)
     return kind.message.format(path=path, found=found.parent) if found else ""
 

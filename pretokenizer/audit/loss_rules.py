@@ -39,7 +39,7 @@ class Audited:
     problems: dict[str, str]
     """Name of a rule without a result -> why it has none."""
     straddling: int = 0
-    """Number of tokens that the build gives no loss although a part of their text is in a reply (token_roles.py)."""
+    """Number of tokens that get no loss in the build although a part of their text is in a reply (token_roles.py)."""
 
     @property
     def differs(self) -> bool:

@@ -31,7 +31,7 @@ class EncodedBatch(NamedTuple):
     control_counts: NDArray[np.int64]
     """(N,) number of control tokens spelled inside the messages of each document."""
     straddling_counts: NDArray[np.int64]
-    """(N,) number of tokens of each document that have characters with loss and get none (token_roles.py)."""
+    """(N,) number of tokens in each document that get no loss although some of their characters have loss."""
     texts: list[str] | None = None
     """The text of each document; None unless the encoder keeps texts."""
     notes: Counter[str] = Counter()  # noqa: RUF012 - never changed

@@ -1,7 +1,7 @@
 """The role of every token of a document, from the characters (or bytes) that it covers.
 
 A token has the role of its first character. A token gets loss only if all of its characters have loss, because the
-model never writes a token that begins in the prompt. A token straddles if it has characters with loss and gets none.
+model never writes a token that begins in the prompt. A token straddles if some characters have loss but it gets none.
 With `--template_loss marks` the rule is that of transformers' `assistant_masks`: a token gets loss if any of its
 characters is marked.
 
@@ -25,7 +25,7 @@ class TokenRoles(NamedTuple):
     roles: NDArray[np.uint8]
     """(N,) role id of each token."""
     straddling: Numbers
-    """(S,) indices of the tokens that have characters with loss and get none."""
+    """(S,) indices of the tokens that get no loss although some of their characters have loss."""
 
 
 def token_roles(

@@ -41,7 +41,7 @@ class DatasetStats:
     control_tokens_in_text: int
     """Number of control tokens, such as `</s>`, that the text of messages spells."""
     straddling_tokens: int
-    """Number of tokens that straddle the border of a reply: part of their text should get loss, and they get none."""
+    """Number of tokens that get no loss because they straddle the border of a reply (encode/token_roles.py)."""
     dropped: dict[str, int]
     """Reason -> number of records that give no document. Train counts them for the whole data set."""
     lengths: NDArray[np.integer[Any]]

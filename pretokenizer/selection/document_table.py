@@ -67,7 +67,7 @@ class DocumentTable:
     controls: NDArray[np.int32]
     """(N,) number of control tokens, such as <|im_end|>, that each document's messages spell in their text."""
     straddling: NDArray[np.int32]
-    """(N,) number of tokens of each document that have characters with loss and get none."""
+    """(N,) number of tokens in each document that get no loss although some of their characters have loss."""
     langs: NDArray[np.uint16]
     """(N,) index of each document's language in lang_names."""
     lang_names: list[str]
