@@ -22,6 +22,9 @@ from pretokenizer.files.checksums import sha256_file
 from pretokenizer.files.manifest import MANIFEST_NAME, DataManifest
 from pretokenizer.files.shard import ShardError
 
+LEAST_SHARE_WITH_TARGET = 0.05
+"""A run starts only if a larger share of its training documents has a target token."""
+
 
 def shard_prefixes(data: Data) -> list[str]:
     """Return the path prefix of every shard that the data settings name, without duplicates, training shards first."""
@@ -123,13 +126,21 @@ def check_same_data(state: TrainState, samples: Samples) -> TrainState:
 
 
 def check_targets(data: Data, samples: Samples) -> None:
-    """Raise ConfigError when no training document has a target token, because such a run would learn nothing."""
-    dropped = samples.num_overlong if data.overlong == "drop" else 0
-    if samples.num_without_target + dropped >= samples.documents_per_epoch:
+    """Raise ConfigError when no training document, or almost none, has a target token.
+
+    Such a run would learn next to nothing. Its usual causes are a short seq_length, which cuts answers off, and roles
+    that match nothing. Documents that `--overlong drop` leaves out do not count.
+    """
+    trained_on = samples.documents_per_epoch - (samples.num_overlong if data.overlong == "drop" else 0)
+    found = trained_on - samples.num_without_target
+    if found <= LEAST_SHARE_WITH_TARGET * trained_on:
+        share, verb = (f"only {found:,}", "have") if found > 0 else ("none", "has")
+        cause = f" and {samples.num_overlong:,} documents are longer" if samples.num_overlong else ""
         raise ConfigError(
-            f"none of the {samples.documents_per_epoch:,} training documents has a token of loss_roles "
-            f"({', '.join(data.loss_roles)}) within seq_length {data.seq_length}, so there is nothing to learn; check "
-            "--loss_roles and --seq_length"
+            f"{share} of the {trained_on:,} training documents {verb} a token of loss_roles "
+            f"({', '.join(data.loss_roles)}) within seq_length {data.seq_length}{cause}, so there is next to nothing "
+            "to learn; give a larger --seq_length, --overlong split to train on every part of a document, or other "
+            "--loss_roles"
         )
 
 

@@ -124,7 +124,7 @@ def _pipeline_settings(config: TrainConfig, pipeline: ParallelLayout) -> dict[st
     """Return the settings of TransformerConfig that say how pipeline stages are split and exchange messages."""
     # Padded rows have the length of their own micro-batch.
     variable_lengths = not config.data.packing and pipeline.pp > 1
-    exchange = message_exchange(pipeline.pp, pipeline.vpp, uses_cuda(), variable_lengths)
+    exchange = message_exchange(pipeline.pp, pipeline.vpp, uses_cuda())
     return {
         "pipeline_model_parallel_size": pipeline.pp,
         "virtual_pipeline_model_parallel_size": config.parallel.virtual_pipeline_model_parallel_size,

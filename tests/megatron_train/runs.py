@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
+from megatron_train.certificate.tensors import perturb_parameters
 from megatron_train.checkpoint.resume import Start
 from megatron_train.checkpoint.save_load import load_checkpoint, save_checkpoint
 from megatron_train.config.flags import CommandLine, config_from_settings
@@ -33,9 +33,11 @@ def start(model: ModelConfig, settings: dict[str, Any], weights: Path | None = N
     layout = enter_layout(config)
     validate_model(command, model, layout)
     num_samples = config.batch.train_iters * layout.global_batch_size(config.batch)
-    run = Run.build(config, layout, model, training_samples(config.data, num_samples, config.batch.seed))
+    samples = training_samples(config.data, num_samples, config.batch.seed)
+    run = Run.build(config, layout, model, samples, random_weights=weights is None)
     if weights is None:
-        perturb_parameters(run)
+        perturb_parameters(run.chunks)
+        run.optimizer.reload_model_params()
     seed_rank(config.batch.seed)  # drawing the random initial weights advances the same streams
     if weights is not None:
         run.state = load_checkpoint(Start(weights, resume), config, run.chunks, run.optimizer, layout)
@@ -68,16 +70,3 @@ def enter_layout(config: TrainConfig) -> ParallelLayout:
 def same_groups(one: ParallelLayout, other: ParallelLayout) -> bool:
     """Return whether two layouts have the same process groups. The split of the layers does not matter."""
     return replace(one, first_layers=None, last_layers=None) == replace(other, first_layers=None, last_layers=None)
-
-
-def perturb_parameters(run: Run) -> None:
-    """Change norms and biases at random. At their initial ones and zeros, a wrong layout would not show."""
-    with torch.no_grad():
-        for chunk in run.chunks:
-            for parameter in chunk.parameters():
-                if parameter.dim() == 1:
-                    parameter.add_(torch.randn_like(parameter) * 0.1)
-                else:
-                    parameter.mul_(3.0)
-            chunk.broadcast_params()
-    run.optimizer.reload_model_params()

@@ -1,8 +1,9 @@
-"""Every parallel layout trains as one process does: loss, gradient norm and updated parameters.
+"""Every parallel layout trains as one process does: loss, gradient norm, every gradient and every update.
 
     pytest tests/megatron_train/test_parity.py               every pair of settings at least once (about two minutes)
     PARITY=full pytest tests/megatron_train/test_parity.py   every combination for Llama, half of them for the others
 
+The records of a run, their comparison and its limits are those of the command `parity` (megatron_train/certificate).
 The optimizer is AdamW with a large eps, so that an update is proportional to its gradient and a wrong factor shows.
 Dropout draws the same numbers as one process only when each rank holds the whole residual stream (tensor parallelism
 alone). The other layouts with dropout are compared with the same layout without recomputation.
@@ -18,8 +19,10 @@ from typing import Any
 
 import pytest
 
+from megatron_train.certificate.comparison import Difference, Trace, compare
 from megatron_train.certificate.layouts import NamedLayout
 from megatron_train.certificate.local_ranks import run_distributed
+from megatron_train.certificate.report import Result
 from tests.conftest import toy_documents, write_shard
 
 LAYOUTS = {
@@ -65,7 +68,7 @@ class Case:
 
     @property
     def reference(self) -> Case:
-        """Return the case with the same expected result: one process, or this layout if its dropout streams differ."""
+        """Return the case with the same expected trace: one process, or this layout if its dropout streams differ."""
         layout = "one" if self.dropout == "0" or self.layout in SHARES_STREAMS else self.layout
         return replace(self, layout=layout, recompute="none")
 
@@ -79,27 +82,6 @@ class Case:
         dropout = {"hidden_dropout": 0.25, "lima_dropout": True} if self.dropout == "lima" else {}
         shape = {"packing": self.rows == "packed", "bf16": self.dtype == "bf16"}
         return SETTINGS | shape | dropout | layout | RECOMPUTE[self.recompute]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The loss, gradient norm and parameters of one run."""
-
-    losses: list[float]
-    grad_norms: list[float]
-    parameters: Any
-    copies_apart: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Relative differences of a case from its reference. `update` is relative to each tensor's largest update."""
-
-    loss: float
-    grad_norm: float
-    parameter: float
-    update: float
-    copies_apart: float
 
 
 def choices(world: int) -> list[tuple[str, ...]]:
@@ -155,90 +137,55 @@ CASES[1] = [
 ]
 
 
-def run_case(case: Case, folder: Path, each_iteration: bool = False) -> list[Outcome]:
-    """Train one case and return its outcome after each iteration."""
-    from megatron_train.certificate.tensors import full_parameters
-    from megatron_train.optim.optimizer import gather_weights
+def run_case(case: Case, iterations: int, folder: Path) -> Trace:
+    """Train `iterations` iterations of one case."""
+    from megatron_train.parity_ranks import trace_run
     from tests.megatron_train.models import MODELS
     from tests.megatron_train.runs import start
 
-    settings = case.settings() | {"train_data_path": [str(folder / "toy")]}
-    run = start(MODELS[case.family], settings, folder / case.family / "iter_0000000")
-    count, losses, grad_norms, outcomes = 2 if each_iteration else case.iterations, [], [], []
-    for iteration in range(1, count + 1):
-        report = run.step()
-        losses.append(report.lm_loss)
-        grad_norms.append(report.grad_norm)
-        if each_iteration or iteration == count:
-            gather_weights(run.chunks, run.config)
-            outcomes.append(Outcome(losses.copy(), grad_norms.copy(), *full_parameters(run.chunks)))
-    return outcomes
+    settings = case.settings() | {"train_data_path": [str(folder / "toy")], "train_iters": iterations}
+    return trace_run(start(MODELS[case.family], settings, folder / case.family / "iter_0000000"))
 
 
 def write_inputs(folder: Path) -> None:
     """Write a toy shard and one checkpoint of random weights per family, from which every layout starts."""
-    import torch
-
-    from megatron_train.certificate.tensors import full_parameters
     from tests.megatron_train.models import MODELS
     from tests.megatron_train.runs import save, start
 
     write_shard(folder / "toy", toy_documents(64))
     for family in FAMILIES:
-        run = start(MODELS[family], {"train_data_path": [str(folder / "toy")]})
-        save(run, folder / family)
-        torch.save(full_parameters(run.chunks)[0], folder / f"{family}.pt")
+        save(start(MODELS[family], {"train_data_path": [str(folder / "toy")]}), folder / family)
 
 
-def run_references(folder: Path, references: list[Case], cases: list[Case]) -> dict[str, Difference]:
-    """Write every one-process reference to `folder`, and return the differences of the one-process `cases`."""
-    import torch
-
+def run_references(folder: Path, cases: list[Case]) -> dict[str, Difference]:
+    """Write the one-process trace that each case needs to `folder`, and return the differences of one-process cases."""
     write_inputs(folder)
-    for reference in references:
-        torch.save(run_case(reference, folder, each_iteration=True), folder / f"{reference}.pt")
-    return compare_all(folder, cases)
+    for case in {str(trace_path(case, folder)): case for case in cases if case.reference.layout == "one"}.values():
+        run_case(case.reference, case.iterations, folder).save(trace_path(case, folder))
+    return compare_all(folder, [case for case in cases if case.layout == "one"])
+
+
+def trace_path(case: Case, folder: Path) -> Path:
+    """Return the file of the one-process trace that `case` is compared with."""
+    return folder / f"{case.reference}-{case.iterations}.pt"
 
 
 def compare_all(folder: Path, cases: list[Case]) -> dict[str, Difference]:
     """Run `cases` one after another in this launch, and return their differences, which are the same on every rank."""
-    import torch
-
-    results, own = {}, {}
+    results: dict[str, Difference] = {}
+    own: dict[Case, Trace] = {}
     for case in sorted(cases, key=lambda case: case.layout):  # process groups are created once per layout
         try:
             if case.reference.layout == "one":
-                expected = torch.load(folder / f"{case.reference}.pt", weights_only=False)[case.iterations - 1]
+                expected = Trace.load(trace_path(case, folder))
             else:
                 if case.reference not in own:
-                    own[case.reference] = run_case(case.reference, folder)[-1]
+                    own[case.reference] = run_case(case.reference, case.iterations, folder)
                 expected = own[case.reference]
-            outcome = run_case(case, folder)[-1]
+            results[str(case)] = compare(run_case(case, case.iterations, folder), expected)
         except Exception as error:
             raise RuntimeError(f"in {case}") from error
-        initial = torch.load(folder / f"{case.family}.pt", weights_only=False)
-        results[str(case)] = compare(outcome, expected, initial)
     return results
-
-
-def compare(outcome: Outcome, expected: Outcome, initial: Any) -> Difference:
-    assert outcome.parameters.keys() == expected.parameters.keys()
-    parameter = update = 0.0
-    for key, value in outcome.parameters.items():
-        apart = float((value - expected.parameters[key]).abs().nan_to_num(float("inf")).max())
-        parameter = max(parameter, apart / float(expected.parameters[key].abs().max()))
-        update = max(update, apart / float((expected.parameters[key] - initial[key]).abs().max()))
-    return Difference(
-        _relative(outcome.losses, expected.losses),
-        _relative(outcome.grad_norms, expected.grad_norms),
-        parameter,
-        update,
-        outcome.copies_apart,
-    )
-
-
-def _relative(values: list[float], expected: list[float]) -> float:
-    return max(abs(a - b) / abs(b) for a, b in zip(values, expected, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -248,10 +195,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one(folder: Path, request: pytest.FixtureRequest) -> dict[str, Difference]:
-    cases = selected_cases(request)
-    references = {case.reference for case in cases if case.reference.layout == "one"}
-    own = [case for case in cases if case.layout == "one"]
-    return run_distributed(run_references, 1, folder, sorted(references, key=str), own, timeout=3600)[0]
+    return run_distributed(run_references, 1, folder, selected_cases(request), timeout=3600)[0]
 
 
 @pytest.fixture(scope="module")
@@ -291,16 +235,4 @@ def test_four_processes_train_as_one(case: Case, four: dict[str, Difference]) ->
 
 
 def check(case: Case, difference: Difference) -> None:
-    check_difference(case.dtype, difference)
-
-
-def check_difference(dtype: str, difference: Difference) -> None:
-    assert difference.copies_apart == 0.0
-    if dtype == "fp32":
-        assert difference.loss < 1e-5
-        assert difference.grad_norm < 1e-5
-        assert difference.parameter < 1e-5
-        assert difference.update < 1e-3
-    else:
-        assert difference.loss < 5e-3
-        assert difference.grad_norm < 5e-2
+    assert Result(NamedLayout.of(case.layout), case.dtype, difference).failures() == []

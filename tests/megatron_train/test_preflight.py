@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -135,15 +136,25 @@ def test_a_resumed_run_is_warned_of_other_data(tmp_path: Path, capsys: pytest.Ca
     assert "the training shards differ from those of the checkpoint" in capsys.readouterr().err
 
 
-def test_data_without_any_target_is_refused(tmp_path: Path) -> None:
-    documents = [([5, 6, 7, 8], [1, 1, 1, 2]), ([5, 6], [1, 1])]
-    prefix = write_shard(tmp_path / "p", documents)
-    data = data_of(prefix)
-    check_targets(data, training_samples(data, 4, 0))
-    for settings in ({"loss_roles": ("context",)}, {"seq_length": 2}):
-        silent = replace(data, **settings)  # type: ignore[arg-type]
-        with pytest.raises(ConfigError, match="none of the 2 training documents has a token of loss_roles"):
-            check_targets(silent, training_samples(silent, 4, 0))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss_roles": ("context",)}, "none of the 40 training documents has a token of loss_roles \\(context\\)"),
+        (
+            {"seq_length": 2},
+            "none of the 40 .* within seq_length 2 and 40 documents are longer, .*larger --seq_l",
+        ),
+        ({"seq_length": 3}, "only 2 of the 40 .* within seq_length 3 and 38 documents are longer, .* --overlong split"),
+        ({"seq_length": 3, "overlong": "drop"}, None),
+        ({"seq_length": 3, "overlong": "split"}, None),
+        ({"seq_length": 4}, None),
+    ],
+)
+def test_data_with_almost_no_target_is_refused(settings: dict[str, Any], message: str | None, tmp_path: Path) -> None:
+    documents = [([5, 6, 7, 8], [1, 1, 1, 2])] * 2 + [([5, 6, 7, 8, 9], [1, 1, 1, 1, 2])] * 38
+    data = replace(data_of(write_shard(tmp_path / "p", documents)), **settings)
+    with pytest.raises(ConfigError, match=message) if message else contextlib.nullcontext():
+        check_targets(data, training_samples(data, 4, 0))
 
 
 def test_a_finished_run_ends_a_relaunch_and_refuses_other_flags(

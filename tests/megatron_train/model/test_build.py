@@ -23,7 +23,7 @@ from megatron_train.model.build import (
 )
 from megatron_train.parallel.distributed import init_distributed
 from tests.checkpoint_convert.tiny_models import TRAINABLE, save_tiny_model
-from tests.megatron_train.models import LLAMA
+from tests.megatron_train.models import LLAMA, MODELS
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2": {"tensor_model_parallel_size": 2},
@@ -216,6 +216,52 @@ def test_stages_have_the_layers_that_megatron_core_gives_them(
             assert layout.layers_of_stage(12, stage, chunk) == found
             seen += found
     assert seen == list(range(12))
+
+
+MARKED: dict[str, tuple[ModelConfig, dict[str, Any]]] = {
+    "norms and SwiGLU": (LLAMA, {}),
+    "sequence parallelism": (LLAMA, {"sequence_parallel": True}),
+    "biases and tied embeddings": (
+        replace(MODELS["neox_parallel"], share_embeddings_and_output_weights=True),
+        {"sequence_parallel": True},
+    ),
+    "one key/value head with a bias": (replace(MODELS["qwen2"], num_query_groups=1), {}),
+}
+"""Models and settings with every kind of parameter that megatron-core marks, for two tensor-parallel ranks."""
+
+
+def marks_with_and_without_initialisation() -> list[tuple[Any, Any]]:
+    """Return for each of MARKED the marks of its parameters, with random weights and for a checkpoint."""
+    from tests.megatron_train.runs import enter_layout
+
+    found = []
+    for model, settings in MARKED.values():
+        config = config_from_settings({"tensor_model_parallel_size": 2} | settings, "test")
+        enter_layout(config)
+        found.append((marks(build_model(model, config)), marks(build_model(model, config, random_weights=False))))
+    return found
+
+
+def marks(chunks: list[Any]) -> dict[str, dict[str, Any]]:
+    """Return the attributes that megatron-core has set on each parameter, by name."""
+    kinds = (bool, int, str, float)
+    return {
+        name: {key: value for key, value in vars(parameter).items() if isinstance(value, kinds)}
+        for chunk in chunks
+        for name, parameter in chunk.named_parameters()
+    }
+
+
+def test_a_model_for_a_checkpoint_has_the_marks_of_one_with_random_weights() -> None:
+    """The gradient norm, gradient sums and checkpoints depend on them. Only initialising a weight sets some."""
+    for rank in run_distributed(marks_with_and_without_initialisation, 2):
+        for name, (random, empty) in zip(MARKED, rank, strict=True):
+            assert random == empty, name
+            split = {key: random[f"decoder.layers.0.{key}.weight"] for key in ("mlp.linear_fc1", "mlp.linear_fc2")}
+            assert [split[key]["partition_dim"] for key in split] == [0, 1], name
+            assert all(each["tensor_model_parallel"] for each in split.values()), name
+            norm = random["decoder.final_layernorm.weight"]
+            assert norm.get("sequence_parallel", False) == MARKED[name][1].get("sequence_parallel", False), name
 
 
 def build_with_an_unmarked_norm() -> tuple[list[str], str]:

@@ -165,6 +165,17 @@ def test_cuda_calls_of_megatron_core_land_on_the_cpu(single_process: None) -> No
     assert x.type() == "torch.cuda.FloatTensor"
 
 
+def test_the_stand_ins_for_torch_cuda_are_different_functions(single_process: None) -> None:
+    """torch.compile tells functions apart by identity. Of two names for one function it refuses the second."""
+    stand_ins = {
+        name: function
+        for name, function in vars(torch.cuda).items()
+        if getattr(function, "__module__", None) == device.__name__
+    }
+    assert {"current_device", "current_stream", "empty_cache", "is_available", "synchronize"} <= stand_ins.keys()
+    assert len(set(map(id, stand_ins.values()))) == len(stand_ins)
+
+
 def test_the_tracker_keeps_streams_apart_and_restores_them(single_process: None) -> None:
     from megatron.core.tensor_parallel import random
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_train.parallel.schedule import message_exchange
-from pretokenizer.config.yaml_config import ConfigError
+from megatron_train.parallel.schedule import message_exchange, receive_order
 
 
 @pytest.mark.parametrize(
@@ -27,9 +26,17 @@ def test_interleaved_stages_batch_their_messages_only_on_nccl_and_with_more_than
     assert message_exchange(stages, chunks, nccl) == exchange
 
 
-def test_rows_of_different_lengths_are_refused_where_batched_messages_would_hang() -> None:
-    with pytest.raises(ConfigError, match="give --packing"):
-        message_exchange(4, 2, nccl=True, variable_lengths=True)
-    assert message_exchange(4, 2, nccl=False, variable_lengths=True) == "overlapped"
-    assert message_exchange(2, 2, nccl=True, variable_lengths=True) == "overlapped"
-    assert message_exchange(4, 1, nccl=True, variable_lengths=True) == "batched"
+@pytest.mark.parametrize(
+    ("micro_batches", "chunks", "closes_the_ring", "order"),
+    [
+        (3, 1, False, [0, 1, 2]),
+        (3, 1, True, []),  # the first of the stages without chunks receives nothing from the last one
+        (5, 2, False, [0, 1, 0, 1, 2, 3, 2, 3, 4, 4]),
+        (5, 2, True, [0, 1, 2, 3, 4]),
+        (2, 3, True, [0, 1, 0, 1]),
+    ],
+)
+def test_a_stage_receives_micro_batches_in_the_order_of_the_schedule(
+    micro_batches: int, chunks: int, closes_the_ring: bool, order: list[int]
+) -> None:
+    assert receive_order(micro_batches, chunks, 2, closes_the_ring) == order
