@@ -34,30 +34,36 @@ from megatron_train.run import Run
 VOCABULARY = 16_000
 
 
-def main() -> int:
-    options = parse_arguments()
-    if options.prefix:
+def main(words: list[str] | None = None) -> int:
+    """Print the table for the options that `words` (default: sys.argv) give, and return the exit code."""
+    options = parse_arguments(words)
+    if options.save:
         measure(options)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        words = [str(Path(__file__)), "--prefix", sample_shards(Path(folder)), "--save", f"{folder}/saved"]
-        words += [f"--{name}={getattr(options, name)}" for name in ("ranks", "layers", "hidden_size", "vocabulary")]
+        options.prefix = options.prefix or sample_shards(Path(folder))
+        options.save = f"{folder}/saved"
+        if options.ranks == 1:
+            measure(options)
+            return 0
+        names = ("ranks", "layers", "hidden_size", "vocabulary", "prefix", "save")
+        own = [str(Path(__file__)), *(f"--{name}={getattr(options, name)}" for name in names)]
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(options.ranks)]
-        return subprocess.run([sys.executable, *launcher, *words], cwd=ROOT).returncode
+        return subprocess.run([sys.executable, *launcher, *own], cwd=ROOT).returncode
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=4, help="data-parallel ranks [4]")
     parser.add_argument("--layers", type=int, default=8, help="[8]")
     parser.add_argument("--hidden_size", type=int, default=1024, help="[1024]")
     parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help=f"[{VOCABULARY:,}]")
-    parser.add_argument("--small", action="store_true", help="a tiny model on 2 ranks: tries the program")
-    parser.add_argument("--prefix", help=argparse.SUPPRESS)
+    parser.add_argument("--small", action="store_true", help="a tiny model on one rank: tries the program")
+    parser.add_argument("--prefix", help="shard prefix [the sample conversations]")
     parser.add_argument("--save", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.small:
-        options.ranks, options.layers, options.hidden_size, options.vocabulary = 2, 1, 64, 3_007
+        options.ranks, options.layers, options.hidden_size, options.vocabulary = 1, 1, 64, 3_007
     return options
 
 
@@ -104,7 +110,8 @@ def measure(options: argparse.Namespace) -> None:
             ("peak while saving", saving),
             ("peak while loading", loading),
         ):
-            print(f"| {name} | {size / 1e6:,.0f} | {size / held:.2f} |")
+            share = f"{size / held:.2f}" if held > 0 else "-"
+            print(f"| {name} | {size / 1e6:,.0f} | {share} |")
     shutdown()
 
 

@@ -12,7 +12,10 @@ weights. The source of every row is read once before its clock starts, so that i
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -20,12 +23,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+import checkpoint_convert.__main__
+import checkpoint_convert.convert
 from checkpoint_convert.families import FAMILIES
 from checkpoint_convert.huggingface.weights import SafetensorsWriter
 from checkpoint_convert.mapping.checks import megatron_shapes
@@ -58,15 +64,16 @@ class Row(NamedTuple):
     peak_resident: float
 
 
-def main() -> int:
-    options = parse_arguments()
+def main(words: list[str] | None = None) -> int:
+    """Print the table for the options that `words` (default: sys.argv) give, and return the exit code."""
+    options = parse_arguments(words)
     measured: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory(dir=options.work_dir, prefix="convert-benchmark-") as work:
         root = Path(work)
         num_bytes = make_model(root / "hf", options.size_gb)
         print(f"a made Llama of {num_bytes / 1e9:.2f} GB in bfloat16, {os.cpu_count()} CPU cores, {work}", flush=True)
         for number in range(options.rounds):
-            for name, row in measure_round(root, not options.no_transformers):
+            for name, row in measure_round(root, options):
                 measured.setdefault(name, []).append(row)
                 print(f"  round {number + 1}, {name}: {row.seconds:.2f} s", flush=True)
     rows = {name: Row(*map(statistics.median, zip(*found, strict=True))) for name, found in measured.items()}
@@ -75,21 +82,50 @@ def main() -> int:
     return 0
 
 
-def measure_round(root: Path, has_transformers: bool) -> Iterator[tuple[str, Row]]:
+def measure_round(root: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
     """Measure each row once and delete results that no later row reads."""
     hf, copy, ckpt, out, both = (root / name for name in ("hf", "copy", "ckpt", "out", "both"))
-    convert = [sys.executable, "-m", "checkpoint_convert"]
-    yield "import of the converter", measure([sys.executable, "-c", "import checkpoint_convert.convert"])
-    yield COPY, measure(["cp", "-r", hf, copy], hf, copy)
+    convert = forked if options.small else partial(started, sys.executable, "-m", "checkpoint_convert")
+    python = partial(started, sys.executable, "-c")
+    if not options.small:
+        yield "import of the converter", measure(partial(python, "import checkpoint_convert.convert"))
+    yield COPY, measure(partial(started, "cp", "-r", hf, copy), hf, copy)
     shutil.rmtree(copy)
-    yield "from-hf", measure([*convert, "from-hf", hf, ckpt, "--no_verify"], hf, ckpt)
-    yield "to-hf", measure([*convert, "to-hf", ckpt, out, "--no_verify"], ckpt, out)
-    yield "verify (weights)", measure([sys.executable, "-c", VERIFY, out, ckpt], out)
+    yield "from-hf", measure(partial(convert, "from-hf", hf, ckpt, "--no_verify"), hf, ckpt)
+    yield "to-hf", measure(partial(convert, "to-hf", ckpt, out, "--no_verify"), ckpt, out)
+    if not options.small:
+        yield "verify (weights)", measure(partial(python, VERIFY, out, ckpt), out)
     shutil.rmtree(ckpt)
     shutil.rmtree(out)
-    if has_transformers:
-        yield BOTH, measure([sys.executable, "-c", TRANSFORMERS, hf, both], hf, both)
+    if not options.no_transformers:
+        yield BOTH, measure(partial(python, TRANSFORMERS, hf, both), hf, both)
         shutil.rmtree(both)
+
+
+class Process(NamedTuple):
+    """A process that is being measured."""
+
+    pid: int
+    poll: Callable[[], int | None]
+    """Returns the exit code, or None while the process runs."""
+
+
+def started(*words: object) -> Process:
+    """Start a command, without its output."""
+    process = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL)
+    return Process(process.pid, process.poll)
+
+
+def forked(*words: object) -> Process:
+    """Start a command of the converter in a fork of this process, which has imported everything."""
+    process = multiprocessing.get_context("fork").Process(target=_convert, args=([str(word) for word in words],))
+    process.start()
+    return Process(process.pid or 0, lambda: process.exitcode)
+
+
+def _convert(words: list[str]) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        sys.exit(checkpoint_convert.__main__.main(words))
 
 
 def make_model(folder: Path, size_gb: float) -> int:
@@ -125,25 +161,24 @@ def make_model(folder: Path, size_gb: float) -> int:
     return sum(info.num_bytes for info in infos.values())
 
 
-def measure(command: list[object], source: Path | None = None, output: Path | None = None) -> Row:
-    """Measure a command and the flush of its output to the disk."""
+def measure(start: Callable[[], Process], source: Path | None = None, output: Path | None = None) -> Row:
+    """Measure the process that `start` starts, and the flush of its output to the disk."""
     if source is not None:
         read_all(source)
-    start, used = time.perf_counter(), os.times()
-    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    begun, used = time.perf_counter(), os.times()
+    process = start()
     anonymous = resident = 0
-    while process.poll() is None:
+    while (code := process.poll()) is None:
         anonymous = max(anonymous, status_bytes(process.pid, "RssAnon"))
         resident = max(resident, status_bytes(process.pid, "VmRSS"))
         time.sleep(POLL_SECONDS)
-    if process.returncode:
-        assert process.stderr is not None
-        raise SystemExit(f"exit code {process.returncode}: {command}\n{process.stderr.read().decode()}")
+    if code:
+        raise SystemExit(f"error: exit code {code} of {start}")
     for path in output.rglob("*") if output else ():
         fsync_path(path)
     now = os.times()
     cpu = now.children_user + now.children_system - used.children_user - used.children_system
-    return Row(time.perf_counter() - start, cpu, anonymous, resident)
+    return Row(time.perf_counter() - begun, cpu, anonymous, resident)
 
 
 def read_all(folder: Path) -> None:
@@ -186,16 +221,16 @@ def print_ratios(rows: dict[str, Row]) -> None:
         print(f"{name}: {', '.join(words)}")
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Speed and memory of the converter beside cp and transformers.")
     parser.add_argument("--size_gb", type=float, default=4.0, help="default: 4")
     parser.add_argument("--rounds", type=int, default=3, help="the table shows medians (default: 3)")
     parser.add_argument("--work_dir", type=Path, default=None, help="where to write (default: the system's folder)")
     parser.add_argument("--no_transformers", action="store_true", help="leave out the row that needs the whole model")
-    parser.add_argument("--small", action="store_true", help="one round of 30 MB without transformers: a trial")
-    options = parser.parse_args()
+    parser.add_argument("--small", action="store_true", help="one round of 20 MB in forked processes: a trial")
+    options = parser.parse_args(words)
     if options.small:
-        options.size_gb, options.rounds, options.no_transformers = 0.03, 1, True
+        options.size_gb, options.rounds, options.no_transformers = 0.02, 1, True
     return options
 
 

@@ -9,6 +9,7 @@ benchmarks/gpu_parts/memory.py has the configurations; `make gpu-report` measure
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from pathlib import Path
 
@@ -18,13 +19,15 @@ from benchmarks.gpu_parts.memory import peaks
 from megatron_train.parallel.device import install, uses_cuda
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
+    """Print the table for the options that `words` (default: sys.argv) give, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--small", action="store_true", help="two narrow layers, 1,000 token ids, 64 tokens: tries the program"
     )
-    small = parser.parse_args().small
+    small = parser.parse_args(words).small
     install()
+    gc.freeze()  # the program collects garbage for each row
     if not (small or uses_cuda()):
         print("error: needs a CUDA device; --small tries the program without one", file=sys.stderr)
         return 2

@@ -35,8 +35,9 @@ RATIOS = (
 """(numerator, denominator, what we want at least)."""
 
 
-def main() -> int:
-    options = parse_arguments()
+def main(words: list[str] | None = None) -> int:
+    """Print the tables for the options that `words` (default: sys.argv) give, and return the exit code."""
+    options = parse_arguments(words)
     if options.measure:
         print("RESULT " + json.dumps(measure(options)), flush=True)
         return 0
@@ -70,7 +71,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--modes", nargs="*", default=list(MODES), choices=MODES)
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--small", action="store_true", help="a tiny model, two modes, one step: tries the program")
+    parser.add_argument("--small", action="store_true", help="a tiny model, two modes, one step, in this process")
     parser.add_argument("--measure", choices=MODES, help=argparse.SUPPRESS)
     options = parser.parse_args(words)
     if options.small:
@@ -93,7 +94,10 @@ def sample_shards(folder: Path) -> str:
 
 
 def run_measurement(mode: str, options: argparse.Namespace) -> float:
-    """Run one mode in its own process, or two, and return document tokens per second."""
+    """Run one mode in its own process, or two, and return document tokens per second. --small runs it in this one."""
+    if options.small:
+        result = measure(argparse.Namespace(**vars(options) | {"measure": mode}))
+        return float(result["tokens"] / result["seconds"])
     words = [str(Path(__file__)), "--measure", mode]
     for name in ("documents", "model", "seq_length", "micro_batch_size", "packed_rows", "steps", "warm_up"):
         words += [f"--{name}", str(getattr(options, name))]

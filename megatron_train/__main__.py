@@ -11,6 +11,7 @@ Exit codes: 0 = done, 2 = a setting is wrong, 1 = any other error, or a layout t
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -125,6 +126,7 @@ def _on_device(command: CommandLine, is_training: bool) -> int:
     from megatron_train.parallel.distributed import shutdown
     from megatron_train.train import train
 
+    gc.freeze()  # imports stay, so that a garbage collection during training does not spend a second on them
     code = train(command) if is_training else evaluate_checkpoint(command)
     shutdown()  # after success only: on NCCL this waits for ranks that may be waiting for this one
     return code

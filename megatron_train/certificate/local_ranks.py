@@ -128,6 +128,7 @@ def _work(fn: Callable[..., Any], rank: int, world_size: int, folder: str, argum
     from megatron_train.parallel.device import install
 
     install("cpu")
+    gc.freeze()  # without the imports, a collection takes no time; with them, it takes a second
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
     result = fn(*arguments)
     dist.barrier()

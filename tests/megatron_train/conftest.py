@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,7 @@ def single_process() -> Iterator[None]:
     from megatron_train.parallel.device import install
 
     install()
+    gc.freeze()  # without the imports, a collection takes no time
     yield
     from megatron_train.parallel.distributed import shutdown
 
