@@ -16,9 +16,11 @@ from pretokenizer.template.expression import Messages, Recording
 from pretokenizer.template.fragment import Fragment, Outline, differing, text_of
 from pretokenizer.template.rendering import CompiledTemplate, TemplateFailureError
 
-WORK = 40
-"""Limit on the messages rendered for comparisons, per message of a conversation. If every second message is a reply,
-all replies of a conversation of 75 messages are compared."""
+WORK = 3_000
+"""Limit on the messages rendered to compare the replies of one conversation. If every second message is a reply, all
+replies of a conversation of 75 messages are compared."""
+LONG_WORK = 4
+"""Limit for long conversations, as a number of renderings of the whole conversation, where it is more than WORK."""
 
 Pairs = list[tuple[Outline, Outline]]
 """Pairs (text in the document, text at inference) of one reply. The reply changed if the texts of a pair differ."""
@@ -30,7 +32,7 @@ def chosen(starts: dict[int, int], num_messages: int) -> dict[int, int]:
     `starts` maps the number of a reply's message to the place where the reply begins. The last reply is always chosen.
     """
     cost = sum(2 * number + 1 for number in starts)
-    step = max(1, -(-cost // (WORK * num_messages)))
+    step = max(1, -(-cost // max(WORK, LONG_WORK * num_messages)))
     return dict(list(starts.items())[::-1][::step][::-1])
 
 
@@ -77,11 +79,26 @@ def _plain(document: Document, number: int, start: int) -> Pairs:
     prompt = template.text(messages[:number], tools, True)
     if text_of(here[:start]) != prompt:
         return [(["document"], ["prompt"])]
-    if number + 1 == len(messages) or text.startswith(template.text(messages[: number + 1], tools)):
+    if number + 1 == len(messages):
+        return []
+    last_text = template.text(messages[: number + 1], tools)
+    if text.startswith(last_text) or last_text == text_of(_until_data(here, number)) + _end(here):
         return []
     last = template.fragments(messages[: number + 1], tools)
     a, b = text_of(_shown(here, number)), text_of(_shown(last, number))
     return [] if a == b else [([a], [b])]
+
+
+def _until_data(fragments: list[Fragment], number: int) -> list[Fragment]:
+    """Return the fragments from the start of the document to the last data of message `number`."""
+    data = (i for i in reversed(range(len(fragments))) if fragments[i].message == number and fragments[i].is_data)
+    return fragments[: next(data, -1) + 1]
+
+
+def _end(fragments: list[Fragment]) -> str:
+    """Return the text after the last data of the document, which ends its last turn."""
+    data = (i for i in reversed(range(len(fragments))) if fragments[i].is_data)
+    return text_of(fragments[next(data, -1) + 1 :])
 
 
 def _shown(fragments: list[Fragment], number: int) -> list[Fragment]:
