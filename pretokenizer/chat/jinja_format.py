@@ -93,7 +93,7 @@ class TemplateFormat(ChatFormat):
         self._num_new = 0
         with _as_format_error():
             self._template = CompiledTemplate(source, path, tokens_of(tokenizer), options.date)
-            found = probe(self._template, tokenizer)
+            found = probe(self._template, tokenizer, self.loss)
         self.generation_prompt, self.end_of_turn = found.generation_prompt, found.end_of_turn
         self.warnings = found.warnings
 

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from pretokenizer.chat.rendered import TemplateLoss
 from pretokenizer.template.fragment import text_of
 from pretokenizer.template.rendering import CompiledTemplate, TemplateFailureError, TemplateLimitError
 from pretokenizer.tokenizer.base import Tokenizer
@@ -25,8 +26,8 @@ class Probe(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def probe(template: CompiledTemplate, tokenizer: Tokenizer) -> Probe:
-    """Return a template's generation prompt, end-of-turn token and warnings.
+def probe(template: CompiledTemplate, tokenizer: Tokenizer, loss: TemplateLoss) -> Probe:
+    """Return a template's generation prompt, end-of-turn token and warnings. `loss` says which text gets loss.
 
     Raises TemplateFailureError if the template cannot render a question and an answer.
     """
@@ -56,10 +57,12 @@ def probe(template: CompiledTemplate, tokenizer: Tokenizer) -> Probe:
     if "endgeneration" in template.source and not any(fragment.is_marked for fragment in found):
         warnings = (*warnings, f"{template.path}: its {{% generation %}} marks hold no text, so nothing gets loss")
     if not generation_prompt and header.strip():
+        has_loss = loss != "marks" or all(found[i].is_marked for i in own if i < data[0])
+        learned = "which gets loss" if has_loss else "which it does not learn, because the marks leave it out"
         warnings = (
             *warnings,
             f"{template.path}: add_generation_prompt adds nothing, so a prompt ends before {header!r}, which the model"
-            " has to write and which gets loss; add it to the template, inside {% if add_generation_prompt %}",
+            f" has to write and {learned}; add it to the template, inside {{% if add_generation_prompt %}}",
         )
     return Probe(generation_prompt, end, warnings)
 
@@ -77,7 +80,8 @@ def tokens_of(tokenizer: Tokenizer) -> dict[str, str]:
 
 def _end_of_turn(tail: str, tokenizer: Tokenizer, path: str) -> tuple[str, tuple[str, ...]]:
     eos = tokenizer.id_to_token(tokenizer.eos_token_id) or ""
-    known = [*tokenizer.special_tokens, *tokenizer.control_tokens, eos]
+    symbols = tokenizer.typed_pattern.findall(tail)  # user-defined pieces of SentencePiece, such as <end_of_turn>
+    known = {*tokenizer.special_tokens, *tokenizer.control_tokens, *symbols, eos}
     found = [(tail.find(token), -len(token), token) for token in known if token and token in tail]
     if found:
         return min(found)[2], ()

@@ -265,6 +265,16 @@ def test_what_a_template_does_wrong_is_a_warning(sample_tokenizer: Tokenizer) ->
         "t.jinja: add_generation_prompt adds nothing, so a prompt ends before '<|im_start|>assistant\\n', which the"
         " model has to write and which gets loss; add it to the template, inside {% if add_generation_prompt %}",
     )
+    marked = template(
+        "{% for m in messages %}{{ '<|im_start|>' + m.role }}: "
+        "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{% endfor %}",
+        sample_tokenizer,
+    )
+    assert marked.warnings == (
+        "t.jinja: add_generation_prompt adds nothing, so a prompt ends before '<|im_start|>assistant: ', which the"
+        " model has to write and which it does not learn, because the marks leave it out; add it to the template, inside"
+        " {% if add_generation_prompt %}",
+    )
     endless = template("{% for m in messages %}{{ m.content }}\n{% endfor %}", sample_tokenizer)
     assert endless.end_of_turn == "</s>"
     assert "t.jinja: no control token ends a reply (it ends with '\\n')" in endless.warnings[0]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
+from pretokenizer.chat.jinja_format import TemplateFormat
 from pretokenizer.tokenizer.base import Tokenizer, TokenizerError
 from pretokenizer.tokenizer.load import load_tokenizer
 from tests.pretokenizer.conftest import CHATML_TOKENS, SAMPLE_MODEL, SHARED, needs_shared
@@ -96,3 +97,7 @@ def test_user_defined_control_symbols_stay_text_in_messages(tmp_path: Path) -> N
     place = found.ids.index(second)
     assert text[found.begins[place] : found.ends[place]] == "<end_of_turn>" and found.begins[place] == end
     assert len(tokenizer.typed_pattern.findall(text)) == 3  # not <table>
+    source = (
+        "{% for m in messages %}{{ '<start_of_turn>' + m.role + '\\n' + m.content + '<end_of_turn>\\n' }}{% endfor %}"
+    )
+    assert TemplateFormat(source, "t.jinja", tokenizer).end_of_turn == "<end_of_turn>"
