@@ -7,6 +7,8 @@
 | preference | `chosen` and perhaps `prompt`, with the option `preference: chosen` |
 | OpenAI's answer | `choices` beside `messages` or `prompt`; `preferred_output` beside `input` |
 | tool calls | `query`, `answers` (tool calls) and `tools`, as in xlam-function-calling-60k |
+| Gemini's API | `contents` of parts, or `request` and `response` |
+| arena | `conversation_a`, `conversation_b`, `winner`, with the option `preference: chosen` |
 | one text | `chat` or `sample`, as in glaive-function-calling |
 
 A record may also have `system`, `tools`, `history`, `context`, and keys such as `weight` that say whether the reply
@@ -18,6 +20,8 @@ from typing import Any, NamedTuple
 
 from pretokenizer.forms.dialogue_text import anthropic_turns, glaive_turns, is_anthropic, is_glaive
 from pretokenizer.forms.errors import UnusableError, unused_key
+from pretokenizer.forms.foreign import ARENA, is_arena, refuse_foreign, winner_of
+from pretokenizer.forms.gemini import gemini_turns, is_gemini
 from pretokenizer.forms.keys import (
     CONTENT,
     CONVERSATION,
@@ -60,6 +64,8 @@ def open_record(record: Record, preference: str | None) -> Opened:
     `preference` is the key of the preferred reply, if preference pairs are wanted. Raises UnusableError for a
     record of an unknown form.
     """
+    if is_gemini(record):
+        return Opened(*gemini_turns(record))
     preferred = _preferred(record, preference)
     if preferred:
         opened = _from_preference(record, preferred)
@@ -83,6 +89,7 @@ def open_record(record: Record, preference: str | None) -> Opened:
         lower = open_record({key.lower(): value for key, value in record.items()}, preference)
         return lower._replace(used={key for key in record if key.lower() in lower.used})
     else:
+        refuse_foreign(record)
         raise unknown_form(record)
     tools_key = first(record, TOOLS)
     opened.used.update(TOOLS)
@@ -98,9 +105,11 @@ def _preferred(record: Record, preference: str | None) -> str | None:
     """
     is_pair = first(record, ("chosen",)) and first(record, ("rejected",))
     if preference is None and (
-        is_pair or first(record, ("preferred_output",)) or isinstance(record.get("label"), bool)
+        is_pair or is_arena(record) or first(record, ("preferred_output",)) or isinstance(record.get("label"), bool)
     ):
         raise UnusableError("a preference pair or rating needs the option `preference: chosen`")
+    if preference and is_arena(record):
+        return winner_of(record)
     return first(record, (preference, "preferred_output")) if preference else None
 
 
@@ -162,7 +171,7 @@ def _from_preference(record: Record, preference: str) -> Opened:
 
     The conversation before the reply is part of the reply's value, or has the key `prompt`.
     """
-    used = {preference, "prompt", "chosen", "rejected", "question", "instruction", *CONVERSATION, *SYSTEM}
+    used = {preference, "prompt", "chosen", "rejected", "question", "instruction", *CONVERSATION, *SYSTEM, *ARENA}
     if preference == "preferred_output":
         used |= {"input", "non_preferred_output"}
     chosen = record[preference]

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any, BinaryIO
 
 from pretokenizer.records.json_list import parse_list
+from pretokenizer.records.json_objects import are_objects, parse_objects
 from pretokenizer.records.json_text import (
     BYTE_ORDER_MARK,
     Reading,
@@ -53,7 +54,8 @@ def read_list(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int, 
 def read_object(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int, Record]]:
     """Return (row, record) for each record of a text that begins with `{`.
 
-    The text is JSON lines, a single record, or one object that holds the records, such as `{"data": [...]}`. Raises
+    The text is JSON lines, a single record, records of several lines one after another, or one object that holds the
+    records, such as `{"data": [...]}`. Raises
     RecordError for one object that is too large to hold in memory, or that holds several lists of records.
     """
     start = [file.readline(reading.max_line_bytes + 1)]
@@ -62,7 +64,8 @@ def read_object(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int
         return
     start.append(file.read(_MAX_OBJECT_BYTES))
     start.append(file.readline())
-    value = _parse(b"".join(start))
+    text = b"".join(start)
+    value = _parse(text)
     if isinstance(value, dict):
         lists = [key for key in _LISTS if _is_list_of_objects(value.get(key))]
         if len(lists) > 1:
@@ -73,8 +76,10 @@ def read_object(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int
             f"{reading.name}: not JSON lines, and one object of more than {_MAX_OBJECT_BYTES >> 20} MiB cannot be read;"
             " write one record a line"
         )
+    elif not file.peek(1) and are_objects(text):
+        yield from parse_objects(text, reading)
     else:
-        lines = io.BytesIO(b"".join(start)).readlines()
+        lines = io.BytesIO(text).readlines()
         yield from parse_lines(chain(lines, _lines(file, reading)), reading, partial(skip_line, file))
 
 

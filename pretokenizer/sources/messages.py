@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pretokenizer.chat.conversation import Conversation, Message, pair
 from pretokenizer.chat.roles import Role
 from pretokenizer.forms.errors import UnusableError
+from pretokenizer.forms.foreign import not_preferred
 from pretokenizer.forms.keys import common_form, is_plain_text
 from pretokenizer.forms.record import open_record
 from pretokenizer.forms.tools import name_of
@@ -106,8 +107,8 @@ class Messages(RecordSource):
     def _convert(self, record: Record) -> Converted:
         if self.options.loss == "all" and is_plain_text(record):
             return self._plain_text(record)
-        if self.options.preference and record.get("label") is False:
-            return "a rejected reply"
+        if self.options.preference and (reason := not_preferred(record)):
+            return reason
         turns, tools, used = open_record(record, self.options.preference)
         notes: set[str] = set()
         messages = in_order(self._messages(turns, notes), self.consecutive_roles, notes)

@@ -272,8 +272,8 @@ def test_what_a_template_does_wrong_is_a_warning(sample_tokenizer: Tokenizer) ->
     )
     assert marked.warnings == (
         "t.jinja: add_generation_prompt adds nothing, so a prompt ends before '<|im_start|>assistant: ', which the"
-        " model has to write and which it does not learn, because the marks leave it out; add it to the template, inside"
-        " {% if add_generation_prompt %}",
+        " model has to write and which it does not learn, because the marks leave it out; add it to the template,"
+        " inside {% if add_generation_prompt %}",
     )
     endless = template("{% for m in messages %}{{ m.content }}\n{% endfor %}", sample_tokenizer)
     assert endless.end_of_turn == "</s>"

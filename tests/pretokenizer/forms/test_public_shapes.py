@@ -54,6 +54,18 @@ RATED = {"helpfulness": 3, "correctness": 3, "coherence": 4, "complexity": 2, "v
             {"id": "c", "request": {"messages": OPENAI[:1]}, "choices": [{"message": OPENAI[1]}]}, id="api-log"
         ),
         pytest.param({"messages": OPENAI[:1], "choices": [{"index": 0, "message": OPENAI[1]}]}, id="api-answer"),
+        pytest.param(
+            {"contents": [{"role": "user", "parts": [{"text": "q"}]}, {"role": "model", "parts": [{"text": "a"}]}]},
+            id="gemini",
+        ),
+        pytest.param(
+            {
+                "key": "r1",
+                "request": {"contents": [{"parts": [{"text": "q"}]}], "generationConfig": {"temperature": 1}},
+                "response": {"candidates": [{"content": {"role": "model", "parts": [{"text": "a"}]}}]},
+            },
+            id="gemini-batch",
+        ),
         pytest.param({"prompt": "q", "choices": [{"text": "a", "finish_reason": "stop"}]}, id="completions-api"),
         pytest.param({"input": {"messages": OPENAI[:1]}, "output": OPENAI[1]}, id="langfuse"),
         pytest.param(
@@ -188,6 +200,52 @@ def test_preferences_of_openai_kto_and_orca(record: dict[str, Any], convert: Con
     assert convert("messages", [record]) == ["bad: a preference pair or rating needs the option `preference: chosen`"]
 
 
+@pytest.mark.parametrize(
+    ("winner", "expected"),
+    [
+        ("model_a", [[PAIR]]),
+        ("model_b", [[[("user", "q"), ("assistant", "b")]]]),
+        ("tie (bothbad)", ["two replies without a winner"]),
+    ],
+)
+def test_the_winner_of_the_arena(winner: str, expected: Any, convert: Convert) -> None:
+    other = [OPENAI[0], {"role": "assistant", "content": "b"}]
+    record = {"model_a": "x", "model_b": "y", "winner": winner, "conversation_a": OPENAI, "conversation_b": other}
+    assert convert("messages", [record], preference="chosen") == expected
+    assert convert("messages", [record]) == ["bad: a preference pair or rating needs the option `preference: chosen`"]
+
+
+def test_gemini_functions_and_thoughts() -> None:
+    record = {
+        "systemInstruction": {"parts": [{"text": "s"}]},
+        "tools": [{"functionDeclarations": [{"name": "f", "parametersJsonSchema": {"type": "object"}}]}],
+        "contents": [
+            {"role": "user", "parts": [{"text": "q"}, {"text": "?"}]},
+            {
+                "role": "model",
+                "parts": [
+                    {"text": "hm", "thought": True, "functionCall": None},
+                    {"functionCall": {"name": "f", "args": {"n": 1}}, "thoughtSignature": "x"},
+                ],
+            },
+            {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {"r": 42}}}]},
+            {"role": "model", "parts": [{"text": "a"}]},
+        ],
+    }
+    (conversation,) = make_source("messages", {}).convert(record, "train")
+    assert conversation.tools == [  # type: ignore[union-attr]
+        {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    ]
+    call = {"type": "function", "function": {"name": "f", "arguments": {"n": 1}}}
+    assert [(m.role.template_name, m.text, m.fields) for m in conversation.messages] == [  # type: ignore[union-attr]
+        ("system", "s", None),
+        ("user", "q?", None),
+        ("assistant", "", {"tool_calls": [call], "thinking": "hm"}),
+        ("tool", '{"r": 42}', {"name": "f"}),
+        ("assistant", "a", None),
+    ]
+
+
 def test_a_reply_rated_as_bad_is_left_out(convert: Convert) -> None:
     record = {"prompt": "q", "completion": "a", "label": False}
     assert convert("messages", [record], preference="chosen") == ["a rejected reply"]
@@ -208,6 +266,21 @@ def test_a_reply_rated_as_bad_is_left_out(convert: Convert) -> None:
         ({"messages": OPENAI[:1], "choices": [{"message": OPENAI[1]}] * 2}, "several `choices`; 2 of them; keep one"),
         ({"choices": [{"message": OPENAI[1]}]}, "`choices` without `messages` or `prompt` of the request"),
         ({"role": "prompter", "text": "q", "parent_id": None}, "one message of a tree; the data set oasst_export"),
+        (
+            {"segments": [{"label": True, "text": "<s>q"}]},
+            "segments in axolotl's input_output form; write them as `mess",
+        ),
+        (
+            {"num_turns": 1, "chat": {"turn_1": {"Human": "q", "MOSS": "a"}}},
+            "turns in MOSS's form; write them as `mess",
+        ),
+        ({"contents": [{"parts": [{"inlineData": {"data": ""}}]}]}, "message without text; a part of type inlineData"),
+        ({"contents": [{"role": "user"}]}, "a content without `parts`; {'role': 'user'}"),
+        (
+            {"request": {"contents": []}, "response": {"candidates": [{"content": {"parts": []}}] * 2}},
+            "several `candidates`; 2 of them; keep one",
+        ),
+        ({"contents": [], "tools": [{"codeExecution": {}}]}, "a tool without `functionDeclarations`; codeExecution"),
         ({"segments": []}, "no known form; docs/data.md lists the forms; its keys: segments"),
         ({"question": "q", "solution": "s", "thinking_trajectories": ["t"]}, "the key `thinking_trajectories` is not"),
         ({"messages": OPENAI, "chat_template_kwargs": {"x": 1}}, "the key `chat_template_kwargs` is not used"),
