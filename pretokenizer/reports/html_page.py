@@ -12,26 +12,30 @@ from pretokenizer.reports.blocks import Block, Bullets, Document, Heading, Lengt
 from pretokenizer.reports.render import escape_controls
 from pretokenizer.tokenizer.base import Tokenizer
 
-_COLOURS = {
-    Role.SYSTEM: "#7b3fa0",
-    Role.USER: "#0b6b8a",
-    Role.ASSISTANT: "#1d7a36",
-    Role.CONTEXT: "#8a6100",
-    Role.ASSISTANT_NO_LOSS: "#b3261e",
-    Role.TOOL: "#2f55c7",
-}
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; border-bottom: 1px solid #d5dbe3; }
-code, pre { font-family: ui-monospace, monospace; font-size: 0.87em; overflow-wrap: anywhere; }
-pre { background: #f5f7fa; padding: 0.7rem; white-space: pre-wrap; border-radius: 4px; }
-.scroll { overflow-x: auto; } svg { max-width: 100%; height: auto; }
-table { border-collapse: collapse; margin: 0.5rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.2rem 0.6rem; border-bottom: 1px solid #e3e8ee; text-align: right; white-space: nowrap; }
+:root {
+  color-scheme: light dark; --page: #fff; --text: #1c2430; --code: #f5f7fa; --line: #d5dbe3; --loss: #e3f3e6;
+  --system: #7b3fa0; --user: #0b6b8a; --assistant: #176a2d; --context: #855d00; --assistant_no_loss: #b3261e;
+  --tool: #2f55c7;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #14181e; --text: #e2e6ec; --code: #1d232b; --line: #39424e; --loss: #1c3a25;
+    --system: #cf9cf0; --user: #6cc7e6; --assistant: #86dc9b; --context: #e0b354; --assistant_no_loss: #ff9a92;
+    --tool: #9db8ff;
+  }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); max-width: 60rem; }
+body { margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; border-bottom: 1px solid var(--line); }
+code, pre { font-family: ui-monospace, monospace; font-size: 0.87em; }
+pre { background: var(--code); padding: 0.7rem; white-space: pre-wrap; border-radius: 4px; }
+.scroll { overflow-x: auto; } svg { max-width: 100%; height: auto; background: #fff; }
+table { border-collapse: collapse; margin: 0.5rem 0; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+th, td { padding: 0.2rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
-p code, li code { white-space: nowrap; }
-li li code { white-space: normal; }
-.loss { background: #e3f3e6; text-decoration: underline; text-decoration-thickness: 1px; text-underline-offset: 3px; }
+.loss { background: var(--loss); text-decoration: underline; text-decoration-thickness: 1px; }
+.loss { text-underline-offset: 3px; }
 """
 
 
@@ -92,7 +96,7 @@ def _table(block: Table) -> str:
 
 
 def _legend() -> str:
-    names = (f'<span style="color:{colour}">{role.name.lower()}</span>' for role, colour in _COLOURS.items())
+    names = (f'<span style="color:var(--{role.name.lower()})">{role.name.lower()}</span>' for role in Role)
     return f'<p>Roles: {", ".join(names)}. Tokens with loss are <span class="loss">underlined</span>.</p>'
 
 
@@ -103,6 +107,6 @@ def render_html(ids: Any, roles: Any, tokenizer: Tokenizer) -> str:
     for begin, end in pairwise(bounds):
         role = Role(int(roles[begin]))
         text = html.escape(escape_controls(tokenizer.decode(ids[begin:end].tolist())))
-        kind = ' class="loss"' if role.gets_loss else ""
-        pieces.append(f'<span{kind} style="color:{_COLOURS[role]}" title="{role.name.lower()}">{text}</span>')
+        kind, name = ' class="loss"' if role.gets_loss else "", role.name.lower()
+        pieces.append(f'<span{kind} style="color:var(--{name})" title="{name}">{text}</span>')
     return "".join(pieces)
