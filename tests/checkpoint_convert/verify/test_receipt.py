@@ -12,6 +12,25 @@ from checkpoint_convert.huggingface.lineage import ancestors, record_source
 from checkpoint_convert.verify.receipt import Link, check_receipt, renew_sums, write_receipt
 from pretokenizer.files.checksums import sha256_file, write_sha256sums
 
+SHARD_FILES = [
+    "mix-train-text.bin",
+    "mix-train-text.idx",
+    "mix-train-role.bin",
+    "mix-train-role.idx",
+    "special_tokens.json",
+]
+CHECKPOINT_FILES = ["__0_0.distcp", ".metadata", "metadata.json", "common.pt", "tokenizer/tokenizer.model"]
+CONFIGURATIONS = ["train_config.yaml", "model_config.yaml"]
+EXPORTED_FILES = [
+    "model.safetensors",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "README.md",
+]
+
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Path:
@@ -20,9 +39,10 @@ def chain(tmp_path: Path) -> Path:
     records.write_text("{}")
     data = tmp_path / "data"
     data.mkdir()
-    (data / "mix-train-text.bin").write_bytes(b"1234")
+    for name in SHARD_FILES:
+        (data / name).write_bytes(name.encode())
     sums = {
-        "outputs": {"mix-train-text.bin": {"sha256": sha256_file(data / "mix-train-text.bin")}},
+        "outputs": {name: {"sha256": sha256_file(data / name)} for name in SHARD_FILES},
         "inputs": {str(records): {"sha256": sha256_file(records)}},
     }
     (data / "manifest.json").write_text(json.dumps(sums))
@@ -32,10 +52,14 @@ def chain(tmp_path: Path) -> Path:
         settings = {"train_data_path": [str(data / "mix-train")], "load": load and str(tmp_path / load)}
         (folder / "train_config.yaml").write_text(yaml.safe_dump(settings))
         (folder / "model_config.yaml").write_text("family: llama")
+        (folder / "tokenizer").mkdir()
+        for file in CHECKPOINT_FILES:
+            (folder / file).write_bytes(file.encode())
         write_sha256sums(folder)
         (tmp_path / name / "latest_checkpointed_iteration.txt").write_text("4")
     (tmp_path / "hf").mkdir()
-    (tmp_path / "hf" / "model.safetensors").write_bytes(b"weights")
+    for name in EXPORTED_FILES:
+        (tmp_path / "hf" / name).write_bytes(b"contents of " + name.encode())
     write_sha256sums(tmp_path / "hf")
     write_receipt(tmp_path / "hf", tmp_path / "stage2" / "iter_0000004")
     return tmp_path
@@ -52,13 +76,12 @@ def test_a_receipt_holds_the_whole_chain(chain: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "hf/model.safetensors",
-        "hf/SHA256SUMS",
-        "stage2/iter_0000004/model_config.yaml",
-        "stage1/iter_0000004/train_config.yaml",
-        "data/mix-train-text.bin",
-        "data/manifest.json",
         "records.jsonl",
+        "data/manifest.json",
+        *(f"data/{name}" for name in SHARD_FILES),
+        *(f"stage1/iter_0000004/{name}" for name in (*CHECKPOINT_FILES, *CONFIGURATIONS, "SHA256SUMS")),
+        *(f"stage2/iter_0000004/{name}" for name in (*CHECKPOINT_FILES, *CONFIGURATIONS, "SHA256SUMS")),
+        *(f"hf/{name}" for name in (*EXPORTED_FILES, "SHA256SUMS")),
     ],
 )
 def test_one_changed_byte_is_named(chain: Path, name: str) -> None:
