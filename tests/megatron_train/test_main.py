@@ -396,4 +396,4 @@ def test_a_hugging_face_folder_is_pointed_to_the_converter(
     (tmp_path / "hf" / "config.json").write_text("{}")
     (tmp_path / "hf" / "model.safetensors").touch()
     assert run("--load", tmp_path / "hf") == 1
-    assert f"checkpoint-convert from-hf {tmp_path}/hf" in capsys.readouterr().err
+    assert f" from-hf {tmp_path}/hf " in capsys.readouterr().err
