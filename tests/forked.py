@@ -11,6 +11,7 @@ started threads cannot fork safely, so a test starts this module instead:
     python -m tests.forked "1 pretokenizer build --configs mine" "2 trainer --config run.yaml"
 
 It runs the commands, each with its number of processes, in the current folder up to the first that fails.
+`run_forked` does that from a test.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ import os
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.paths import ROOT
 
 LOG = "log.txt"
 _MAINS: dict[str, Callable[[list[str]], int]] = {}
@@ -186,6 +190,14 @@ def free_port() -> int:
     with socket.socket() as server:
         server.bind(("localhost", 0))
         return int(server.getsockname()[1])
+
+
+def run_forked(folder: Path, *lines: str) -> str:
+    """Run commands in `folder`, in a new process that runs this module, and return their output. All must succeed."""
+    words = [sys.executable, "-W", "ignore", "-m", "tests.forked", *lines]
+    done = subprocess.run(words, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def main(lines: list[str]) -> int:

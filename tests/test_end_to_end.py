@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,15 +14,8 @@ import transformers
 from examples import make_tiny_llama
 from pretokenizer.chat.roles import Role
 from pretokenizer.files.shard import ShardReader
+from tests.forked import run_forked
 from tests.paths import ROOT
-
-
-def run(folder: Path, *lines: str) -> str:
-    """Run commands of tests/forked.py, each with its number of processes, in `folder`. Return their output."""
-    words = [sys.executable, "-W", "ignore", "-m", "tests.forked", *lines]
-    done = subprocess.run(words, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def losses(folder: Path) -> list[float]:
@@ -71,7 +62,7 @@ def test_conversations_become_a_model_that_transformers_loads(tmp_path: Path, mo
         f" --valid_data_path held_out={tmp_path}/data2/demo_stage2-val --pipeline_model_parallel_size 2 --finetune"
         " --hidden_dropout 0.25 --lima_dropout --micro_batch_size 2 --train_iters 8"
     )
-    shown = run(
+    shown = run_forked(
         tmp_path,
         f"1 pretokenizer build --configs demo_stage1 sample {data}/data1",
         f"1 pretokenizer build --configs demo_stage2 sample {data}/data2",

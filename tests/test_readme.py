@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -10,6 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from examples import make_tiny_llama
+from tests.forked import run_forked
 from tests.paths import ROOT
 from tests.source_tree import source_tree, tree_of_page
 
@@ -44,27 +47,32 @@ def test_make_help_is_the_default_target_and_lists_the_two_commands() -> None:
     assert "make test" in shown
 
 
-def test_the_example_of_your_own_data_runs(tmp_path: Path) -> None:
-    """The README's YAML and five commands run unchanged, but with a small model and three iterations."""
+def test_the_example_of_your_own_data_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's YAML and five commands run unchanged, but with a small model, three iterations and no torchrun."""
     section = README.split("## Your own data")[1]
     (tmp_path / "my_chats.yaml").write_text(section.split("```yaml\n")[1].split("```")[0])
     (tmp_path / "data" / "my_chats").mkdir(parents=True)
     shutil.copy(ROOT / "examples/data/messages/train.jsonl", tmp_path / "data" / "my_chats" / "chats.jsonl")
     tokenizer = str(ROOT / "examples/data/tokenizer/sample.model")
-    run(tmp_path, [str(ROOT / "examples/make_tiny_llama.py"), "base", "--tokenizer", tokenizer])
+    monkeypatch.setattr(sys, "argv", ["make_tiny_llama.py", str(tmp_path / "base"), "--tokenizer", tokenizer])
+    assert make_tiny_llama.main() == 0
     lines = section.split("```bash\n")[1].split("```")[0].replace("\\\n", " ").splitlines()
     assert len(lines) == 5
-    for words in map(shlex.split, lines):
-        if words[0] == "torchrun":
-            words[words.index("--train_iters") + 1] = "3"
-            words = ["-m", "torch.distributed.run", "--standalone", *words[1:], "--max_position_embeddings", "2048"]
-        run(tmp_path, words[1:] if words[0] == "python" else words)
+    run_forked(tmp_path, *map(forked_line, lines))
     assert (tmp_path / "my-model" / "model.safetensors").is_file()
     assert len((tmp_path / "checkpoints" / "tuned" / "metrics.jsonl").read_text().splitlines()) >= 3
 
 
-def run(folder: Path, words: list[str]) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OASST_DEVICE": "cpu"}
-    command = [sys.executable, "-W", "ignore", *words]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
+def forked_line(line: str) -> str:
+    """Return a command of the README as a line of tests/forked.py."""
+    words = shlex.split(line)
+    if words[0] == "torchrun":
+        assert words[1] == "--nproc_per_node" and words[3:5] == ["-m", "megatron_train"]
+        processes, program, words = words[2], "trainer", words[5:]
+        words[words.index("--train_iters") + 1] = "3"
+        words += ["--max_position_embeddings", "2048"]
+    else:
+        assert words[:2] == ["python", "-m"]
+        programs = {"pretokenizer": "pretokenizer", "checkpoint_convert": "converter"}
+        processes, program, words = "1", programs[words[2]], words[3:]
+    return shlex.join([processes, program, *words])

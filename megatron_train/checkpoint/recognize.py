@@ -108,7 +108,7 @@ def foreign(path: Path) -> str | None:
     Return None for a folder of this project, and for a folder that is not recognized.
     """
     if not path.exists():
-        hub = f"; if it is a model on the hub, download it: huggingface-cli download {path} --local-dir DIR"
+        hub = f"; if it is a model on the hub, download it: hf download {path} --local-dir DIR"
         return "does not exist" + (hub if HUB_NAME.fullmatch(str(path)) else "")
     if path.is_file():
         return next(_message(kind, path) for kind in FILES if any(map(path.match, kind.patterns)))

@@ -41,7 +41,10 @@ RECOMPUTE: dict[str, dict[str, Any]] = {
     "uniform": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
     "block": {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 1},
 }
-FAMILIES = ("llama", "qwen2", "qwen3", "neox_parallel", "neox_sequential", "falcon_7b", "falcon_40b")
+DISTINCT_FAMILIES = ("llama", "qwen3", "neox_parallel", "falcon_7b")
+MIXED_FAMILIES = ("qwen2", "neox_sequential", "falcon_40b")
+"""Families that mix the features of the distinct ones. `make test` leaves them out."""
+FAMILIES = DISTINCT_FAMILIES + MIXED_FAMILIES
 SETTINGS: dict[str, Any] = {
     "global_batch_size": 8,
     "micro_batch_size": 2,
@@ -94,15 +97,11 @@ def all_cases(world: int) -> list[Case]:
     return [case for case in everything if case.family == "llama" or case.recompute == "none"]
 
 
-def pairwise_cases(world: int) -> list[Case]:
+def pairwise_cases(values: list[tuple[str, ...]]) -> list[Case]:
     """Return few cases in which every two values of different settings meet.
 
-    The next case is always the one with most new pairs. Four processes leave out the families that differ from
-    another one only in ways that two processes show.
+    The next case is always the one with most new pairs.
     """
-    values = choices(world)
-    if world == 4:
-        values[1] = ("llama", "qwen3", "neox_parallel", "falcon_7b")
     open_pairs = {
         ((i, a), (j, b)) for i, j in itertools.combinations(range(len(values)), 2) for a in values[i] for b in values[j]
     }
@@ -128,13 +127,16 @@ QK_NORM_CASES = {
 Each tensor-parallel rank sees only some heads, and with sequence parallelism only some positions. A missing sum over
 the ranks shows in no loss of the same iteration.
 """
-CASES = {world: all_cases(world) if os.environ.get("PARITY") == "full" else pairwise_cases(world) for world in (2, 4)}
-CASES = {world: list(dict.fromkeys([*cases, *QK_NORM_CASES[world]])) for world, cases in CASES.items()}
-CASES[1] = [
-    Case("one", family, rows, dtype, dropout, recompute)
-    for family, rows, dtype, dropout, recompute in itertools.product(*choices(1)[1:])
-    if recompute != "none" and (family == "llama" or os.environ.get("PARITY") == "full")
-]
+if os.environ.get("PARITY") == "full":
+    CASES = {world: all_cases(world) for world in (2, 4)}
+    CASES[1] = [Case(*values) for values in itertools.product(*choices(1)) if values[-1] != "none"]
+    OTHER_FAMILIES: list[Case] = []
+else:
+    CASES = {world: pairwise_cases([LAYOUTS[world], DISTINCT_FAMILIES, *choices(world)[2:]]) for world in (2, 4)}
+    CASES[1] = pairwise_cases([("one",), ("llama",), *choices(1)[2:-1], ("selective", "uniform", "block")])
+    OTHER_FAMILIES = pairwise_cases([LAYOUTS[2], MIXED_FAMILIES, *choices(2)[2:]])
+for world, qk_norm_cases in QK_NORM_CASES.items():
+    CASES[world] = list(dict.fromkeys([*CASES[world], *qk_norm_cases]))
 
 
 def run_case(case: Case, iterations: int, folder: Path) -> Trace:
@@ -147,19 +149,19 @@ def run_case(case: Case, iterations: int, folder: Path) -> Trace:
     return trace_run(start(MODELS[case.family], settings, folder / case.family / "iter_0000000"))
 
 
-def write_inputs(folder: Path) -> None:
+def write_inputs(folder: Path, families: set[str]) -> None:
     """Write a toy shard and one checkpoint of random weights per family, from which every layout starts."""
     from tests.megatron_train.models import MODELS
     from tests.megatron_train.runs import save, start
 
     write_shard(folder / "toy", toy_documents(64))
-    for family in FAMILIES:
+    for family in sorted(families):
         save(start(MODELS[family], {"train_data_path": [str(folder / "toy")]}), folder / family)
 
 
 def run_references(folder: Path, cases: list[Case]) -> dict[str, Difference]:
     """Write the one-process trace that each case needs to `folder`, and return the differences of one-process cases."""
-    write_inputs(folder)
+    write_inputs(folder, {case.family for case in cases})
     for case in {str(trace_path(case, folder)): case for case in cases if case.reference.layout == "one"}.values():
         run_case(case.reference, case.iterations, folder).save(trace_path(case, folder))
     return compare_all(folder, [case for case in cases if case.layout == "one"])
@@ -223,7 +225,9 @@ def test_one_process_is_the_same_when_it_recomputes(case: Case, one: dict[str, D
     check(case, one[str(case)])
 
 
-@pytest.mark.parametrize("case", CASES[2], ids=str)
+@pytest.mark.parametrize(
+    "case", [*CASES[2], *(pytest.param(case, marks=pytest.mark.long) for case in OTHER_FAMILIES)], ids=str
+)
 def test_two_processes_train_as_one(case: Case, two: dict[str, Difference]) -> None:
     check(case, two[str(case)])
 

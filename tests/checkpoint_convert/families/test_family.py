@@ -59,7 +59,7 @@ def test_a_folder_without_config_is_explained(tmp_path: Path, monkeypatch: pytes
         read_hf_config(tmp_path / "config.json")
 
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConvertError, match="huggingface-cli download org/name --local-dir DIR"):
+    with pytest.raises(ConvertError, match="hf download org/name --local-dir DIR"):
         read_hf_config(Path("org/name/config.json"))
 
 

@@ -76,7 +76,7 @@ def test_missing_and_empty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert foreign(tmp_path) == "is an empty folder"
     assert foreign(tmp_path / "x") == "does not exist"
     monkeypatch.chdir(tmp_path)
-    assert "huggingface-cli download org/name --local-dir DIR" in (foreign(Path("org/name")) or "")
+    assert "hf download org/name --local-dir DIR" in (foreign(Path("org/name")) or "")
 
 
 def test_a_checkpoint_of_this_project_is_not_foreign(tmp_path: Path) -> None:

@@ -113,7 +113,9 @@ def test_on_the_cpu_a_cuda_device_of_the_machine_is_never_touched() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("error", ["ImportError('undefined symbol')", "OSError('libcudart.so.12')"])
+@pytest.mark.parametrize(
+    "error", [pytest.param("ImportError('undefined symbol')", marks=pytest.mark.long), "OSError('libcudart.so.12')"]
+)
 def test_a_broken_transformer_engine_does_not_end_a_run_without_it(tmp_path: Path, error: str) -> None:
     (tmp_path / "transformer_engine").mkdir()
     (tmp_path / "transformer_engine/__init__.py").write_text(f"raise {error}")
