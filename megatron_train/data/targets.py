@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from megatron_train.config.settings import Data
 from megatron_train.data.batch import LossRule
 from megatron_train.data.document_set import DocumentSet
+from pretokenizer.chat.roles import Role
 
 CHUNK_TOKENS = 2**24
 """Tokens that are processed at the same time, to bound memory."""
@@ -18,8 +19,6 @@ def has_target(documents: DocumentSet, data: Data) -> NDArray[np.bool_]:
 
     With --overlong truncate, only the first seq_length + 1 tokens count; split and random_window train on every part.
     """
-    if data.scalar_loss_mask > 0:
-        return documents.lengths >= 2
     rule, limit = LossRule.of(data), data.seq_length + 1 if data.overlong == "truncate" else None
     return np.concatenate([_of_roles(roles, sizes, rule, limit) for roles, sizes in documents.flat_roles()])
 
@@ -39,7 +38,7 @@ def _of_roles(
     while first < len(sizes):
         start = int(ends[first] - sizes[first])
         last = max(first + 1, int(np.searchsorted(ends, start + CHUNK_TOKENS, side="right")))
-        trained = np.isin(roles[start : int(ends[last - 1])], rule.loss_roles)
+        trained = has_loss(roles[start : int(ends[last - 1])], rule)
         before = np.concatenate([[0], np.cumsum(trained)])  # targets before each token of the chunk
         begin = ends[first:last] - sizes[first:last] - start
         used = sizes[first:last] if limit is None else np.minimum(sizes[first:last], limit)
@@ -49,3 +48,9 @@ def _of_roles(
         found[first:last] = (used >= 2) & (before[high] > before[low])
         first = last
     return found
+
+
+def has_loss(roles: NDArray[np.integer], rule: LossRule) -> NDArray[np.bool_]:
+    """Return for each token whether its role gives it a loss weight above 0, as an array of the shape of `roles`."""
+    weighted = np.isin(roles, rule.loss_roles) | (rule.scalar_loss_mask > 0)
+    return weighted & (roles != Role.ASSISTANT_NO_LOSS)

@@ -47,9 +47,9 @@ def count_near_duplicates(splits: dict[str, list[Selected]], store: TokenStore) 
     signatures = np.concatenate(
         [_signatures(selected, own, store) for selected, own in zip(everything, unique, strict=True)]
     )
-    earlier = earlier_similar(signatures)
-    found = np.flatnonzero(earlier >= 0)
     is_val = owner >= len(splits["train"])
+    earlier = earlier_similar(signatures, int((~is_val).sum()))
+    found = np.flatnonzero(earlier >= 0)
     in_train = found[~is_val[found]]
     leaked = found[is_val[found] & ~is_val[earlier[found]]]
 
@@ -63,17 +63,19 @@ def count_near_duplicates(splits: dict[str, list[Selected]], store: TokenStore) 
     return NearDuplicateReport(in_train.size, leaked.size, examples)
 
 
-def earlier_similar(signatures: NDArray[np.uint32]) -> NDArray[np.int64]:
+def earlier_similar(signatures: NDArray[np.uint32], num_train: int) -> NDArray[np.int64]:
     """Return (N,): for each row of `signatures` (N, NUM_SLOTS), the index of an earlier similar row, or -1 for none.
 
-    Rows that agree in a band are compared only with the first of them, so some similar pairs may be missed.
+    The first `num_train` rows are those of train. A row that resembles rows of both splits gets one of train. Rows that
+    agree in a band are compared only with the first of them, so some similar pairs may be missed.
     """
     earlier = np.full(len(signatures), -1, dtype=np.int64)
     for start in range(0, NUM_SLOTS, SLOTS_PER_BAND):
         band = np.ascontiguousarray(signatures[:, start : start + SLOTS_PER_BAND])
         _, first, group = np.unique(band, axis=0, return_index=True, return_inverse=True)
         leader = first[group.reshape(-1)]
-        rows = np.flatnonzero((leader < np.arange(len(signatures))) & (earlier < 0))
+        is_better = (earlier < 0) | ((earlier >= num_train) & (leader < num_train))
+        rows = np.flatnonzero((leader < np.arange(len(signatures))) & is_better)
         agreement = (signatures[rows] == signatures[leader[rows]]).mean(axis=1)
         similar = rows[agreement >= SIMILARITY]
         earlier[similar] = leader[similar]

@@ -9,6 +9,7 @@ from megatron_train.config.settings import Data
 from megatron_train.data import targets
 from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.targets import has_target
+from pretokenizer.chat.roles import Role
 from tests.conftest import write_shard
 
 DOCUMENTS = [
@@ -36,6 +37,14 @@ def test_a_document_has_a_target_when_a_label_has_a_loss_role(
     assert has_target(documents, replace(data, loss_roles=("user",))).tolist() == [True, True, True, False, False]
     assert has_target(documents, replace(data, loss_alignment="input")).tolist() == [False, False, True, False, False]
     assert has_target(documents, replace(data, scalar_loss_mask=0.1)).tolist() == [True, True, True, False, True]
+
+
+def test_a_reply_without_loss_is_never_a_target(tmp_path: Path) -> None:
+    documents = DocumentSet([write_shard(tmp_path / "a", [([5, 6, 7], [4, 4, 4]), ([5, 6, 7], [1, 4, 4])])])
+    data = Data(seq_length=8)
+    assert int(Role.ASSISTANT_NO_LOSS) == 4
+    assert has_target(documents, replace(data, scalar_loss_mask=0.1)).tolist() == [False, False]
+    assert has_target(documents, replace(data, loss_alignment="input", scalar_loss_mask=0.1)).tolist() == [False, True]
 
 
 def test_a_target_beyond_the_cut_does_not_count(documents: DocumentSet) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretokenizer.selection.near_duplicates import run_hashes
+from pretokenizer.selection.near_duplicates import earlier_similar, run_hashes
 from pretokenizer.tasks.plan import BuildError
 from tests.pretokenizer.conftest import BuildToy, write_jsonl
 
@@ -16,6 +16,17 @@ def test_runs_stay_inside_documents_and_do_not_depend_on_their_place() -> None:
     assert counts.tolist() == [1, 2, 1]
     assert many[1:3].tolist() == one.tolist()
     assert len(set(many.tolist())) == 4
+
+
+def test_a_val_document_that_resembles_both_splits_counts_as_leaked() -> None:
+    train = np.arange(64, dtype=np.uint32)
+    first_val, second_val = train + np.uint32(100), train.copy()
+    second_val[:4] = first_val[:4]  # in the first band it agrees with the other val document only
+    first_val[4:60] = second_val[4:60]
+    signatures = np.stack([train, first_val, second_val])
+    assert earlier_similar(signatures, num_train=1).tolist() == [-1, 0, 0]
+    assert earlier_similar(signatures[:, ::-1], num_train=1).tolist() == [-1, 0, 0]
+    assert earlier_similar(signatures[1:], num_train=0).tolist() == [-1, 0]
 
 
 def long_text(seed: int, num_words: int = 120) -> str:
