@@ -15,7 +15,7 @@ from pathlib import Path
 CONVERT = "python -m checkpoint_convert"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 """Matches the name of a model on the Hugging Face hub, ORG/NAME."""
-OWN = ("model_config.yaml", "*/model_config.yaml")
+OWN = ("model_config.yaml", "*/model_config.yaml", "train_config.yaml", "*/train_config.yaml")
 """Patterns of files in a checkpoint folder of this project."""
 TAKE_ORIGINAL = "take the Hugging Face model from which it was made"
 TO_TORCH_DIST = "--ckpt-convert-format torch_dist --ckpt-convert-save OUT, so that from-megatron-core can read OUT"
