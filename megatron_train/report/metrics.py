@@ -108,7 +108,7 @@ class Reporter:
     def step(self, report: StepReport) -> None:
         """Report one iteration to metrics.jsonl and the trackers, and to the console every `log_interval` iterations.
 
-        The console also shows each iteration that was skipped or whose loss is not finite.
+        The console also shows the last iteration, and each one that was skipped or whose loss is not finite.
         """
         if not is_printing_rank():
             return
@@ -117,6 +117,7 @@ class Reporter:
         self.trackers.log(step_scalars(report, names), report.iteration, report.consumed_train_samples)
         if (
             report.iteration % self.config.logging.log_interval == 0
+            or report.iteration == self.config.batch.train_iters
             or report.skipped
             or not math.isfinite(report.lm_loss)
         ):

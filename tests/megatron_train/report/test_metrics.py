@@ -94,6 +94,13 @@ def test_a_skipped_iteration_is_always_on_the_console(tmp_path: Path, capsys: py
     assert "NOT APPLIED" in capsys.readouterr().out
 
 
+def test_the_last_iteration_is_always_on_the_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = reporter(tmp_path, train_iters=8, log_interval=50)
+    log.step(replace(REPORT, iteration=7))
+    log.step(replace(REPORT, iteration=8))
+    assert [line[:8] for line in capsys.readouterr().out.splitlines()] == ["iter 8/8"]
+
+
 def test_resuming_cuts_the_file_back(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iteration": 2, "eval": {}}\n{"iteration": 3}\n{"itera')
