@@ -81,7 +81,11 @@ def _link(kind: str, folder: Path, list_file: str, shown: str | None = None) -> 
 
 
 def _imported_links(release: Path) -> list[Link]:
-    """Return the links of the exported folder from which `release` was imported, or [] without such a folder."""
+    """Return the links in the receipt of the exported folder from which the checkpoint `release` was imported.
+
+    In that receipt, `.` names the exported folder; the returned links hold its path instead. Return [] for a checkpoint
+    that was not imported from a folder with a receipt.
+    """
     origin, receipt = imported_receipt(release)
     links = [Link(**link) for link in receipt.get("links", [])]
     return [replace(link, folder=origin) if link.folder == "." else link for link in links]

@@ -48,7 +48,7 @@ def write_sample(data: Data, seed: int, num_documents: int, vocab_size: int, pre
 def target_window(document: Document, rule: LossRule, length: int) -> slice | None:
     """Return the slice of at most `length` tokens of a document that begins shortly before its first target token.
 
-    Return None for a document without a target.
+    A target is a token with the document's highest loss weight under `rule`. Return None for a document without loss.
     """
     token_ids, role_ids = document
     if len(token_ids) < 2:

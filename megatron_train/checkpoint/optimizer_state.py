@@ -80,7 +80,11 @@ def tensors_to_load(optimizer: Any, model_state: Any, state_key: str) -> dict[in
 
 @torch.no_grad()
 def take_pieces(optimizer: Any, state_key: str, tensors: dict[int, Tensor]) -> None:
-    """Copy this rank's pieces of the loaded `tensors` into the optimizer, and remove them from the dictionary."""
+    """Copy this rank's pieces of loaded tensors into the optimizer's `state_key`, such as `exp_avg`.
+
+    `tensors` is {number of the parameter: whole tensor}, as tensors_to_load makes it. Each tensor is removed from it
+    after its copy, so that its memory is freed.
+    """
     (part,) = optimizer.chained_optimizers
     held = pieces_of(part)
     for index, parameter in enumerate(_parameters(part)):

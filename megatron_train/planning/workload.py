@@ -85,7 +85,9 @@ def published_facts(prefix: str) -> dict[str, Any] | None:
 def data_facts(data: Data, seed: int, documents: int | None, tokens: int | None) -> DataFacts | None:
     """Return the document count and length statistics of the training split, or None when they are unknown.
 
-    The user's `documents` and `tokens` come first, then the shards if they exist, then the published figures.
+    `documents` and `tokens` are the user's figures for all the data, before `data.split` divides it. `tokens` gives
+    only the mean length, so it has no effect alone. Without `documents`, the shards are read if all of them exist.
+    Otherwise the published figures are taken. Raises ConfigError when the shards hold no document to train on.
     """
     paths, key = (data.train_data_path, "train_data_path") if data.train_data_path else (data.data_path, "data_path")
     prefixes = [prefix for _, prefix in parse_blend(paths, key)] if paths else []

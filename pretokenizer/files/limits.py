@@ -35,7 +35,8 @@ class BoundsError(ValueError):
 def bounded(name: str) -> Iterator[None]:
     """Limit the block to SECONDS of CPU time and MEGABYTES of additional memory.
 
-    Raises BoundsError naming `name` when the block exceeds a limit or recurses without end.
+    Raises BoundsError naming `name` when the block exceeds a limit or recurses without end. Outside the main thread,
+    and on systems other than Linux, the block runs without limits.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -21,12 +21,12 @@ _END = "<|endoftext|>"
 
 
 def is_anthropic(text: Any) -> bool:
-    """Return whether a value is a conversation in Anthropic's form."""
+    """Return whether a value is a text that begins with a turn in Anthropic's form, such as `\\n\\nHuman: Hi`."""
     return isinstance(text, str) and _ANTHROPIC.match(text) is not None
 
 
 def is_glaive(text: Any) -> bool:
-    """Return whether a value is a conversation in Glaive's form."""
+    """Return whether a value is a text that begins with a turn in Glaive's form, such as `USER: Hi`."""
     return isinstance(text, str) and _GLAIVE.match(text) is not None
 
 

@@ -43,9 +43,10 @@ class Joke(RecordSource):
 
 
 class WebGPT(Source):
-    """Source webgpt: records with a question, two answers and their scores.
+    """Source webgpt: one conversation for each question, with the answer that has the highest score.
 
-    A record with an empty answer or two equal answers is left out.
+    A record holds a question, two answers and their scores, and several records may hold the same question. A record
+    with an empty answer or two equal answers is left out.
     """
 
     class_name = "WebGPT"

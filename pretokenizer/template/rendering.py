@@ -52,7 +52,10 @@ class CompiledTemplate:
         self._traced = self._run(lambda: self._tracing.from_string(source))
 
     def text(self, messages: Messages, tools: Any = None, add_generation_prompt: bool = False) -> str:
-        """Return a conversation's text from plain Jinja. Raises TemplateFailureError with the template's message."""
+        """Render a conversation with plain Jinja, which traces no origins, and return its text.
+
+        Raises TemplateFailureError when the template fails, refuses the conversation or exceeds a limit of `bounded`.
+        """
         variables = self._variables(messages, tools, add_generation_prompt)
         return self._run(lambda: self._plain.render(variables))
 
