@@ -30,6 +30,7 @@ from typing import Any
 
 from benchmarks.gpu_parts.record import PartSkippedError, Record, read_rows
 from megatron_train.__main__ import set_cuda_defaults
+from megatron_train.parallel.distributed import freeze_imports
 
 ROOT = Path(__file__).resolve().parent.parent
 TOTAL_SECONDS = 480
@@ -193,7 +194,7 @@ def run_here(parts: Sequence[Part], options: argparse.Namespace) -> int:
         try:
             function = getattr(importlib.import_module(part.module), part.function)
             gc.collect()
-            gc.freeze()  # imported modules are never garbage, so later collections need not look at them
+            freeze_imports()
             function(record, options.small)
         except PartSkippedError as error:
             status, reason = "skipped", str(error)

@@ -9,7 +9,6 @@ benchmarks/gpu_parts/memory.py has the configurations; `make gpu-report` measure
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.gpu_parts.memory import peaks
 from megatron_train.parallel.device import install, uses_cuda
+from megatron_train.parallel.distributed import freeze_imports
 
 
 def main(words: list[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(words: list[str] | None = None) -> int:
     )
     small = parser.parse_args(words).small
     install()
-    gc.freeze()  # the program collects garbage for each row
+    freeze_imports()  # the program collects garbage for each row
     if not (small or uses_cuda()):
         print("error: needs a CUDA device; --small tries the program without one", file=sys.stderr)
         return 2

@@ -11,7 +11,6 @@ Exit codes: 0 = done, 2 = a setting is wrong, 1 = any other error, or a layout t
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import traceback
@@ -123,10 +122,10 @@ def _on_device(command: CommandLine, is_training: bool) -> int:
     quiet_known_warnings()
     install(command.config.parallel.device)
     from megatron_train.evaluate_checkpoint import evaluate_checkpoint
-    from megatron_train.parallel.distributed import shutdown
+    from megatron_train.parallel.distributed import freeze_imports, shutdown
     from megatron_train.train import train
 
-    gc.freeze()  # imports stay, so that a garbage collection during training does not spend a second on them
+    freeze_imports()
     code = train(command) if is_training else evaluate_checkpoint(command)
     shutdown()  # after success only: on NCCL this waits for ranks that may be waiting for this one
     return code

@@ -9,7 +9,6 @@ starts new processes, for functions that change the state of their process. When
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import tempfile
@@ -123,16 +122,14 @@ def _serve(connection: Connection) -> None:
 def _work(fn: Callable[..., Any], rank: int, world_size: int, folder: str, arguments: tuple[Any, ...]) -> Any:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
     import torch.distributed as dist
-    from megatron.core import parallel_state
 
     from megatron_train.parallel.device import install
+    from megatron_train.parallel.distributed import freeze_imports, shutdown
 
     install("cpu")
-    gc.freeze()  # without the imports, a collection takes no time; with them, it takes a second
+    freeze_imports()
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
     result = fn(*arguments)
     dist.barrier()
-    parallel_state.destroy_model_parallel()
-    gc.collect()  # models hold their groups in cycles
-    dist.destroy_process_group()
+    shutdown()
     return result

@@ -102,14 +102,8 @@ def seed_rank(seed: int) -> None:
 
 
 def leave_groups() -> None:
-    """Destroy every process group except the one of all ranks.
-
-    megatron-core only drops its references to them, and the threads of a gloo group would keep polling.
-    """
-    from megatron.core import parallel_state
-
-    parallel_state.destroy_model_parallel()
-    gc.collect()  # models of the previous layout hold its groups
+    """Destroy every process group except the one of all ranks."""
+    _drop_groups()
     for group in list(dist.distributed_c10d._world.pg_map):
         if group is not dist.group.WORLD:
             dist.destroy_process_group(group)
@@ -121,7 +115,29 @@ def shutdown() -> None:
     With NCCL all ranks must take part, so do not call this after a failure.
     """
     if dist.is_initialized():
+        _drop_groups()
         dist.destroy_process_group()
+
+
+def _drop_groups() -> None:
+    """Drop megatron-core's references to its process groups, and those of models that are garbage.
+
+    A gloo group keeps threads that poll until its last reference is gone.
+    """
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    gc.collect()  # models are in reference cycles
+
+
+def freeze_imports() -> None:
+    """Exclude all objects that exist now, most of them imported, from garbage collections, which then take no second.
+
+    Only the first call in a process has an effect: garbage of an earlier run would otherwise be kept, and its process
+    groups with it.
+    """
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 def device() -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 
 import pytest
@@ -12,12 +11,11 @@ import pytest
 def single_process() -> Iterator[None]:
     """Prepare megatron-core in the test process. A toy run starts its own process groups of one rank."""
     from megatron_train.parallel.device import install
+    from megatron_train.parallel.distributed import freeze_imports, shutdown
 
     install()
-    gc.freeze()  # without the imports, a collection takes no time
+    freeze_imports()
     yield
-    from megatron_train.parallel.distributed import shutdown
-
     shutdown()
 
 
