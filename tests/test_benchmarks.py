@@ -23,6 +23,7 @@ def test_a_benchmark_that_starts_processes_runs_in_its_small_mode(name: str, exp
     assert expected in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reads_data", "expected"),
     [

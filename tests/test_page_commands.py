@@ -253,6 +253,7 @@ def test_flags_that_a_page_mentions_exist(page: str) -> None:
     assert flags - known_flags() == set()
 
 
+@pytest.mark.slow
 def test_the_way_from_a_jsonl_on_the_data_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

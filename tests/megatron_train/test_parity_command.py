@@ -34,6 +34,8 @@ def config(tmp_path: Path) -> str:
     return str(tmp_path / "run.yaml")
 
 
+@pytest.mark.slow
+@pytest.mark.ranks
 def test_a_layout_that_trains_as_one_process_is_exit_code_0(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
