@@ -29,10 +29,11 @@ LOST_PEER = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command that `arguments` (default: sys.argv) give, and return its exit code.
+    """Run the command that `arguments` (default: the words after the program's name) give, and return its exit code.
 
-    For problems that a user can fix, rank 0 prints one line on stderr and no traceback. A failing rank that is
-    connected to other ranks ends its process at once, because an orderly shutdown could wait for them forever.
+    For problems that a user can fix, rank 0 prints one line on stderr and no traceback. Any other error is raised. A
+    failing rank that is connected to other ranks ends its process at once instead of returning or raising, because an
+    orderly shutdown could wait for them forever.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     forbid_world_writable()
@@ -104,7 +105,7 @@ def _has_peers() -> bool:
 
 
 def set_cuda_defaults(environment: MutableMapping[str, str]) -> None:
-    """Set variables that CUDA and torch's memory allocator read when they start, unless the user has set them.
+    """Set variables in `environment` that CUDA and torch's allocator read at their start, unless the user has set them.
 
     One hardware queue makes the collectives of tensor parallelism start before the computation that hides them.
     Expandable segments keep packed rows of many shapes from fragmenting the memory.

@@ -24,7 +24,8 @@ from megatron_train.report.console import say, warn
 def announce(config: TrainConfig, ignored: dict[str, str], model: ModelConfig, layout: ParallelLayout) -> None:
     """Print the settings, the `ignored` flags with their reasons, the model with its layout, the devices and kernels.
 
-    All ranks call this function.
+    Also print which settings differ from Megatron-LLM in their effect, and warn of settings that have no effect in this
+    run. All ranks call this function, and rank 0 prints.
     """
     say(config_table(config))
     if ignored:
@@ -90,7 +91,8 @@ def announce_schedule(config: TrainConfig, layout: ParallelLayout, start: Start,
 def announce_data(config: TrainConfig, layout: ParallelLayout, samples: Samples, evaluated: dict[str, Samples]) -> None:
     """Print the make-up of the global batch, the number of epochs, and the share of positions that packing fills.
 
-    Warn about documents that are too long or have no target token, and about a warm-up that is longer than the run.
+    `samples` are the training samples, and `evaluated` maps the name of each evaluation set to its samples. Warn about
+    documents in them that are too long or have no target token, and about a warm-up that is longer than the run.
     """
     say(describe_batch(config, layout, samples.documents_per_epoch, samples.rows_per_epoch))
     for name, each in {"training": samples, **evaluated}.items():
@@ -118,8 +120,9 @@ def announce_data(config: TrainConfig, layout: ParallelLayout, samples: Samples,
 
 
 def describe_batch(config: TrainConfig, layout: ParallelLayout, documents: int, rows_per_epoch: float) -> str:
-    """Return the make-up of the global batch and the number of epochs as text, such as:
+    """Return the make-up of the global batch and the number of epochs as text.
 
+    `documents` and `rows_per_epoch` are the numbers of training documents and of samples in one epoch. An example:
     "64 samples = 2 per micro-batch x 16 micro-batches x 2 data-parallel ranks; 12,000 iterations = 0.999 epochs of
     768,968 documents"
     """

@@ -29,7 +29,11 @@ MICROBATCHES_PER_CALL = 8
 """Micro-batches given to the pipeline in one call. The number bounds memory and changes no result."""
 
 Results = dict[str, dict[str, float]]
-"""Name of an evaluation set -> {loss, ppl, token_accuracy, num_target_tokens}, where `ppl` is the perplexity."""
+"""Name of an evaluation set -> {loss, ppl, token_accuracy, num_target_tokens}.
+
+`loss` and `token_accuracy` are means over the target tokens, and `ppl`, the perplexity, is at most e^20. All three are
+NaN for a set without target tokens. `num_target_tokens` is the sum of the loss weights.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,10 @@ class EvaluationBatches:
     make_batch: BatchMaker
 
     def __call__(self, samples: Samples) -> Iterator[list[DeviceBatch]]:
-        """Yield this rank's micro-batches of `samples`, in lists for one call of the pipeline each.
+        """Yield this rank's micro-batches of `samples` in lists. Each list is for one call of the pipeline.
 
-        Every rank gets the same number of micro-batches. Rows past the end of `samples` are padding without loss.
+        Every rank gets the same number of micro-batches. Rows past the end of the evaluated samples are padding without
+        loss.
         """
         size, dp, pp = self.config.batch.micro_batch_size, self.layout.dp, self.layout.pp
         rows, per_call = len(samples), MICROBATCHES_PER_CALL

@@ -53,9 +53,10 @@ def launch_parser() -> Parser:
 
 
 def check(command: CommandLine, num_ranks: int, is_training: bool) -> None:
-    """Check that the settings fit `num_ranks`, and that the named checkpoints and shards exist.
+    """Check that settings and model fit `num_ranks` ranks, and that the named checkpoint and shards can be opened.
 
-    Raises ConfigError, CheckpointError or ShardError.
+    `is_training` is false for the command `evaluate`, which needs no training data. Raises ConfigError, CheckpointError
+    or ShardError.
     """
     from megatron_train.parallel.device import quiet_known_warnings
 
@@ -73,10 +74,10 @@ def check(command: CommandLine, num_ranks: int, is_training: bool) -> None:
 
 
 def start_ranks(arguments: list[str], exit_code_on_signal: int) -> int:
-    """Run torchrun with `arguments`, and return the exit code of the run.
+    """Run torchrun with `arguments`, its command-line words, and return the exit code of the run.
 
-    When a rank fails, the message of the first failed rank is on stderr. Returns `exit_code_on_signal` when a signal
-    stops the run.
+    When a rank fails, the message of the first failed rank is on stderr, and the exit code is that of this rank.
+    Returns `exit_code_on_signal` when a signal stops the run.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

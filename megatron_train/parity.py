@@ -33,8 +33,9 @@ REPORT_NAME = "parity.json"
 
 
 def main(arguments: list[str]) -> int:
-    """Run the certificate, print it, and return 0 if every layout trains as one process does, else 1.
+    """Compare training in parallel layouts with training in one process, and print the results.
 
+    Return 0 if every layout trains as one process does. Return 1 if one does not, or if one of its ranks fails.
     `arguments` are the words after `parity`. Raises ConfigError for a wrong flag, setting or file.
     """
     own, rest = parity_parser().parse_known_args(arguments)
@@ -79,9 +80,10 @@ def parity_parser() -> Parser:
 
 
 def run_certificate(certificate: Certificate, folder: Path) -> list[Result]:
-    """Run one process and then every case in its own number of processes, and return the results in order.
+    """Train the reference in one process, then each case in its layout, and return a Result per case, in their order.
 
-    Cases with the same number of processes share one launch. Raises RankError when a rank fails.
+    The reference leaves its weights and results in `folder`, where the cases read them. Cases with the same number of
+    processes share one launch. Raises RankError when a rank fails.
     """
     run_distributed(record_references, 1, certificate.small, certificate.references, folder, timeout=TIMEOUT_SECONDS)
     results: dict[int, Result] = {}

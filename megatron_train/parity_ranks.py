@@ -28,9 +28,9 @@ from megatron_train.run import Run
 
 
 def record_references(model: ModelConfig, configs: dict[str, TrainConfig], folder: Path) -> None:
-    """Write random initial weights to `folder`, and the trace of each of `configs` from these weights as KEY.pt.
+    """Write a checkpoint of random weights to `folder`, train each of `configs` from them, and write its Trace there.
 
-    The keys of `configs` are the precisions, fp32 first.
+    The keys of `configs` are the precisions, fp32 first, and the trace of fp32 is the file fp32.pt.
     """
     config = next(iter(configs.values()))
     run = build_run(model, config)
@@ -54,14 +54,14 @@ def compare_cases(model: ModelConfig, cases: list[Case], folder: Path) -> list[D
 
 
 def build_run(model: ModelConfig, config: TrainConfig) -> Run:
-    """Return a run with random weights, in new process groups of its layout."""
+    """Return a run with random weights at iteration 0, in new process groups of the layout in `config`."""
     layout = init_distributed(config.parallel, config.batch.seed)
     num_samples = config.batch.train_iters * layout.global_batch_size(config.batch)
     return Run.build(config, layout, model, training_samples(config.data, num_samples, config.batch.seed))
 
 
 def start_run(model: ModelConfig, config: TrainConfig, folder: Path) -> Run:
-    """Return a run with the weights of the checkpoint that record_references wrote to `folder`."""
+    """Return a run at iteration 0 with the weights of the checkpoint that record_references wrote to `folder`."""
     run = build_run(model, config)
     load_weights(folder / "iter_0000000", run.chunks)
     run.optimizer.reload_model_params()
@@ -69,7 +69,10 @@ def start_run(model: ModelConfig, config: TrainConfig, folder: Path) -> Run:
 
 
 def trace_run(run: Run) -> Trace:
-    """Train all iterations of a run and return their results. All ranks call this function and get the same trace."""
+    """Train all iterations of a run, and return its losses, gradients and updates as a Trace.
+
+    All ranks call this function and get the same trace.
+    """
     before, _ = full_parameters(run.chunks)
     gradients: list[dict[str, Tensor]] = []
     reports, apart = [], 0.0
@@ -99,7 +102,8 @@ def spacing(tensor: Tensor) -> float:
 def recorded_gradients(run: Run, gradients: list[dict[str, Tensor]]) -> Iterator[list[float]]:
     """Inside the block, append the reduced gradients of each iteration to `gradients`, without the fp16 loss scale.
 
-    Yields a list that gets the largest difference of two copies of each iteration.
+    Yields a list to which each iteration adds one number: the largest difference between two ranks that hold the same
+    gradient.
     """
     core_config = unwrap(run.chunks[0]).config
     finalize = core_config.finalize_model_grads_func

@@ -34,10 +34,11 @@ def shard_prefixes(data: Data) -> list[str]:
 
 
 def load_manifest(data: Data) -> tuple[DataManifest | None, Path | None]:
-    """Return the data manifest beside the first training shard, and the folder of both.
+    """Return the data manifest beside the first shard of the settings, and the folder of both.
 
-    Returns (None, None) with a warning when the folder has no manifest, as with shards of other tools. Raises
-    CheckpointError when the shards were tokenized with different tokenizers.
+    The first shard is a training shard unless none is named. Returns (None, None) with a warning when the folder has no
+    manifest, as with shards of other tools. Raises CheckpointError when the manifests of the shards name different
+    tokenizers.
     """
     first, *others = (Path(prefix).parent for prefix in shard_prefixes(data))
     if not (first / MANIFEST_NAME).is_file():
@@ -85,8 +86,8 @@ def _damaged_files(prefix: Path) -> list[str]:
 def check_vocabulary(manifest: DataManifest | None, model: ModelConfig, checkpoint: Path | None) -> None:
     """Raise CheckpointError when the vocabulary of the data does not fit the model.
 
-    The data must not have more token ids than the model has vocabulary rows, and a checkpoint must have the tokenizer
-    of the data. Without a manifest, nothing is checked.
+    The data must not have more token ids than the model has vocabulary rows, and a checkpoint that holds a tokenizer
+    must hold that of the data. Without a manifest, nothing is checked.
     """
     if manifest is None:
         return
@@ -126,7 +127,7 @@ def check_same_data(state: TrainState, samples: Samples) -> TrainState:
 
 
 def check_targets(data: Data, samples: Samples) -> None:
-    """Raise ConfigError when no training document, or almost none, has a target token.
+    """Raise ConfigError when at most 5 % of the training documents (LEAST_SHARE_WITH_TARGET) have a target token.
 
     Such a run would learn next to nothing. Its usual causes are a short seq_length, which cuts answers off, and roles
     that match nothing. Documents that `--overlong drop` leaves out do not count.

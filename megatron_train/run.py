@@ -74,7 +74,8 @@ class Run:
     ) -> Run:
         """Return a run at iteration 0 with a new optimizer. `layout`'s process groups must exist.
 
-        Without `random_weights`, the weights are uninitialized until a checkpoint is loaded.
+        `pad_id` is the token id that fills padding. Without `random_weights`, the weights are uninitialized until a
+        checkpoint is loaded.
         """
         chunks = wrap_model(build_model(model_config, config, random_weights), config)
         optimizer = build_optimizer(chunks, config)
@@ -179,8 +180,8 @@ class Run:
     ) -> dict[str, dict[str, float]]:
         """Evaluate the model on each set. Return set name -> {loss, ppl, token_accuracy, num_target_tokens}.
 
-        `interrupted` is called between micro-batches. Once it returns something true, the evaluation stops and returns
-        an empty dict.
+        All ranks call `interrupted` every few micro-batches. Once it returns something true, the evaluation stops and
+        returns an empty dict. The mean loss is kept in `validation`, for the next checkpoint.
         """
         self.timer.enter("evaluate")
         batches = EvaluationBatches(self.config, self.layout, self.make_batch)

@@ -56,8 +56,8 @@ class EvaluationSets:
 def train(command: CommandLine) -> int:
     """Train until `train_iters` iterations are done or a stop is requested, and return the exit code.
 
-    For a problem that a user can solve, raises a kind of ValueError: ConfigError, CheckpointError, ShardError,
-    DivergedError or NothingLearnedError.
+    It is 0, or --exit_code_on_signal after a signal. For a problem that a user can solve, raises a kind of
+    ValueError: ConfigError, CheckpointError, ShardError, DivergedError or NothingLearnedError.
     """
     config = command.config
     validate(command, ParallelLayout.planned(config.parallel, world_size()))
@@ -75,8 +75,8 @@ def train(command: CommandLine) -> int:
 def train_to_the_end(run: Run, sets: EvaluationSets) -> int:
     """Train the remaining iterations, then evaluate the test sets. Return the exit code.
 
-    The function also reports, evaluates and saves at the intervals of the settings. A request to stop saves a
-    checkpoint and ends the training early.
+    It is 0, or --exit_code_on_signal after a signal. The function also reports, evaluates and saves at the intervals of
+    the settings. A request to stop saves a checkpoint and ends the training early, without the test sets.
     """
     config = run.config
     stop = StopRequest(config.logging, config.batch.train_iters)
@@ -154,7 +154,8 @@ def prepare(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> 
 def evaluation_sets(config: TrainConfig) -> EvaluationSets:
     """Return the validation and test sets that the settings name; with --eval_iters 0, there are none.
 
-    Raises ConfigError when two sets have the same name.
+    Raises ConfigError when two validation sets or two test sets have the same name, or when a set has no document to
+    evaluate.
     """
     if config.evaluation.eval_iters == 0:
         return EvaluationSets({}, {})

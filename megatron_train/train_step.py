@@ -38,8 +38,9 @@ class BatchSums:
     """Loss and counts of one global batch, summed over all ranks and the same on every rank."""
 
     loss: float
-    """The loss whose gradient updates the weights: a mean over the target tokens."""
+    """The loss whose gradient updates the weights: a mean over target tokens, as --loss_normalization defines it."""
     num_target_tokens: float
+    """Sum of the loss weights. A token of --loss_roles has weight 1."""
     num_tokens: float
     """Row positions that hold a token of a document; padding does not count."""
     squared_lengths: float
@@ -52,8 +53,9 @@ class StepResult:
 
     sums: BatchSums
     grad_norm: float
-    """Global gradient norm before clipping."""
+    """Global gradient norm before clipping; NaN after an fp16 overflow."""
     is_applied: bool
+    """Whether the weights were updated."""
 
 
 def train_step(

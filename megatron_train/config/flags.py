@@ -45,13 +45,13 @@ _DESCRIPTION = """Supervised fine-tuning on pretokenized shards.
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The settings of a command line, and the given flags that are no settings."""
+    """A parsed command line of the trainer: its settings, and the given flags that are not settings."""
 
     config: TrainConfig
     ignored: dict[str, str]
     """Given flags without effect: name -> why the flag has none."""
     claims: dict[str, str | None]
-    """Given flags that describe the architecture: name -> value, to compare with the model."""
+    """Given flags that describe the architecture, to compare with the model: name -> value; None if it takes none."""
     extra_tokens: tuple[str, ...] = ()
     """Tokens of --vocab_extra_ids_list. Training ignores them; `plan` adds them to the vocabulary rows."""
 
@@ -59,7 +59,9 @@ class CommandLine:
 def build_parser(shows_all: bool = False) -> Parser:
     """Return the parser of the trainer: one flag for each field of TrainConfig, in its groups.
 
-    The help text of a flag is the docstring of its field. `shows_all` chooses between --help_all and --help.
+    The help text of a flag is the docstring of its field. With `shows_all`, the help text lists every flag
+    (--help_all), otherwise only those in USUAL (--help). The parser also accepts the flags in NO_EFFECT and
+    ARCHITECTURE, which the help text leaves out.
     """
     parser = Parser(
         prog="megatron-train",
@@ -86,9 +88,10 @@ def build_parser(shows_all: bool = False) -> Parser:
 
 
 def parse(arguments: Sequence[str]) -> CommandLine:
-    """Return the settings of a command line and of the YAML files that it names.
+    """Parse the words of a command line, read the YAML files that --config names, and return the result.
 
-    Raises ConfigError with every wrong name and type. validate.py checks the values.
+    A later file overrides an earlier one, and flags override files. Raises ConfigError for an unknown flag or setting
+    and for a value of a wrong type. `validate` then checks the values.
     """
     parser = build_parser()
     known = {action.dest for action in parser._actions}
@@ -111,7 +114,11 @@ def parse(arguments: Sequence[str]) -> CommandLine:
 
 
 def config_from_settings(settings: dict[str, Any], source: str) -> TrainConfig:
-    """Turn settings by name into a TrainConfig. Raises ConfigError that names `source` and every problem."""
+    """Return the TrainConfig with `settings`, name -> value. All other settings have their defaults.
+
+    Every name must be that of a setting. Raises ConfigError that lists each value of a wrong type; `source` is the name
+    of the file or command line in its message.
+    """
     problems, groups = [], {}
     for group, cls in GROUPS.items():
         own = {name: _as_tuple(cls, name, value) for name, value in settings.items() if OWNER[name] == group}
@@ -125,7 +132,10 @@ def config_from_settings(settings: dict[str, Any], source: str) -> TrainConfig:
 
 
 def config_to_yaml(config: TrainConfig) -> str:
-    """Return the config as flat YAML, from which `config_from_settings` restores it. Every checkpoint holds it."""
+    """Return the config as flat YAML text, from which `config_from_settings` restores it.
+
+    Every checkpoint of a training run holds this text as train_config.yaml.
+    """
     flat = {
         field.name: getattr(getattr(config, group), field.name)
         for group, cls in GROUPS.items()

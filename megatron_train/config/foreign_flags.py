@@ -88,4 +88,4 @@ FOREIGN_FLAGS: dict[str, str] = {
     "world_size": "only `plan` and `parity` take it; torchrun starts the ranks",
     "nproc_per_node": "only `launch` and torchrun take it: megatron-train launch --nproc_per_node N ...",
 }
-"""Flags that are refused with a hint: name -> the flag to use here, or why there is none."""
+"""Flags of other trainers that are refused with a hint: name -> the flag to use here, or why there is none."""

@@ -26,8 +26,8 @@ def with_iterations(
 ) -> TrainConfig:
     """Return the config with `train_iters` filled in: the given number, else enough for `train_epochs` (default 1).
 
-    A resumed run has done `iteration` iterations and consumed `consumed` samples, perhaps with another batch size. So
-    the further iterations follow from the remaining samples alone.
+    An epoch has `rows_per_epoch` samples. A resumed run has done `iteration` iterations and consumed `consumed`
+    samples, perhaps with another batch size. So the further iterations follow from the remaining samples alone.
     """
     batch = config.batch
     if batch.train_iters:

@@ -19,7 +19,10 @@ CHECKPOINT_VERSION = 3.0
 
 
 def common_state(model: ModelConfig, iteration: int, layout: ParallelLayout | None = None) -> dict[str, Any]:
-    """Return the entries of common.pt that Megatron-LM expects. `layout` is the layout of the saving run."""
+    """Return the entries that Megatron-LM expects in a checkpoint's common.pt: its arguments, version and iteration.
+
+    `layout` is the parallel layout of the run that saves the checkpoint; None means one process.
+    """
     arguments = megatron_arguments(model, layout or ParallelLayout(1))
     return {"args": arguments, "checkpoint_version": CHECKPOINT_VERSION, "iteration": iteration}
 

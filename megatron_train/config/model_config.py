@@ -59,11 +59,11 @@ class ModelConfig:
     rope_scaling_type: Literal["none", "linear", "llama3", "yarn", "dynamic"] = "none"
     """Rule that scales rotary positions. The trainer computes every rule except dynamic."""
     rope_scaling_factor: float = 1.0
-    """linear: positions are divided by it. llama3: the factor of Llama 3.1's frequency rule (1, 4, 8192)."""
+    """linear: positions are divided by it. Other rules: their factor (llama3 also has Llama 3.1's 1, 4, 8192)."""
     rope_original_max_positions: int | None = None
     """For yarn and dynamic: context length in tokens before scaling; None = max_position_embeddings."""
     sliding_window: int | None = None
-    """Number of tokens that a query attends to, itself included (Mistral); None = all tokens before it."""
+    """Number of tokens that a query attends to, itself included (Mistral); None = itself and all tokens before it."""
     share_embeddings_and_output_weights: bool = False
     init_method_std: float = 0.02
     make_vocab_size_divisible_by: int = 128
@@ -97,10 +97,11 @@ class ModelConfig:
 
     @property
     def untrainable_part(self) -> str:
-        """Return the name of the part of the model that the trainer cannot compute, or an empty text without one.
+        """Return the settings of the model that the trainer cannot compute, such as `rope_scaling_type dynamic`.
 
-        Under dynamic scaling, the frequencies depend on the length of each text, but megatron-core has one table for
-        all texts. Its table for yarn rotates whole heads.
+        Return an empty text if the trainer can compute the whole model. Under dynamic scaling, the frequencies depend
+        on the length of each text, but megatron-core has one table for all texts. Its table for yarn rotates whole
+        heads.
         """
         if self.rope_scaling_type == "dynamic":
             return "rope_scaling_type dynamic"
@@ -146,9 +147,9 @@ class ModelConfig:
         write_text_atomic(Path(path), yaml.safe_dump(asdict(self), sort_keys=False))
 
     def with_positions(self, positions: int | None) -> ModelConfig:
-        """Return the model with `max_position_embeddings` of at least `positions`.
+        """Return the model with `max_position_embeddings` raised to `positions`, or unchanged if it is that large.
 
-        The weights stay the same, because rotary embeddings have none.
+        None changes nothing. The weights stay the same, because rotary embeddings have none.
         """
         if positions is None or positions <= self.max_position_embeddings:
             return self
@@ -208,5 +209,5 @@ class ModelConfig:
 
 
 def pad_vocab_size(vocab_size: int, multiple: int) -> int:
-    """Return `vocab_size` rounded up to a multiple: 32,007 at 128 gives 32,128."""
+    """Return `vocab_size` rounded up to a multiple of `multiple`: 32,007 at 128 gives 32,128."""
     return -(-vocab_size // multiple) * multiple

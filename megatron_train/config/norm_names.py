@@ -36,5 +36,8 @@ def module_name(key: str) -> str:
 
 
 def uses_module_names(keys: Iterable[str]) -> bool:
-    """Return whether a checkpoint names all its norms as in the module: it is old, or its model shares norms."""
+    """Return whether the tensor `keys` of a checkpoint name all norms as in the module.
+
+    This is the case if the checkpoint is old, or if attention and MLP share each norm.
+    """
     return not any(stock in key for key in keys for stock in STOCK_NORM_NAMES.values())

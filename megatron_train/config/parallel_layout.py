@@ -26,7 +26,11 @@ class Coordinates(NamedTuple):
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """Number of ranks in each parallel dimension. `vpp` is the number of model chunks per pipeline stage."""
+    """Number of ranks in each parallel dimension: tensor (`tp`), pipeline (`pp`) and context (`cp`).
+
+    The data-parallel size `dp` follows from `world_size`, the number of all ranks. `vpp` is the number of model chunks
+    per pipeline stage.
+    """
 
     world_size: int = 1
     tp: int = 1
@@ -34,13 +38,17 @@ class ParallelLayout:
     vpp: int = 1
     cp: int = 1
     first_layers: int | None = None
-    """Layers of the first pipeline stage; None = as many as each stage whose number is not given."""
+    """Layers of the first pipeline stage; None = an equal share of the layers that are not assigned to a stage."""
     last_layers: int | None = None
-    """Layers of the last pipeline stage; None = as many as each stage whose number is not given."""
+    """Layers of the last pipeline stage; None = an equal share of the layers that are not assigned to a stage."""
 
     @classmethod
     def planned(cls, parallel: Parallel, world_size: int) -> ParallelLayout:
-        """Return the layout that the settings in `parallel` ask for on `world_size` ranks."""
+        """Return the layout that the settings in `parallel` ask for on `world_size` ranks.
+
+        The layout may be impossible, which `problems` reports. `cp` is always 1, because the trainer has no context
+        parallelism.
+        """
         return cls(
             world_size=world_size,
             tp=parallel.tensor_model_parallel_size,
@@ -63,7 +71,7 @@ class ParallelLayout:
         return self.global_batch_size(batch) // (batch.micro_batch_size * self.dp)
 
     def problems(self) -> list[str]:
-        """Return a message for everything that makes this layout impossible, with its remedy."""
+        """Return a message, with its remedy, for everything that makes this layout impossible; [] if it is possible."""
         found = []
         for name, size in (
             ("tensor", self.tp),
@@ -92,7 +100,7 @@ class ParallelLayout:
         return found
 
     def split_problems(self, num_layers: int) -> list[str]:
-        """Return a message, with its remedy, if `num_layers` layers cannot be split over the stages and chunks.
+        """Return [] if `num_layers` layers can be split over the stages and chunks, else a message with its remedy.
 
         Call it for a layout without problems.
         """
@@ -145,6 +153,8 @@ class ParallelLayout:
 
     def describe_split(self, num_layers: int) -> str:
         """Return the layers of each stage as text: one number if all stages have it, else `first|between|last`.
+
+        With two stages, the text is `first|last`.
 
         >>> ParallelLayout(world_size=4, pp=4, first_layers=7, last_layers=5).describe_split(32)
         '7|10|5'

@@ -97,10 +97,10 @@ class Model:
     """Headroom of FP8 scales, as an exponent of 2."""
 
     def recompute_group(self, layers: int) -> int | None:
-        """Return the layers of recompute_method in a model chunk of `layers` layers.
+        """Return the recompute_num_layers that megatron-core gets for a model chunk of `layers` layers.
 
-        For uniform it is the largest divisor of `layers` up to recompute_num_layers, because megatron-core overruns the
-        chunk with any other number.
+        It is None if the setting is None. For uniform, it is the largest divisor of `layers` up to the setting, because
+        megatron-core overruns the chunk with any other number. For block, it is the setting itself.
         """
         asked = self.recompute_num_layers
         if asked is None or self.recompute_method != "uniform":

@@ -12,7 +12,11 @@ from pretokenizer.config.yaml_config import ConfigError
 
 
 def validate(command: CommandLine, layout: ParallelLayout, is_training: bool = True) -> None:
-    """Check the settings, also against each other and the layout. Raises ConfigError with one line for each problem."""
+    """Check the settings of a run, each alone, against each other and against the parallel layout.
+
+    Without `is_training`, as for the command `evaluate`, the settings need not name training data. Raises ConfigError
+    with one line for each problem. If the layout itself is impossible, the lines are about the layout alone.
+    """
     problems = layout.problems()
     if not problems:
         problems = [
@@ -26,7 +30,10 @@ def validate(command: CommandLine, layout: ParallelLayout, is_training: bool = T
 
 
 def validate_batch(config: TrainConfig, layout: ParallelLayout) -> None:
-    """Check the global batch of the resumed checkpoint. Raises ConfigError when the layout cannot divide it."""
+    """Check that the layout can divide the global batch, which a resumed run may take from its checkpoint.
+
+    Raises ConfigError when it cannot.
+    """
     problems = _batch_problems(config, layout)
     if problems:
         raise ConfigError(
@@ -38,8 +45,8 @@ def validate_batch(config: TrainConfig, layout: ParallelLayout) -> None:
 def validate_model(command: CommandLine, model: ModelConfig, layout: ParallelLayout) -> None:
     """Check the model against the layout and the flags.
 
-    Raises ConfigError when the layout cannot split the model, when the trainer cannot compute it, or when a flag
-    describes another model.
+    Raises ConfigError when the layout cannot split the model, when the trainer cannot compute it, when rows are longer
+    than its positions, or when a flag describes another model.
     """
     problems = []
     if model.untrainable_part:

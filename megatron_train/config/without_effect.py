@@ -11,7 +11,10 @@ from megatron_train.config.settings import TrainConfig
 
 
 class Condition(NamedTuple):
-    """Settings that have an effect only if `is_met` of the configuration is true, and the reason why."""
+    """Settings that have an effect only in a run for whose configuration `is_met` returns true.
+
+    `reason` is the end of a message about a run for which it returns false.
+    """
 
     settings: tuple[str, ...]
     is_met: Callable[[TrainConfig], bool]
