@@ -65,7 +65,10 @@ class Difference:
 
 
 def compare(trace: Trace, reference: Trace) -> Difference:
-    """Return the largest differences between two runs of the same number of iterations."""
+    """Return the largest differences of `trace` from `reference`, two runs of the same number of iterations.
+
+    A tensor that only one of them has differs infinitely.
+    """
     gradients = (
         Worst(tensor.relative, tensor.name, iteration)
         for iteration, (own, expected) in enumerate(zip(trace.gradients, reference.gradients, strict=True), start=1)

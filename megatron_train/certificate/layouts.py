@@ -94,10 +94,11 @@ class NamedLayout:
         return ParallelLayout.planned(self.parallel, self.world_size)
 
     def reduced(self, most_processes: int) -> NamedLayout:
-        """Return the largest layout of the same kinds of parallelism that `most_processes` processes can run.
+        """Return this layout shrunk to at most `most_processes` processes, and to the sizes MOST_TP to MOST_DP.
 
-        Of two layouts of the same size, the one with more pipeline stages is returned. A middle stage works differently
-        from the first and the last one, while further tensor-parallel ranks work like the first two.
+        It has the same kinds of parallelism, unless `most_processes` is too small for that. Tensor-parallel ranks are
+        given up before pipeline stages: a middle stage works differently from the first and the last one, while further
+        tensor-parallel ranks work like the first two.
         """
         ranks = self.ranks
         tp, pp, dp = min(ranks.tp, MOST_TP), min(ranks.pp, MOST_PP), min(ranks.dp, MOST_DP)

@@ -29,9 +29,11 @@ class RankError(RuntimeError):
 def run_distributed(
     fn: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 300.0, fresh: bool = False
 ) -> list[Any]:
-    """Run `fn` on every rank after `device.install("cpu")` and `init_process_group`, and return the results by rank.
+    """Run `fn(*arguments)` in `world_size` processes of this machine, and return the results in order of the ranks.
 
-    Raises RankError when a rank fails or when the ranks take longer than `timeout` seconds.
+    Each process first calls `device.install("cpu")` and `init_process_group`. The processes are kept for later calls;
+    with `fresh`, new ones start and end with this call. Raises RankError when a rank fails or when the ranks take longer
+    than `timeout` seconds.
     """
     workers = [] if fresh else _WORKERS
     while len(workers) < world_size:

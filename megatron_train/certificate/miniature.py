@@ -109,9 +109,10 @@ def small_row(seq_length: int) -> int:
 
 
 def micro_batches(config: TrainConfig, pair: LayoutPair) -> int:
-    """Return the number of micro-batches of a data-parallel rank: the run's own, but at most two per pipeline stage.
+    """Return how many micro-batches a data-parallel rank of the small run has in an iteration.
 
-    With interleaving, the number is a multiple of the number of stages.
+    It is the number of the user's run, but at most two per pipeline stage, and two per stage without
+    --global_batch_size. With interleaving, it is a multiple of the number of stages.
     """
     stages = pair.small.ranks.pp
     asked = pair.asked.ranks.num_microbatches(config.batch) if config.batch.global_batch_size else 2 * stages
@@ -122,7 +123,8 @@ def micro_batches(config: TrainConfig, pair: LayoutPair) -> int:
 def small_config(config: TrainConfig, prefix: str, num_micro_batches: int) -> TrainConfig:
     """Return the settings of the one-process run of the small model, on the shard `prefix`.
 
-    AdamW has a large eps, so that an update is proportional to its gradient and a wrong factor shows.
+    An iteration has `num_micro_batches` micro-batches. AdamW has a large eps, so that an update is proportional to its
+    gradient and a wrong factor shows.
     """
     model, micro = config.model, min(config.batch.micro_batch_size, 2)
     return TrainConfig(
@@ -181,7 +183,10 @@ def without_randomness(model: Model) -> Model:
 
 
 def in_layout(small: TrainConfig, layout: NamedLayout, asked: Model) -> TrainConfig:
-    """Return the one-process settings `small` in a parallel layout, with the recomputation of the user's run."""
+    """Return the one-process settings `small` in a parallel layout, with the recomputation of the user's run.
+
+    `asked` has the user's model settings. Its number of layers to recompute becomes 1.
+    """
     parallel = replace(layout.parallel, device="cpu", distributed_timeout_minutes=10.0)
     model = replace(
         small.model,

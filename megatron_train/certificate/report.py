@@ -59,7 +59,7 @@ class Result:
         return found
 
     def record(self) -> dict[str, Any]:
-        """Return the result for parity.json."""
+        """Return the result as an entry of parity.json, with the differences and whether they are small enough."""
         record = {"layout": str(self.layout), "precision": self.precision, **asdict(self.difference)}
         return record | {"equal": not self.failures(), "failures": self.failures()}
 
@@ -86,7 +86,7 @@ def table(results: list[Result]) -> str:
 
 
 def verdict(results: list[Result]) -> list[str]:
-    """Return the verdict in plain sentences: one for each run that is not equal, or one for all."""
+    """Return the verdict in plain sentences: one for each result that is not equal, or a single one if all are."""
     failed = [result for result in results if result.failures()]
     if failed:
         return [
@@ -104,7 +104,7 @@ def verdict(results: list[Result]) -> list[str]:
 
 
 def announcement(certificate: Certificate) -> list[str]:
-    """Return what the certificate runs in place of the user's run: layouts, model, data and settings."""
+    """Return lines that say what the certificate runs in place of the user's run: layouts, model, data and settings."""
     model, small = certificate.model, certificate.small
     lines = [
         f"{pair.asked} ({pair.asked.world_size} ranks) is reduced to {pair.small} ({pair.small.world_size} processes)"
@@ -130,7 +130,7 @@ def announcement(certificate: Certificate) -> list[str]:
 
 
 def not_shown(certificate: Certificate) -> list[str]:
-    """Return one sentence about what the certificate does not show."""
+    """Return a list of one sentence, which says what the certificate does not show."""
     settings = certificate.command.config.model
     missing = ["other sizes than those above", "the kernels and NCCL of a GPU", "faults that one process has, too"]
     if all(pair.small.dp == 1 for pair in certificate.pairs):
@@ -145,7 +145,7 @@ def not_shown(certificate: Certificate) -> list[str]:
 
 
 def report_record(certificate: Certificate, results: list[Result]) -> dict[str, Any]:
-    """Return the contents of parity.json."""
+    """Return the contents of parity.json: the verdict, what was run and not shown, and every result."""
     return {
         "equal": not any(result.failures() for result in results),
         "verdict": verdict(results),

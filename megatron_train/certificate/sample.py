@@ -26,7 +26,9 @@ MOST_READ = 10_000
 def write_sample(data: Data, seed: int, num_documents: int, vocab_size: int, prefix: Path) -> int:
     """Write at most `num_documents` documents of the training data to the shard `prefix`, and return their number.
 
-    Raises ConfigError when no document has a target token, and ShardError for a shard that cannot be read.
+    Each is cut to a window around its first target token, and its token ids are taken modulo `vocab_size`. Documents
+    without a target token are left out. Raises ConfigError when no document has a target token, and ShardError for a
+    shard that cannot be read.
     """
     documents, builder = training_order(data, seed)
     rule, written = LossRule.of(data), 0

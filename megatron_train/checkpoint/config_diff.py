@@ -75,8 +75,8 @@ def model_differences(config: TrainConfig, folder: Path) -> list[Difference]:
 def setting_differences(config: TrainConfig, folder: Path) -> list[Difference]:
     """Return the settings that differ between this run and the training run that wrote the checkpoint `folder`.
 
-    This run's values are in force, except for KEPT_BY_CHECKPOINT. The list is empty for a converted checkpoint, which
-    holds no settings.
+    The groups in NOT_COMPARED are left out. This run's values are in force, except for KEPT_BY_CHECKPOINT. The list is
+    empty for a converted checkpoint, which holds no settings.
     """
     if not (folder / TRAIN_CONFIG).is_file():
         return []

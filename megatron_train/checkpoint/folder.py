@@ -117,7 +117,10 @@ def find_checkpoint(checkpoint_dir: str | Path, iteration: int | None = None) ->
 
 
 def tracked_folder(checkpoint_dir: Path) -> Path:
-    """Return the path that the tracker file of any tool names, `release` without one. The folder may be missing."""
+    """Return the checkpoint folder in `checkpoint_dir` that the tracker file names, or `release` without such a file.
+
+    The checkpoints may be those of any Megatron tool. The folder need not exist.
+    """
     tracker = checkpoint_dir / TRACKER
     name = tracker.read_text(encoding="utf-8").strip() if tracker.is_file() else RELEASE
     return checkpoint_dir / folder_name(int(name) if name.isdigit() else None)

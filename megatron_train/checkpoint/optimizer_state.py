@@ -130,10 +130,11 @@ def sources_of(state: dict[str, Any]) -> dict[int, Source]:
 
 
 def gather_pieces(optimizer: Any, sources: dict[int, Source], sharded_state_dict: Any, group: Any) -> list[Tensor]:
-    """Fill the meta tensors that this rank writes with data, from their pieces on the ranks of `group`.
+    """Fill the meta tensors in `sharded_state_dict` that this rank writes, from their pieces on the ranks of `group`.
 
-    All ranks of `group` call this function. It returns the tensors that it allocates. If this rank itself holds the
-    whole data of a tensor, the tensor uses that memory, and nothing is allocated.
+    `sources` says which optimizer tensor each of them is. All ranks of `group` call this function. It returns the
+    tensors that it allocates. If this rank itself holds the whole data of a tensor, the tensor uses that memory, and
+    nothing is allocated.
     """
     (part,) = optimizer.chained_optimizers
     parameters, held = list(_parameters(part)), pieces_of(part)

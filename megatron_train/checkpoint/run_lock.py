@@ -21,8 +21,8 @@ def run_lock(save: str | None) -> Iterator[None]:
     """Hold the lock on the folder `save` while the block runs; without a folder, there is no lock.
 
     All ranks enter the block together, and rank 0 takes the lock. The lock is released when the process ends, even if
-    it is killed. Raises CheckpointError on every rank when another run holds the lock; the message names its host and
-    process.
+    it is killed. A file system without locks gives no protection. Raises CheckpointError on every rank when another run
+    holds the lock; the message names its host and process.
     """
     if save is None:
         yield

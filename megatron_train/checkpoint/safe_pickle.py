@@ -124,7 +124,8 @@ def inert_load(
     """Return the object that one pickle describes, with every import replaced by `stand_in`.
 
     `name` identifies the pickle in messages. `storage` turns the persistent id of a tensor's bytes into an object.
-    `mapped_bytes` extends the memory limit for tensors that are mapped from their file. Raises UnsafePickleError.
+    `mapped_bytes` extends the memory limit for tensors that are mapped from their file. Raises UnsafePickleError when
+    `stand_in` refuses an import, when the pickle is damaged, and when it exceeds the memory limit.
     """
     file = io.BytesIO(pickled) if isinstance(pickled, bytes) else pickled
     try:

@@ -59,7 +59,9 @@ def load_checkpoint(
 ) -> TrainState:
     """Load the weights into `chunks` and, on resume, optimizer state and random states. Return the run's progress.
 
-    Without a `start`, the weights stay random. Raises CheckpointError that names what is damaged or missing.
+    --no_load_optim and --no_load_rng leave out the two states. Random states of another layout are not loaded. Warn of
+    settings that differ from the checkpoint's. Without a `start`, the weights stay random. Raises CheckpointError that
+    names what is damaged or missing.
     """
     if start is None:
         say("starting from random weights")
@@ -159,6 +161,7 @@ class Contents(NamedTuple):
     state: TrainState
     chunks: list[Any]
     optimizer: Any
+    """The optimizer; None = a checkpoint without optimizer state."""
     layout: ParallelLayout
     tokenizer_dirs: Mapping[str, Path] = MappingProxyType({})
     """Subfolder of the checkpoint -> tokenizer folder that is copied there."""
@@ -230,7 +233,10 @@ def _model_keys(chunks: list[Any]) -> list[str]:
 
 
 def sharded_state_dict(chunks: list[Any], optimizer: Any = None) -> dict[str, Any]:
-    """Return the sharded tensors of the model chunks, and for saving also those of the optimizer."""
+    """Return the sharded tensors of the model chunks by their keys in a checkpoint.
+
+    With an `optimizer`, its state for saving is added under the key `optimizer`.
+    """
     metadata = {
         "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
     }

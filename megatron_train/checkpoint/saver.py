@@ -65,7 +65,7 @@ class CheckpointSaver:
     def save(self, contents: Contents) -> None:
         """Save a checkpoint. With --async_save, only copy its tensors, and let a thread write them.
 
-        Raises CheckpointError when this save or the previous one failed.
+        Do nothing without --save. Raises CheckpointError when this save or the previous one failed.
         """
         if not self.config.checkpoint.save:
             return

@@ -29,10 +29,12 @@ Document = tuple[NDArray[np.integer], NDArray[np.integer]]
 
 @dataclass(frozen=True)
 class LossRule:
-    """Rule for which positions are trained on, and with which weight. settings.Data explains its fields."""
+    """Rule for which positions are trained on, and with which weight. Its fields are settings of settings.Data."""
 
     loss_roles: tuple[int, ...] = (Role.ASSISTANT,)
+    """Ids of the roles whose tokens have loss weight 1."""
     alignment: Literal["label", "input"] = "label"
+    """The setting `loss_alignment`: whether the role of a position's label counts, or that of its input token."""
     last_turn_only: bool = False
     scalar_loss_mask: float = 0.0
 
@@ -65,13 +67,15 @@ class Batch:
 
     @property
     def loss_weight(self) -> float:
+        """Sum of the loss weights of all positions."""
         return float(self.loss_mask.sum(dtype=np.float64))
 
 
 def loss_weights(role_ids: NDArray[np.integer], rule: LossRule) -> NDArray[np.float32]:
     """Return the loss weight of each position of a document with `role_ids` [n], as an array [n - 1].
 
-    Tokens of the role ASSISTANT_NO_LOSS always have weight 0.
+    Position i reads token i and predicts token i + 1; `rule.alignment` chooses the token whose role counts. Tokens of
+    the role ASSISTANT_NO_LOSS always have weight 0.
     """
     trained = np.isin(role_ids, rule.loss_roles)
     if rule.last_turn_only and trained.any():
@@ -103,9 +107,10 @@ def padded_batch(documents: Sequence[Document], width: int, pad_id: int, rule: L
 
 
 def padded_width(documents: Sequence[Document], seq_length: int, multiple: int) -> int:
-    """Return the width of padded rows: the tokens of the longest document, rounded up, but at most `seq_length`.
+    """Return the width of padded rows in positions, at most `seq_length`.
 
-    Megatron-LLM rounds the number of tokens, not of positions: 17 tokens at a multiple of 16 give 32 positions.
+    It is the number of tokens of the longest document, rounded up to a multiple of `multiple`. As in Megatron-LLM, the
+    tokens are rounded and not the positions, which are one fewer: 17 tokens at a multiple of 16 give 32 positions.
     """
     longest = max((len(token_ids) for token_ids, _ in documents), default=0)
     return min(seq_length, max(1, -(-longest // multiple)) * multiple)

@@ -23,9 +23,10 @@ Indices = NDArray[np.int64]
 
 
 def split_documents(num_documents: int, split: str, rng: np.random.RandomState) -> tuple[Indices, Indices, Indices]:
-    """Return the document numbers of training, validation and test: a permutation, cut at the shares of `split`.
+    """Return the document numbers of training, validation and test: a permutation from `rng`, cut at shares of `split`.
 
-    Raises ConfigError for shares without a positive sum.
+    `split` has up to three shares, such as `969,30,1`; missing ones are 0. Raises ConfigError for a negative share, and
+    for shares without a positive sum.
     """
     shares = [float(part) for part in split.replace("/", ",").split(",") if part.strip()]
     shares = [*shares, 0.0, 0.0, 0.0][:3]
@@ -41,7 +42,10 @@ def split_documents(num_documents: int, split: str, rng: np.random.RandomState) 
 
 
 def epoch_order(subset: Indices, target: int, rng: np.random.RandomState) -> Indices:
-    """Return `target` document numbers: a new permutation of `subset` for each epoch, the last one cut short."""
+    """Return `target` document numbers: a new permutation of `subset` for each epoch, the last one cut short.
+
+    The result is empty if `subset` is.
+    """
     if not len(subset):
         return subset
     parts, count = [], 0
@@ -87,7 +91,12 @@ def training_paths(data: Data) -> tuple[tuple[str, ...], str]:
 
 
 class OrderBuilder:
-    """Orders the training documents of one or more weighted prefixes. A longer order begins with the shorter one."""
+    """Orders the training documents of one or more weighted prefixes. A longer order begins with the shorter one.
+
+    `counts` has the number of documents of each prefix. Documents are numbered through all prefixes. With `split`, only
+    its training share of each prefix is ordered; with None, every document. `subset` holds the numbers of the documents
+    to train on, and `part_sizes` how many of them each prefix has.
+    """
 
     def __init__(self, counts: Indices, weights: Sequence[float], split: str | None, seed: int) -> None:
         self.weights, self.seed, self.split = list(weights), seed, split

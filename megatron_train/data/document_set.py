@@ -34,6 +34,7 @@ class DocumentSet:
         self.prefixes = tuple(prefixes)
         self._shards = [_open_pair(prefix) for prefix in prefixes]
         self.first = np.cumsum([0] + [len(text) for text, _ in self._shards])
+        """[prefixes + 1] number of the first document of each prefix, and at the end the number of documents."""
         self.without_roles = [prefix for prefix, (_, role) in zip(self.prefixes, self._shards) if role is None]
         """Prefixes whose shards have no roles."""
         self.lengths = np.concatenate([text.sizes for text, _ in self._shards]).astype(np.int64)

@@ -40,10 +40,11 @@ FACTS = tuple(field.name for field in fields(EpochFacts))
 
 
 def planned_samples(config: TrainConfig, num_samples: int) -> Samples:
-    """Return the first `num_samples` rows of the training order. An unusable cache causes only a warning.
+    """Return the first `num_samples` rows of the training order, as training_samples does, from the cache if possible.
 
     Rank 0 reads or computes the plan first, then the first rank of every other node, because nodes may not share a
-    disk, then all other ranks.
+    disk, then all other ranks. An unusable cache causes only a warning. Without a cache, every rank computes the plan.
+    All ranks call this function.
     """
     folder, data, seed = cache_folder(config), config.data, config.batch.seed
     if folder is None:
@@ -73,7 +74,10 @@ def cache_folder(config: TrainConfig) -> Path | None:
 
 
 def plan_key(config: TrainConfig, documents: DocumentSet, num_samples: int) -> dict[str, Any]:
-    """Return all settings and facts of the data that the packing plan depends on, by name."""
+    """Return everything that the packing plan depends on, by name: settings, and facts about the data.
+
+    A stored plan is used only if its key is equal.
+    """
     data = config.data
     return {
         "version": PLAN_VERSION,
@@ -91,7 +95,7 @@ def plan_key(config: TrainConfig, documents: DocumentSet, num_samples: int) -> d
 
 
 def name_of(key: dict[str, Any]) -> str:
-    """Return the name of the plan's folder, a hash of its key."""
+    """Return the name of the folder of the packing plan with this key: `packing-` and a hash of the key."""
     return "packing-" + hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -24,14 +24,19 @@ from pretokenizer.config.yaml_config import ConfigError
 
 @dataclass(frozen=True)
 class EpochFacts:
-    """Numbers of documents and rows in one epoch of the data."""
+    """Numbers of documents and rows in one epoch, which is one pass over the training data or an evaluation set."""
 
     num_overlong: int = 0
     """Number of documents of more than seq_length + 1 tokens."""
     num_without_target: int = 0
-    """Number of documents without loss, because none of the tokens that are trained on has a role of loss_roles."""
+    """Number of documents without loss, because none of the tokens that are trained on has a role of loss_roles.
+
+    Documents that `--overlong drop` leaves out do not count.
+    """
     documents_per_epoch: int = 0
+    """Number of documents, also of those that are left out as too long or too short."""
     rows_per_epoch: float = 0.0
+    """Number of samples; for packed rows, the mean over the epochs that were packed."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,10 @@ def training_order(data: Data, seed: int) -> tuple[DocumentSet, OrderBuilder]:
 
 
 def rows_per_epoch(data: Data, seed: int) -> float:
-    """Return the number of samples in the first epoch. Raises ConfigError when there is nothing to train on."""
+    """Return the number of samples in the first epoch of training.
+
+    Raises ConfigError when there is nothing to train on.
+    """
     return training_samples(data, 1, seed).rows_per_epoch
 
 
@@ -205,7 +213,12 @@ def _split_pieces(order: Indices, size: Indices, seq_length: int) -> tuple[Indic
 
 
 def evaluation_samples(documents: DocumentSet, subset: Indices | None, data: Data) -> Samples:
-    """Return each document of `subset` (None: all documents) once, by number, padded or packed as in training."""
+    """Return the samples of an evaluation set, which hold each document of `subset` once.
+
+    `subset` has document numbers; None means all documents. Rows are padded or packed as in training. Padded rows are
+    in ascending order of the numbers. `data.overlong` decides about long documents. The result has no rows if no
+    document has two tokens.
+    """
     order = np.arange(len(documents), dtype=np.int64) if subset is None else np.sort(subset)
     document, start, length = _pieces(documents.lengths, order, data, seed=0)
     facts = _epoch_facts(documents, order, data)
@@ -218,20 +231,29 @@ def evaluation_samples(documents: DocumentSet, subset: Indices | None, data: Dat
 
 
 def validation_sets(data: Data, seed: int) -> dict[str, Samples]:
-    """Return the samples of each validation set by its name: from valid_data_path, else the share of data_path."""
+    """Return the samples of each validation set by its name: from valid_data_path, else the share of data_path.
+
+    Return {} when neither is set, and for a share without documents. Raises ConfigError when two sets have the same
+    name or a set has nothing to evaluate.
+    """
     if data.valid_data_path:
         return _named_sets(data.valid_data_path, data)
     return _split_part(data, seed, part=1, name="valid")
 
 
 def test_sets(data: Data, seed: int) -> dict[str, Samples]:
-    """Return the samples of each test set by its name: from test_data_path, else the share of data_path."""
+    """Return the samples of each test set by its name: from test_data_path, else the share of data_path.
+
+    Return {} when neither is set, and for a share without documents. Raises ConfigError when two sets have the same
+    name or a set has nothing to evaluate.
+    """
     if data.test_data_path:
         return _named_sets(data.test_data_path, data)
     return _split_part(data, seed, part=2, name="test")
 
 
 def _named_sets(paths: Sequence[str], data: Data) -> dict[str, Samples]:
+    """Return the evaluation set of each of `paths`, `name=prefix` or a prefix, whose last part is then the name."""
     sets: dict[str, Samples] = {}
     for path in paths:
         name, _, prefix = path.rpartition("=")
@@ -252,6 +274,10 @@ def _add(sets: dict[str, Samples], name: str, samples: Samples, prefix: str) -> 
 
 
 def _split_part(data: Data, seed: int, part: int, name: str) -> dict[str, Samples]:
+    """Return the evaluation sets that `data.split` cuts from each prefix of data_path.
+
+    `part` is 1 for validation and 2 for test. A set is called `name`, or `name:PREFIX` if there are several prefixes.
+    """
     if data.train_data_path or not data.data_path:
         return {}
     sets: dict[str, Samples] = {}

@@ -48,6 +48,7 @@ def training_dtype(config: TrainConfig) -> torch.dtype:
 
 
 def embedding_dropout(config: TrainConfig) -> float:
+    """Return the dropout probability on embeddings: the setting, else 0 with lima_dropout, else hidden_dropout."""
     settings = config.model
     if settings.embedding_dropout is not None:
         return settings.embedding_dropout

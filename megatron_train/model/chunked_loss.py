@@ -27,7 +27,10 @@ from megatron_train.data.loss_targets import Targets
 
 
 class GPTModelWithLoss(GPTModel):
-    """GPTModel whose last stage returns the weighted sum of the losses, a scalar, when `labels` is a Targets."""
+    """GPTModel whose last stage returns the weighted sum of the losses, a scalar, when `labels` is a Targets.
+
+    With other labels, or without any, it returns what GPTModel returns.
+    """
 
     vocab_size_in_use = 0
     """Number of vocabulary rows that stand for token ids. The rows after them are padding. model/build.py sets it."""
@@ -78,8 +81,9 @@ def weighted_loss_sum(
 ) -> Tensor:
     """Return the fp32 sum of the cross-entropies of `labels` [n], weighted by `weights` [n].
 
-    `hidden` [n, h] has the hidden state of each of the n targets, and `weight` [v, h] this rank's output weights. The
-    gradient of `hidden` is this rank's part: its sum over the tensor-parallel ranks is the full gradient.
+    `hidden` [n, h] has the hidden state of each of the n targets, and `weight` [v, h] this rank's output weights.
+    Logits exist for `chunk_size` targets at a time. The gradient of `hidden` is this rank's part: its sum over the
+    tensor-parallel ranks is the full gradient.
     """
     out: Tensor = _WeightedLossSum.apply(hidden, weight, labels, weights, rows, chunk_size)
     return out

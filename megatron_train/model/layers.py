@@ -42,10 +42,13 @@ class SequentialLayer(TransformerLayer):
 
 
 class ParallelResidualLayer(TransformerLayer):
-    """Replaces megatron-core's TransformerLayer in models with a parallel residual."""
+    """Transformer layer with a parallel residual: x + attention(norm1(x)) + mlp(norm2(x)).
+
+    It replaces megatron-core's TransformerLayer in models such as GPT-NeoX and Falcon.
+    """
 
     dropout_on_sum = False
-    """Whether dropout acts on the sum of both branches or on each. model/build.py sets it from the settings."""
+    """Whether dropout acts once on the sum of attention and MLP, instead of on each. model/build.py sets it."""
 
     def forward(
         self,

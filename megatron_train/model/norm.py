@@ -33,7 +33,10 @@ class Norm:
 
 
 def add_and_norm(x: Tensor, residual: Tensor, norm: nn.RMSNorm | nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """Return (x + residual, its norm), computed by one compiled kernel. All tensors are [..., hidden size]."""
+    """Return (x + residual, this sum normalized by `norm`), computed by one compiled kernel.
+
+    All tensors are [..., hidden size].
+    """
     weight, bias = norm.weight, getattr(norm, "bias", None)
     kind = _LAYER_NORM if isinstance(norm, nn.LayerNorm) else _RMS_NORM
     total, normed = _AddAndNorm.apply(x, residual, weight, bias, norm.eps, compiled(kind))
@@ -51,7 +54,10 @@ def _add_and_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: None, e
 def _rms_norm_backward(
     grad: Tensor, grad_total: Tensor, total: Tensor, weight: Tensor, bias: None, scale: Tensor
 ) -> Any:
-    """Return the gradients (of the sum, of the weight, None), for the gradients of the norm and of the sum."""
+    """Return the gradients of (the sum, the weight, None in place of the bias).
+
+    `grad` is the gradient of the normalized output, and `grad_total` that of the sum as an output of its own.
+    """
     unit, wide = total.float() * scale, grad.float()
     inner = wide * weight
     through = scale * (inner - unit * (inner * unit).mean(-1, keepdim=True))
@@ -72,7 +78,10 @@ def _add_and_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tenso
 def _layer_norm_backward(
     grad: Tensor, grad_total: Tensor, total: Tensor, weight: Tensor, bias: Tensor, statistics: Tensor
 ) -> Any:
-    """Return the gradients (of the sum, of the weight, of the bias), for the gradients of the norm and of the sum."""
+    """Return the gradients of (the sum, the weight, the bias).
+
+    `grad` is the gradient of the normalized output, and `grad_total` that of the sum as an output of its own.
+    """
     mean, scale = statistics[..., :1], statistics[..., 1:]
     unit, wide = (total.float() - mean) * scale, grad.float()
     inner = wide * weight

@@ -21,7 +21,10 @@ from megatron_train.model.compiled import Operation, operation_for
 
 
 class RotaryByPosition(nn.Module):
-    """Replaces the RotaryEmbedding of a GPTModel. The wrapped RotaryEmbedding, `table`, still computes the angles."""
+    """Replaces the RotaryEmbedding of a GPTModel: looks up cosines and sines by position, also in packed rows.
+
+    The wrapped RotaryEmbedding, `table`, still computes the angles.
+    """
 
     def __init__(self, table: Any, dtype: torch.dtype | None) -> None:
         """Wrap `table`. The module returns cosines and sines in `dtype`; None = angles, for Transformer Engine."""
@@ -29,7 +32,10 @@ class RotaryByPosition(nn.Module):
         self.table, self.dtype = table, dtype
 
     def get_rotary_seq_len(self, *arguments: Any, **options: Any) -> int | Tensor:
-        """Return the number of positions of the rows, or for a packed row the position of each token [1, tokens]."""
+        """Return the number of positions of the rows, or for a packed row the position of each token [1, tokens].
+
+        GPTModel passes the result to `forward`.
+        """
         packed = arguments[-1]
         if packed is None:
             length: int = self.table.get_rotary_seq_len(*arguments, **options)
@@ -48,13 +54,13 @@ class RotaryByPosition(nn.Module):
         return table if isinstance(positions, int) else table.index_select(0, positions.view(-1))
 
     def angles(self, length: int, cp_group: Any = None) -> Tensor:
-        """Return the angles of the first `length` positions, without the factor that the table for yarn adds."""
+        """Return the angles [length, 1, 1, r] of the first positions, without the factor that yarn's table returns."""
         found = self.table(length, cp_group=cp_group)
         angles: Tensor = found[0] if isinstance(found, tuple) else found
         return angles
 
     def cosines_and_sines(self, length: int, cp_group: Any = None) -> Tensor:
-        """Return the cosines and sines of the first `length` positions. Those of yarn include its factor."""
+        """Return the cosines and sines [length, 1, 1, r] of the first positions. Those of yarn include its factor."""
         found = self.table(length, cp_group=cp_group)
         angles, factor = found if isinstance(found, tuple) else (found, 1.0)
         half = angles[..., : angles.shape[-1] // 2]  # the other half holds the same angles
@@ -77,7 +83,7 @@ def yarn_table(model: ModelConfig, config: TransformerConfig) -> YarnRotaryEmbed
 
 
 class RotarySelfAttention(SelfAttention):
-    """megatron-core's SelfAttention, with the rotary embedding of this module on queries and keys."""
+    """megatron-core's SelfAttention, which rotates queries and keys by a table that RotaryByPosition has looked up."""
 
     def __init__(self, config: TransformerConfig, *arguments: Any, **settings: Any) -> None:
         super().__init__(config, *arguments, **settings)

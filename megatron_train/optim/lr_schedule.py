@@ -15,7 +15,11 @@ from megatron_train.config.settings import LrSchedule
 
 
 def learning_rate(schedule: LrSchedule, consumed_samples: int, global_batch_size: int, train_iters: int) -> float:
-    """Return the learning rate of the iteration that starts after `consumed_samples` training samples."""
+    """Return the learning rate of the iteration that starts after `consumed_samples` training samples.
+
+    The samples of skipped iterations must not be counted. The decay ends after `train_iters` iterations unless
+    `schedule` sets lr_decay_iters.
+    """
     warmup = schedule.lr_warmup_iters * global_batch_size
     decay = (schedule.lr_decay_iters or train_iters) * global_batch_size
     if warmup and consumed_samples <= warmup:

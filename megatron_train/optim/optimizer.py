@@ -119,7 +119,10 @@ def set_rates(optimizer: MegatronOptimizer, lr: float, weight_decay: float) -> N
 
 
 def set_adam(optimizer: MegatronOptimizer, settings: Optimizer) -> None:
-    """Set Adam's decay rates and eps to those in `settings`. A loaded optimizer state has those of its own run."""
+    """Set Adam's decay rates and eps to those in `settings`.
+
+    Call it after loading an optimizer state, which brings the values of the run that saved it.
+    """
     betas = (settings.adam_beta1, settings.adam_beta2)  # one object, so that a resumed run saves the same bytes
     for group in optimizer.param_groups:
         group["betas"], group["eps"] = betas, settings.adam_eps

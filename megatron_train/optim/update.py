@@ -111,7 +111,8 @@ class Divergence:
 def is_spike(value: float, history: Sequence[float], sigma: float) -> bool:
     """Return whether `value` is more than `sigma` standard deviations above the mean of `history`, the recent values.
 
-    The history includes earlier spikes. So if the values stay high, they stop counting as spikes after a while.
+    With fewer than MIN_HISTORY recent values, nothing is a spike. The history includes earlier spikes. So if the values
+    stay high, they stop counting as spikes after a while.
     """
     if len(history) < MIN_HISTORY:
         return False

@@ -56,7 +56,10 @@ def planned_accumulation(dtype: torch.dtype, is_local: bool) -> Accumulation:
 
 
 def accumulate_in_products(chunks: list[Any], accumulation: Accumulation) -> None:
-    """Make the linear layers of `chunks`, which have fp32 gradient buffers, use the kernel of `accumulation`."""
+    """Make the linear layers of `chunks`, which have fp32 gradient buffers, use the kernel of `accumulation`.
+
+    The kernel `separate` changes nothing, because megatron-core's layers work in this way by default.
+    """
     if accumulation.kernel == "separate":
         return
     if accumulation.kernel == "torch":

@@ -146,7 +146,7 @@ def device() -> torch.device:
 
 
 def sum_over_ranks(values: list[float]) -> list[float]:
-    """Return the elementwise sum of `values`, in fp64, over all ranks."""
+    """Return the elementwise sum of `values`, in fp64, over all ranks. All ranks call this function."""
     tensor = torch.tensor(values, dtype=torch.float64, device=device())
     if dist.get_world_size() > 1:
         dist.all_reduce(tensor)

@@ -64,8 +64,9 @@ class Stall:
 class HangWatch:
     """Context manager that watches the other ranks while its block runs. All ranks must enter and leave the block.
 
-    With a single rank it does nothing. When a rank has stalled, every other rank calls `end` with the message; by
-    default, `end` ends the process with exit code 1.
+    With a single rank it does nothing. When a rank has failed, or has been silent for 80 % of `timeout_minutes` (less
+    after SIGTERM), every other rank in the block calls `end` with a message that names it. By default, `end` ends the
+    process with exit code 1. `timer` gives the iteration and phase of this rank.
     """
 
     def __init__(self, timer: PhaseTimer, timeout_minutes: float, end: Callable[[str], None] | None = None) -> None:

@@ -47,6 +47,7 @@ class StageMemory:
 
 
 def weight_bytes(config: TrainConfig) -> int:
+    """Return the bytes of one weight element in the model's precision: 2 in bf16 or fp16, else 4."""
     return 2 if config.model.bf16 or config.model.fp16 else 4
 
 
@@ -100,7 +101,7 @@ class Bucket:
 
 
 def chunk_parameters(model: ModelConfig, layout: ParallelLayout, stage: int, chunk: int = 0) -> list[Parameter]:
-    """Return the weights that one rank holds of a model chunk, in megatron-core's order.
+    """Return the weights that one rank holds of model chunk `chunk` on `stage`, in megatron-core's order.
 
     The order is embedding (first chunk of the model only), layers, last norm and output layer (last chunk only).
     """
@@ -120,7 +121,7 @@ def chunk_parameters(model: ModelConfig, layout: ParallelLayout, stage: int, chu
 
 
 def layer_parameters(model: ModelConfig, tp: int, norm: list[Parameter]) -> list[Parameter]:
-    """Return the weights that one rank of `tp` holds of a transformer layer, in megatron-core's order.
+    """Return the weights of a transformer layer that one of `tp` tensor-parallel ranks holds, in megatron-core's order.
 
     `norm` has the weights of one norm.
     """
@@ -189,7 +190,10 @@ def buffer_buckets(
 
 
 def optimizer_elements(buckets: list[list[Bucket]], dp: int, rank: int) -> int:
-    """Return how many weight elements data-parallel rank `rank` updates: its share of every bucket, without padding."""
+    """Return how many weight elements data-parallel rank `rank` of `dp` updates.
+
+    It updates its share of every bucket, without the padding. `buckets` has a list of buckets for each model chunk.
+    """
     count = 0
     for bucket in (bucket for chunk in buckets for bucket in chunk):
         share = (bucket.end - bucket.start) // dp
@@ -202,7 +206,7 @@ def optimizer_elements(buckets: list[list[Bucket]], dp: int, rank: int) -> int:
 
 
 def layer_activation(model: ModelConfig, config: TrainConfig, layout: ParallelLayout) -> float:
-    """Return the bytes per token that one layer saves for its backward pass, when nothing is recomputed.
+    """Return the bytes per token that one layer saves on a rank for its backward pass, when nothing is recomputed.
 
     Autograd saves the inputs of the norms, of the four linear layers and of attention, and the intermediate results of
     the MLP. The count assumes that a norm is one kernel; RMSNorm on the CPU is several kernels and saves more.
@@ -233,7 +237,7 @@ def _mlp_products(model: ModelConfig) -> int:
 
 
 def stage_activations(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, stage: int) -> int:
-    """Return the peak bytes of activations on pipeline stage `stage`.
+    """Return the peak bytes of activations on one rank of pipeline stage `stage`.
 
     It counts all micro-batches between their forward and backward pass, and the layers that are being recomputed.
     """
@@ -259,7 +263,10 @@ def stage_activations(model: ModelConfig, config: TrainConfig, layout: ParallelL
 
 
 def chunks_in_flight(layout: ParallelLayout, config: TrainConfig, stage: int) -> int:
-    """Return how many forward passes on `stage` await their backward pass at most, in the 1F1B or interleaved order."""
+    """Return how many forward passes of model chunks on `stage` await their backward pass at most.
+
+    The pipeline schedule is 1F1B, or interleaved if a stage has several chunks.
+    """
     batches = layout.num_microbatches(config.batch)
     if layout.vpp == 1:
         return min(batches, layout.pp - stage)
@@ -267,7 +274,7 @@ def chunks_in_flight(layout: ParallelLayout, config: TrainConfig, stage: int) ->
 
 
 def logits_bytes(model: ModelConfig, config: TrainConfig, layout: ParallelLayout, tokens: int) -> int:
-    """Return the bytes that computing the loss needs: one chunk of logits, and the fp32 gradient of the output weights.
+    """Return the bytes that computing the loss needs on a rank: a chunk of logits, and fp32 output-weight gradients.
 
     A 16-bit model holds the chunk as logits, as their fp32 softmax and as their gradient. An fp32 model holds it as one
     tensor and a temporary copy. `tokens` counts the positions of a micro-batch.

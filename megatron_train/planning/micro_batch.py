@@ -18,10 +18,11 @@ MAX_MICRO_BATCH = 16
 def advise_micro_batch(
     config: TrainConfig, model: ModelConfig, facts: DataFacts | None, layout: ParallelLayout, device: Device, mfu: float
 ) -> Suggestion | None:
-    """Return the micro-batch size with the shortest estimated iteration, in the layout and global batch of `config`.
+    """Return the micro-batch size with the shortest estimated iteration, with its peak memory and time.
 
-    The sizes are the powers of two up to MAX_MICRO_BATCH that divide the rows of a data-parallel rank. Return None when
-    none of them fits.
+    All else, such as `layout` and the global batch, stays. The sizes are the powers of two up to MAX_MICRO_BATCH that
+    divide the rows of a data-parallel rank per iteration. `facts` is None when nothing is known about the data, and
+    `mfu` is the expected share of the GPU's peak FLOP/s. Return None when no size fits into the memory of `device`.
     """
     rows = layout.global_batch_size(config.batch) // layout.dp
     found = []

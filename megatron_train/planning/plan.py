@@ -32,12 +32,15 @@ class Plan:
     config: TrainConfig
     model: ModelConfig
     model_source: str
+    """Path of the file that defines the architecture."""
     layout: ParallelLayout
     stages: list[StageMemory]
     facts: DataFacts | None
+    """The amount of training data; None when it is unknown."""
     work: Workload
     device: Device
     mfu: float
+    """Expected share of the device's peak FLOP/s, above 0 and at most 1."""
 
 
 def make_plan(command: CommandLine, own: argparse.Namespace) -> Plan:
@@ -59,10 +62,11 @@ def make_plan(command: CommandLine, own: argparse.Namespace) -> Plan:
 
 
 def find_model(command: CommandLine, vocab_size: int | None) -> tuple[ModelConfig, str]:
-    """Return the model architecture, with as many token ids as the run needs, and the path of the file that defines it.
+    """Return the model architecture of a run, and the path of the file that defines it.
 
-    The file is the one of --model, else that of the checkpoint in --load. If that checkpoint does not exist, it is the
-    file in configs/model whose name the folder name of --load begins with. Raises ConfigError when there is no file.
+    The vocabulary is enlarged to `vocab_size`, or with None to what is known of the vocabulary of the data. The file is
+    the one of --model, else that of the checkpoint in --load. If that checkpoint does not exist, it is the file in
+    configs/model whose name the folder name of --load begins with. Raises ConfigError when there is no file.
     """
     config, source = command.config, command.config.model.model
     load = config.checkpoint.load

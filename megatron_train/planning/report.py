@@ -29,6 +29,7 @@ def report(plan: Plan) -> str:
 
 
 def model_lines(plan: Plan) -> list[str]:
+    """Return the lines about the model, the parallel layout, the global batch and the pipeline bubble."""
     model, layout, config = plan.model, plan.layout, plan.config
     published = model.num_parameters(model.source_vocab_size)
     batches = layout.num_microbatches(config.batch)
@@ -96,6 +97,7 @@ def recompute_table(plan: Plan) -> list[str]:
 
 
 def work_lines(plan: Plan) -> list[str]:
+    """Return the lines about the data, the micro-batch size, and the run's iterations, tokens, FLOPs and time."""
     work, facts, device, world = plan.work, plan.facts, plan.device, plan.layout.world_size
     seconds = work.flops_per_iteration / (world * device.peak * plan.mfu)
     hours = seconds * work.iterations / 3600
@@ -119,7 +121,7 @@ def work_lines(plan: Plan) -> list[str]:
 
 
 def micro_batch_line(plan: Plan) -> str:
-    """Return the advice about --micro_batch_size: the size with the shortest estimated iteration of those that fit."""
+    """Return the line with the advice about --micro_batch_size: the fastest size of those that fit on the GPU."""
     own, device = plan.config.batch.micro_batch_size, plan.device
     advice = advise_micro_batch(plan.config, plan.model, plan.facts, plan.layout, device, plan.mfu)
     if advice is None:
@@ -134,6 +136,7 @@ def micro_batch_line(plan: Plan) -> str:
 
 
 def data_line(plan: Plan) -> str:
+    """Return the line about the number and mean length of the training documents, or the advice to give them."""
     facts = plan.facts
     if facts is None:
         return (
@@ -172,7 +175,7 @@ def disk_lines(plan: Plan) -> list[str]:
 
 
 def suggestions(command: CommandLine, plan: Plan) -> str:
-    """Return the table of the parallel layouts that fit on the GPUs, the fastest first, for --suggest."""
+    """Return the table of at most 12 parallel layouts that fit on the GPUs, the fastest first, for --suggest."""
     found = suggest(command, plan.model, plan.facts, plan.layout.world_size, plan.device, plan.mfu)
     title = f"\nlayouts that fit on {plan.layout.world_size} {plan.device.name}, by estimated seconds per iteration"
     if not found:

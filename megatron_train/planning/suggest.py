@@ -41,10 +41,13 @@ class Suggestion:
     layout: ParallelLayout
     micro_batch_size: int
     recompute: str
+    """The value of recompute_granularity: none, selective or full."""
     gib: float
+    """Peak memory of the fullest rank in GiB."""
     seconds: float
     """Estimated seconds per iteration."""
     reason: str
+    """The parts of the estimated time, and the memory, as text."""
 
 
 def suggest(
@@ -67,9 +70,10 @@ def suggest(
 def candidates(
     command: CommandLine, model: ModelConfig, world_size: int
 ) -> Iterator[tuple[TrainConfig, ParallelLayout]]:
-    """Yield every combination of layout, micro-batch size and recomputation that the trainer accepts for this model.
+    """Yield combinations of layout, micro-batch size and recomputation that the trainer accepts for this model.
 
-    Each is yielded as the settings of the command with that combination filled in, and the layout.
+    Tensor-parallel sizes are powers of two within a node, micro-batch sizes 1, 2, 4 and 8, and recomputation is off or
+    full. Each combination is yielded as the settings of the command with these values filled in, and the layout.
     """
     sizes = [2**n for n in range(11) if 2**n <= world_size]
     stages = [size for size in range(1, model.num_layers + 1) if world_size % size == 0]
@@ -132,8 +136,9 @@ def _config(config: TrainConfig, layout: ParallelLayout, micro_batch_size: int, 
 def judge(
     config: TrainConfig, model: ModelConfig, facts: DataFacts | None, layout: ParallelLayout, device: Device, mfu: float
 ) -> Suggestion | None:
-    """Estimate memory and time of one layout, and return them as a Suggestion.
+    """Estimate memory and time of the run `config` in the parallel layout `layout`, and return them as a Suggestion.
 
+    `facts` is None when nothing is known about the data, and `mfu` is the expected share of the GPU's peak FLOP/s.
     Return None when a rank needs more than the share RESERVE of the memory of `device`.
     """
     peak = max(stage_memory(model, config, layout, stage).total for stage in range(layout.pp)) / 2**30

@@ -33,7 +33,8 @@ PACKING_EFFICIENCY = 0.995
 class DataFacts:
     """The number of documents in one epoch of training data, and statistics of their lengths in tokens.
 
-    `mean_tokens` is NaN when lengths are unknown, and `longest` is None unless the shards were read.
+    `mean_tokens` and `mean_square`, the mean of the squared lengths, are NaN when lengths are unknown. `longest` is
+    None unless the shards were read. Lengths from the shards are cut to seq_length + 1 tokens.
     """
 
     source: str
@@ -68,11 +69,16 @@ class Workload:
 
     @property
     def useful(self) -> float:
+        """Share of the computed positions that hold documents."""
         return self.tokens_per_iteration / self.positions_per_iteration
 
 
 def published_facts(prefix: str) -> dict[str, Any] | None:
-    """Return the data figures that configs/cards.yaml publishes for the shard `prefix`, or None when it has none."""
+    """Return the figures that configs/cards.yaml publishes about the data of the shard `prefix`.
+
+    They include the vocabulary size and the names of the model card and its training stage, and for some cards the
+    numbers of documents and tokens. Return None for a shard that the file does not name, and without the file.
+    """
     if not CARDS.is_file():
         return None
     for card, entry in load_yaml(CARDS).items():
@@ -130,7 +136,8 @@ def _measured(prefixes: list[str], data: Data, seed: int) -> DataFacts:
 def workload(config: TrainConfig, model: ModelConfig, facts: DataFacts | None, layout: ParallelLayout) -> Workload:
     """Return the iterations of the run, and the tokens and FLOPs of each.
 
-    Raises ConfigError when train_iters is not set and the length of an epoch is unknown.
+    Without `facts`, or without document lengths in them, every row counts as full. Raises ConfigError when train_iters
+    is not set and the length of an epoch is unknown.
     """
     rows = layout.global_batch_size(config.batch)
     length, per_row = config.data.seq_length, 1.0

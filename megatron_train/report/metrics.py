@@ -38,7 +38,9 @@ class StepReport:
     lr: float
     """Learning rate of this iteration."""
     grad_norm: float
+    """Global gradient norm before clipping; NaN after an fp16 overflow."""
     num_target_tokens: int
+    """Sum of the loss weights, rounded. A token of --loss_roles has weight 1."""
     num_tokens: int
     """Row positions that hold a token of a document; padding does not count."""
     tokens_per_second: float
@@ -47,6 +49,7 @@ class StepReport:
     """Model FLOPs utilization: the share of the devices' peak FLOP/s that is used; None when the peak is not known."""
     consumed_train_samples: int
     epoch: float
+    """Epochs of training data consumed since the run began."""
     step_seconds: float
     skipped: bool
     """Whether the weights were not updated: not finite, no target tokens, a spike, or listed in skip_iters."""
@@ -127,8 +130,9 @@ class Reporter:
     def evaluation(self, iteration: int, results: dict[str, dict[str, float]], kind: str = "eval") -> None:
         """Report an evaluation after `iteration` to the console, metrics.jsonl and the trackers.
 
-        `results` maps each set to {loss, ppl, token_accuracy, num_target_tokens}. `kind` is its name in the reports:
-        `eval` for the validation sets, `test` for the test sets.
+        `results` maps each set to {loss, ppl, token_accuracy, num_target_tokens}; empty results of an interrupted
+        evaluation are not reported. `kind` is the evaluation's name in the reports: `eval` for the validation sets,
+        `test` for the test sets.
         """
         if not is_printing_rank() or not results:
             return

@@ -53,7 +53,7 @@ class PhaseTimer:
 class Profiler:
     """Runs torch's profiler from the first to the last iteration of --profile_iters.
 
-    Each rank writes one Chrome trace file to the folder `profile` in --save.
+    Each rank writes one Chrome trace file to the folder `profile` in --save, or in the current folder without --save.
     """
 
     def __init__(self, config: TrainConfig) -> None:
