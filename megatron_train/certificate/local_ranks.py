@@ -32,8 +32,8 @@ def run_distributed(
     """Run `fn(*arguments)` in `world_size` processes of this machine, and return the results in order of the ranks.
 
     Each process first calls `device.install("cpu")` and `init_process_group`. The processes are kept for later calls;
-    with `fresh`, new ones start and end with this call. Raises RankError when a rank fails or when the ranks take longer
-    than `timeout` seconds.
+    with `fresh`, new ones start and end with this call. Raises RankError when a rank fails or when the ranks take
+    longer than `timeout` seconds.
     """
     workers = [] if fresh else _WORKERS
     while len(workers) < world_size:
