@@ -119,7 +119,7 @@ def _result(totals: list[float]) -> dict[str, float]:
 def mean_loss(results: Results) -> float:
     """Return the mean loss over the evaluation sets that have target tokens, or NaN when none has.
 
-    The best checkpoint is the one with the lowest mean loss.
+    Each set counts the same. The best checkpoint is the one with the lowest mean loss.
     """
     losses = [result["loss"] for result in results.values() if result["num_target_tokens"]]
     return sum(losses) / len(losses) if losses else math.nan

@@ -44,11 +44,13 @@ class Trace:
 
 @dataclass(frozen=True)
 class Worst:
-    """The largest relative difference of one kind, and its place: the parameter, and the iteration, counted from 1."""
+    """The largest relative difference of one kind, such as gradients, and the place where it occurs."""
 
     relative: float
     name: str = ""
+    """Name of the parameter; empty for a loss or a gradient norm."""
     iteration: int | None = None
+    """Iteration, counted from 1; None for an update of all iterations."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _largest(differences: Iterable[Worst]) -> Worst:
 
 
 def _number_differences(values: list[float], expected: list[float]) -> list[Worst]:
-    """Return the difference of each iteration. A value that is not finite differs infinitely."""
+    """Return the relative difference in each iteration. A value that is not finite differs infinitely."""
     return [
         Worst(_relative(abs(own - other), abs(other)), "", iteration)
         for iteration, (own, other) in enumerate(zip(values, expected, strict=True), start=1)
@@ -100,7 +102,7 @@ def _number_differences(values: list[float], expected: list[float]) -> list[Wors
 def _tensor_differences(
     tensors: dict[str, Tensor], expected: dict[str, Tensor], rounding: dict[str, float] | None = None
 ) -> list[Worst]:
-    """Return the difference of each tensor beyond its `rounding`; infinity for a tensor that only one side has."""
+    """Return the relative difference of each tensor beyond its `rounding`; infinity if only one side has the tensor."""
     found = [Worst(math.inf, name) for name in tensors.keys() ^ expected.keys()]
     for name in tensors.keys() & expected.keys():
         apart = float((tensors[name] - expected[name]).abs().max())

@@ -42,7 +42,7 @@ MOST_TP, MOST_PP, MOST_VPP, MOST_DP = 4, 4, 2, 2
 
 @dataclass(frozen=True)
 class NamedLayout:
-    """A parallel layout together with its number of data-parallel ranks."""
+    """A parallel layout with its number of data-parallel ranks. It has a name such as tp2-dp4-sp."""
 
     parallel: Parallel
     dp: int = 1

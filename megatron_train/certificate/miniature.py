@@ -88,8 +88,8 @@ def _splits(layout: ParallelLayout, num_layers: int) -> bool:
 def small_heads(model: ModelConfig, asked_tp: int, tp: int) -> tuple[int, int]:
     """Return (attention heads, key/value heads) of the small model, whose layout has `tp` tensor-parallel ranks.
 
-    The ratio of the two numbers stays. A rank holds one key/value head, several or a copy, as one of the `asked_tp`
-    tensor-parallel ranks of the user's run does.
+    The ratio of the two numbers stays. If each of the `asked_tp` tensor-parallel ranks of the user's run holds several
+    key/value heads, one head or a copy of one, so does each rank of the small run, where possible.
     """
     heads, groups = model.num_attention_heads, model.query_groups
     if groups == 1:
@@ -105,6 +105,7 @@ def small_heads(model: ModelConfig, asked_tp: int, tp: int) -> tuple[int, int]:
 
 
 def small_row(seq_length: int) -> int:
+    """Return the length of a row of the small run: that of the user's run, but at most SEQ_LENGTH."""
     return min(seq_length, SEQ_LENGTH)
 
 

@@ -43,7 +43,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The runs of a certificate, and the user's command, model and layouts that they stand for."""
+    """The runs that show whether parallel layouts train as one process does, and the user's run that they stand for."""
 
     command: CommandLine
     model: ModelConfig
@@ -84,7 +84,8 @@ def plan_certificate(
 ) -> Certificate:
     """Check the user's settings, write a sample of the data to `folder`, and return what to run.
 
-    Raises ConfigError for settings that a training run would refuse, and ShardError for data that cannot be read.
+    Each layout is shrunk to at most `most_processes` processes. Raises ConfigError for settings that a training run
+    would refuse, or if `most_processes` is too small, and ShardError for data that cannot be read.
     """
     config = command.config
     model, _ = find_model(command, None)

@@ -22,18 +22,19 @@ from megatron_train.checkpoint.save_load import sharded_state_dict
 
 
 def full_parameters(chunks: list[Any]) -> tuple[dict[str, Tensor], float]:
-    """Return every parameter of the model by its name in a checkpoint, and the largest difference of two copies.
+    """Return every parameter of the model by its name in a checkpoint, and the largest difference between copies.
 
-    All ranks call this function and get the same result.
+    Tensors are whole and in fp32. The difference is absolute, between two ranks that hold the same values. All ranks
+    call this function and get the same result.
     """
     return _full_tensors(chunks, lambda parameter: parameter)
 
 
 def full_gradients(chunks: list[Any]) -> tuple[dict[str, Tensor], float]:
-    """Return the gradient of every parameter, reduced over all ranks, and the largest difference of two copies.
+    """Return the gradient of every parameter, reduced over all ranks, and the largest difference between copies.
 
-    Call the function after the backward passes and before the optimizer step, which scales gradients in place. All
-    ranks call this function and get the same result.
+    Keys and difference are as in full_parameters. Call the function after the backward passes and before the optimizer
+    step, which scales gradients in place. All ranks call this function and get the same result.
     """
     _gather_gradients(chunks)
     return _full_tensors(chunks, lambda parameter: parameter.main_grad.view(parameter.shape))
@@ -53,7 +54,7 @@ def _gather_gradients(chunks: list[Any]) -> None:
 
 
 def _full_tensors(chunks: list[Any], value_of: Callable[[Any], Tensor]) -> tuple[dict[str, Tensor], float]:
-    """Return `value_of` each parameter as a whole tensor by name, and the largest difference of two copies."""
+    """Return `value_of` each parameter as a whole tensor by name, and the largest difference between copies."""
     state_dict = sharded_state_dict(chunks)
     for entry in nested_values(state_dict):
         if isinstance(entry, ShardedTensor | ShardedTensorFactory):

@@ -130,7 +130,8 @@ def check_folder(folder: Path, part: int = 0, num_parts: int = 1) -> None:
     """Verify the SHA-256 checksums of a checkpoint's files, and check its pickles against the allow-list of imports.
 
     To share the work, each of `num_parts` ranks verifies one `part` of the files, counted from 0; part 0 also checks
-    all pickles. Raises CheckpointError that names each bad file.
+    all pickles. Raises CheckpointError that names each damaged file or the first unsafe pickle, and when the folder
+    has no SHA256SUMS.
     """
     if not (folder / "SHA256SUMS").is_file():
         raise CheckpointError(f"{folder}: has no SHA256SUMS, so its save did not complete; use another checkpoint")

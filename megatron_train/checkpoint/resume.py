@@ -60,7 +60,7 @@ def find_start(config: TrainConfig) -> Start | None:
     """Return the preferred undamaged checkpoint to start from, or None when the run starts from random weights.
 
     All ranks call this function and get the same result. A warning names each damaged checkpoint. Raises
-    CheckpointError when every checkpoint is damaged, and when --load names a folder that does not exist.
+    CheckpointError when every checkpoint is damaged, and in the cases of `candidates`.
     """
     refused: list[str] = []
     for start in _as_rank_0_sees(config):
@@ -97,7 +97,10 @@ def _as_rank_0_sees(config: TrainConfig) -> list[Start]:
 def candidates(config: TrainConfig) -> Iterator[Start]:
     """Yield the checkpoints that the run may start from, the preferred one first.
 
-    Raises CheckpointError when --load names a folder without a checkpoint.
+    They are the checkpoints in --save, the newest first. If there are none, or if --load_iters goes back to one of
+    them, it is the checkpoint of --load, and older ones of the same run follow unless flags name one checkpoint. Raises
+    CheckpointError when --load names a folder without a checkpoint, and when a flag asks for another start than the run
+    that --save holds.
     """
     settings = config.checkpoint
     own = Path(settings.save) if settings.save else None

@@ -111,7 +111,7 @@ class ModelConfig:
 
     @property
     def original_positions(self) -> int:
-        """Return the context length in tokens before scaling, which is never None."""
+        """Return the context length in tokens before the scaling of rotary positions, which is never None."""
         return self.rope_original_max_positions or self.max_position_embeddings
 
     @property
@@ -157,7 +157,7 @@ class ModelConfig:
         return replace(self, max_position_embeddings=positions, rope_original_max_positions=original)
 
     def problems(self) -> list[str]:
-        """Return a message for everything that makes this architecture impossible."""
+        """Return a message for everything that makes this architecture impossible; [] if it is possible."""
         found = []
         for name in (
             "num_layers",
@@ -195,6 +195,7 @@ class ModelConfig:
         return embeddings + self.num_layers * self.parameters_per_layer() + self._norm_parameters()
 
     def parameters_per_layer(self) -> int:
+        """Return the number of parameters of one transformer layer: weights, biases and norms."""
         queries, groups = self.num_attention_heads * self.head_dim, self.query_groups * self.head_dim
         qkv, fc1 = queries + 2 * groups, self.ffn_hidden_size * (2 if self.gated_linear_unit else 1)
         weights = self.hidden_size * (qkv + queries + fc1 + self.ffn_hidden_size)

@@ -60,6 +60,7 @@ class ParallelLayout:
 
     @property
     def dp(self) -> int:
+        """Number of data-parallel ranks, which is the number of copies of the model."""
         return self.world_size // (self.tp * self.pp * self.cp)
 
     def global_batch_size(self, batch: Batch) -> int:

@@ -71,7 +71,10 @@ def blend_order(weights: Sequence[float], num_samples: int) -> NDArray[np.int32]
 
 
 def parse_blend(paths: Sequence[str], key: str) -> list[tuple[float, str]]:
-    """Turn `p` or `w1 p1 w2 p2 ...` into (weight, shard prefix) pairs. Raises ConfigError naming the setting `key`."""
+    """Turn `p` or `w1 p1 w2 p2 ...` into (weight, shard prefix) pairs. One prefix alone has weight 1.
+
+    Raises ConfigError, which names the setting `key`, for any other form and for a weight that is not above 0.
+    """
     if len(paths) == 1:
         return [(1.0, paths[0])]
     try:

@@ -25,7 +25,7 @@ PLAIN_SUFFIX = "_text_document"
 
 
 class DocumentSet:
-    """Documents of one or more prefixes under one numbering. `lengths` [n] holds the tokens of each document.
+    """Documents of one or more shard prefixes under one numbering. `lengths` [n] holds their numbers of tokens.
 
     Raises ShardError naming a missing or inconsistent file.
     """

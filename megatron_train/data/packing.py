@@ -19,8 +19,8 @@ from pretokenizer.figures.packing import best_fit
 def pack_rows(lengths: NDArray[np.integer], capacity: int, window: int, seed: int) -> list[NDArray[np.int64]]:
     """Return rows, each an array of indices into `lengths` [documents], which are numbers of positions.
 
-    The lengths in a row sum to at most `capacity`. Only documents among the same `window` consecutive ones share a row.
-    `seed` shuffles the rows of each window. Raises ValueError when a single length exceeds `capacity`.
+    The lengths in a row sum to at most `capacity`. The documents are packed in windows of `window` consecutive ones,
+    and the rows of each window are shuffled with `seed`. Raises ValueError when a single length exceeds `capacity`.
     """
     if len(lengths) and int(lengths.max()) > capacity:
         raise ValueError(f"a document fills {int(lengths.max())} positions, more than the row's {capacity}")

@@ -42,9 +42,9 @@ FACTS = tuple(field.name for field in fields(EpochFacts))
 def planned_samples(config: TrainConfig, num_samples: int) -> Samples:
     """Return the first `num_samples` rows of the training order, as training_samples does, from the cache if possible.
 
-    Rank 0 reads or computes the plan first, then the first rank of every other node, because nodes may not share a
-    disk, then all other ranks. An unusable cache causes only a warning. Without a cache, every rank computes the plan.
-    All ranks call this function.
+    The packing plan says which documents each row holds. Rank 0 reads or computes it first, then the first rank of
+    every other node, because nodes may not share a disk, then all other ranks. An unusable cache causes only a warning.
+    Without a cache, every rank computes the plan. All ranks call this function.
     """
     folder, data, seed = cache_folder(config), config.data, config.batch.seed
     if folder is None:
@@ -65,7 +65,7 @@ def planned_samples(config: TrainConfig, num_samples: int) -> Samples:
 
 
 def cache_folder(config: TrainConfig) -> Path | None:
-    """Return the folder of packing plans; None without packing, or when no folder is set."""
+    """Return the folder of packing plans; None without packing, or with neither --data_cache_path nor --save."""
     if not config.data.packing:
         return None
     if config.data.data_cache_path:

@@ -41,7 +41,10 @@ class EpochFacts:
 
 @dataclass(frozen=True)
 class Samples(EpochFacts):
-    """Rows of pieces in training order. Row i holds the pieces from row_offsets[i] up to row_offsets[i + 1]."""
+    """Rows of pieces in the order of training or evaluation. A piece is a run of consecutive tokens of one document.
+
+    Row i holds the pieces from row_offsets[i] up to but not including row_offsets[i + 1].
+    """
 
     documents: DocumentSet = field(kw_only=True)
     document: Indices = field(kw_only=True)
@@ -98,7 +101,7 @@ def training_samples(data: Data, num_samples: int, seed: int) -> Samples:
 
 
 def training_order(data: Data, seed: int) -> tuple[DocumentSet, OrderBuilder]:
-    """Return the training documents and the builder of their order.
+    """Return the documents of the training prefixes, and the OrderBuilder of those among them to train on.
 
     Raises ConfigError naming a prefix without documents for training.
     """

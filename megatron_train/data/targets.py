@@ -15,9 +15,10 @@ CHUNK_TOKENS = 2**24
 
 
 def has_target(documents: DocumentSet, data: Data) -> NDArray[np.bool_]:
-    """Return for each document whether it has a target, as an array [documents].
+    """Return for each document whether it has a target, a token with loss, as an array [documents].
 
-    With --overlong truncate, only the first seq_length + 1 tokens count; split and random_window train on every part.
+    With --overlong truncate, only the first seq_length + 1 tokens count, otherwise all: split and random_window train
+    on every part.
     """
     rule, limit = LossRule.of(data), data.seq_length + 1 if data.overlong == "truncate" else None
     return np.concatenate([_of_roles(roles, sizes, rule, limit) for roles, sizes in documents.flat_roles()])

@@ -60,7 +60,7 @@ class GPTModelWithLoss(GPTModel):
 
 @dataclass(frozen=True)
 class VocabularyRows:
-    """The part of the vocabulary rows, of the output weights and logits, that one tensor-parallel rank holds."""
+    """The vocabulary rows that one tensor-parallel rank holds, in the output weights and in the logits."""
 
     first: int
     """Token id of the first row."""

@@ -157,8 +157,8 @@ def compute_capability() -> tuple[int, int] | None:
 def install(device: str | None = None) -> None:
     """Patch megatron-core so that it runs on `device` (`auto`, `cpu` or `cuda`), by default that of OASST_DEVICE.
 
-    Further calls change nothing. Raises RuntimeError when megatron-core is not a version that this module patches, and
-    ConfigError for a device that cannot be used.
+    OASST_DEVICE is set to `device` if it is given. Further calls patch nothing again. Raises RuntimeError when
+    megatron-core is not a version that this module patches, and ConfigError for a device that cannot be used.
     """
     global _mode
     if device is not None:

@@ -28,6 +28,7 @@ class RankDevice:
 
     @property
     def backend(self) -> str:
+        """The communication backend that suits the device: nccl for a GPU, gloo for the CPU."""
         return "gloo" if self.name is None else "nccl"
 
     def __str__(self) -> str:

@@ -19,7 +19,7 @@ from pretokenizer.config.flags import Parser
 def main(arguments: list[str]) -> int:
     """Print the plan of a run and return exit code 0. `arguments` are the command-line words after `plan`.
 
-    Raises ConfigError for wrong flags.
+    Raises ConfigError for a wrong flag or setting.
     """
     own, rest = plan_parser().parse_known_args(arguments)
     command = parse(rest)

@@ -162,9 +162,10 @@ def judge(
 
 
 def stage_imbalance(model: ModelConfig, layout: ParallelLayout) -> float:
-    """Return the weights that the slowest stage multiplies with, as a multiple of the mean over the stages.
+    """Return the work of the slowest pipeline stage as a multiple of the mean over the stages.
 
-    The last stage has the output layer besides its own layers. The embedding is only looked up.
+    Work is counted in weights that a stage multiplies with. The last stage has the output layer besides its own layers.
+    The embedding is only looked up.
     """
     layer, output = model.parameters_per_layer(), model.padded_vocab * model.hidden_size
     weights = [count * layer for count in layout.stage_layers(model.num_layers)]

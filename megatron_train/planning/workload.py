@@ -111,6 +111,7 @@ def data_facts(data: Data, seed: int, documents: int | None, tokens: int | None)
 
 
 def _trained_share(documents: int, data: Data, seed: int) -> int:
+    """Return how many of `documents` are trained on: all of train_data_path, or the training share of data_path."""
     if data.train_data_path:
         return documents
     return len(split_documents(documents, data.split, np.random.RandomState(seed))[0])
@@ -121,6 +122,7 @@ def _assumed(source: str, documents: int, mean: float) -> DataFacts:
 
 
 def _measured(prefixes: list[str], data: Data, seed: int) -> DataFacts:
+    """Return the facts about the training documents of the shards `prefixes`, with lengths cut to seq_length + 1."""
     lengths = []
     for prefix in prefixes:
         own = DocumentSet([prefix]).lengths
@@ -182,7 +184,7 @@ def _packed_rows(config: TrainConfig, facts: DataFacts) -> float:
 
 
 def _padded_length(config: TrainConfig, facts: DataFacts) -> float:
-    """Return the mean length of a padded row. Each row is padded to the longest document of its micro-batch."""
+    """Estimate the mean length of a padded row in positions. The longest document of a micro-batch sets its length."""
     harmonic = sum(1 / n for n in range(1, config.batch.micro_batch_size + 1))
     longest = facts.longest or config.data.seq_length
     return min(float(longest), config.data.seq_length, facts.positions() * harmonic + config.data.pad_to_multiple / 2)

@@ -128,7 +128,7 @@ class Reporter:
         self.bar.update()
 
     def evaluation(self, iteration: int, results: dict[str, dict[str, float]], kind: str = "eval") -> None:
-        """Report an evaluation after `iteration` to the console, metrics.jsonl and the trackers.
+        """Report an evaluation after `iteration` to the console, both files of JSON lines and the trackers.
 
         `results` maps each set to {loss, ppl, token_accuracy, num_target_tokens}; empty results of an interrupted
         evaluation are not reported. `kind` is the evaluation's name in the reports: `eval` for the validation sets,
@@ -194,9 +194,11 @@ def step_scalars(report: StepReport, names: str) -> dict[str, float]:
 
 
 def evaluation_scalars(results: dict[str, dict[str, float]], kind: str, names: str) -> dict[str, float]:
-    """Return an evaluation's metrics for the trackers: the mean over all sets, then each set under its own name.
+    """Return an evaluation's metrics for the trackers, by the names of their curves.
 
-    One set alone has no loss and perplexity of its own, because they equal the mean.
+    The mean loss over all sets and its perplexity come first. Then each set has loss, perplexity and token accuracy
+    under its own name; one set alone has only the accuracy there, because its loss is the mean. `kind` is `eval` or
+    `test`, and `names` is the setting metric_names.
     """
     if names == "hf":
         prefix, loss, ppl, accuracy = f"{kind}/", "loss", "ppl", "accuracy"
