@@ -57,9 +57,12 @@ class ModelConfig:
     rotary_percent: float = 1.0
     rotary_base: float = 10000.0
     rope_scaling_type: Literal["none", "linear", "llama3", "yarn", "dynamic"] = "none"
-    """Rule that scales rotary positions. The trainer computes every rule except dynamic."""
+    """Rule that scales rotary positions. The trainer computes every rule except dynamic; yarn needs rotary_percent 1."""
     rope_scaling_factor: float = 1.0
-    """linear: positions are divided by it. Other rules: their factor (llama3 also has Llama 3.1's 1, 4, 8192)."""
+    """linear: positions are divided by it. llama3, yarn and dynamic: the factor of the rule.
+
+    The other numbers of llama3 are those of Llama 3.1: frequency factors 1 and 4, original length 8192 tokens.
+    """
     rope_original_max_positions: int | None = None
     """For yarn and dynamic: context length in tokens before scaling; None = max_position_embeddings."""
     sliding_window: int | None = None

@@ -17,7 +17,7 @@ from megatron_train.config.settings import TrainConfig
 BUCKET_ELEMENTS = 40_000_000
 """With overlap_grad_reduce, megatron-core closes a gradient bucket once it has at least this many elements."""
 FIXED_BYTES = int(1.5 * 2**30)
-"""CUDA context, NCCL channels and cuBLAS workspaces, which a rank holds before it has a model."""
+"""Bytes that a rank holds before it has a model: CUDA context, NCCL channels and cuBLAS workspaces."""
 
 
 @dataclass(frozen=True)

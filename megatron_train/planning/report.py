@@ -206,6 +206,6 @@ def _uneven_note(found: list[Suggestion]) -> list[str]:
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Return one line per table row, with the last column aligned to the left and the others to the right."""
+    """Return one line per table row, indented; the last column is aligned to the left and the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     return ["  " + "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths)), row[-1]]) for row in rows]
