@@ -57,7 +57,7 @@ class ModelConfig:
     rotary_percent: float = 1.0
     rotary_base: float = 10000.0
     rope_scaling_type: Literal["none", "linear", "llama3", "yarn", "dynamic"] = "none"
-    """Rule that scales rotary positions. The trainer computes every rule except dynamic; yarn needs rotary_percent 1."""
+    """Rule that scales rotary positions. The trainer computes all but dynamic; yarn only with rotary_percent 1."""
     rope_scaling_factor: float = 1.0
     """linear: positions are divided by it. llama3, yarn and dynamic: the factor of the rule.
 
