@@ -25,7 +25,7 @@ from pretokenizer.files.publish import forbid_world_writable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command on the command line and return the exit status of the process.
+    """Run the command in `arguments`, by default the command line, and return the exit status of the process.
 
     An error that the user can fix prints one message without a traceback.
     """
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_command(arguments: Sequence[str]) -> int:
     """Run the command that `arguments[0]` names and return its exit status.
 
-    Raises UsageError for an unknown command.
+    Raises UsageError for a missing or unknown command, and the errors of the command itself.
     """
     usage = (__doc__ or "").strip()
     if arguments and arguments[0] in ("-h", "--help"):

@@ -24,10 +24,11 @@ from pretokenizer.tasks.work_folder import fresh_folder, refuse_finished, work_f
 
 
 def build(config: PretokenizeConfig, options: RunOptions) -> DataManifest:
-    """Build the folder `config.output_folder` and return its manifest.
+    """Build the folder of shards `config.output_folder` and return its manifest.
 
-    Raises ConfigError for a bad configuration, BuildError for an output that exists or belongs to another build, and
-    other ValueErrors for data that is missing, damaged or too often bad.
+    A killed build resumes after its last finished part. `options.overwrite` replaces an existing folder, and an
+    unfinished build with another configuration or other inputs; without it, either raises BuildError. Raises
+    ConfigError for a bad configuration, and other ValueErrors for data that is missing, damaged or too often bad.
     """
     final = config.output_folder
     work, parts = work_path(final), work_path(final) / "parts"
@@ -58,6 +59,7 @@ def _was_published(config: PretokenizeConfig, final: Path, work: Path) -> bool:
 
 
 def _tidy_up(config: PretokenizeConfig, final: Path, work: Path) -> None:
+    """Compress the published folder `final` if the configuration says so, and remove the work folder."""
     if config.compress:
         compress(final)
     shutil.rmtree(work)

@@ -27,10 +27,10 @@ from pretokenizer.tokenizer.load import load_tokenizer_folder
 
 
 def build_part(config: PretokenizeConfig, options: RunOptions) -> Path:
-    """Build one part of `options.num_parts` and return its folder.
+    """Build one part of a build that several machines share, and return the part folder, which `merge` needs.
 
-    The part gets every num_parts-th task of the plan, starting with task `options.part`. The folder is
-    `<output>.parts/part-00000-of-00004`. Raises the same errors as `build`.
+    `options.num_parts` is the number of parts. This part has every num_parts-th task of the plan, starting with task
+    `options.part`. Its folder is `<output>.parts/part-00000-of-00004`. Raises the same errors as `build`.
     """
     assert options.part is not None and options.num_parts is not None
     parent = config.output_folder.with_name(config.output_folder.name + ".parts")
@@ -54,7 +54,8 @@ def build_part(config: PretokenizeConfig, options: RunOptions) -> Path:
 def merge(folders: list[Path], final: Path, options: RunOptions | None = None) -> DataManifest:
     """Join part folders into the output folder `final` and return its manifest.
 
-    Raises BuildError for part folders that are missing or damaged, or that belong to different builds.
+    Raises BuildError for part folders that are missing, damaged or of different builds, and for an existing `final`
+    without `options.overwrite`. Raises the errors of `assemble` for their data.
     """
     options = options or RunOptions()
     refuse_finished(final, options.overwrite)
@@ -110,7 +111,10 @@ def _refuse_missing_tasks(plan: Plan, part_folders: list[Path]) -> None:
 
 
 def _refuse_mixed_encoders(part_folders: list[Path]) -> None:
-    """Raise BuildError when one part folder found the fast encoder wrong and another has ids of that encoder."""
+    """Raise BuildError when the build of one part found the fast encoder wrong, and some part has ids of that encoder.
+
+    Such a part must be built again with the reference encoder.
+    """
     mismatch = next(filter(None, map(found_mismatch, part_folders)), None)
     for folder in part_folders if mismatch else []:
         encoders = {read_header(path.with_suffix("")).encoder for path in folder.glob("part-*.json")}

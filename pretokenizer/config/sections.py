@@ -101,9 +101,10 @@ def expand(sections: dict[str, Section], names: Sequence[str], inside: tuple[str
 
 
 def _with_files(sections: dict[str, Section], names: Sequence[str]) -> tuple[dict[str, Section], list[str]]:
-    """Read each `FILE.yaml` or `FILE.yaml:NAME` among `names`.
+    """Read each `FILE.yaml` or `FILE.yaml:NAME` among `names`, in which commas may separate several names.
 
     Return `sections` extended by the sections of these files, and `names` with the section's name in place of a file.
+    Raises ConfigError for a file that cannot be read, or that does not hold the section.
     """
     sections, resolved = dict(sections), []
     for name in itertools.chain.from_iterable(str(name).split(",") for name in names):

@@ -89,7 +89,7 @@ class PretokenizeConfig:
     eval_size: int | None = None
     """Number of validation samples to keep of each data set; the first ones are kept."""
     min_assistant_tokens: int | None = None
-    """Smallest number of tokens in assistant turns, template tokens included; shorter documents are left out."""
+    """Smallest number of tokens in a document's assistant turns, template tokens included; others are left out."""
     max_count: int | None = None
     """Largest number of documents in each of train and val, to try a configuration quickly."""
     output_dir_suffix: str = ""
@@ -172,7 +172,7 @@ class RunOptions:
     workers: int = 1
     """Number of processes that read and encode records."""
     overwrite: bool = False
-    """Replace a finished output, or start an unfinished build over."""
+    """Replace a finished output, or an unfinished build with another configuration or other inputs."""
     executor: Literal["local", "ray"] = "local"
     """Where to run. local: this machine. ray: a Ray cluster."""
     part: int | None = None
@@ -200,7 +200,8 @@ class RunOptions:
 def make_config(merged: dict[str, Any], source: str) -> tuple[PretokenizeConfig, list[str]]:
     """Return the configuration that the keys and values in `merged` describe, and a list of warnings.
 
-    `source` names the merged sections in error messages. Raises ConfigError listing all problems.
+    A warning lists the keys in HF_TRAINER_KEYS, which are ignored. `source` names the merged sections in error
+    messages. Raises ConfigError listing all problems.
     """
     warnings = []
     ignored = sorted(set(merged) & HF_TRAINER_KEYS)
@@ -221,7 +222,7 @@ def make_config(merged: dict[str, Any], source: str) -> tuple[PretokenizeConfig,
 def parse_entry(item: Any) -> tuple[DatasetEntry, list[str]]:
     """Return the data set that one item of a `datasets` list describes, and a list of warnings.
 
-    Raises ConfigError naming the data set.
+    The item is a name, or a mapping `name: {options}`. Raises ConfigError for any other item, and for a bad option.
     """
     if isinstance(item, str):
         return DatasetEntry(item.lower()), []

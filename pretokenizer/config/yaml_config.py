@@ -91,7 +91,8 @@ def _load(text: str) -> Any:
 def _expanded_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
     """Return the number of values in a YAML node after its aliases are expanded.
 
-    `sizes` caches the count of each node by identity; it holds None while a node is being counted.
+    `sizes` caches the count of each node by identity; it holds None while a node is being counted. Raises ValueError
+    for a node that contains itself.
     """
     if isinstance(node, yaml.ScalarNode):
         return 1
@@ -125,6 +126,10 @@ def from_mapping(cls: type[ConfigT], mapping: dict[str, Any], source: str) -> Co
 
 
 def _build(cls: type[Any], mapping: Any, path: str, problems: list[str]) -> Any:
+    """Return an instance of the dataclass `cls`, or None after adding what is wrong to `problems`.
+
+    `path` is the key under which `mapping` stands, such as `model.layers`, or "" for the whole file.
+    """
     if not isinstance(mapping, dict):
         problems.append(f"{path or 'top level'}: expected a mapping, found {_shown(mapping)}")
         return None
@@ -153,6 +158,10 @@ def _build(cls: type[Any], mapping: Any, path: str, problems: list[str]) -> Any:
 
 
 def _convert(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
+    """Return the value of the key `path`, converted to the type `hint`.
+
+    Return None and add a line to `problems` when the value does not have this type.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value

@@ -47,7 +47,8 @@ def write_sha256sums(folder: Path, known: Mapping[Path, str] | None = None) -> N
 def verify_sha256sums(folder: Path, part: int = 0, num_parts: int = 1) -> list[str]:
     """Compare the files in a folder with its `SHA256SUMS`. Return one line for each problem, or [] when all agree.
 
-    Several processes can share the work: process `part` of `num_parts` hashes every num_parts-th file.
+    Several processes can share the work: process `part` (from 0) of `num_parts` hashes every num_parts-th file. Each
+    process compares the names of all files.
     """
     sums_path = folder / SHA256SUMS
     if not sums_path.is_file():
@@ -69,7 +70,10 @@ def verify_sha256sums(folder: Path, part: int = 0, num_parts: int = 1) -> list[s
 
 
 def differing_files(folder: Path, names: Collection[str]) -> list[Path]:
-    """Return the paths of the files among `names` whose contents differ from their checksum in `folder/SHA256SUMS`."""
+    """Return the paths of the files among `names` whose contents differ from their checksum in `folder/SHA256SUMS`.
+
+    A name that SHA256SUMS does not list is ignored. Raises OSError when a file cannot be read.
+    """
     lines = (folder / SHA256SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name in names}
     return [folder / name for name, digest in listed.items() if sha256_file(folder / name) != digest]
@@ -83,7 +87,10 @@ def _files_below(folder: Path) -> dict[str, Path]:
 
 
 class FinishedFiles:
-    """Computes checksums of finished files and flushes the files to disk, in threads beside the caller's work."""
+    """Computes checksums of finished files and flushes the files to disk, in threads beside the caller's work.
+
+    Call `record` for each file before the `with` block ends: the end cancels the files that no thread has begun.
+    """
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads)
@@ -112,6 +119,7 @@ class FinishedFiles:
 
 
 def _settle(path: Path) -> FileRecord:
+    """Return a file's size and checksum, and flush the file to disk."""
     record = FileRecord(path.stat().st_size, sha256_file(path))
     fsync_path(path)
     return record

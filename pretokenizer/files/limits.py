@@ -64,7 +64,8 @@ def limited_memory(num_bytes: int = 0) -> Iterator[None]:
     """Limit the memory that the process can allocate within the block to MEGABYTES plus `num_bytes`.
 
     `num_bytes` is the memory that the block is known to need. Beyond the limit, allocations raise MemoryError. Only one
-    thread can be in the block at a time, because the limit applies to the whole process.
+    thread can be in the block at a time, because the limit applies to the whole process. On systems other than Linux
+    there is no limit.
     """
     if sys.platform != "linux":
         yield

@@ -44,9 +44,9 @@ class DatasetCounts:
 
 @dataclass(frozen=True)
 class SplitManifest:
-    """One split, train or val.
+    """Numbers of documents and tokens of one split, train or val, in total and for each data set.
 
-    Its shards are `<prefix>-text.{bin,idx}` and `<prefix>-role.{bin,idx}` beside the manifest.
+    The split's shards are `<prefix>-text.{bin,idx}` and `<prefix>-role.{bin,idx}` beside the manifest.
     """
 
     prefix: str
@@ -75,8 +75,11 @@ class DataManifest:
     section: dict[str, Any] = field(default_factory=dict)
     """The complete configuration of the build."""
     versions: dict[str, str] = field(default_factory=dict)
+    """Versions of Python and of the packages on which the bytes of the output may depend, by name."""
     inputs: dict[str, FileRecord] = field(default_factory=dict)
+    """Path -> size and checksum of each file that the build read."""
     outputs: dict[str, FileRecord] = field(default_factory=dict)
+    """Path inside the folder -> size and checksum of each file but the manifest."""
     reports: dict[str, Any] = field(default_factory=dict)
     """Encoders, warnings, bad records, duplicates, contamination and input files, as stats.json has them."""
     format_version: int = FORMAT_VERSION
@@ -101,7 +104,7 @@ class DataManifest:
             raise ManifestError(str(error)) from None
 
     def save(self, folder: str | Path) -> None:
-        """Write `folder/manifest.json` without flushing it to disk; publish_folder flushes it later."""
+        """Write `folder/manifest.json`, with a checksum of itself. publish_folder flushes the file to disk later."""
         mapping = dataclasses.asdict(self)
         write_json_atomic(Path(folder) / MANIFEST_NAME, {**mapping, DIGEST_KEY: _digest(mapping)}, sync=False)
 

@@ -28,8 +28,8 @@ def staged_folder(final: Path, *, staging: Path | None = None, replace: bool = F
     """Yield an empty folder, and publish it as `final` when the block ends without an error.
 
     The block writes into `staging`, by default the hidden folder `.NAME.staging` beside `final`. An error in the block
-    removes it. With `replace`, the new folder replaces an existing `final`. Raises BusyError when another process
-    stages the same folder, and FileExistsError when `final` exists and `replace` is false.
+    removes the staging folder. With `replace`, the new folder replaces an existing `final`. Raises BusyError when
+    another process writes into the same staging folder, and FileExistsError when `final` exists and `replace` is false.
     """
     if not replace:
         _refuse(final)
@@ -94,8 +94,9 @@ def _aside(final: Path) -> Path:
 def locked(folder: Path, target: Path, patience_seconds: float = 0.0) -> Iterator[None]:
     """Hold an exclusive lock on `folder` within the block, even if the folder is renamed there.
 
-    The lock is released when the process ends, even if it is killed. Raises BusyError naming `target` and the process
-    that still holds the lock after `patience_seconds`.
+    The lock is released when the process ends, even if it is killed. Raises BusyError when another process still holds
+    the lock after `patience_seconds`, or has renamed the folder meanwhile. `target` is the path that the message names.
+    On a file system without locks, the block runs unlocked.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -149,7 +150,7 @@ def _empty(folder: Path) -> None:
 
 
 def fsync_path(path: str | Path) -> None:
-    """Flush a file to disk, or the list of names in a folder."""
+    """Flush a file's contents to disk or, if `path` is a folder, the folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with naming(Path(path)):

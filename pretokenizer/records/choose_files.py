@@ -63,8 +63,8 @@ class FolderFiles:
 def list_folder(folder: Path) -> FolderFiles:
     """Return the files of a folder and its subfolders, with a reason for each one that holds no records.
 
-    Hidden files and folders never hold records. Raises DataMissingError for an Arrow folder that needs
-    `flatten_indices`.
+    Hidden files and folders never hold records. Raises DataMissingError for a folder in which `datasets.save_to_disk`
+    saved a selection of rows.
     """
     records, left_out = [], {}
     arrow_files = {path.parent: _saved_files(path) for path in sorted(folder.rglob("state.json"))}
@@ -88,8 +88,8 @@ def list_folder(folder: Path) -> FolderFiles:
 def _saved_files(state: Path) -> set[str]:
     """Return the names of the Arrow files that a state.json of `datasets.save_to_disk` lists.
 
-    If the file is unreadable, return the names of all Arrow files beside it. Raises DataMissingError for a saved
-    selection.
+    If the file is unreadable, return the names of all Arrow files beside it. Raises DataMissingError if only a
+    selection of rows was saved, because the Arrow files then hold other rows too.
     """
     try:
         values = json.loads(state.read_text(encoding="utf-8"))
@@ -103,8 +103,9 @@ def _saved_files(state: Path) -> set[str]:
 def choose_by_stem(files: FolderFiles, stems: Sequence[str], val_stems: Sequence[str], name: str) -> DatasetFiles:
     """Choose the train files, which have one of `stems`, and the val files, which have one of `val_stems`.
 
-    A stem is a file name without suffixes and shard number. `train` of the result is empty if no file has one of
-    `stems`. Raises DataMissingError if files of one stem are in several folders, which hold different data sets.
+    A stem is a file name without suffixes and shard number. The files are in the order of the stems. `train` of the
+    result is empty if no file has one of `stems`. `name` is the data set's name, for messages. Raises DataMissingError
+    if files of one stem are in several folders, because these may hold different data sets.
     """
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in files.records:
@@ -125,7 +126,8 @@ def choose_by_stem(files: FolderFiles, stems: Sequence[str], val_stems: Sequence
 def choose_by_split(files: FolderFiles, wanted: str | None, name: str) -> DatasetFiles:
     """Choose the files of the split `wanted`. The default is the train split, or all files if no file name has a split.
 
-    Raises DataMissingError, which lists the splits, if `wanted` does not exist or the train split is ambiguous.
+    The chosen files are `train` of the result. `name` is the data set's name, for messages. Raises DataMissingError if
+    `wanted` does not exist, if no split or several are for training, or if two chosen files differ in the suffix only.
     """
     splits = {path: files.split_of(path) for path in files.records}
     if wanted:

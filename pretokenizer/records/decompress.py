@@ -23,19 +23,19 @@ FREE_BYTES = 256 << 20
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 """Exceptions that the decompressors raise for damaged or truncated streams, besides OSError."""
 _INPUT_BYTES = 1 << 13
-"""Compressed bytes given to a decompressor at a time. It holds their output in memory, at most 256 MiB."""
+"""Number of compressed bytes decompressed at a time. Their decompressed bytes, at most 256 MiB, are in memory."""
 _XZ_MEMORY_BYTES = 256 << 20
 
 
 class DecompressionError(ValueError):
-    """A compressed stream expands beyond MAX_RATIO, so reading it could fill the memory."""
+    """A compressed stream expands beyond FREE_BYTES and MAX_RATIO, so reading it could fill the memory."""
 
 
 def decompressed(file: BinaryIO, kind: str) -> BinaryIO:
     """Return the decompressed stream of a gzip, zstd, xz or bz2 file. The file may have several members or frames.
 
-    Reading raises DecompressionError beyond MAX_RATIO, OSError or one of DAMAGED for a damaged file, and EOFError for a
-    truncated one.
+    Reading raises DecompressionError beyond FREE_BYTES and MAX_RATIO, OSError or one of DAMAGED for a damaged file, and
+    EOFError for a truncated one.
     """
     counted = _Counted(file)
     if kind == "gzip":
@@ -66,7 +66,7 @@ class _Counted:
 
 
 class _Bounded(io.RawIOBase):
-    """A decompressed stream. Reading raises DecompressionError as soon as the stream expands beyond MAX_RATIO."""
+    """A decompressed stream. Reading raises DecompressionError once it has expanded beyond FREE_BYTES and MAX_RATIO."""
 
     def __init__(self, stream: io.RawIOBase, compressed: _Counted) -> None:
         self._stream, self._compressed, self._count = stream, compressed, 0

@@ -55,8 +55,8 @@ def read_object(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int
     """Return (row, record) for each record of a text that begins with `{`.
 
     The text is JSON lines, a single record, records of several lines one after another, or one object that holds the
-    records, such as `{"data": [...]}`. Raises
-    RecordError for one object that is too large to hold in memory, or that holds several lists of records.
+    records, such as `{"data": [...]}`. Raises RecordError for one object that is too large to hold in memory, or that
+    holds several lists of records.
     """
     start = [file.readline(reading.max_line_bytes + 1)]
     if start[0].endswith(b"\n") and is_json(start[0]) and file.peek(1).strip():
@@ -103,6 +103,7 @@ def _lines(file: BinaryIO, reading: Reading) -> Iterator[bytes]:
 
 
 def _parse(text: bytes) -> Any:
+    """Return the value of a JSON text, or None if the text is not JSON."""
     text = text.removeprefix(BYTE_ORDER_MARK)
     try:
         return fast_loads(text)

@@ -32,6 +32,7 @@ class Reading(NamedTuple):
     name: str
     """The file's name, as messages show it."""
     on_bad: OnBad
+    """Called for each line or item that is not a record."""
     max_line_bytes: int
 
     @property

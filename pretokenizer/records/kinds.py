@@ -38,9 +38,9 @@ _FOREIGN = {
 def kind_of(head: bytes, name: str) -> str:
     """Return the kind of a file: gzip, zstd, xz, bz2, tar, parquet, arrow, utf-16, csv, tsv, list, object or lines.
 
-    The last three are JSON. `list` is text that begins with `[`. `object` is text in a `.json` file that begins with
-    `{`: one object, or JSON lines. `lines` is any other text. Raises RecordError for a kind that is known not to hold
-    records.
+    `head` holds the file's first HEAD_BYTES bytes. The last three kinds are JSON. `list` is text that begins with `[`.
+    `object` is text in a `.json` file that begins with `{`: one object, or JSON lines. `lines` is any other text.
+    Raises RecordError for a kind that is known not to hold records.
     """
     for magic, description in _FOREIGN.items():
         if head.startswith(magic) or (magic.startswith(b"<") and head.lower().startswith(magic)):

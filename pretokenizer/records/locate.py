@@ -46,10 +46,10 @@ class FileLayout:
 
 
 def locate_files(entry: DatasetEntry, layout: FileLayout, data_dir: Path, cache_dir: str | None) -> DatasetFiles:
-    """Return the files of a data set. Raises DataMissingError if there are none.
+    """Return the files of a data set that a build reads, downloading them from the hub if necessary.
 
     They come from the first of these places that is given or exists: `input_file_path`, the folder (`data_path`, else
-    `data_dir/<name>`), the hub.
+    `data_dir/<name>`), the hub. Raises DataMissingError if there are none, or if their names do not show which to read.
     """
     folder = Path(entry.data_path).expanduser() if entry.data_path else data_dir / entry.name
     if layout.input_file_path:

@@ -67,7 +67,11 @@ class Tokenizer(ABC):
 
     @cached_property
     def typed_pattern(self) -> re.Pattern[str]:
-        """Regular expression for the tokens that text typed into a message must not produce, longer ones first."""
+        """Regular expression that finds control tokens spelled in a text, longer ones first.
+
+        A message that spells one must not produce it. SentencePieceTokenizer adds the control tokens among the model's
+        user-defined pieces.
+        """
         longest_first = sorted(self.control_tokens, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
@@ -137,8 +141,9 @@ class Tokenizer(ABC):
     def save(self, folder: str | Path, chat_format: str | None = None, adds_bos: bool | None = None) -> None:
         """Write the vocabulary file and `tokenizer_spec.json` into `folder`, for `load_tokenizer_folder` to read.
 
-        `adds_bos` says whether the documents in shards begin with a BOS that the chat format does not write. It is None
-        for a tokenizer that belongs to no shards.
+        `chat_format` is the name of the chat format, or None without one. `adds_bos` says whether the documents in
+        shards begin with a BOS that the chat format does not write. It is None for a tokenizer that belongs to no
+        shards.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ class JsonTokenizer(Tokenizer):
 
     @property
     def control_tokens(self) -> dict[str, int]:
-        """{token: id} of every added token with the flag `special`, EOS and BOS included."""
+        """{token: id} of every added token with the flag `special`, which EOS and BOS usually have."""
         added = self.backend.get_added_tokens_decoder()
         return {token.content: token_id for token_id, token in sorted(added.items()) if token.special}
 

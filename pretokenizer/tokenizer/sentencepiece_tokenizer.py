@@ -75,8 +75,9 @@ class SentencePieceTokenizer(Tokenizer):
         """Return the token ids of a text and the characters that each token covers (see `Tokenizer.align`).
 
         SentencePiece encodes each user-defined piece that a text spells as one token, and some of these pieces are
-        control tokens. If one is spelled inside `plain`, `_marked_processor` encodes the text, with a random mark in
-        place of each such piece outside of `plain`. It takes the spelled piece for ordinary text.
+        control tokens. If one is spelled inside `plain`, `_marked_processor` encodes the text, because it takes the
+        spelled piece for ordinary text. Each such piece outside of `plain` is replaced by a random mark, which
+        `_marked_processor` recognises.
         """
         own, is_spelled = self.control_matches(text, plain)
         symbols = [match for match in own if match.group() in self._symbols]
