@@ -59,7 +59,9 @@ class ChatFormat(ABC):
     hf_chat_template: str
     """The format as a Jinja template for transformers; `{% generation %}` marks the text that gets loss in training."""
     loss: TemplateLoss = "turn"
+    """Which text of the assistant gets loss: whole turns, replies, or marked text (loss.py)."""
     history: History = "full"
+    """Whether a document holds a whole conversation, or one reply after its prompt (history.py)."""
     warnings: tuple[str, ...] = ()
     """Problems of the format that the user should know before training, such as a missing end-of-turn token."""
 
@@ -76,7 +78,8 @@ class TurnFormat(ChatFormat):
     def with_options(self, loss: TemplateLoss | None, history: History) -> "TurnFormat":
         """Return a copy of the format with other options for loss and history.
 
-        A loss of `marks` means the same as `turn`, because marks cover whole turns. `unroll` always uses `reply`.
+        `loss` chooses between whole turns and replies. None and `marks` mean `turn`, because the marks of these formats
+        cover whole turns. A `history` of `unroll` always uses `reply`.
         """
         chosen = copy.copy(self)
         chosen.history = history
@@ -101,7 +104,10 @@ class TurnFormat(ChatFormat):
         return conversation.messages
 
     def render(self, conversation: Conversation) -> Rendered:
-        """Return a conversation as pieces of text with roles. Raises ChatFormatError if it cannot be expressed."""
+        """Return a conversation as pieces of text with roles, three for each turn: prefix, text and suffix.
+
+        Raises ChatFormatError if the format cannot express the conversation.
+        """
         texts: list[str] = []
         kinds: list[Kind] = []
         for prefix, text, suffix, role in self.turns(self.messages(conversation)):

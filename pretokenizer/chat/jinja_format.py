@@ -44,9 +44,10 @@ class TemplateOptions:
 
 
 class _Rendering(NamedTuple):
-    """A finished rendering, which can be filled with the texts of other conversations."""
+    """A finished rendering, which can be filled with the texts of other conversations. Rendered explains the counts."""
 
     outline: Outline
+    """The fixed texts of the document and the expressions that compute its other texts from the messages, in order."""
     kinds: tuple[Kind, ...]
     """The kind (role and origin) of each item of `outline`."""
     differences: list[Pairs]
@@ -57,7 +58,10 @@ class _Rendering(NamedTuple):
 
 
 class _Simple(NamedTuple):
-    """A rendering that fits all conversations of one shape: only fixed texts and unchanged contents of messages."""
+    """A rendering that consists of fixed texts and unchanged contents of messages only.
+
+    It fits all conversations of one shape, which have the same roles and the same `train` values.
+    """
 
     texts: list[str]
     """The pieces of the document, with "" in place of contents."""
@@ -81,7 +85,10 @@ class TemplateFormat(ChatFormat):
     special_tokens = ()
 
     def __init__(self, source: str, path: str, tokenizer: Tokenizer, options: TemplateOptions | None = None) -> None:
-        """Compile and try the template. Raises ChatFormatError if it fails, or lacks the marks that `options` need."""
+        """Compile the Jinja text `source` and try it. `path` names the template in messages.
+
+        Raises ChatFormatError if the template fails, or lacks the marks that `options` need.
+        """
         options = options or TemplateOptions()
         has_marks = "endgeneration" in source
         if options.loss == "marks" and not has_marks:
@@ -117,6 +124,11 @@ class TemplateFormat(ChatFormat):
         return _filled(found, messages)
 
     def _render(self, conversation: Conversation, messages: Messages, recording: Recording | None) -> _Rendering:
+        """Run the template on one conversation, given as `messages` in the form that templates read.
+
+        Return the finished rendering, and add the template's questions about the texts to `recording`. With history
+        `unroll`, the document is the prompt for the last message, without loss, and then this message.
+        """
         tools, own = conversation.tools, conversation.messages
         fragments = self._template.fragments(messages, tools, False, recording)
         self._prove(fragments, messages, tools)
@@ -235,5 +247,8 @@ def _as_format_error() -> Iterator[None]:
 
 
 def read_template(path: Path, tokenizer: Tokenizer, options: TemplateOptions | None = None) -> TemplateFormat:
-    """Return the chat format of a template file. Raises ChatFormatError if the file or its template is unusable."""
+    """Return the chat format of a template file, with the BOS and EOS tokens of `tokenizer`.
+
+    Raises ChatFormatError if the file or its template is unusable.
+    """
     return TemplateFormat(template_source(path), str(path), tokenizer, options)

@@ -30,7 +30,8 @@ def place(
 ) -> list[Placed]:
     """Return the fragments with the roles that their tokens have on disk.
 
-    A fragment that contains the end of an assistant turn's header is split there.
+    `loss` says which text of the assistant gets loss. A fragment that contains the end of an assistant turn's header is
+    split there; the header is the generation prompt if the turn begins with it.
     """
     placed = []
     left = header_lengths(fragments, messages, generation_prompt)
@@ -48,7 +49,10 @@ def place(
 
 
 def stored_role(fragment: Fragment, messages: Sequence[Message], loss: TemplateLoss) -> Role:
-    """Return the role that the tokens of a fragment have on disk, unless it is in an assistant turn's header."""
+    """Return the role that the tokens of a fragment have on disk under the option `loss`.
+
+    In the header of an assistant turn, `place` may choose ASSISTANT_NO_LOSS instead.
+    """
     message = None if fragment.message == NO_MESSAGE else messages[fragment.message]
     if loss == "marks":
         if fragment.is_marked:

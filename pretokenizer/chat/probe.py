@@ -68,7 +68,10 @@ def probe(template: CompiledTemplate, tokenizer: Tokenizer, loss: TemplateLoss) 
 
 
 def tokens_of(tokenizer: Tokenizer) -> dict[str, str]:
-    """Return the template variables `bos_token`, `eos_token` and `pad_token`, if the tokenizer has these tokens."""
+    """Return {variable: token} of the template variables `bos_token`, `eos_token` and `pad_token`.
+
+    A variable is absent if the tokenizer has no such token.
+    """
     ids = {
         "bos_token": tokenizer.bos_token_id,
         "eos_token": tokenizer.eos_token_id,
@@ -79,6 +82,10 @@ def tokens_of(tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def _end_of_turn(tail: str, tokenizer: Tokenizer, path: str) -> tuple[str, tuple[str, ...]]:
+    """Return the first control token in `tail`, the text after a reply, and no warning.
+
+    Without a control token there, return the tokenizer's EOS token and a warning.
+    """
     eos = tokenizer.id_to_token(tokenizer.eos_token_id) or ""
     symbols = tokenizer.typed_pattern.findall(tail)  # user-defined pieces of SentencePiece, such as <end_of_turn>
     known = {*tokenizer.special_tokens, *tokenizer.control_tokens, *symbols, eos}

@@ -48,10 +48,11 @@ class Document(NamedTuple):
 
 
 def compare(document: Document, number: int, start: int, recording: Recording | None) -> Pairs:
-    """Return the pairs of texts that differ for reply `number`, which begins at `document.fragments[start]`.
+    """Return the pairs (text in the document, text at inference) that differ for one reply, or [] if none differ.
 
-    With a recording, a pair is left out only if its texts are equal in all conversations that share the recording. A
-    prompt that the template refuses counts as different.
+    The reply is that of message `number` and begins at `document.fragments[start]`. With a recording, a pair is left
+    out only if its texts are equal in all conversations that share the recording. A prompt that the template refuses
+    counts as different.
     """
     try:
         if recording is not None and recording.is_exact:
@@ -64,6 +65,7 @@ def compare(document: Document, number: int, start: int, recording: Recording | 
 
 
 def _recorded(document: Document, number: int, start: int, recording: Recording) -> Pairs:
+    """Return the pairs for all conversations that share the recording, as outlines to fill with each one's messages."""
     template, messages, tools, here, _ = document
     prompt = template.fragments(messages[:number], tools, True, recording)
     last = here

@@ -31,7 +31,8 @@ def shown(message: Message) -> dict[str, Any]:
 def plain_shape(conversation: Conversation) -> Hashable | None:
     """Return the shape of a conversation without tools and `fields`: (role, train) of each message.
 
-    Return None if it has tools, `fields`, or more than MAX_MESSAGES messages.
+    A rendering may be reused for conversations of the same shape. Return None if the conversation has tools, `fields`,
+    or more than MAX_MESSAGES messages.
     """
     if conversation.tools is not None or len(conversation.messages) > MAX_MESSAGES:
         return None

@@ -32,7 +32,11 @@ For each function call, return a json object with function name and arguments wi
 
 
 def with_tool_text(conversation: Conversation) -> tuple[Message, ...]:
-    """Return messages that hold all as text: tools in the system message, reasoning and tool calls in the replies."""
+    """Return the conversation's messages with tools, reasoning and tool calls written into their texts.
+
+    The list of tools is in the system message, which is added if there is none. Reasoning and tool calls are in the
+    message that has them.
+    """
     messages = [message._replace(text=spoken(message), fields=None) for message in conversation.messages]
     if conversation.tools:
         listed = tools_text(conversation.tools)

@@ -42,7 +42,10 @@ class Pass(Protocol):
 
 
 class Encoder:
-    """Encodes conversations with a fast pass or the reference pass, and keeps their texts if `keep_texts` is set."""
+    """Encodes conversations with the pass `way`, and keeps their texts in the batch if `keep_texts` is set.
+
+    A framed pass cannot encode plain text, so the reference pass encodes a batch that has some.
+    """
 
     def __init__(self, way: Pass, reference: ReferencePass, keep_texts: bool = False) -> None:
         self.way, self._reference, self.keep_texts = way, reference, keep_texts
@@ -63,7 +66,11 @@ class Encoder:
 def make_encoder(
     tokenizer: Tokenizer, chat_format: ChatFormat, encode_special_in_text: bool = False, keep_texts: bool = False
 ) -> tuple[Encoder, str]:
-    """Return the fastest encoder that agrees with the reference tokenizer on hard texts, and a line that names it."""
+    """Return the fastest encoder that agrees with the reference tokenizer on hard texts, and a line that names it.
+
+    With `encode_special_in_text`, a control token spelled in a message becomes the control token. With `keep_texts`,
+    the batches hold the texts of the documents.
+    """
     reference = ReferencePass(tokenizer, chat_format, encode_special_in_text)
     fast = _fast_way(tokenizer, chat_format, reference)
     if isinstance(fast, (FramedPass, RenderedPass)):

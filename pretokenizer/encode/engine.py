@@ -71,6 +71,7 @@ class FastEngine:
 
 
 def _refuse_stripping(tokenizer: Tokenizer) -> None:
+    """Raise EngineError if a control token of the tokenizer takes the white space beside it."""
     if isinstance(tokenizer, JsonTokenizer):
         added = tokenizer.backend.get_added_tokens_decoder().values()
         found = [t.content for t in added if t.special and (t.lstrip or t.rstrip or t.single_word)]

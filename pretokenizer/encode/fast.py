@@ -26,9 +26,10 @@ class FrameError(ValueError):
 
 
 class FramedPass:
-    """Encodes framed formats with the fast engine.
+    """The fast pass for framed formats: encodes conversations with the fast engine.
 
-    The reference tokenizer checks it on hard texts when it is made, and on a sample of the documents that it encodes.
+    The reference tokenizer checks the pass on hard texts when it is made, and on a sample of the documents that it
+    encodes.
     """
 
     def __init__(self, tokenizer: Tokenizer, chat_format: FramedFormat, reference: ReferencePass) -> None:
@@ -127,5 +128,6 @@ class FramedPass:
             raise EngineMismatchError("all of these together")
 
     def _compare(self, conversation: Conversation, found: NDArray[np.integer]) -> None:
+        """Raise EngineMismatchError if the reference tokenizer gives the conversation other ids than `found`."""
         if not np.array_equal(found, self._reference.encode([conversation]).tokens):
             raise EngineMismatchError(conversation.messages[0].text)

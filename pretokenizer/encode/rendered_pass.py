@@ -35,9 +35,10 @@ _MAX_SPELLED = 64
 
 
 class RenderedPass:
-    """Encodes any chat format with the fast engine.
+    """The fast pass for any chat format: encodes rendered conversations with the fast engine.
 
-    The reference tokenizer checks it on hard texts when it is made, and on a sample of the documents that it encodes.
+    The reference tokenizer checks the pass on hard texts when it is made, and on a sample of the documents that it
+    encodes.
     """
 
     def __init__(self, tokenizer: Tokenizer, chat_format: ChatFormat, reference: ReferencePass) -> None:

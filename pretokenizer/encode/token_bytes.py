@@ -15,12 +15,16 @@ from pretokenizer.tokenizer.base import Tokenizer
 from pretokenizer.tokenizer.json_tokenizer import JsonTokenizer
 
 UNKNOWN = -(1 << 40)
-"""Length of a token that stands for no fixed text, such as `<unk>`. No sum with it equals the length of a text."""
+"""Length of an id that has no token. No sum with it equals the length of a text."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def token_bytes(tokenizer: Tokenizer, marks: Mapping[str, int]) -> NDArray[np.int64]:
-    """Return the number of bytes of each token id and of each mark. `marks` maps texts to ids beyond the vocabulary."""
+    """Return an array with the number of text bytes for which each token id and each mark's id stands.
+
+    `marks` maps the texts of marks to their ids, which are beyond the vocabulary. An id without a token has the length
+    UNKNOWN.
+    """
     lengths = np.full(max([tokenizer.vocab_size, *(i + 1 for i in marks.values())]), UNKNOWN, dtype=np.int64)
     is_byte_level, added = _byte_level(tokenizer)
     for token_id, token in enumerate(tokenizer.tokens):

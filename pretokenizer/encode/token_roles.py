@@ -56,7 +56,7 @@ def token_roles(
 
 
 def runs_of(roles: NDArray[np.uint8], document_sizes: Numbers) -> tuple[Numbers, Numbers, NDArray[np.uint8]]:
-    """Cut each document into runs of tokens of one role.
+    """Cut each document into runs of tokens of one role. `roles` has the role of every token of the joined documents.
 
     Return (runs of each document, tokens of each run, role of each run). An empty document has one run without tokens.
     """

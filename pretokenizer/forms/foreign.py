@@ -32,7 +32,7 @@ def not_preferred(record: Record) -> str | None:
 
 
 def refuse_foreign(record: Record) -> None:
-    """Raise UnusableError for a record of a form that is known and not read. The error says what to do."""
+    """Raise UnusableError for a record in MOSS's form or axolotl's input_output form. The error says what to do."""
     chat = record.get("chat")
     if isinstance(chat, dict) and any(key.startswith("turn_") for key in chat):
         raise UnusableError(

@@ -7,6 +7,7 @@ from pretokenizer.forms.turns import UNSUPPORTED
 from pretokenizer.records.json_text import Record
 
 CONVERSATION = ("messages", "conversations", "conversation", "dialogue", "dialog")
+"""Keys that hold a list of messages."""
 REQUEST = ("prompt", "instruction", "question", "query", "input", "inputs", "problem", "human", "user")
 REPLY = ("completion", "response", "output", "answer", "target", "targets", "solution", "assistant", "gpt")
 SYSTEM = ("system", "system_prompt", "system_message")
@@ -16,6 +17,7 @@ _OTHERS = frozenset((*CONVERSATION, *REQUEST, *REPLY, *SYSTEM, *TOOLS, *UNSUPPOR
 UNCERTAIN_CONVERSATION = ("trajectory", "data")
 """Keys that hold a conversation only in a record that has no other form."""
 TEXTS = ("chat", "sample")
+"""Keys that may hold a whole conversation as one text."""
 GROUND_TRUTH = ("answer", "solution", "target", "targets")
 """Keys beside `messages` that hold the reference answer, with which a checker compares the reply."""
 

@@ -50,7 +50,7 @@ from pretokenizer.records.json_text import Record
 
 
 class Opened(NamedTuple):
-    """The turns of a record, each {role, content}, and the tools that the assistant may call."""
+    """A record in a common form: its turns, each {role, content}, and the tools that the assistant may call."""
 
     turns: list[Turn]
     tools: list[dict[str, Any]] | None
@@ -61,8 +61,9 @@ class Opened(NamedTuple):
 def open_record(record: Record, preference: str | None) -> Opened:
     """Return the turns and tools of a record of any known form. Keys may be in upper case (`INSTRUCTION`).
 
-    `preference` is the key of the preferred reply, if preference pairs are wanted. Raises UnusableError for a
-    record of an unknown form.
+    `preference` is the key of the preferred reply, `chosen`, if the user wants preference pairs, else None. Raises
+    UnusableError for a record of an unknown form, and for preference pairs or plain text without the option that they
+    need.
     """
     if is_gemini(record):
         return Opened(*gemini_turns(record))
@@ -114,6 +115,7 @@ def _preferred(record: Record, preference: str | None) -> str | None:
 
 
 def _from_conversation(record: Record, key: str) -> Opened:
+    """Return the turns of the list of messages under `key`, with the record's system message and loss marks."""
     turns = turns_of(record[key])
     used = {key, *SYSTEM}
     for other in CONVERSATION:
@@ -219,7 +221,8 @@ def _as_turns(value: Any, role: str) -> list[Turn]:
 def turns_of(value: Any) -> list[Turn]:
     """Return the turns of a list of messages in any of the usual forms. The list may be JSON text.
 
-    Raises TypeError for anything else, and KeyError for a turn without a role.
+    Raises TypeError for anything else, KeyError for a turn without a role, and UnusableError for text that is not JSON
+    and for an item that is not a message.
     """
     if isinstance(value, str) and value.lstrip()[:1] == "[":
         try:
@@ -239,6 +242,7 @@ def turns_of(value: Any) -> list[Turn]:
 
 
 def _is_usual(turn: Any) -> bool:
+    """Return whether a turn is {role, content} already, so that nothing has to be converted."""
     return (
         turn.__class__ is dict
         and turn.get("content") is not None

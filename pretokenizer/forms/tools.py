@@ -12,10 +12,10 @@ _SCHEMAS = ("input_schema", "inputSchema")
 
 
 def calls_of(value: Any) -> list[dict[str, Any]]:
-    """Return tool calls in OpenAI's form.
+    """Return tool calls in OpenAI's form. `value` is a call or a list of calls, as objects or as JSON text.
 
-    Arguments are an object, as chat templates expect, unless they are broken JSON. Raises UnusableError for text that
-    is not JSON and for calls without a name.
+    In the result, arguments are an object, as chat templates expect, unless they are broken JSON. Raises UnusableError
+    for text that is not JSON and for calls without a name.
     """
     calls = []
     for item in _listed(value, "tool call"):
@@ -38,7 +38,8 @@ def calls_of(value: Any) -> list[dict[str, Any]]:
 def tools_of(value: Any) -> list[dict[str, Any]] | None:
     """Return tool schemas in OpenAI's form, or None if there are none.
 
-    Raises UnusableError for text that is not JSON and for tools without a name.
+    `value` is a schema or a list of schemas, as objects or as JSON text. Raises UnusableError for text that is not JSON
+    and for tools without a name.
     """
     return [_tool(item) for item in _listed(value, "tool")] or None
 

@@ -106,10 +106,11 @@ def regular_messages(turns: Any) -> tuple[Message, ...] | None:
 
 
 def message_of(role: Role, turn: Turn, ignored: Iterable[str], unused: set[str]) -> Message:
-    """Return the message of a turn. Its keys that have no meaning, except those in `ignored`, are added to `unused`.
+    """Return the message of a turn whose speaker has `role`.
 
-    Raises UnusableError for content that is not text and for a key in UNSUPPORTED, and ValueError for a loss mark that
-    is neither true nor false.
+    Keys of the turn that have no meaning, except those in `ignored`, are added to `unused`. Raises UnusableError for
+    content that is not text and for a key in UNSUPPORTED, and ValueError for a loss mark that is neither true nor
+    false.
     """
     content = turn.get("content")
     fields = {key: turn[key] for key in _PASSED if turn.get(key) not in (None, "", []) and not is_mode(key, turn[key])}
@@ -160,7 +161,8 @@ def is_mode(key: str, value: Any) -> bool:
 def _text_of(content: Any, role: Role, has_fields: bool) -> str:
     """Return a message's text, whose content is a string, a list of text parts, or the JSON value of a tool.
 
-    Raises UnusableError for any other content and for an empty message.
+    `has_fields` says whether the message has fields such as tool calls. Raises UnusableError for any other content, and
+    for an empty message that neither is a tool's nor has fields.
     """
     if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
         content = "".join(part if isinstance(part, str) else part["text"] for part in content)
@@ -211,8 +213,9 @@ def mark_of(turn: Turn) -> bool | None:
 def in_order(messages: Sequence[Message], rule: ConsecutiveRoles, notes: set[str]) -> tuple[Message, ...]:
     """Return the messages with the rule for consecutive messages of one role applied: allow, merge or refuse them.
 
-    Each irregularity of the conversation is added to `notes`. Tool results and contexts may always follow each other.
-    Raises UnusableError under the rule `refuse`.
+    `merge` joins two texts with a blank line, unless the messages differ in `train` or one has fields. Tool results and
+    contexts may always follow each other. Each irregularity of the conversation is added to `notes`. Raises
+    UnusableError under the rule `refuse`.
     """
     kept: list[Message] = []
     for message in messages:

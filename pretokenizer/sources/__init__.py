@@ -41,7 +41,11 @@ SOURCES: dict[str, type[Source]] = {
 def make_source(
     name: str, options: dict[str, Any], val_split: float = 0.2, consecutive_roles: ConsecutiveRoles = "allow"
 ) -> Source:
-    """Return the source of the data set `name`. Raises ConfigError, which lists all names, for an unknown one."""
+    """Return the source that finds and converts the records of the data set `name`.
+
+    `options` are the data set's own options. Raises ConfigError for an unknown option, and for an unknown name, with a
+    list of all names.
+    """
     if name not in SOURCES:
         raise ConfigError(
             f"datasets: no data set {name!r}{suggest(name, SOURCES)}; choose one of {', '.join(sorted(SOURCES))}"

@@ -19,6 +19,7 @@ from pretokenizer.records.locate import HubFiles
 from pretokenizer.sources.source import WRONG_FORM, Converted, InputRecord, RecordSource, Source, bad_record
 
 FILLERS = ("...", "Please continue", "Go on", "")
+"""Texts that replace an empty message of the user."""
 _CITATION = re.compile(r"\[\s?\d+\s?\]")
 
 
@@ -32,7 +33,12 @@ class VicunaOptions:
 
 
 class Vicuna(Source):
-    """Source vicuna: records with `conversations`, a list of {from, value}."""
+    """Source vicuna: one cleaned conversation of user and assistant for each record.
+
+    A record has `conversations`, a list of {from, value} with the speakers `human` and `gpt`. Cleaning removes escapes
+    and citations, joins consecutive messages of one speaker, and replaces an empty message of the user. A record that
+    does not begin with the user, or has an empty reply, is left out.
+    """
 
     class_name = "Vicuna"
     shows_name = True
@@ -59,6 +65,7 @@ class Vicuna(Source):
                 yield item, bad_record(item.record, error)
 
     def _convert_turns(self, turns: list[dict[str, Any]], rng: random.Random) -> Converted:
+        """Return the cleaned conversation of a record's turns, or the reason to leave the record out."""
         if not turns or turns[0]["from"] != "human":
             return "does not begin with human"
         runs: list[tuple[str, list[str]]] = []
@@ -94,7 +101,7 @@ class OrcaOptions:
 
 
 class OrcaChat(RecordSource):
-    """Source orca-chat.
+    """Source orca-chat: one conversation of system, user and assistant for each record.
 
     A record has `instruction`, the system message, and `conversation`, a list of {input, output}.
     """
@@ -106,7 +113,10 @@ class OrcaChat(RecordSource):
     hub = HubFiles("shahules786/orca-chat", "main", ("orca-chat-gpt4.json",))
 
     def convert(self, record: Record, file_stem: str) -> Converted:
-        """Convert one record to a conversation. Nothing is filtered. An empty instruction gives no system message."""
+        """Convert one record to a conversation. An empty instruction gives no system message.
+
+        No text is filtered or changed. A record without any message is left out.
+        """
         messages = [Message(Role.SYSTEM, record["instruction"])] if record["instruction"] else []
         for turn in record["conversation"]:
             messages.append(Message(Role.USER, turn["input"]))

@@ -9,7 +9,11 @@ from pretokenizer.sources.text_filters import clean_context, has_filtered_phrase
 
 
 def dolly_conversation(question: str, context: str | None, answer: str, lang: str | None) -> Converted:
-    """Return the conversation of user, context (unless empty) and assistant, or a reason to leave the record out."""
+    """Return the conversation of user, context (unless empty) and assistant, or a reason to leave the record out.
+
+    A record is left out if its question or answer is empty or has a filtered phrase. Citation marks are removed from
+    the context.
+    """
     if not question or not answer:
         return "blank"
     if has_filtered_phrase(question) or has_filtered_phrase(answer):
@@ -21,7 +25,10 @@ def dolly_conversation(question: str, context: str | None, answer: str, lang: st
 
 
 class Dolly15k(RecordSource):
-    """Source dolly15k: Databricks' instructions, as Open-Assistant publishes them."""
+    """Source dolly15k: one conversation for each of Databricks' instructions, as Open-Assistant publishes them.
+
+    It has the request, in some records a context, and the response.
+    """
 
     class_name = "DatabricksDolly15k"
     Options = FileOption

@@ -23,15 +23,21 @@ class InstructionOptions:
 
     input_file_path: str | None = None
     instruction_column: str | None = None
+    """Key of a record that holds the request. Each source has its own default."""
     response_column: str | None = None
+    """Key of a record that holds the response. Each source has its own default."""
     lang: str | None = None
     seed: int = 42
+    """Seed of the order in which the records are visited."""
     fill_min_length: int | None = None
     """Join records until the conversation has more than this many characters. Default: records are not joined."""
 
 
 class Instruction(RecordSource):
-    """Base class of sources whose records have one text for the request and one for the response."""
+    """Base class of sources that turn each record into a request of the user and a response of the assistant.
+
+    Blank records and records with a filtered phrase are left out. The records are visited in shuffled order.
+    """
 
     class_name = "InstructionDataset"
     shows_name = True
@@ -86,7 +92,10 @@ class Instruction(RecordSource):
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
-        """Convert all records to conversations. If `fill_min_length` is set, join them in shuffled order."""
+        """Convert all records to conversations, one for each record.
+
+        If `fill_min_length` is set, join records in shuffled order until a conversation has more characters than that.
+        """
         if self.independent:
             yield from super().convert_all(records, rng)
             return
@@ -141,7 +150,10 @@ class GradeSchoolMath(Instruction):
 
 
 class Alpaca(RecordSource):
-    """Source alpaca. A request is the instruction and, after a line feed, the input unless it is empty."""
+    """Source alpaca: one conversation of a request and a response for each record.
+
+    The request is the instruction and, after a line feed, the input unless it is empty.
+    """
 
     class_name = "AlpacaBaseDataset"
     split = "torch"

@@ -33,7 +33,7 @@ _MAX_SHAPES = 1000
 
 @dataclass(frozen=True)
 class MessagesOptions:
-    """Options that a configuration section may set for a data set that the `messages` reader reads."""
+    """Options that a configuration section may set for a data set of the source `messages`."""
 
     input_file_path: str | None = None
     lang: str | None = None
@@ -47,7 +47,7 @@ class MessagesOptions:
 
 
 class Messages(RecordSource):
-    """The `messages` reader: converts conversations in any usual form."""
+    """Source messages: converts the user's own records, in any usual form, to conversations."""
 
     class_name = "ConversationDataset"
     shows_name = True
@@ -59,7 +59,11 @@ class Messages(RecordSource):
         self._has_options = self.options.loss == "all" or bool(self.options.preference or self.options.ignore)
 
     def note_fields(self, record: Record) -> None:
-        """Add the unused keys of a record of a common form to `unused`. `convert` does so for all other records."""
+        """Add the keys of a simple record that the source does not use to `unused`, which the report lists.
+
+        A simple record holds messages, or a request and a reply, and nothing else with a meaning. For all other
+        records, `convert` adds the keys.
+        """
         if keys := self._common_form(record):
             self.unused.update(record.keys() - {*keys, "lang", "language"})
 
@@ -166,15 +170,15 @@ _PLAIN = frozenset(name for name in ROLES if name not in ("function_call", "tool
 
 
 class ShareGPT(Messages):
-    """The `messages` reader, registered under the name `sharegpt`, the form that users know."""
+    """The source `messages` under the name `sharegpt`, which users know. It reads all forms, not only ShareGPT's."""
 
 
 class PromptResponse(Messages):
-    """The `messages` reader, registered under the name `prompt_response`, the form that users know."""
+    """The source `messages` under the name `prompt_response`. It reads all forms, not only prompts with responses."""
 
 
 class Ikala(Messages):
-    """The `messages` reader, registered under the name `ikala`, a data set in the redpajama configuration.
+    """The source `messages` under the name `ikala`, a data set in the redpajama configuration.
 
     That data set is not public, so users provide their own conversations.
     """

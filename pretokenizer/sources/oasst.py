@@ -41,7 +41,10 @@ class OasstOptions:
 
 
 class OasstExport(Source):
-    """Source oasst_export: records are trees of messages, in which `replies` holds the replies to a message."""
+    """Source oasst_export: a conversation for each path from the root of a message tree to a leaf.
+
+    A record is a tree, in which `replies` holds the replies to a message, or a single message of a tree.
+    """
 
     class_name = "ListDataset"
     split = "torch"
@@ -92,7 +95,8 @@ class OasstExport(Source):
     def threads(self, root: Record) -> Iterator[Conversation]:
         """Yield the conversations of a tree, one for each wanted path from the root to a leaf, depth first.
 
-        Raises ValueError if the roles on a path do not alternate.
+        A prompt at the end of a path, which has no answer, is left out of the conversation. Raises ValueError if the
+        roles on a path do not alternate.
         """
         stack: list[tuple[tuple[Record, ...], bool]] = [((root,), True)]
         while stack:
@@ -107,8 +111,9 @@ class OasstExport(Source):
     def _is_wanted(self, path: tuple[Record, ...], is_first_child: bool) -> bool:
         """Return whether a path from the root to a leaf becomes a conversation.
 
-        Raises ValueError if its roles do not alternate. A path that ends with an unanswered prompt is used only if that
-        prompt is the first reply to its parent.
+        A path is not used if it has a deleted or synthetic message, or a reply of the assistant whose rank is not among
+        the first `top_k`. A path that ends with an unanswered prompt is used only if that prompt is the first reply to
+        its parent. Raises ValueError if the roles of the path do not alternate.
         """
         if path[-1]["role"] != "assistant" and not is_first_child:
             return False
@@ -121,6 +126,10 @@ class OasstExport(Source):
         return True
 
     def _has_rank(self, parent: Record, message: Record) -> bool:
+        """Return whether the option `top_k` allows a message: a prompt, or a reply whose rank is below `top_k`.
+
+        A reply without a rank is allowed if it is the only reply to its parent.
+        """
         if message["role"] != "assistant":
             return True
         rank = message.get("rank")

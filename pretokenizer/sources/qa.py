@@ -29,7 +29,7 @@ class Gsm8k(RecordSource):
 
 
 class Joke(RecordSource):
-    """Source joke: jokes with explanations."""
+    """Source joke: conversations in which the user tells a joke and the assistant explains it."""
 
     class_name = "JokeExplaination"
     shows_name = True

@@ -64,7 +64,10 @@ class InputRecord(NamedTuple):
 
 
 class Source(ABC):
-    """Base class of all sources. The class variables describe the data set as Open-Assistant's code treats it."""
+    """Base class of all sources, which name the files of a data set and convert its records to conversations.
+
+    The class variables describe the data set as Open-Assistant's code treats it.
+    """
 
     class_name: ClassVar[str]
     """Name of the kind of data set in the statistics report `P-train_stats.txt`."""
@@ -123,7 +126,7 @@ class Source(ABC):
         """Yield (record, conversations) for all records.
 
         If `independent` is False, the order of the results may differ. Instead of conversations there may be a reason
-        to leave the record out, or a BadRecord.
+        to leave the record out, or a BadRecord. `rng` is the random generator that all data sets of a build share.
         """
 
     def order(self, num_records: int) -> list[int] | None:
@@ -154,7 +157,10 @@ class RecordSource(Source):
             yield item, self.convert_checked(item)
 
     def convert_checked(self, item: InputRecord) -> Converted:
-        """Convert one record to conversations, or return a BadRecord if its form or its texts are wrong."""
+        """Convert one record to conversations, or return the reason to leave it out.
+
+        Return a BadRecord if the form of the record or a text is wrong.
+        """
         try:
             converted = self.convert(item.record, item.file_stem)
         except WRONG_FORM as error:

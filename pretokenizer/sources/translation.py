@@ -24,8 +24,11 @@ from pretokenizer.sources.source import (
 from pretokenizer.sources.splits import split_sklearn
 
 MAX_ROWS = 100_001
+"""Maximum number of records that are read of a data set."""
 HISTORY_SHARE = 0.2
+"""Share of the requests that get an earlier exchange."""
 HISTORY_DISTANCE = 5
+"""Maximum distance, in records, between a request and the record that gives its earlier exchange."""
 TEMPLATES = {
     "zh": (
         "Please translate this into Chinese: {}",
@@ -56,12 +59,16 @@ There are as many as in Open-Assistant, so that the random draws match. The word
 
 
 class Translation(Source):
-    """Base class of translation sources, whose records have `translation`, a mapping from language to text."""
+    """Base class of translation sources: a request to translate a text, and the translation, for each record.
+
+    A record has `translation`, a mapping from language to text. One request in five gets an earlier exchange.
+    """
 
     uses_random = True
     Options = FileOption
     used_keys = frozenset(("translation",))
     languages: ClassVar[tuple[str, str]]
+    """The two languages of a record. The direction of each request is drawn at random."""
 
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
@@ -86,6 +93,7 @@ class Translation(Source):
             yield item, [Conversation((*earlier, *requests[index]))]
 
     def _request(self, texts: Mapping[str, Any], rng: random.Random) -> tuple[Message, Message]:
+        """Return a request to translate one of `texts`, and the translation. `rng` draws direction and wording."""
         source, target = self.languages
         if not rng.random() > 0.5:
             source, target = target, source
@@ -94,6 +102,7 @@ class Translation(Source):
     def _history(
         self, index: int, requests: list[tuple[Message, Message]], sides: list[bool], rng: random.Random
     ) -> tuple[Message, ...]:
+        """Return the earlier exchange of request `index`, from a near record on the same side of the split, or ()."""
         if rng.random() >= HISTORY_SHARE:
             return ()
         first = max(0, index - HISTORY_DISTANCE)
@@ -102,7 +111,7 @@ class Translation(Source):
         return requests[rng.choice(near)] if near else ()
 
     def _sides(self, count: int) -> list[bool]:
-        """Return for each of `count` records whether it belongs to val."""
+        """Return for each of `count` records whether it belongs to val. With separate val files, none does."""
         sides = [False] * count
         if self.split == "sklearn":
             _, val = split_sklearn(count, self.val_split)

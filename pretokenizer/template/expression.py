@@ -72,7 +72,10 @@ class Recording:
         self._known: set[Hashable] = set()
 
     def note(self, expression: Expression, method: str, arguments: tuple[Any, ...], answer: Hashable) -> None:
-        """Add a question about an expression with its answer, unless the template asked it before."""
+        """Add the question that the string method `method` asks about an expression, with its answer.
+
+        A question that the template asked before is not added again.
+        """
         asked = expression.apply(method, arguments)
         if asked.key not in self._known:
             self._known.add(asked.key)

@@ -68,7 +68,7 @@ class CompiledTemplate:
     ) -> list[Fragment]:
         """Return a conversation's text in fragments, and add the template's questions to `recording`.
 
-        Raises TemplateFailureError with the template's own message.
+        Raises TemplateFailureError when the template fails, refuses the conversation or exceeds a limit of `bounded`.
         """
         tracer = self._tracing.tracer = Tracer(recording)
         traced_messages = [_traced_message(message, i, tracer) for i, message in enumerate(messages)]
@@ -89,6 +89,7 @@ class CompiledTemplate:
         return {**self._tokens, **own}
 
     def _run(self, render: Callable[[], T]) -> T:
+        """Return what `render` returns under the limits of `bounded`. Its errors become TemplateFailureError."""
         import jinja2
 
         try:
