@@ -64,7 +64,7 @@ def audit(config: PretokenizeConfig, num: int, plain: bool) -> Iterator[str]:
 
 
 def sample(context: BuildContext, num: int) -> Iterator[Conversation]:
-    """Yield `num` conversations: the first one of each data set, then the second one of each, and so on.
+    """Yield `num` conversations of the train files: the first one of each data set, then the second of each, and so on.
 
     There are fewer if the data sets hold fewer.
     """
@@ -98,10 +98,11 @@ def _conversations(source: Source, paths: Sequence[Path], rng: random.Random) ->
 
 
 def summary(found: list[Audited]) -> Iterator[str]:
-    """Yield the lines of a table with one row for each rule.
+    """Yield the lines of a table with one row for each rule, and the remarks below it.
 
-    A row has three numbers of tokens: those that get loss under the rule, those that get loss only under the rule, and
-    those that get loss only in the build. A line after the table counts the tokens that straddle the border of a reply.
+    A row has the number of conversations for which the rule gives a result, and three numbers of tokens: those that get
+    loss under the rule, those that get loss under the rule but not in the build, and the reverse. The remarks count the
+    tokens that straddle the border of a reply, and say why a rule gives no result.
     """
     total = sum(len(audited.pieces) for audited in found)
     yield f"{len(found)} conversations, {total:,} tokens"

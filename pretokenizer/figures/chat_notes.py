@@ -4,9 +4,9 @@ from collections import Counter
 
 
 def chat_warnings(notes: Counter[str]) -> list[str]:
-    """Return a warning for each problem in `notes`: replies that differ from those served, and dropped messages.
+    """Return warnings about replies that differ from those served or were not compared, and about dropped messages.
 
-    `notes` maps the names of problems, as in encode/batch.py, to their counts.
+    `notes` maps names in NOTES (encode/batch.py), such as `messages_dropped`, to their counts over the whole build.
 
     >>> chat_warnings(Counter(messages_dropped=3))
     ['the chat template omits 3 messages that have text, so no document contains them']

@@ -43,7 +43,7 @@ class DatasetStats:
     straddling_tokens: int
     """Number of tokens that get no loss because they straddle the border of a reply (encode/token_roles.py)."""
     dropped: dict[str, int]
-    """Reason -> number of records that give no document. Train counts them for the whole data set."""
+    """Reason -> number of records of the train files that give no document. Empty for val."""
     lengths: NDArray[np.integer[Any]]
     """(accepted,) number of tokens of each written document."""
     turns: NDArray[np.integer[Any]]

@@ -48,7 +48,8 @@ class BuildReports:
     near_duplicates: NearDuplicateReport | None
     """Number and examples of near-duplicates; None without --near_duplicates."""
     contaminated: dict[int, tuple[str, int]]
-    """Data set index -> (name, number of documents that contain a test question); empty without --decontaminate."""
+    """Data set index -> (name, number of documents with a test question); empty without --decontaminate. The number
+    counts all documents of the train files, before they are split and drawn."""
     inputs: list[InputReport]
     """Files and fields of each data set that were read or not used."""
     files: list[list[str]]
@@ -100,7 +101,10 @@ def bad_records(context: BuildContext, tables: Tables) -> dict[int, BadRecords]:
 
 
 def contaminated(context: BuildContext, tables: Tables) -> dict[int, tuple[str, int]]:
-    """Return data set index -> (name, number of documents with a test question); empty without --decontaminate."""
+    """Return data set index -> (name, number of documents with a test question); empty without --decontaminate.
+
+    The number counts all documents of the data set's train files, before they are split and drawn.
+    """
     if not context.config.decontaminate:
         return {}
     entries = zip(context.config.entries, tables, strict=True)
@@ -113,7 +117,10 @@ def engines_of(tables: Tables) -> list[str]:
 
 
 def warnings_of(tables: Tables) -> list[str]:
-    """Return the warnings of all part files, and those about replies or messages that the template changes."""
+    """Return the warnings in the headers of all parts, and those about replies or messages that the template changes.
+
+    A warning that several parts have is repeated.
+    """
     headers = [header for own in part_headers(tables) for header in own]
     notes: Counter[str] = sum((header.notes for header in headers), Counter())
     return [*(warning for header in headers for warning in header.warnings), *chat_warnings(notes)]

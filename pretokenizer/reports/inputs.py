@@ -42,7 +42,7 @@ class InputReport:
     """Accepted irregularity, such as two messages of one role in a row -> number of conversations."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as plain data."""
+        """Return the report as the dicts and lists that stats.json and the manifest hold."""
         return {
             "name": self.name,
             "files": [{"path": f.path, "split": f.split, "records": f.num_records} for f in self.files],

@@ -11,7 +11,10 @@ MIN_ITERATIONS = 30
 
 
 def verdict(reports: BuildReports) -> list[str]:
-    """Return sentences about the size of the data and the recommended training settings."""
+    """Return the first sentences of the report: the size of the data, and the recommended training settings.
+
+    For a train split without documents, a single sentence says that nothing can be trained.
+    """
     train = total_stats(reports.stats["train"])
     if not train.accepted:
         return ["Train has no document, so nothing can be trained on this data."]

@@ -41,11 +41,11 @@ class PartFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class DocumentTable:
-    """The N documents of one data set in record order. Most fields are columns (arrays).
+    """The N documents of one data set's train files, or of its val files, in record order.
 
-    The documents have T turns in total and come from U units. A unit is a record that is neither bad nor dropped; it
-    gives any number of documents. The columns have narrow element types, to save memory: there may be tens of millions
-    of documents.
+    Most fields are columns (arrays). The documents have T turns in total and come from U units. A unit is a record that
+    is neither bad nor dropped; it gives any number of documents. The columns have narrow element types, to save memory:
+    there may be tens of millions of documents.
     """
 
     parts: Sequence[PartFiles]
@@ -161,6 +161,10 @@ def read_tables(plan: Plan, folders: Sequence[Path], itemsize: int) -> Tables:
 
 
 def _join(parts: list[tuple[Part, tuple[int, bool]]]) -> DocumentTable:
+    """Return the table of the documents in `parts`, whose columns are removed to free their memory.
+
+    Each part comes with (index of its first file in the data set, whether the part is a span of that file).
+    """
     known = {name for part, _ in parts for name in part.header.langs} - {"unknown"}
     lang_names = ["unknown", *sorted(known)[: np.iinfo(np.uint16).max]]
     lang_ids = {name: i for i, name in enumerate(lang_names)}

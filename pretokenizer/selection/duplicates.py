@@ -67,8 +67,8 @@ def handle_duplicates(
 ) -> tuple[dict[str, list[Selected]], DuplicateReport]:
     """Count the exact duplicates, and return (selection of each split, report).
 
-    With `remove`, the selection keeps only the first of several equal documents, where train comes before val.
-    Otherwise the selection is unchanged.
+    `splits` has the documents selected from each data set, by split. With `remove`, the new selection keeps only the
+    first of several equal documents, where train comes before val. Otherwise the selection is unchanged.
     """
     everything = [*splits["train"], *splits["val"]]
     num_train = len(splits["train"])
@@ -102,7 +102,7 @@ def _hits(selected: Selected, positions: NDArray[np.int64]) -> NDArray[np.bool_]
 
 
 def _first_positions(selected: Selected) -> NDArray[np.int64]:
-    """Return the positions of accepted documents in `selected.processed`.
+    """Return the positions in `selected.processed` of the documents that are not left out.
 
     A document that a `fraction` above 1 repeats has only its first position here.
     """

@@ -38,7 +38,8 @@ class NearDuplicateReport:
 def count_near_duplicates(splits: dict[str, list[Selected]], store: TokenStore) -> NearDuplicateReport:
     """Return the numbers of near-duplicates in train and val. A document that is written several times counts once.
 
-    Raises BuildError when the library for MinHash signatures is not installed.
+    `splits` has the documents selected from each data set, by split. Raises BuildError when the library for MinHash
+    signatures is not installed.
     """
     everything = [*splits["train"], *splits["val"]]
     unique = [np.sort(np.unique(selected.documents)) for selected in everything]

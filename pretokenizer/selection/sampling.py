@@ -22,11 +22,11 @@ class TrainSampler:
         self._random = np.random.RandomState(seed)
 
     def sample(self, documents: Indices, entry: DatasetEntry) -> tuple[Indices, float]:
-        """Return (the documents to write, their share of all `documents` for the report).
+        """Return (the documents drawn, their share of all `documents` for the report).
 
-        The entry's `fraction`, `size` and `max_train_set` decide how many are drawn. A fraction above 1 repeats them:
-        2.5 gives all documents twice, and a random half. Raises ConfigError when `size` is above the number of
-        documents.
+        Documents are indices. The entry's `fraction`, `size` and `max_train_set` decide how many are drawn. A fraction
+        above 1 repeats them: 2.5 gives all documents twice, and a random half. Raises ConfigError when `size` is above
+        the number of documents.
         """
         count = documents.size
         fraction = 1.0

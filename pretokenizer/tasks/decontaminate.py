@@ -36,7 +36,11 @@ _FIELDS = ("question", "prompt", "instruction", "text", "problem", "input", "tur
 
 
 class Questions:
-    """The runs of consecutive words that mark a document as contaminated: all runs in the test questions."""
+    """The runs of consecutive words that mark a document as contaminated: all runs in the test questions.
+
+    `runs` maps a length in words to the runs of this length: `ngram` words, or a whole question that is shorter.
+    `num_questions` counts the questions that are long enough.
+    """
 
     def __init__(self, texts: Iterator[str] | list[str], ngram: int) -> None:
         self.runs: dict[int, set[str]] = {}
@@ -51,9 +55,9 @@ class Questions:
 
     @classmethod
     def load(cls, config: PretokenizeConfig) -> "Questions":
-        """Read the test questions in the configuration's `decontaminate` files.
+        """Read the test questions in the files that the configuration's `decontaminate` names.
 
-        Raises RecordError when the files hold no question that is long enough.
+        Raises ConfigError for a missing file, and RecordError when a file cannot be read or no question is long enough.
         """
         questions = cls(
             (text for path in question_files(config) for text in read_questions(path)),
@@ -102,7 +106,10 @@ def runs_of(words: list[str], length: int) -> Iterator[str]:
 
 
 def read_questions(path: Path) -> Iterator[str]:
-    """Yield the test questions in a file. Raises RecordError when the file cannot be read."""
+    """Yield the test questions in a file.
+
+    Raises RecordError when the file cannot be read, and UnicodeDecodeError for a .txt file that is not UTF-8.
+    """
     if path.suffix == ".txt":
         try:
             yield from path.read_text(encoding="utf-8").splitlines()

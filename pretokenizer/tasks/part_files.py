@@ -35,6 +35,7 @@ _COLUMNS = {
     "turn_sizes": np.int32,
     "turn_roles": np.uint8,
 }
+"""Column of the .npz file -> type of its elements. DocumentTable explains the columns."""
 
 _MISMATCH_NAME = "encoder_mismatch.json"
 MAX_LANGS = 250

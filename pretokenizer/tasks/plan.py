@@ -107,7 +107,10 @@ def make_sources(config: PretokenizeConfig) -> list[Source]:
 
 
 def make_plan(config: PretokenizeConfig, chunk_bytes: int = CHUNK_BYTES) -> Plan:
-    """Find all input files of a build and return its plan. Raises ConfigError, DataMissingError or TokenizerError."""
+    """Find all input files of a build, downloading them if necessary, and return its plan.
+
+    Plain JSON-lines files are cut into spans of `chunk_bytes`. Raises ConfigError, DataMissingError or TokenizerError.
+    """
     entries = config.entries
     sources = make_sources(config)
     tokenizer_path = tokenizer_file(config)

@@ -76,6 +76,7 @@ _runner: TaskRunner | None = None
 
 
 def _start_forked(context: BuildContext, folder: Path, parent: int) -> None:
+    """Prepare a worker process: make the object that runs its tasks, and exit when the process `parent` ends."""
     global _runner
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     _runner = TaskRunner(context, folder)

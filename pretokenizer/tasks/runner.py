@@ -40,7 +40,9 @@ from pretokenizer.tasks.part_files import (
 from pretokenizer.tasks.plan import Piece, Task
 
 BATCH_DOCUMENTS = 1024
+"""Number of documents after which a batch is encoded."""
 BATCH_CHARACTERS = 4 << 20
+"""Number of characters after which a batch is encoded."""
 MAX_UNUSED = 100
 """Largest number of unused fields that the header of a part names."""
 MAX_SHAPES = 1000
@@ -50,7 +52,10 @@ Batch = list[tuple[int, int, list[Conversation]]]
 
 
 class TaskRunner:
-    """Runs tasks of one build in one process. It compares the fast encoder with the reference once, at the start."""
+    """Runs tasks of one build in one process, and writes their part files into `folder`.
+
+    It compares the fast encoder with the reference once, at the start.
+    """
 
     def __init__(self, context: BuildContext, folder: Path) -> None:
         self.config, self.folder, self.is_strict = context.config, folder, context.options.strict
@@ -88,6 +93,7 @@ class TaskRunner:
         self._run(task, stems, self.reference)
 
     def _run(self, task: Task, stems: list[Path], encoder: Encoder) -> None:
+        """Run all pieces of a task with `encoder`. `stems` are the paths of their part files without suffix."""
         for stem in stems:  # the old parts become incomplete before they are overwritten
             stem.with_suffix(".json").unlink(missing_ok=True)
         # The pieces of a task share the generator, so a task resumes from its first piece.
@@ -200,6 +206,7 @@ class TaskRunner:
         return sound
 
     def _not_expressed(self, conversations: list[Conversation]) -> BadRecord | None:
+        """Return a BadRecord if the chat format cannot express one of a record's conversations, else None."""
         try:
             for conversation in conversations:
                 self.chat_format.render(conversation).text.encode("utf-8")
@@ -210,6 +217,10 @@ class TaskRunner:
         return None
 
     def _write_batch(self, part: PartWriter, batch: Batch, encoder: Encoder, log: BadRecordLog) -> None:
+        """Encode the records of a batch and add their documents to `part`.
+
+        If encoding fails, log the records that cannot be encoded as bad, and encode the others.
+        """
         conversations = list(chain.from_iterable([converted for _, _, converted in batch]))
         try:
             encoded = encoder.encode(conversations)
