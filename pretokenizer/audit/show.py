@@ -75,6 +75,7 @@ def sample(context: BuildContext, num: int) -> Iterator[Conversation]:
 
 
 def _in_turn(streams: Sequence[Iterator[Conversation]]) -> Iterator[Conversation]:
+    """Yield one conversation of each stream in turn, until all streams are at their end."""
     left = list(streams)
     while left:
         for stream in list(left):

@@ -47,7 +47,10 @@ class Turn(NamedTuple):
 
 
 class ChatFormat(ABC):
-    """Base class of all chat formats. `render` and the Jinja template `hf_chat_template` produce the same text."""
+    """Base class of all chat formats, which turn a conversation into one text with a role for each piece.
+
+    `render` and the Jinja template `hf_chat_template` produce the same text.
+    """
 
     name: ClassVar[str]
     special_tokens: tuple[str, ...]

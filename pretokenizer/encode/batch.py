@@ -43,7 +43,7 @@ class EngineMismatchError(Exception):
 
 
 def notes_of(documents: Iterable[Rendered]) -> Counter[str]:
-    """Return the sums of the counts of NOTES over rendered documents, by name."""
+    """Return the sums, over rendered documents, of the counts that NOTES names, such as `replies_changed`."""
     notes: Counter[str] = Counter()
     for document in documents:
         if document.replies_compared or document.messages_dropped:

@@ -29,7 +29,7 @@ class FastEngine:
     """Encodes texts with gigatoken. Marks in a text stand for control tokens."""
 
     def __init__(self, tokenizer: Tokenizer, framing: Sequence[str], encode_special_in_text: bool = False) -> None:
-        """Load the vocabulary, with a mark for each control token of `framing`.
+        """Load the vocabulary, with a mark for each control token in `framing`, which the chat format writes.
 
         The mark of the i-th token is `marks[token]` in a text and the id `first_mark + i` in the result. Raises
         ImportError without gigatoken, EngineError if a control token absorbs the white space beside it, and gigatoken's

@@ -27,7 +27,7 @@ class Segments(NamedTuple):
     """(M,) whether the lengths of the segment's tokens fail to add up to its text. Its positions are then invalid."""
 
     def first_tokens(self, positions: Numbers) -> Numbers:
-        """Return for each position the index of the first token that begins at it or after it."""
+        """Return for each byte position the index of the first token that begins at it or after it."""
         segment = np.searchsorted(self.begins, positions, side="right") - 1
         offsets = positions - self.begins[segment]
         offsets += self.has_prefix[segment] & (offsets > 0)

@@ -27,7 +27,8 @@ class Example:
 def sample_documents(chosen: list[Selected], store: TokenStore, count: int) -> list[Example]:
     """Return `count` documents, taken from each data set in turn. A small data set may give a document twice.
 
-    The list is empty if no data set has a document.
+    `chosen` has the documents selected from each data set for one split; `store` reads their tokens. The list is empty
+    if no data set has a document.
     """
     with_documents = [selected for selected in chosen if selected.documents.size]
     examples = []

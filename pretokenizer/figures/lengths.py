@@ -55,9 +55,10 @@ def length_report(lengths: NDArray[np.integer[Any]]) -> LengthReport:
 
 
 def _fit(longest_first: NDArray[np.integer[Any]], seq_length: int) -> SeqLength:
-    """Return the figures of documents that are cut to `seq_length` tokens and packed. `longest_first` has their tokens.
+    """Return the figures of documents that are cut to `seq_length` tokens and packed.
 
-    A document without tokens takes no row.
+    `longest_first` holds the number of tokens of each document, in descending order. A document without tokens takes no
+    row.
     """
     over = longest_first[longest_first > seq_length]
     cut = np.minimum(longest_first[longest_first > 0], seq_length)

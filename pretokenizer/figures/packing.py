@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 def best_fit(lengths: NDArray[np.integer[Any]], capacity: int) -> list[int]:
     """Return the row number of each document. Rows are numbered from 0, in the order in which they are opened.
 
-    `lengths` [documents] are in positions, sorted with the longest first and at most `capacity`. If several rows have
-    the same space left, the one that received a document last is used.
+    `lengths` [documents] are in positions, sorted with the longest first. None is above `capacity`, the positions of a
+    row. If several rows have the same space left, the one that received a document last is used.
 
     >>> best_fit(np.array([6, 5, 5, 4]), 10)
     [0, 1, 1, 0]

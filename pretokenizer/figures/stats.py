@@ -97,7 +97,10 @@ def _figures(values: NDArray[np.integer[Any]]) -> dict[str, float]:
 
 
 def dataset_stats(selected: Selected, entry: DatasetEntry, is_train: bool) -> DatasetStats:
-    """Return the statistics of the documents that are selected from one data set for one split."""
+    """Return the statistics of the documents that are selected from one data set for one split.
+
+    `entry` says how many documents the configuration asks for. `is_train` says whether the split is train.
+    """
     candidates = int(selected.candidates.size)
     size = min(entry.size, candidates) if entry.size is not None else candidates
     requested = int(candidates * entry.fraction) if entry.fraction is not None else size

@@ -100,7 +100,7 @@ def _count(context: BuildContext, chosen: dict[str, list[Selected]]) -> dict[str
 def _write_splits(
     context: BuildContext, chosen: dict[str, list[Selected]], store: TokenStore, output: Path, finished: FinishedFiles
 ) -> None:
-    """Write the shards of each split that has documents, and add their .bin files to `finished`."""
+    """Write the shards of each split that has documents, and let `finished` hash their .bin files in the background."""
     for split, selection in chosen.items():
         if any(selected.documents.size for selected in selection):
             prefix = output / f"{context.config.filename_prefix}-{split}"

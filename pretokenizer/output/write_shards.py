@@ -18,10 +18,10 @@ BATCH_ORIGINS = 1 << 18
 
 
 def write_shards(prefix: Path, chosen: list[Selected], store: TokenStore, write_json: bool) -> list[Path]:
-    """Write `prefix-{text,role}.{bin,idx}`, `prefix_origin.npy` and, with `write_json`, `prefix.jsonl`.
+    """Write the documents of a split: `prefix-{text,role}.{bin,idx}`, `prefix_origin.npy`, and perhaps `prefix.jsonl`.
 
-    `chosen` holds the selected documents of each data set. Return the paths of the two .bin files, which are the large
-    ones, so that the caller can start to hash them.
+    `chosen` holds the selected documents of each data set. The texts (.jsonl) are written with `write_json`. Return the
+    paths of the two .bin files, which are the large ones, so that the caller can start to hash them.
     """
     role_dtype = optimal_dtype(ROLE_VOCABULARY)
     total = sum(int(selected.table.sizes[selected.documents].sum()) for selected in chosen)

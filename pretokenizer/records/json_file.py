@@ -29,7 +29,10 @@ _LISTS = (*_CONTAINERS, "test", "valid", "validation", "val", "dev", "eval")
 
 
 def read_lines(file: io.BufferedReader, reading: Reading) -> Iterator[tuple[int, Record]]:
-    """Return (row, record) for each line of a JSON-lines file that is a record."""
+    """Return (row, record) for each line of a JSON-lines file that is a record.
+
+    Other lines are reported to `reading.on_bad`.
+    """
     return parse_lines(_lines(file, reading), reading, partial(skip_line, file))
 
 

@@ -127,7 +127,7 @@ def _raise_bad(row: int, place: str, reason: str) -> None:
 
 
 def _decoded(file: io.BufferedReader, name: str, depth: int = 0) -> tuple[io.BufferedReader, str]:
-    """Return the content of a file as a stream without compression, in UTF-8 if it is text, and its kind."""
+    """Return (stream, kind): a file's content without compression, in UTF-8 if it is text, and its kind (kinds.py)."""
     kind = kind_of(file.peek(HEAD_BYTES)[:HEAD_BYTES], name)
     if depth > _MAX_DEPTH:
         raise RecordError(f"{name}: archives are nested too deep; unpack the file first")

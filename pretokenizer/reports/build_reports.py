@@ -112,7 +112,7 @@ def contaminated(context: BuildContext, tables: Tables) -> dict[int, tuple[str, 
 
 
 def engines_of(tables: Tables) -> list[str]:
-    """Return the sorted descriptions of the encoders that encoded the parts of the build, with their proofs."""
+    """Return the sorted descriptions of the encoders of all parts, which say how their token ids were proved right."""
     return sorted({header.engine for headers in part_headers(tables) for header in headers if header.engine})
 
 

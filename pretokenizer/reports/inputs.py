@@ -59,7 +59,10 @@ def input_reports(context: BuildContext, headers: Sequence[Sequence[PartHeader]]
 
 
 def file_warnings(reports: Sequence[InputReport]) -> list[str]:
-    """Return warnings about missing shards, and about unused files that may hold training records."""
+    """Return warnings about numbered input files (`-00000-of-00002`) that are missing, and about unused files.
+
+    An unused file is named if it may hold training records, because its name has no split.
+    """
     warnings = []
     for report in reports:
         count = sum(reason == NO_SPLIT for reason in report.left_out.values())

@@ -6,7 +6,10 @@ _RULE = "-----------------"
 
 
 def published_report(title: str, stats: list[DatasetStats]) -> str:
-    """Return the statistics of a split in the layout of Open-Assistant's report. `title` is `<folder>/<prefix>`."""
+    """Return the statistics of a split in the layout of Open-Assistant's report. `title` is `<folder>/<prefix>`.
+
+    `stats` holds those of each data set. The report adds their total.
+    """
     return f"\n# Stats for {title}*\n\n" + "".join(_published_block(s) for s in [*stats, total_stats(stats)])
 
 

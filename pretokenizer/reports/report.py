@@ -13,7 +13,7 @@ from pretokenizer.tasks.context import BuildContext
 
 
 def report_blocks(context: BuildContext, reports: BuildReports, examples: list[Example]) -> list[Block]:
-    """Return all blocks of the report in order."""
+    """Return the blocks of stats.md and stats.html in order, from the verdict to the sample documents in `examples`."""
     found = suspicions(reports)
     blocks: list[Block] = [
         Heading(1, context.final.name),

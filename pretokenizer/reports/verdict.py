@@ -53,9 +53,9 @@ def recommended_length(lengths: LengthReport, num_documents: int) -> SeqLength:
 
 
 def recommended_batch(rows_per_epoch: int) -> int:
-    """Return the largest power of two up to 64 that, as global batch size, gives an epoch MIN_ITERATIONS iterations.
+    """Return the largest global batch size, a power of two up to 64, that leaves MIN_ITERATIONS iterations in an epoch.
 
-    Return 1 if there is none.
+    An epoch has `rows_per_epoch` packed rows. Return 1 if no size leaves so many iterations.
 
     >>> recommended_batch(10_000), recommended_batch(500), recommended_batch(20)
     (64, 16, 1)

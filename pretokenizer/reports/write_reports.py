@@ -16,7 +16,8 @@ from pretokenizer.tasks.context import BuildContext
 def write_reports(context: BuildContext, reports: BuildReports, examples: list[Example], output: Path) -> None:
     """Write all reports of a build into the folder `output`.
 
-    stats.md and stats.html show the plot of document lengths if the folder has one.
+    stats.md and stats.html show the plot of document lengths if the folder has one. stats.html holds the plot itself,
+    so `lengths.svg` is removed. `examples` are the sample documents that the reports show.
     """
     for split, parts in reports.stats.items():
         name = f"{context.config.filename_prefix}-{split}"

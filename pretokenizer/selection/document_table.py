@@ -137,7 +137,7 @@ Tables = list[tuple[DocumentTable, DocumentTable | None]]
 
 
 def part_headers(tables: Tables) -> list[list[PartHeader]]:
-    """Return, for each data set, the headers of all its parts."""
+    """Return, for each data set, the headers of all its part files, those of train files first."""
     return [[header for table in pair if table for header in table.headers] for pair in tables]
 
 

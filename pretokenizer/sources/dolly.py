@@ -47,7 +47,10 @@ class Dolly15k(RecordSource):
 
 
 class Dolly15kMultilingual(RecordSource):
-    """Source dolly15k_multilingual: dolly15k in four languages, read from one file each in the order of `stems`."""
+    """Source dolly15k_multilingual: the conversations of dolly15k in four languages.
+
+    Each language is read from a file of its own, in the order of `stems`.
+    """
 
     class_name = "Dolly15kMultilingual"
     stems = ("en", "de", "es", "fr")

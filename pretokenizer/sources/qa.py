@@ -11,7 +11,7 @@ from pretokenizer.sources.text_filters import remove_number_citations
 
 
 class Gsm8k(RecordSource):
-    """Source gsm8k: word problems with solutions. The hub's test split is used as val."""
+    """Source gsm8k: one conversation for each word problem, with its solution. The hub's test split is used as val."""
 
     class_name = "QADataset"
     split = "native"

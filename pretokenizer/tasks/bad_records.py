@@ -20,7 +20,7 @@ class BadRecordsError(ValueError):
 
 
 class BadRecordLog:
-    """Counts and names the bad records of one part, in the header of the part."""
+    """Counts the bad records of one part file and lists the first ones, in the header of the part file."""
 
     def __init__(self, header: PartHeader, spans: dict[int, FileSpan], is_strict: bool) -> None:
         self.header, self.spans, self.is_strict = header, spans, is_strict

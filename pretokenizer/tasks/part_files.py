@@ -104,7 +104,10 @@ _COUNTERS = ("dropped", "bad", "file_records", "irregular", "notes")
 
 
 class PartWriter:
-    """Writes the files of one part. The part is complete when the `with` block ends without an error."""
+    """Writes the files of one part, which holds the encoded documents of one piece of the plan.
+
+    The part is complete when the `with` block ends without an error.
+    """
 
     def __init__(self, stem: Path, dtype: DTypeLike, keep_texts: bool) -> None:
         self.stem = stem

@@ -31,7 +31,7 @@ def work_path(final: Path) -> Path:
 
 @contextlib.contextmanager
 def work_folder(work: Path, plan: Plan, overwrite: bool) -> Iterator[None]:
-    """Create the work folder, or resume with the finished parts in it, and lock it within the block.
+    """Create the folder `work` for the finished parts of a build, or resume with the parts in it; lock it in the block.
 
     Parts of another plan are removed with `overwrite`, and raise BuildError without it. Raises BusyError when another
     process holds the lock.

@@ -63,7 +63,11 @@ class Question(NamedTuple):
 
 
 class Recording:
-    """The questions that a template asked during one rendering, in the order in which it first asked them."""
+    """The questions that a template asked about message texts during one rendering, in the order of asking.
+
+    A question is a call of a string method, such as `startswith`. A conversation that gives the same answers can reuse
+    the rendering.
+    """
 
     def __init__(self) -> None:
         self.questions: list[Question] = []

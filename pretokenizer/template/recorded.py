@@ -39,7 +39,10 @@ class RecordedRenderings(Generic[T]):
         self._num_nodes = self._hits = self._misses = 0
 
     def find(self, shape: Hashable, messages: Messages) -> T | None:
-        """Return the rendering recorded for the shape and for the answers of `messages`; None if there is none."""
+        """Return the rendering that was recorded for this shape and for the answers that `messages` give, or None.
+
+        The answers are those to the questions that the template asked about the texts of the messages.
+        """
         node = self._roots.get(shape)
         try:
             while node is not None and node.ask is not None:

@@ -37,9 +37,10 @@ class CompiledTemplate:
     """A chat template, compiled twice: as plain Jinja, and to run on strings that know their origin."""
 
     def __init__(self, source: str, path: str, tokens: Mapping[str, str], date: str) -> None:
-        """Compile the template at `path`. Raises TemplateFailureError for wrong syntax.
+        """Compile the template with the Jinja text `source`. Raises TemplateFailureError for wrong syntax.
 
-        `tokens` are template variables such as `bos_token`, and `date` (YYYY-MM-DD) is what `strftime_now` formats.
+        `path` names the template in messages. `tokens` are template variables such as `bos_token`, and `date`
+        (YYYY-MM-DD) is what `strftime_now` formats.
         """
         from pretokenizer.template.environment import ChatEnvironment
         from pretokenizer.template.tracing_environment import TracingEnvironment

@@ -16,7 +16,10 @@ from pretokenizer.template.tracer import Part, Tracer
 
 
 class TracedText(str):
-    """A string that knows the origin of its characters. The sandbox hides attributes that begin with an underscore."""
+    """A string that knows for each character whether it comes from a message (data) or from the template itself.
+
+    The sandbox hides attributes that begin with an underscore.
+    """
 
     __slots__ = ("_parts", "_tracer")
     _parts: tuple[Part, ...]
