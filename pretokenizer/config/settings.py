@@ -87,11 +87,11 @@ class PretokenizeConfig:
     rng_seed: int = 42
     """Seed for drawing samples, and for the random choices that some data sets make."""
     eval_size: int | None = None
-    """Number of validation samples to keep of each data set; the first ones are kept."""
+    """Number of validation samples to keep of each data set; the first ones are kept. 0 means no limit."""
     min_assistant_tokens: int | None = None
     """Smallest number of tokens in a document's assistant turns, template tokens included; others are left out."""
     max_count: int | None = None
-    """Largest number of documents in each of train and val, to try a configuration quickly."""
+    """Largest number of documents in each of train and val, to try a configuration quickly. 0 means no limit."""
     output_dir_suffix: str = ""
     """Text appended to output_dir; the tokenizer sections name the tokenizer here."""
     tokenizer_type: str | None = None

@@ -22,8 +22,11 @@ class SeqLength:
 
     seq_length: int
     documents_cut: int
+    """Number of documents with more than `seq_length` tokens."""
     tokens_lost: int
+    """Number of tokens beyond the first `seq_length` tokens of their document."""
     packed_rows: int
+    """Number of rows of `seq_length` positions that the cut documents take when they are packed."""
     packed_share: float
     """Share of the token positions in packed rows that documents fill. The rest is padding."""
 

@@ -50,6 +50,7 @@ class DocumentTable:
 
     parts: Sequence[PartFiles]
     num_records: int
+    """Number of records in the files, including dropped and bad records."""
     unit_records: NDArray[np.int64]
     """(U,) index of each unit's record in the data set."""
     unit_files: NDArray[np.int32]

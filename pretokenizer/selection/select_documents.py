@@ -40,6 +40,7 @@ class Selected:
     outcomes: NDArray[np.uint8]
     """One value for each document in `processed`: 0 if it is written, i + 1 if it is left out for reasons[i]."""
     reasons: tuple[str, ...] = ()
+    """Reasons for which documents are left out, such as `duplicate`."""
 
     @property
     def accepted(self) -> NDArray[np.bool_]:

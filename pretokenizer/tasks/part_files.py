@@ -73,6 +73,7 @@ class PartHeader:
     num_records: int = 0
     """Number of records read, including dropped and bad records."""
     num_tokens: int = 0
+    """Number of tokens in all documents of the part."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Number of records that are sound but give no training sample, by reason."""
     bad: Counter[str] = field(default_factory=Counter)

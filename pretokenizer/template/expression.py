@@ -59,6 +59,7 @@ class Question(NamedTuple):
 
     expression: Expression
     ask: Callable[[Messages], Hashable]
+    """Returns the answer that the given messages give to the question."""
     answer: Hashable
 
 
