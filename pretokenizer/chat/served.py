@@ -92,19 +92,22 @@ def _plain(document: Document, number: int, start: int) -> Pairs:
 
 
 def _until_data(fragments: list[Fragment], number: int) -> list[Fragment]:
-    """Return the fragments from the start of the document to the last data of message `number`."""
+    """Return the fragments from the start of the document to the last one that holds data of message `number`.
+
+    Data is text that comes from a message, and not from the template.
+    """
     data = (i for i in reversed(range(len(fragments))) if fragments[i].message == number and fragments[i].is_data)
     return fragments[: next(data, -1) + 1]
 
 
 def _end(fragments: list[Fragment]) -> str:
-    """Return the text after the last data of the document, which ends its last turn."""
+    """Return the template's text after the last data (message text) of the document, which ends its last turn."""
     data = (i for i in reversed(range(len(fragments))) if fragments[i].is_data)
     return text_of(fragments[next(data, -1) + 1 :])
 
 
 def _shown(fragments: list[Fragment], number: int) -> list[Fragment]:
-    """Return the fragments of message `number` from its header to its last data."""
+    """Return the fragments of message `number` from its header to its last data (text from the message itself)."""
     own = [fragment for fragment in fragments if fragment.message == number]
     last = max((i for i, fragment in enumerate(own) if fragment.is_data), default=-1)
     return own[: last + 1]

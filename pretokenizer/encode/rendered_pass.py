@@ -126,7 +126,10 @@ class RenderedPass:
         return flat, np.frombuffer(b"".join(roles), dtype=np.uint8)
 
     def _layout_of(self, kinds: Sequence[Kind]) -> "_Layout":
-        """Return the layout of documents with these kinds of pieces. Documents often share the object `kinds`."""
+        """Return the layout of documents whose pieces have these kinds: their roles, and which pieces the format wrote.
+
+        It is cached by the identity of `kinds`, because documents often share this object.
+        """
         found = self._layouts.get(id(kinds))
         if found is None:
             if len(self._layouts) >= _MAX_KNOWN:

@@ -30,7 +30,8 @@ def first(record: Record, keys: Sequence[str]) -> str | None:
 def common_form(keys: Sequence[str]) -> tuple[str, ...]:
     """Return the keys of a simple conversation: (key of the messages,) or (key of the request, key of the reply).
 
-    Return () for a record of another form, or if another of its keys has a meaning.
+    `keys` are all keys of a record. Return () for a record of another form, or if another of its keys has a meaning,
+    such as `tools`.
 
     >>> common_form(["id", "messages"]), common_form(["question", "answer"]), common_form(["messages", "tools"])
     (('messages',), ('question', 'answer'), ())

@@ -84,7 +84,8 @@ class Messages(RecordSource):
     def _common_form(self, record: Record) -> tuple[str, ...]:
         """Return (key of the messages,) or (key of the request, key of the reply) of a simple conversation.
 
-        Return () for a record of another form, or if another of its keys has a meaning.
+        Return () for a record of another form, if another of its keys has a meaning, such as `tools`, or if the user's
+        options need the slow path.
         """
         shape = tuple(record)
         keys = self._regular_keys.get(shape)

@@ -130,7 +130,7 @@ class Source(ABC):
         """
 
     def order(self, num_records: int) -> list[int] | None:
-        """Return the order in which records are split into train and val, as indices.
+        """Return the order, as indices, in which `num_records` records are split into train and val.
 
         None means the order of the files.
         """
