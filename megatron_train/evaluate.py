@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,9 +19,9 @@ from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from torch import Tensor
 
 from megatron_train.config.parallel_layout import ParallelLayout
-from megatron_train.config.settings import TrainConfig
+from megatron_train.config.settings import Data, TrainConfig
 from megatron_train.data.loader import BatchMaker, DeviceBatch
-from megatron_train.data.sft_dataset import Samples
+from megatron_train.data.sft_dataset import Samples, test_sets, validation_sets
 from megatron_train.parallel.distributed import sum_over_ranks
 from megatron_train.parallel.schedule import run_schedule
 
@@ -34,6 +34,28 @@ Results = dict[str, dict[str, float]]
 `loss` and `token_accuracy` are means over the target tokens, and `ppl`, the perplexity, is at most e^20. All three are
 NaN for a set without target tokens. `num_target_tokens` is the sum of the loss weights.
 """
+
+
+@dataclass(frozen=True)
+class EvaluationSets:
+    """The evaluation data of a run. Each field maps the name of a set to its samples."""
+
+    valid: dict[str, Samples] = field(default_factory=dict)
+    """Sets that are evaluated during training."""
+    test: dict[str, Samples] = field(default_factory=dict)
+    """Sets that are evaluated once, when training has finished."""
+
+    @classmethod
+    def of(cls, data: Data, seed: int) -> EvaluationSets:
+        """Return the validation and test sets that the settings name.
+
+        Raises ConfigError when two validation sets or two test sets have the same name, or a set has no documents.
+        """
+        return cls(validation_sets(data, seed), test_sets(data, seed))
+
+    def by_name(self) -> dict[str, Samples]:
+        """Return all sets. A test set with the name of a validation set is called `NAME (test)`."""
+        return self.valid | {f"{name} (test)" if name in self.valid else name: own for name, own in self.test.items()}
 
 
 @dataclass(frozen=True)
@@ -114,15 +136,6 @@ def _result(totals: list[float]) -> dict[str, float]:
         "token_accuracy": correct / weight if weight else math.nan,
         "num_target_tokens": round(weight),
     }
-
-
-def mean_loss(results: Results) -> float:
-    """Return the mean loss over the evaluation sets that have target tokens, or NaN when none has.
-
-    Each set counts the same. The best checkpoint is the one with the lowest mean loss.
-    """
-    losses = [result["loss"] for result in results.values() if result["num_target_tokens"]]
-    return sum(losses) / len(losses) if losses else math.nan
 
 
 def _forward_step(data_iterator: Iterator[DeviceBatch], model: Any) -> tuple[Tensor, Any]:

@@ -16,8 +16,7 @@ from megatron_train.config.flags import CommandLine
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.validate import validate, validate_model
 from megatron_train.data.loader import BatchMaker
-from megatron_train.data.sft_dataset import test_sets, validation_sets
-from megatron_train.evaluate import EvaluationBatches, evaluate
+from megatron_train.evaluate import EvaluationBatches, EvaluationSets, evaluate
 from megatron_train.model.build import build_model
 from megatron_train.optim.optimizer import wrap_model
 from megatron_train.parallel.distributed import init_distributed, world_size
@@ -44,7 +43,7 @@ def evaluate_checkpoint(command: CommandLine) -> int:
     check_shards(data)
     check_vocabulary(manifest, model_config, start.folder)
 
-    sets = validation_sets(data, config.batch.seed) | test_sets(data, config.batch.seed)
+    sets = EvaluationSets.of(data, config.batch.seed).by_name()
     make_batch = BatchMaker(data, manifest.pad_token_id if manifest else 0, model_config.vocab_size)
     chunks = wrap_model(build_model(model_config, config, random_weights=False), config)
     load_weights(start.folder, chunks)

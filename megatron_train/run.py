@@ -25,7 +25,7 @@ from megatron_train.data.loader import BatchMaker, DeviceBatch, HostBatch, to_de
 from megatron_train.data.read_ahead import ReadAhead
 from megatron_train.data.sampler import micro_batch_indices
 from megatron_train.data.sft_dataset import Samples
-from megatron_train.evaluate import EvaluationBatches, evaluate, mean_loss
+from megatron_train.evaluate import EvaluationBatches, evaluate
 from megatron_train.model.build import build_model
 from megatron_train.optim.loss import loss_factors
 from megatron_train.optim.lr_schedule import learning_rate
@@ -33,7 +33,7 @@ from megatron_train.optim.optimizer import build_optimizer, wrap_model
 from megatron_train.optim.update import NothingLearnedError
 from megatron_train.parallel.device import device_name
 from megatron_train.report.flops import model_flops, peak_flops
-from megatron_train.report.metrics import StepReport
+from megatron_train.report.metrics import StepReport, mean_loss
 from megatron_train.report.phases import PhaseTimer, Profiler
 from megatron_train.train_step import StepResult, Update, is_unwanted, train_step
 

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from megatron_train.announce import announce, announce_data, announce_schedule
 from megatron_train.checkpoint.resume import find_start, load_model_config
@@ -18,10 +18,10 @@ from megatron_train.checkpoint.train_state import TrainState
 from megatron_train.config.flags import CommandLine
 from megatron_train.config.in_force import with_batch_size, with_iterations
 from megatron_train.config.parallel_layout import ParallelLayout
-from megatron_train.config.settings import TrainConfig
 from megatron_train.config.validate import validate, validate_batch, validate_model
 from megatron_train.data.packing_cache import planned_samples
-from megatron_train.data.sft_dataset import Samples, rows_per_epoch, test_sets, validation_sets
+from megatron_train.data.sft_dataset import rows_per_epoch
+from megatron_train.evaluate import EvaluationSets
 from megatron_train.model.transformer_engine import check_transformer_engine
 from megatron_train.optim.update import Divergence
 from megatron_train.parallel.distributed import init_distributed, world_size
@@ -37,20 +37,10 @@ from megatron_train.preflight import (
     is_nothing_left,
     load_manifest,
 )
-from megatron_train.report.console import say
+from megatron_train.report.console import say, warn
 from megatron_train.report.metrics import Reporter
 from megatron_train.report.phases import PhaseTimer
 from megatron_train.run import Run
-
-
-@dataclass(frozen=True)
-class EvaluationSets:
-    """The evaluation data of a run. Each field maps the name of a set to its samples."""
-
-    valid: dict[str, Samples]
-    """Sets that are evaluated during training."""
-    test: dict[str, Samples]
-    """Sets that are evaluated once, when training has finished."""
 
 
 def train(command: CommandLine) -> int:
@@ -105,6 +95,8 @@ def train_to_the_end(run: Run, sets: EvaluationSets) -> int:
 
         if run.is_finished and not reason:
             reporter.evaluation(run.iteration, run.evaluate(sets.test, stop.requested), kind="test")
+        elif run.is_finished and sets.test:
+            warn(f"the test sets are left out; run `megatron-train evaluate --load {config.checkpoint.save}`")
     return config.logging.exit_code_on_signal if stop.signalled else 0
 
 
@@ -134,8 +126,8 @@ def prepare(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> 
     batches_left = config.batch.train_iters - state.iteration
     num_samples = state.consumed_train_samples + batches_left * layout.global_batch_size(config.batch)
     samples = planned_samples(config, num_samples)
-    sets = evaluation_sets(config)
-    evaluated = {**sets.valid, **sets.test}
+    sets = EvaluationSets.of(config.data, config.batch.seed) if config.evaluation.eval_iters != 0 else EvaluationSets()
+    evaluated = sets.by_name()
     check_targets(config.data, samples)
     check_last_turns(config.data, [samples, *evaluated.values()])
     announce_data(config, layout, samples, evaluated)
@@ -149,15 +141,3 @@ def prepare(command: CommandLine, layout: ParallelLayout, timer: PhaseTimer) -> 
         announce_schedule(config, layout, start, state)
     run.state = replace(check_same_data(state, samples), world_size=layout.world_size)
     return run, sets
-
-
-def evaluation_sets(config: TrainConfig) -> EvaluationSets:
-    """Return the validation and test sets that the settings name; with --eval_iters 0, there are none.
-
-    Raises ConfigError when two validation sets or two test sets have the same name, or when a set has no document to
-    evaluate.
-    """
-    if config.evaluation.eval_iters == 0:
-        return EvaluationSets({}, {})
-    seed = config.batch.seed
-    return EvaluationSets(validation_sets(config.data, seed), test_sets(config.data, seed))

@@ -82,14 +82,14 @@ def _as_rank_0_sees(config: TrainConfig) -> list[Start]:
     Hosts of a shared disk may see a new folder at different times, so only rank 0 looks. An error of rank 0 is raised
     on every rank.
     """
-    answer: list[list[Start] | CheckpointError] = [[]]
+    answer: list[list[Start] | Exception] = [[]]
     if dist.get_rank() == 0:
         try:
             answer = [list(candidates(config))]
-        except CheckpointError as error:
+        except Exception as error:
             answer = [error]
     dist.broadcast_object_list(answer, src=0)
-    if isinstance(answer[0], CheckpointError):
+    if isinstance(answer[0], Exception):
         raise answer[0]
     return answer[0]
 

@@ -25,13 +25,16 @@ Indices = NDArray[np.int64]
 def split_documents(num_documents: int, split: str, rng: np.random.RandomState) -> tuple[Indices, Indices, Indices]:
     """Return the document numbers of training, validation and test: a permutation from `rng`, cut at shares of `split`.
 
-    `split` has up to three shares, such as `969,30,1`; missing ones are 0. Raises ConfigError for a negative share, and
-    for shares without a positive sum.
+    `split` has up to three shares, such as `969,30,1`; missing ones are 0. Raises ConfigError for any other text, for a
+    negative share, and for shares without a positive sum.
     """
-    shares = [float(part) for part in split.replace("/", ",").split(",") if part.strip()]
-    shares = [*shares, 0.0, 0.0, 0.0][:3]
-    if sum(shares) <= 0 or min(shares) < 0:
-        raise ConfigError(f"split: {split!r} has no positive sum; give three shares such as 969,30,1")
+    try:
+        shares = [float(part) for part in split.replace("/", ",").split(",") if part.strip()]
+    except ValueError:
+        shares = []
+    if not 1 <= len(shares) <= 3 or not all(0 <= share < math.inf for share in shares) or sum(shares) == 0:
+        raise ConfigError(f"split is {split!r}; give three shares with a positive sum, such as 969,30,1")
+    shares += [0.0] * (3 - len(shares))
     bounds = [0]
     for share in shares:
         bounds.append(bounds[-1] + round(share / sum(shares) * num_documents))

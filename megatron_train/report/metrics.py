@@ -12,7 +12,6 @@ import math
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import fmean as mean
 from typing import Any
 
 from tqdm import tqdm
@@ -205,14 +204,23 @@ def evaluation_scalars(results: dict[str, dict[str, float]], kind: str, names: s
     else:
         split = "validation" if kind == "eval" else kind
         prefix, loss, ppl, accuracy = "", f"lm loss {split}", f"lm loss {split} ppl", f"token accuracy {split}"
-    mean_loss = mean([result["loss"] for result in results.values()])
-    scalars = {prefix + loss: mean_loss, prefix + ppl: math.exp(min(mean_loss, 20.0))}
+    mean = mean_loss(results)
+    scalars = {prefix + loss: mean, prefix + ppl: math.exp(min(mean, 20.0))}
     for name, result in results.items():
         own = f"{prefix}{name}_" if names == "hf" else f"{name} "
         if len(results) > 1:
             scalars |= {own + loss: result["loss"], own + ppl: result["ppl"]}
         scalars[own + accuracy] = result["token_accuracy"]
     return scalars
+
+
+def mean_loss(results: dict[str, dict[str, float]]) -> float:
+    """Return the mean loss over the evaluation sets that have target tokens, or NaN when none has.
+
+    Each set counts the same. The best checkpoint is the one with the lowest mean loss.
+    """
+    losses = [result["loss"] for result in results.values() if result["num_target_tokens"]]
+    return sum(losses) / len(losses) if losses else math.nan
 
 
 def record_launch(folder: Path, iteration: int) -> None:

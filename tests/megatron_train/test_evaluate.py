@@ -13,9 +13,10 @@ from megatron.core import parallel_state
 
 from megatron_train.certificate.local_ranks import run_distributed
 from megatron_train.config.flags import config_from_settings
+from megatron_train.config.settings import Data
 from megatron_train.data.document_set import DocumentSet
 from megatron_train.data.sft_dataset import evaluation_samples
-from megatron_train.evaluate import predicted_ids
+from megatron_train.evaluate import EvaluationSets, predicted_ids
 from megatron_train.run import Run
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import LLAMA
@@ -33,6 +34,12 @@ def prefix(tmp_path: Path) -> str:
 
 def run_of(prefix: str, **settings: Any) -> Run:
     return start(SMALL, {"train_data_path": [prefix], "hidden_dropout": 0.2} | settings)
+
+
+def test_a_validation_set_and_a_test_set_may_have_one_name(prefix: str) -> None:
+    samples = evaluation_samples(DocumentSet([prefix]), None, Data())
+    names = EvaluationSets({"v": samples, "w": samples}, {"v": samples, "x": samples}).by_name()
+    assert list(names) == ["v", "w", "v (test)", "x"]
 
 
 def result(run: Run, prefix: str) -> dict[str, float]:

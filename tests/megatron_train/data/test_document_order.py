@@ -42,9 +42,9 @@ def test_split_sizes(documents: int, split: str, sizes: tuple[int, int, int]) ->
     assert sorted(np.concatenate(parts).tolist()) == list(range(documents))
 
 
-@pytest.mark.parametrize("split", ["0,0,0", "-1,2,0"])
-def test_split_without_a_positive_sum_is_refused(split: str) -> None:
-    with pytest.raises(ConfigError, match="give three shares such as 969,30,1"):
+@pytest.mark.parametrize("split", ["0,0,0", "-1,2,0", "a,b,c", "", "inf,1,1", "nan,1,1", "1,1,1,1"])
+def test_a_split_that_is_not_three_shares_with_a_positive_sum_is_refused(split: str) -> None:
+    with pytest.raises(ConfigError, match=f"split is '{split}'; give three shares"):
         split_documents(10, split, np.random.RandomState(0))
 
 

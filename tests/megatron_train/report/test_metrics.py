@@ -204,6 +204,12 @@ def test_a_tensorboard_folder_that_cannot_be_written_is_a_warning(
     assert len(lines_of(tmp_path)) == 1
 
 
+def test_a_set_without_targets_does_not_count_in_the_mean() -> None:
+    empty = {"loss": math.nan, "ppl": math.nan, "token_accuracy": math.nan, "num_target_tokens": 0}
+    scalars = evaluation_scalars({"a": RESULTS["a"], "empty": empty}, "eval", "megatron")
+    assert scalars["lm loss validation"] == RESULTS["a"]["loss"]
+
+
 def test_nan_stays_nan() -> None:
     scalars = evaluation_scalars({"a": RESULTS["a"] | {"loss": math.nan}, "b": RESULTS["b"]}, "eval", "megatron")
     assert math.isnan(scalars["lm loss validation"]) and math.isnan(scalars["lm loss validation ppl"])
