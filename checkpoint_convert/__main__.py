@@ -32,9 +32,10 @@ if TYPE_CHECKING:  # the commands import torch only when they run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that `arguments` (default: sys.argv) name, and return its exit code.
+    """Run the command of the converter that `arguments` (default: sys.argv) name, and return the exit code.
 
-    This is the entry point of `checkpoint-convert`.
+    The code is 0 = done, 1 = failed or different, 2 = wrong usage, 130 = Ctrl-C. This is the entry point of the program
+    `checkpoint-convert`.
     """
     try:
         options = argparse.Namespace(**build_parser(__doc__).parse(sys.argv[1:] if arguments is None else arguments))
@@ -52,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def stopped(error: KeyboardInterrupt | OSError, state: str) -> int:
-    """Print why a command ended early, followed by what it leaves behind (`state`).
+    """Print on stderr why a command ended early, and then `state`, the text that says what it leaves behind.
 
-    Return the exit code, 130 after Ctrl-C and else 1.
+    Return the exit code: 130 after Ctrl-C, else 1.
     """
     if isinstance(error, KeyboardInterrupt):
         print(f"interrupted{state}", file=sys.stderr)
@@ -76,7 +77,10 @@ def run_from_hf(options: argparse.Namespace) -> int:
 
 
 def run_to_hf(options: argparse.Namespace) -> int:
-    """Export a checkpoint. With --model, import it from another tool into a temporary folder first."""
+    """Run `to-hf`: export a checkpoint to a Hugging Face folder, and return the exit code.
+
+    With --model, the checkpoint is one of another tool, which is imported into a temporary folder first.
+    """
     if not options.model and options.vocab_file:
         print("error: --vocab_file needs --model, which imports a checkpoint of another tool", file=sys.stderr)
         return 2
@@ -192,7 +196,11 @@ def run_verify(options: argparse.Namespace) -> int:
 
 
 def run_verify_receipt(folder: Path, no_replay: bool) -> int:
-    """Check every file that a receipt covers, then replay one training iteration. Return the exit code."""
+    """Run `verify --receipt`: check every file that `folder`/receipt.json covers, then repeat one training iteration.
+
+    Return the exit code: 1 when a file has changed or the iteration gives other figures. The iteration is not repeated
+    with `no_replay` or when a file has changed.
+    """
     from checkpoint_convert.verify.receipt import check_receipt, replay_receipt
 
     outcome = check_receipt(folder)
@@ -217,8 +225,8 @@ def run_chat(options: argparse.Namespace) -> int:
 def finish(report: Report, no_verify: bool, verify: Callable[[], Outcome], unchecked: str = "") -> int:
     """Print the report of a conversion, then compare source and result with `verify`.
 
-    Return the exit code, 1 when they differ. `no_verify` skips the comparison. The printed line then says that
-    `unchecked` was not checked either.
+    Return the exit code, 1 when they differ. With `no_verify`, nothing is compared; a line says so, and names what else
+    was not checked (`unchecked`).
     """
     print("\n".join(report.lines()), flush=True)
     if no_verify:
@@ -247,7 +255,7 @@ def import_options(options: argparse.Namespace) -> ImportOptions:
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:
-    """Return the torch dtype that a value of --dtype names, or None without a value."""
+    """Return the torch dtype for a value of --dtype, such as `bf16`. Return None when the flag is not set."""
     from checkpoint_convert.tensors.tensor import DTYPES
 
     return DTYPES[name] if name else None

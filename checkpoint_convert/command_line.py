@@ -24,7 +24,10 @@ UNITS = {
 
 
 def build_parser(description: str) -> Parser:
-    """Return the argument parser with all commands. `description` is the text at the top of --help."""
+    """Return the converter's argument parser with all of its commands, such as from-hf, and their flags.
+
+    `description` is the text at the top of --help.
+    """
     parser = Parser(prog="checkpoint_convert", description=description)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_from_hf(commands)
@@ -220,7 +223,7 @@ def _add_to_megatron_llm(commands: argparse._SubParsersAction[Parser]) -> None:
 def token_list(text: str) -> tuple[str, ...]:
     """Return the tokens of a comma-separated list. Raises ArgumentTypeError when one occurs twice.
 
-    Quotes around the list are removed, because the launch script of the llama2-70b model card passes some on.
+    Quotes around the list are removed, because some launch scripts pass them on.
     """
     tokens = tuple(token for token in text.strip().strip("\"'").split(",") if token)
     if len(set(tokens)) != len(tokens):
@@ -229,7 +232,10 @@ def token_list(text: str) -> tuple[str, ...]:
 
 
 def byte_size(text: str) -> int:
-    """Return the number of bytes in a size such as `2GB` (2,000,000,000) or `1GiB` (1,073,741,824)."""
+    """Return the number of bytes in a size such as `2GB` (2,000,000,000) or `1GiB` (1,073,741,824).
+
+    Raises ArgumentTypeError for any other text.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
     if match is None or match.group(2).upper() not in UNITS or float(match.group(1)) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB, 2GB or 5GiB")

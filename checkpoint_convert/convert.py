@@ -40,7 +40,8 @@ from pretokenizer.files.publish import staged_folder
 def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Report:
     """Convert a Hugging Face folder to the checkpoint `checkpoint_dir`/release, and return the report to print.
 
-    Raises ConvertError, TokenizerError or CheckpointError.
+    Weights, architecture, tokenizer and generation settings are converted. Raises ConvertError, TokenizerError or
+    CheckpointError.
     """
     config = read_hf_config(hf_dir / "config.json")
     check_fields(config, FAMILIES, hf_dir / "config.json", options.ignored_fields)
@@ -61,9 +62,10 @@ def from_hf(hf_dir: Path, checkpoint_dir: Path, options: ImportOptions) -> Repor
 
 
 def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
-    """Convert a checkpoint to the Hugging Face folder `hf_dir`, and return the report to print.
+    """Convert a checkpoint in `checkpoint_dir` to the Hugging Face folder `hf_dir`, and return the report to print.
 
-    Raises ConvertError, TokenizerError or CheckpointError.
+    The new folder also gets the tokenizer, a model card, SHA256SUMS and receipt.json. It appears only when it is
+    complete and the checkpoint is undamaged. Raises ConvertError, TokenizerError or CheckpointError.
     """
     folder = find_checkpoint(checkpoint_dir, options.iteration)
     check_target(hf_dir)
@@ -92,7 +94,7 @@ def stream_weights(
 ) -> dict[Path, str]:
     """Convert the checkpoint's tensors one at a time, and write them to safetensors files in `folder`.
 
-    Return the SHA-256 of each file.
+    `report` counts the tensors. Return {path: SHA-256} of the written files.
     """
     targets = target_infos(export.table, reader.infos, export.model, export.rows, report.dtype)
     writer = SafetensorsWriter(folder, targets, max_shard_bytes)

@@ -47,7 +47,10 @@ def norms(model: ModelConfig) -> tuple[Rule, ...]:
 
 
 def current_names(config: HfConfig) -> HfConfig:
-    """Return config.json with the field names of the first Falcon releases replaced by today's names."""
+    """Return config.json with the field names of the first Falcon releases replaced by today's names.
+
+    A first release of 40B (model_type RefinedWeb) also gets new_decoder_architecture, which its type implies.
+    """
     renamed = {OLD_FIELDS.get(key, key): value for key, value in config.items()}
     if config.get("model_type") == "RefinedWeb":
         renamed.setdefault("new_decoder_architecture", True)

@@ -25,7 +25,7 @@ HfConfig = dict[str, Any]
 
 
 def words(text: str) -> frozenset[str]:
-    """Return the words of a text, which spaces or line breaks separate, as a set."""
+    """Split a text at spaces and line breaks, and return its words as a set."""
     return frozenset(text.split())
 
 
@@ -108,7 +108,8 @@ def read_hf_config(path: Path) -> HfConfig:
 def model_config_of(config: HfConfig, families: dict[str, Family], path: Path) -> ModelConfig:
     """Convert a Hugging Face config.json to ModelConfig. Raises ConvertError naming unsupported values.
 
-    Unknown fields are ignored here; check_fields reports them.
+    `families` are the supported model families by name, and `path` is the file that messages name. Unknown fields are
+    ignored here; check_fields reports them.
     """
     family = _family_of(config, families, path)
     if config.get("quantization_config"):
@@ -133,8 +134,8 @@ def model_config_of(config: HfConfig, families: dict[str, Family], path: Path) -
 def check_fields(config: HfConfig, families: dict[str, Family], path: Path, ignored: Collection[str] = ()) -> None:
     """Warn about unknown fields of config.json. Raises ConvertError if one of them may change the model.
 
-    An unknown field has no effect when it is empty, when it has the default value of transformers, or when `ignored`
-    names it.
+    An unknown field is known to have no effect when it is empty, when it has the default value of transformers, or when
+    `ignored` names it. `path` is the file that messages name.
     """
     family = _family_of(config, families, path)
     unknown = sorted(set(config) - family.fields - WITHOUT_EFFECT - {"quantization_config"})
@@ -153,7 +154,10 @@ def check_fields(config: HfConfig, families: dict[str, Family], path: Path, igno
 
 
 def _is_neutral(key: str, value: Any) -> bool:
-    """Return whether an unknown field of config.json states that the network lacks a part that other families have."""
+    """Return whether an unknown field of config.json has a value that leaves the network unchanged.
+
+    Such values are empty ones, `full_attention` for every layer, and a rotary share of 1.
+    """
     if key == "layer_types" and isinstance(value, list):
         return set(map(str, value)) <= {"full_attention"}
     return value in EMPTY or (key == "partial_rotary_factor" and value == 1)
@@ -193,9 +197,10 @@ LARGEST = {"vocab_size": 2**24, "hidden_size": 2**20, "num_hidden_layers": 2**14
 
 
 def positive(config: HfConfig, key: str, default: int | None = None) -> int:
-    """Return the value of `key` in config.json, or `default` when it is absent.
+    """Return the whole number that config.json has under `key`, or `default` when the key is absent.
 
-    Raises ConvertError unless it is a whole number from 1 to the limit in LARGEST.
+    Raises ConvertError when there is neither, or when the value is not a whole number from 1 to LARGEST[key] (2^24 for
+    keys that LARGEST lacks).
     """
     value = config.get(key, default)
     if value is None:
@@ -212,9 +217,10 @@ def refuse_unless(config: HfConfig, key: str, *accepted: Any) -> None:
 
 
 def one_of(config: HfConfig, key: str, names: dict[str, str], default: str) -> str:
-    """Translate the value of `key` in config.json to ModelConfig's word for it, as `names` maps them.
+    """Return ModelConfig's word for the value that config.json has under `key`, such as an activation function.
 
-    Raises ConvertError listing the supported values.
+    `names` maps values of config.json to these words. An absent key has the value `default`. Raises ConvertError
+    listing the supported values.
     """
     value = config.get(key, default)
     if value not in names:

@@ -24,7 +24,7 @@ ACTIVATIONS = {
 
 
 def weights(model: ModelConfig) -> tuple[Rule, ...]:
-    """Return the rules that convert every tensor of a Llama model.
+    """Return the rules that convert every tensor of a Llama model. Rules for layers have `{layer}` in their names.
 
     Mistral, Qwen2 and Qwen3 have the same tensor names.
     """
@@ -49,7 +49,7 @@ def weights(model: ModelConfig) -> tuple[Rule, ...]:
 
 
 def qk_norms() -> tuple[Rule, ...]:
-    """Return the rules for the norms on queries and keys, which Qwen3 models have."""
+    """Return the rules that convert the norms on queries and keys, which Qwen3 models have."""
     return tuple(
         Direct(f"{HERE}.self_attention.{word}_layernorm.weight", f"{THERE}.self_attn.{word}_norm.weight")
         for word in ("q", "k")

@@ -61,7 +61,7 @@ def to_qwen3(config: HfConfig) -> dict[str, Any]:
 def sliding_window(config: HfConfig, num_layers: int) -> int | None:
     """Return the attention window in tokens that every layer has, or None when no layer has one.
 
-    Raises ConvertError when only some layers have it.
+    Raises ConvertError when only some layers have it, or for an invalid setting.
     """
     if not config.get("use_sliding_window"):
         return None

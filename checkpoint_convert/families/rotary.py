@@ -25,10 +25,11 @@ YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
 
 
 def rope_to_model(config: dict[str, Any], default_percent: float | None = None) -> dict[str, Any]:
-    """Convert the rotary fields of config.json to fields of ModelConfig. Raises ConvertError.
+    """Convert the rotary fields of config.json to fields of ModelConfig.
 
-    `default_percent` is the default share of rotated channels; None means that the family rotates whole heads. An
-    unknown rope type is an error, and so are two spellings that disagree.
+    `default_percent` is the share (0 to 1) of rotated channels in a head when config.json states none. None means that
+    the family rotates whole heads. Raises ConvertError for an unknown rope type, an unsupported setting, and two
+    spellings that disagree.
     """
     _refuse_two_rules(config)
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})

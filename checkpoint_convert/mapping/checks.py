@@ -21,7 +21,10 @@ from pretokenizer.tokenizer.base import Tokenizer
 
 
 def check_shapes(table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, origin: Path) -> None:
-    """Raise ConvertError naming the first source tensor whose shape contradicts the config or whose type is integer."""
+    """Raise ConvertError naming the first source tensor whose shape contradicts the config or whose dtype is no float.
+
+    `infos` describes the tensors of the source, and `origin` is the folder that messages name.
+    """
     expected = megatron_shapes(model)
     for rule in table.rules:
         shape = expected[_without_layer(rule.megatron)]
@@ -63,10 +66,10 @@ def megatron_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def table_of_file(table: Table, present: Mapping[str, TensorInfo], model: ModelConfig) -> Table:
-    """Return the table with the names that this file uses for its tensors, where the family has aliases.
+    """Return `table` with the tensor names that a source really has (`present`), where the family knows other names.
 
-    When the file of a tied model has an output layer but no embedding, the output layer is read as the embedding, as in
-    transformers.
+    When the source of a tied model has an output layer but no embedding, the output layer is read as the embedding, as
+    in transformers.
     """
     spelled = {ours: theirs for ours, theirs in table.aliases.items() if ours not in present and theirs in present}
     rules = tuple(dataclasses.replace(rule, other=spelled.get(rule.other, rule.other)) for rule in table.rules)
@@ -80,9 +83,10 @@ def table_of_file(table: Table, present: Mapping[str, TensorInfo], model: ModelC
 
 
 def tied_copy_to_drop(source: TensorSource, model: ModelConfig, table: Table, origin: Path) -> list[str]:
-    """Return the name of a tied model's redundant output layer in a list, or [] if the file has none.
+    """Return the name of a tied model's redundant output layer in a list, which an import leaves out.
 
-    Raises ConvertError when that tensor is not a copy of the embedding.
+    Return [] if the model is not tied or its files lack the output layer. Raises ConvertError when that tensor is not a
+    copy of the embedding.
     """
     name = table.tied_copy
     if not model.share_embeddings_and_output_weights or name not in source.infos:
@@ -94,10 +98,10 @@ def tied_copy_to_drop(source: TensorSource, model: ModelConfig, table: Table, or
 
 
 def check_names(table: Table, present: Mapping[str, TensorInfo], origin: Path, used: Sequence[str]) -> list[str]:
-    """Check that a file has every tensor of the table and no unknown one. Return the names of its buffers.
+    """Check that a source has every tensor of the table and no unknown one. Return the names of its buffers.
 
-    Buffers, such as masks and rotary tables, are not weights. `used` lists other names that the file may have. Raises
-    ConvertError naming missing and unknown tensors.
+    `present` describes the source's tensors by name. Buffers, such as masks and rotary tables, are not weights. `used`
+    lists further names that the source may have. Raises ConvertError naming missing and unknown tensors.
     """
     expected = {name for rule in table.rules for name in rule.others}
     missing = sorted(expected - present.keys())
@@ -152,7 +156,8 @@ def plan_rows(model: ModelConfig, tokenizer: Tokenizer | None, options: ImportOp
 def rows_to_write(model: ModelConfig, tokenizer: Tokenizer | None, choice: str) -> int:
     """Return the number of vocabulary rows that an export writes for `choice`, a value of --vocab_size.
 
-    Raises ConvertError when the checkpoint has fewer rows than that, or than the tokenizer has tokens.
+    Warn when the tokenizer has more tokens than the written rows. Raises ConvertError when the checkpoint has fewer
+    rows than `choice` asks for or than the tokenizer has tokens, and for `tokenizer` without a tokenizer.
     """
     length = tokenizer.vocab_size if tokenizer else 0
     if length > model.vocab_size:
@@ -174,7 +179,10 @@ def rows_to_write(model: ModelConfig, tokenizer: Tokenizer | None, choice: str) 
 def target_infos(
     table: Table, infos: Mapping[str, TensorInfo], model: ModelConfig, rows: int, dtype: torch.dtype
 ) -> dict[str, TensorInfo]:
-    """Return shape and dtype of every tensor that an export writes, computed without reading the weights."""
+    """Return shape and dtype of every tensor that an export writes, by name, computed without reading the weights.
+
+    `infos` describes the checkpoint's tensors. The export writes `rows` vocabulary rows, and all tensors in `dtype`.
+    """
     found: dict[str, TensorInfo] = {}
     for rule in table.rules:
         tensor = torch.empty(infos[rule.megatron].shape, device="meta")

@@ -32,6 +32,7 @@ class ExportOptions:
     dtype: torch.dtype | None = None
     """Dtype of the written weights. None: the dtype of most weights in the checkpoint."""
     max_shard_bytes: int = 2_000_000_000
+    """Largest size of one safetensors file in bytes, unless a single tensor is larger."""
     iteration: int | None = None
     vocab_size: str = "auto"
     """Embedding rows to write: auto = max(rows of the source, length of the tokenizer), source, tokenizer, or N."""
@@ -40,7 +41,7 @@ class ExportOptions:
     hub_name: str | None = None
     """ORG/NAME under which the folder will be uploaded. The model card names it."""
     is_temporary: bool = False
-    """Whether the checkpoint is removed after the export. The receipt then does not name it."""
+    """Whether the checkpoint is removed after the export. receipt.json then does not name it."""
     license: str | None = None
     """Identifier of the licence for the model card, such as `apache-2.0`."""
     language: tuple[str, ...] = ()

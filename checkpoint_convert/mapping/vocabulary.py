@@ -45,10 +45,10 @@ class RowPlan:
 
 
 def grow(tensor: Tensor, plan: RowPlan, name: str) -> Parts:
-    """Return an embedding or output layer with its new rows: [source_rows, hidden] -> parts of [padded_rows, hidden].
+    """Return an embedding or output layer [source_rows, hidden] with its new rows, as parts of [padded_rows, hidden].
 
-    The first rows equal the source's bit for bit. Raises ConvertError when `tensor` does not have the plan's number of
-    source rows.
+    The parts are views to be concatenated along axis 0. The first rows equal the source's bit for bit. Raises
+    ConvertError naming the tensor `name` when it does not have the plan's number of source rows.
     """
     if tensor.shape[0] != plan.source_rows:
         raise ConvertError(f"{name}: has {tensor.shape[0]:,} rows, but the config states {plan.source_rows:,}")
@@ -57,7 +57,7 @@ def grow(tensor: Tensor, plan: RowPlan, name: str) -> Parts:
 
 
 def shrink(tensor: Tensor, rows: int) -> Tensor:
-    """Return the first `rows` rows of an embedding or output layer."""
+    """Return the first `rows` rows of an embedding or output layer, as a view."""
     return tensor[:rows]
 
 

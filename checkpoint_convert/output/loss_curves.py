@@ -13,7 +13,7 @@ METRICS = "metrics.jsonl"
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's metrics.jsonl, or [] when the file no longer exists."""
+    """Return the records of metrics.jsonl in the folder `run` of a training run, or [] when there is no such file."""
     path = run / METRICS
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
@@ -21,7 +21,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 def draw_losses(runs: Sequence[Path], folder: Path) -> bool:
     """Draw the training losses and the evaluations of each run, one panel a run, as `folder`/loss.png.
 
-    Return False, and draw nothing, when matplotlib is not installed or no run has losses.
+    `runs` are the folders of training runs. Return True when the file was written. Return False, and write nothing,
+    when matplotlib is not installed or no run has losses.
     """
     metrics = {run.name: read_metrics(run) for run in runs}
     metrics = {name: records for name, records in metrics.items() if _points(records)}
@@ -50,7 +51,10 @@ def _points(records: list[dict[str, Any]]) -> list[tuple[int, float]]:
 
 
 def _evaluations(records: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """Return (iteration, loss) of each evaluation by the name of the set."""
+    """Return the points (iteration, loss) of each evaluation set by name, without losses that are not finite.
+
+    The name of a test set ends in ` (test)`.
+    """
     found: dict[str, list[tuple[int, float]]] = {}
     for record in records:
         for kind in ("eval", "test"):

@@ -35,6 +35,7 @@ class Report:
     num_bytes: int = 0
     dtype: torch.dtype = torch.float32
     vocabulary: str = ""
+    """Numbers of vocabulary rows as text, such as `32,000 rows of the source, padded to 32,128`."""
     dropped: list[str] = field(default_factory=list)
     """Source tensors that were left out because they are not weights (rotary tables, masks, a tied head's copy)."""
     not_finite: list[str] = field(default_factory=list)

@@ -21,7 +21,7 @@ from pretokenizer.files.publish import locked, naming
 def release_staging(checkpoint_dir: Path) -> Iterator[Path]:
     """Yield the folder in which CKPT_DIR/release is built, and remove it after an error.
 
-    The caller publishes it. Raises ConvertError when CKPT_DIR holds other checkpoints, and BusyError when another
+    The caller publishes it. Raises ConvertError when CKPT_DIR holds checkpoints already, and BusyError when another
     conversion writes to CKPT_DIR.
     """
     release, tracker = checkpoint_dir / folder_name(None), checkpoint_dir / TRACKER
@@ -58,7 +58,7 @@ def temporary_release(hf_dir: Path) -> Iterator[Path]:
 
 
 def check_target(folder: Path) -> None:
-    """Remove an empty folder at the path where a conversion will write.
+    """Check that a conversion can write a new folder to the path `folder`. An empty folder there is removed.
 
     Raises ConvertError if anything else exists there.
     """

@@ -64,14 +64,14 @@ class TensorSink(Protocol):
     """A writer of named tensors. Each name may be written once."""
 
     def write(self, name: str, info: TensorInfo, blocks: Iterable[Tensor]) -> None:
-        """Write the tensor `name`. The blocks contain its elements in C order."""
+        """Write the tensor `name`. `blocks` together contain its elements in C order."""
 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Let torch compute on the calling thread only, until the block ends.
+    """Let torch compute on the calling thread only, until the `with` block ends.
 
-    Conversions are limited by memory, and more threads slow them down.
+    Conversions are limited by memory bandwidth, and more threads slow them down.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -131,7 +131,7 @@ def same_bits(first: Tensor, second: Tensor) -> bool:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Return whether a tensor has no NaN and no infinity.
+    """Return whether a tensor has no NaN and no infinity. Tensors of integers never have one.
 
     Only the largest bit patterns are compared, because infinity and NaN have the largest ones apart from the sign.
     """

@@ -63,7 +63,8 @@ class _Archive:
 def read_archive(mapped: MappedFile, offset: int = 0, length: int | None = None, kept: Names = ()) -> Any:
     """Return the object that torch.save wrote into a file, or into `length` bytes of it from `offset`.
 
-    Instances of the classes in `kept` become Inert objects, which run no code. Raises ConvertError naming the file.
+    Without `length`, the object takes the rest of the file. Instances of the classes in `kept` (None: of every class)
+    become Inert objects, which run no code. Raises ConvertError naming the file.
     """
     if length is None and mapped.read(0, len(LEGACY_START)) == LEGACY_START:
         return _read_legacy(mapped, kept)

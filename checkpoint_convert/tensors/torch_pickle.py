@@ -38,7 +38,10 @@ _VALUES: dict[tuple[str, str], Any] = {
 """(module, name) of an import in a pickle -> the harmless object that the pickle gets for it."""
 
 Names = Collection[tuple[str, str]] | None
-"""(module, name) pairs that a pickle may import besides _VALUES, as Inert objects. None allows every name."""
+"""(module, name) pairs that a pickle may import besides _VALUES. None allows every name.
+
+Their instances become Inert objects, which hold the attributes and run no code.
+"""
 Functions = Mapping[tuple[str, str], Any]
 """(module, name) of a function that a pickle imports -> our function that replaces it."""
 Locate = Callable[[str], tuple[int, int]]
@@ -72,10 +75,11 @@ def read_pickle(
     functions: Functions | None = None,
     mapped_bytes: int = 0,
 ) -> Any:
-    """Return the object of one pickle without running its code. Raises ConvertError naming the file.
+    """Return the object of one pickle without running its code. `name` is the file's name in messages.
 
-    Instances of the classes in `kept` become Inert objects. `functions` replace functions that the pickle calls, and
-    may map up to `mapped_bytes` of a file.
+    Instances of the classes in `kept` (None: of every class) become Inert objects. `functions` replace functions that
+    the pickle calls, and may map up to `mapped_bytes` of a file. Raises ConvertError for a damaged pickle, and for one
+    that imports any other name.
     """
     known = {**dict.fromkeys(kept or (), Inert), **_VALUES, **(functions or {})}
     unknown = Inert if kept is None else None
