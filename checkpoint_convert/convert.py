@@ -65,7 +65,8 @@ def to_hf(checkpoint_dir: Path, hf_dir: Path, options: ExportOptions) -> Report:
     """Convert a checkpoint in `checkpoint_dir` to the Hugging Face folder `hf_dir`, and return the report to print.
 
     The new folder also gets the tokenizer, a model card, SHA256SUMS and receipt.json. It appears only when it is
-    complete and the checkpoint is undamaged. Raises ConvertError, TokenizerError or CheckpointError.
+    complete. With `check_sums`, the checkpoint must also equal its SHA256SUMS. Raises ConvertError, TokenizerError or
+    CheckpointError.
     """
     folder = find_checkpoint(checkpoint_dir, options.iteration)
     check_target(hf_dir)

@@ -73,7 +73,7 @@ class Family:
     to_hf_config: Callable[[ModelConfig], HfConfig]
     """Converts ModelConfig to the fields of config.json, without token ids, dtype and vocab_size."""
     tied_copy: str
-    """Name of the output layer. The files of a tied model may hold it as a redundant copy of the embedding."""
+    """Name of the output layer. A tied model shares the embedding's weights with it; its files may hold them twice."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Usual tensor name -> another name that some files use for the same tensor."""
     buffers: tuple[str, ...] = ()

@@ -122,7 +122,7 @@ class Table:
     """Name of the format and model, for error messages."""
     rules: tuple[Rule, ...]
     tied_copy: str = ""
-    """Name of the output layer. The files of a tied model may hold it as a redundant copy of the embedding."""
+    """Name of the output layer. A tied model shares the embedding's weights with it; its files may hold them twice."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Usual tensor name -> another name that some files use for the same tensor."""
     buffers: tuple[str, ...] = ()

@@ -59,7 +59,7 @@ class CheckpointReader:
     """Reads the weights of a checkpoint folder, whatever parallel layout saved it.
 
     Opening a folder checks that its pickles import allowed names only. With `is_foreign`, for folders of other tools,
-    they may name anything, and none of it is imported. Raises ConvertError.
+    they may name anything, and none of it is imported. Raises ConvertError for a folder without readable weights.
     """
 
     def __init__(self, folder: Path, is_foreign: bool = False) -> None:
@@ -202,9 +202,9 @@ def _extra_states(tensors: Mapping[str, StoredTensor]) -> Iterator[str]:
 
 
 def _stack(key: str, stored: StoredTensor) -> StoredTensor:
-    """Return the description of a layer's tensor with the axis of all layers in front; others stay unchanged.
+    """Return the description of a tensor for `.metadata`. A layer's tensor gets an axis in front for all layers.
 
-    Raises ConvertError when a layer is missing.
+    Tensors outside the layers stay unchanged. Raises ConvertError when a layer is missing.
     """
     if not key.startswith(STACKED):
         return stored
@@ -215,7 +215,7 @@ def _stack(key: str, stored: StoredTensor) -> StoredTensor:
 
 
 class _Body:
-    """A file object for torch.save. It writes `blocks` where torch only skips the bytes of a tensor."""
+    """A file object for torch.save. It writes `blocks` where torch only skips the `num_bytes` bytes of a tensor."""
 
     def __init__(self, file: NewFile, blocks: Iterable[Tensor], num_bytes: int) -> None:
         self.file, self.blocks, self.num_bytes, self.start = file, blocks, num_bytes, file.tell()

@@ -60,9 +60,10 @@ class WeightsToImport:
 
 
 def import_weights(weights: WeightsToImport, checkpoint_dir: Path, options: ImportOptions) -> Report:
-    """Convert the weights, publish them as CKPT_DIR/release, and return the report to print.
+    """Convert the weights, publish them as the checkpoint `checkpoint_dir`/release, and return the report to print.
 
-    Raises ConvertError naming the file or tensor.
+    Nothing is published when a source file differs from the source's SHA256SUMS. Raises ConvertError naming the file or
+    tensor.
     """
     dropped = check_weights(weights)
     dtype = options.dtype or main_dtype(weights.infos.values())
@@ -82,10 +83,10 @@ def import_weights(weights: WeightsToImport, checkpoint_dir: Path, options: Impo
 
 
 def check_weights(weights: WeightsToImport) -> list[str]:
-    """Check that the source's tensors fit the model. Return the names of those that are not imported.
+    """Check that the source's tensors fit the model. Return the names of the tensors that are not imported.
 
-    These are the copy of a tied output layer and buffers, such as rotary tables. Raises ConvertError when names or
-    shapes do not fit.
+    These are a tied model's copy of the output layer, and buffers such as rotary tables. Raises ConvertError when names
+    or shapes do not fit.
     """
     source, table, model, origin = weights.source, weights.table, weights.model, weights.origin
     copies = tied_copy_to_drop(source, model, table, origin)
@@ -97,7 +98,7 @@ def check_weights(weights: WeightsToImport) -> list[str]:
 def stream_weights(weights: WeightsToImport, model: ModelConfig, report: Report, folder: Path) -> dict[Path, str]:
     """Convert the source's tensors one at a time, and write them as a checkpoint into `folder`.
 
-    Return the SHA-256 of each file.
+    `model` is the architecture to save, and `report` counts the tensors. Return {path: SHA-256} of the written files.
     """
     source = weights.source
     writer = CheckpointWriter(folder, weights.model.shared_norm)
@@ -125,9 +126,10 @@ def release_model(weights: WeightsToImport, options: ImportOptions) -> ModelConf
 
 
 def write_companions(weights: WeightsToImport, model: ModelConfig, extra_tokens: Sequence[str], folder: Path) -> None:
-    """Write a checkpoint's files beside the weights.
+    """Write the files of a checkpoint other than its weights into `folder`.
 
-    They hold the architecture, the name of the source, the generation settings and the tokenizer.
+    They hold the architecture, the name of the source, the generation settings, and the tokenizer with `extra_tokens`
+    and its chat template.
     """
     model.save(folder / MODEL_CONFIG)
     record_source(folder, weights.origin)
@@ -140,7 +142,7 @@ def write_companions(weights: WeightsToImport, model: ModelConfig, extra_tokens:
 
 
 def in_background(check: Callable[[Path], None], folder: Path) -> Future[None]:
-    """Run `check(folder)` in a background thread, and return the future of its result.
+    """Run `check(folder)` in a background thread. The returned future raises the error of the check, if any.
 
     The thread is a daemon, so that it does not delay the exit of an interrupted program.
     """

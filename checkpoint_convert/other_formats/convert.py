@@ -40,13 +40,12 @@ NO_LOGITS = "logits need a Hugging Face folder; export with to-hf to compare the
 
 @dataclass(frozen=True)
 class MetaOptions:
-    """Settings that Meta's files do not state.
-
-    None = a tokenizer file beside the weights, and the values of the published model with the same parameters.
-    """
+    """Settings that Meta's files do not state. None = the value of the published model with the same parameters."""
 
     vocab_file: Path | None = None
+    """Tokenizer file. None = tokenizer.model beside the weights or in the parent folder."""
     max_position_embeddings: int | None = None
+    """Context length in tokens."""
     rope_scaling_factor: float | None = None
 
 
@@ -84,7 +83,10 @@ def from_megatron_llm(
 
 
 def verify_meta(folder: Path, checkpoint_dir: Path) -> Outcome:
-    """Compare every weight in Meta's files with the imported checkpoint. Raises ConvertError or CheckpointError."""
+    """Compare every weight in Meta's files in `folder` with the checkpoint that was imported from them.
+
+    Return what differs. Raises ConvertError or CheckpointError when one of the two cannot be read.
+    """
     release = find_checkpoint(checkpoint_dir)
     model = ModelConfig.load(release / MODEL_CONFIG)
     table = FAMILIES[model.family].table(model)
@@ -94,9 +96,9 @@ def verify_meta(folder: Path, checkpoint_dir: Path) -> Outcome:
 
 
 def verify_megatron_llm(folder: Path, checkpoint_dir: Path, iteration: int | None = None) -> Outcome:
-    """Compare every weight in Megatron-LLM's files with a checkpoint of ours.
+    """Compare every weight in Megatron-LLM's files in `folder` with a checkpoint of this project.
 
-    Raises ConvertError or CheckpointError.
+    Return what differs. Raises ConvertError or CheckpointError when one of the two cannot be read.
     """
     ours = find_checkpoint(checkpoint_dir, iteration)
     model = ModelConfig.load(ours / MODEL_CONFIG)
@@ -122,9 +124,9 @@ def warn_of_unstated(source: MetaWeights, unstated: MetaOptions, params: Path) -
 
 
 def find_ranks(folder: Path) -> Path:
-    """Return the folder that holds Megatron-LLM's mp_rank_*: `folder` itself, or the one that its tracker names.
+    """Return the folder that holds Megatron-LLM's mp_rank_*: `folder` itself, or the one that its tracker file names.
 
-    Raises ConvertError, or CheckpointError when there is neither.
+    Raises ConvertError or CheckpointError when neither holds them.
     """
     for place in (folder, tracked_folder(folder)):
         if any(place.glob("mp_rank_*/")):
@@ -140,8 +142,8 @@ def tokenizer_beside(
 ) -> Tokenizer | None:
     """Return the tokenizer of --vocab_file, else tokenizer.model in `folder` or its parent, else None with a warning.
 
-    Tokens of the command line are added, or else the tokens in the saved `arguments` of a run. Raises ConvertError or
-    TokenizerError.
+    Tokens of the command line are added, or else the tokens in the saved `arguments` of a run. Raises ConvertError when
+    `vocab_file` or the file to add tokens to is missing, and TokenizerError for an unusable file.
     """
     places = [vocab_file] if vocab_file else [folder / "tokenizer.model", folder.parent / "tokenizer.model"]
     path = next((place for place in places if place.is_file()), None)
@@ -169,7 +171,8 @@ def is_tiktoken(path: Path) -> bool:
 def plan_padded_rows(model: ModelConfig, tokenizer: Tokenizer | None, options: ImportOptions) -> RowPlan:
     """Return the plan of vocabulary rows for a source whose rows are padded already.
 
-    As many rows as the tokenizer has tokens are in use, and no row is removed.
+    As many rows as the tokenizer has tokens are in use, or all rows without a tokenizer. No row of the source is
+    removed.
     """
     rows = model.vocab_size
     used = tokenizer.vocab_size if tokenizer else rows

@@ -34,11 +34,12 @@ from pretokenizer.config.paths import find_config
 
 @dataclass(frozen=True)
 class CoreOptions:
-    """Settings that a checkpoint of another tool may not state."""
+    """Settings that a checkpoint of another tool may not state: its architecture and its tokenizer file."""
 
     model: str | None = None
     """Name of a shipped architecture, or a YAML file. None = the settings saved in the checkpoint."""
     vocab_file: Path | None = None
+    """Tokenizer file. None = tokenizer.model in the checkpoint's folder or its parent."""
 
 
 def from_megatron_core(
@@ -73,12 +74,18 @@ def verify_megatron_core(folder: Path, checkpoint_dir: Path) -> Outcome:
 
 
 def open_foreign(folder: Path) -> CheckpointReader:
-    """Open another tool's checkpoint in `folder`, or the one that the folder's tracker names. Raises ConvertError."""
+    """Open another tool's checkpoint: the one in `folder`, or the one that the folder's tracker file names.
+
+    Raises ConvertError.
+    """
     return CheckpointReader(find_foreign(folder), is_foreign=True)
 
 
 def check_foreign(folder: Path, iteration: int | None) -> None:
-    """Raise ConvertError unless `to-hf --model` applies: to a checkpoint of another tool, without --iteration."""
+    """Raise ConvertError when `to-hf --model` does not apply to `folder`.
+
+    It applies to a checkpoint of another tool that does not hold this project's model config, and without --iteration.
+    """
     found = find_foreign(folder)
     if (found / MODEL_CONFIG).is_file():
         raise ConvertError(f"{found}: states its architecture in {MODEL_CONFIG}; leave --model out")
@@ -89,7 +96,8 @@ def check_foreign(folder: Path, iteration: int | None) -> None:
 def find_foreign(folder: Path) -> Path:
     """Return the folder of another tool's checkpoint, which is the one with `.metadata`.
 
-    It is `folder`, its `weights/`, or the checkpoint that its tracker names. Raises ConvertError when there is none.
+    It is `folder`, the checkpoint that the tracker file in `folder` names, or the subfolder weights/ of one of them.
+    Raises ConvertError when there is none.
     """
     named = tracked_folder(folder)
     places = [folder, named, *(place / "weights" for place in (folder, named))]
@@ -103,9 +111,10 @@ def find_foreign(folder: Path) -> Path:
 
 
 def architecture(source: CheckpointReader, name: str | None) -> ModelConfig:
-    """Return the architecture of `name`, or without a name the one in the checkpoint's saved settings.
+    """Return the architecture of another tool's checkpoint.
 
-    The number of vocabulary rows is the checkpoint's. Raises ConvertError or ConfigError.
+    `name` is a shipped architecture or a YAML file; None takes the settings that the tool saved. The number of
+    vocabulary rows is the checkpoint's. Raises ConvertError or ConfigError.
     """
     if EMBEDDING not in source.infos:
         raise ConvertError(f"{source.folder}: has no {EMBEDDING}, so it is not a GPT model of megatron-core")
@@ -121,7 +130,7 @@ def architecture(source: CheckpointReader, name: str | None) -> ModelConfig:
 
 
 def identity_table(model: ModelConfig) -> Table:
-    """Return rules that map every tensor of the model to the same name."""
+    """Return the table of rules that converts every tensor of the model to itself, under the same name."""
     rules = FAMILIES[model.family].table(model).rules
     same = tuple(Direct(rule.megatron, rule.megatron, rule.is_vocabulary) for rule in rules)
     return Table(f"{model.family} model of megatron-core", same)

@@ -41,7 +41,7 @@ Settings = Mapping[str, Any]
 
 
 def saved_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings in run_config.yaml or common.pt of another tool's checkpoint, or {} without these files.
+    """Return the settings in run_config.yaml or common.pt of another tool's checkpoint, or {} when it saved none.
 
     Raises ConvertError naming the file.
     """
@@ -67,7 +67,8 @@ def _bridge_settings(path: Path) -> dict[str, Any]:
 def model_config_of_settings(settings: Settings, infos: Mapping[str, TensorInfo], where: Path) -> ModelConfig:
     """Return the architecture of another tool's checkpoint. Raises ConvertError naming missing or unsupported settings.
 
-    The tensors show which parts the model has, such as biases. The saved settings give the sizes.
+    The tensors (`infos`) show which parts the model has, such as biases. The saved settings give the sizes. `where` is
+    the folder that messages name.
     """
     wrong = [f"{name} = {settings[name]!r}" for name in UNSUPPORTED if settings.get(name)]
     if wrong:

@@ -29,7 +29,7 @@ MLP = "encoder.layers.0.mlp.dense_4h_to_h.weight"
 def model_config_of_arguments(source: MegatronLlmWeights) -> ModelConfig:
     """Return the architecture that the arguments in a Megatron-LLM checkpoint describe.
 
-    Raises ConvertError naming values that do not fit.
+    Warn about a norm epsilon or rotary base that they lack. Raises ConvertError naming values that do not fit.
     """
     where, arguments = source.folder, source.arguments
     family = _family_of(arguments, where)
@@ -109,9 +109,10 @@ def _rotary_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_recorded_tokens(options: ImportOptions, arguments: Mapping[str, Any], folder: Path) -> ImportOptions:
-    """Return the options with the added tokens in a run's `arguments`, unless the command line names tokens.
+    """Return the import options with the added tokens in the saved `arguments` of a run in `folder`.
 
-    Warn if the two differ. Quotes around the recorded list are removed, because launch scripts pass some on.
+    Tokens of the command line, which `options` hold, take precedence. Warn if the two differ. Quotes around the recorded
+    list are removed, because launch scripts pass some on.
     """
     text = str(arguments.get("vocab_extra_ids_list") or "").strip().strip("\"'")
     recorded, new_tokens = tuple(token for token in text.split(",") if token), arguments.get("new_tokens") is not False
@@ -130,7 +131,8 @@ def with_recorded_tokens(options: ImportOptions, arguments: Mapping[str, Any], f
 def tokenizer_arguments(folder: Path) -> dict[str, Any]:
     """Return the added tokens of a checkpoint's tokenizer folder as arguments of Megatron-LLM.
 
-    With these, Megatron-LLM gives the tokens the same ids. Return {} without a folder, or if a token has a comma.
+    With these, Megatron-LLM gives the tokens the same ids. Return {} when the folder does not exist, and with a warning
+    when a token has a comma.
     """
     if not folder.is_dir():
         return {}
@@ -148,7 +150,8 @@ def tokenizer_arguments(folder: Path) -> dict[str, Any]:
 def saved_arguments(model: ModelConfig, rows: int, layout: ParallelLayout, tokens: Mapping[str, Any]) -> Namespace:
     """Return the arguments to save in a checkpoint for Megatron-LLM.
 
-    Its flag --use_checkpoint_args reads some of them, and it compares others when it loads the checkpoint.
+    `rows` is the number of vocabulary rows with padding, and `tokens` the result of tokenizer_arguments. When
+    Megatron-LLM loads the checkpoint, it takes some arguments over (--use_checkpoint_args) and compares others.
     """
     is_llama = model.family == "llama"
     return Namespace(

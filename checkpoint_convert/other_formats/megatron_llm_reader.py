@@ -77,7 +77,7 @@ class MegatronLlmWeights:
         return self.arguments.get("glu_activation") is not None
 
     def read(self, name: str) -> Tensor:
-        """Return the tensor `name`, joined over the tensor-parallel ranks."""
+        """Return the tensor `name`, joined from the parts of all tensor-parallel ranks."""
         parts, axis = self._parts[name], partition_axis(name)
         if axis is None or len(parts) == 1:
             return parts[0]
@@ -171,7 +171,10 @@ def _flat_names(language_model: Any) -> dict[str, Tensor]:
 
 
 def _rank_files(folder: Path) -> dict[tuple[int, int], Path]:
-    """Return {(tensor-parallel rank, pipeline stage): file} of a Megatron-LLM folder."""
+    """Return {(tensor-parallel rank, pipeline stage): file} of a Megatron-LLM folder.
+
+    Raises ConvertError when there is no such file.
+    """
     found: dict[tuple[int, int], Path] = {}
     for path in sorted(folder.glob("mp_rank_*")):
         match = re.fullmatch(r"mp_rank_(\d{2,})(?:_(\d{3}))?", path.name)

@@ -95,5 +95,8 @@ def partition_axis(name: str) -> int | None:
 
 
 def is_up_gate(name: str, model_is_gated: bool) -> bool:
-    """Return whether each rank's part of a tensor is a share of up followed by a share of gate."""
+    """Return whether each rank's part of the tensor `name` is a share of up followed by a share of gate.
+
+    This is so for the first linear layer of a gated MLP.
+    """
     return model_is_gated and ".dense_h_to_4h." in name

@@ -71,10 +71,11 @@ class _Source:
 
 @dataclass
 class RankFile:
-    """Collects the tensors of one rank and saves them as model_optim_rng.pt."""
+    """Collects the tensors of one rank and saves them as model_optim_rng.pt in the rank's folder."""
 
     folder: Path
     places: dict[str, tuple[int, TensorInfo]] = field(default_factory=dict)
+    """Tensor name -> (first byte in the scratch file, shape and dtype)."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
@@ -105,9 +106,10 @@ class RankFile:
 
 
 def to_megatron_llm(checkpoint_dir: Path, out_dir: Path, options: RankOptions) -> Report:
-    """Convert a checkpoint to Megatron-LLM's files in OUT/release, and return the report to print.
+    """Convert a checkpoint to Megatron-LLM's files in `out_dir`/release, and return the report to print.
 
-    OUT also gets the tracker that names release. Raises ConvertError or CheckpointError.
+    `out_dir` also gets the tracker file that names release, SHA256SUMS, and tokenizer.model if there is one. Raises
+    ConvertError or CheckpointError.
     """
     folder = find_checkpoint(checkpoint_dir, options.iteration)
     check_target(out_dir)
@@ -146,7 +148,10 @@ def _open(folder: Path, options: RankOptions) -> _Source:
 def write_stage(
     source: _Source, tensors: list[tuple[str, Rule]], ranks: list[RankFile], report: Report, bar: tqdm
 ) -> None:
-    """Split every tensor of one pipeline stage over the stage's tensor-parallel ranks, and write the parts."""
+    """Split every tensor of one pipeline stage over the stage's tensor-parallel ranks, and write the parts.
+
+    `tensors` is the result of stage_tensors, and `ranks` are the files of the ranks in order.
+    """
     for name, rule in tensors:
         (parts,) = rule.to_other(read_rows(source, rule), source.model)
         shares = split(rule.other, joined(parts), len(ranks), source.model.gated_linear_unit)
@@ -156,7 +161,10 @@ def write_stage(
 
 
 def check_layout(model: ModelConfig, tp: int, pp: int) -> None:
-    """Raise ConvertError naming sizes that do not divide and parts that Megatron-LLM's models lack."""
+    """Raise ConvertError when Megatron-LLM cannot hold the model at these tensor- and pipeline-parallel sizes.
+
+    The message names sizes that do not divide and parts that Megatron-LLM's models lack.
+    """
     divided = {
         "num_attention_heads": (model.num_attention_heads, tp),
         "key/value heads": (model.query_groups, tp),
@@ -181,9 +189,10 @@ def rank_name(tp_rank: int, pp_rank: int, pp: int) -> str:
 
 
 def stage_tensors(source: _Source, stage: int, pp: int) -> list[tuple[str, Rule]]:
-    """Return (name within the stage, rule) of each tensor of a pipeline stage.
+    """Return (name within the stage, rule) of each tensor of one of the `pp` pipeline stages.
 
-    In a tied model, the last of several stages gets a copy of the embedding as its output layer.
+    A stage numbers its layers from 0. In a tied model, the last of several stages gets a copy of the embedding as its
+    output layer.
     """
     layers = ParallelLayout(pp, pp=pp).layers_of_stage(source.model.num_layers, stage)
     found = []
@@ -208,9 +217,10 @@ def read_rows(source: _Source, rule: Rule) -> Tensor:
 
 
 def split(name: str, tensor: Tensor, tp: int, is_gated: bool) -> list[Tensor]:
-    """Return the part of a tensor for each tensor-parallel rank.
+    """Return the part of a tensor for each of the `tp` tensor-parallel ranks, in order.
 
-    Each rank gets its share of up and its share of gate from the fused rows of a gated MLP.
+    `name` is the tensor's name in Megatron-LLM. A tensor that is not split goes whole to each rank. From the fused rows
+    of a gated MLP, each rank gets its share of up and its share of gate.
     """
     axis = partition_axis(name)
     if axis is None or tp == 1:

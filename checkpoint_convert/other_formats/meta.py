@@ -30,7 +30,7 @@ from pretokenizer.files.publish import read_json
 
 @dataclass(frozen=True)
 class Part:
-    """Where a Hugging Face tensor comes from: its name in Meta's files, and the axis that joins their parts."""
+    """Where a Hugging Face tensor comes from: its name in Meta's files, and the axis on which its parts are joined."""
 
     name: str
     axis: int | None
@@ -88,7 +88,8 @@ class MetaWeights:
     def hf_config(self, max_position_embeddings: int | None, rope_scaling_factor: float | None) -> dict[str, Any]:
         """Return the config.json that Hugging Face's version of the model has.
 
-        Meta's files lack both arguments. None = the value of the published model.
+        Meta's files state neither the context length in tokens nor the rotary factor. None = the value of the published
+        model.
         """
         theta = float(self.params.get("rope_theta", 10000.0))
         rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}

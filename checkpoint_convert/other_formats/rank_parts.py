@@ -23,8 +23,9 @@ def check_ranks(
 ) -> None:
     """Check that the tensors of all tensor-parallel ranks fit rank 0's in name, dtype and shape. Raises ConvertError.
 
-    `axis_of` returns the axis on which a tensor is split, or None if each rank has the whole tensor. Copies of a whole
-    tensor may differ by DRIFT, which is a warning.
+    `ranks` has the tensors of each rank by name, and `files` the file of each rank for messages. `axis_of` returns the
+    axis on which a tensor is split, or None if each rank has the whole tensor. Copies of a whole tensor may differ by
+    DRIFT, which is a warning.
     """
     drifted: list[str] = []
     for rank, file in zip(ranks[1:], files[1:], strict=True):
