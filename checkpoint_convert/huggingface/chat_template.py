@@ -32,8 +32,9 @@ def chat_template_of(folder: Path) -> tuple[str, Path] | None:
 def chat_format_of(tokenizer: Tokenizer, folder: Path) -> ChatFormat | None:
     """Return the chat format of an imported folder, or None when it has none or its template cannot be used.
 
-    A chat template decides: it is one of our formats, or a TemplateFormat if it can render a prompt and a reply.
-    Without a template, the format is the one whose control tokens were added to the tokenizer.
+    A chat template decides: it is that of a format of this project, or else becomes a TemplateFormat. A template that
+    cannot render a prompt and a reply is left out with a warning. Without a template, the format is the one whose
+    control tokens were added to the tokenizer.
     """
     try:
         template = chat_template_of(folder)
@@ -54,17 +55,17 @@ def chat_format_of(tokenizer: Tokenizer, folder: Path) -> ChatFormat | None:
 
 
 def save_with_template(tokenizer: Tokenizer, chat_format: ChatFormat | None, folder: Path) -> None:
-    """Write a checkpoint's `tokenizer/`: the tokenizer, the name of its chat format, and the format's chat template."""
+    """Write a checkpoint's `tokenizer/` folder: the tokenizer, the name of the chat format, and its chat template."""
     tokenizer.save(folder, chat_format.name if chat_format else None)
     if chat_format is not None:
         (folder / TEMPLATE_NAME).write_text(chat_format.hf_chat_template, encoding="utf-8")
 
 
 def recorded_chat_format(folder: Path, tokenizer: Tokenizer) -> ChatFormat | None:
-    """Return the chat format recorded in a checkpoint's `tokenizer/`, or None when none is recorded.
+    """Return the chat format recorded in a checkpoint's `tokenizer/` (`folder`), or None when it records none.
 
-    A format that is not ours is read from the chat template beside it. If that cannot be used, return None with a
-    warning.
+    A format that this project does not define is read from the chat template in `folder`. If that template cannot be
+    used, return None with a warning.
     """
     name = read_tokenizer_spec(folder).get("chat_format")
     if name is None or name in CHAT_FORMATS:

@@ -46,9 +46,9 @@ class Export:
 
 
 def plan_export(checkpoint: Path, vocab_size: str) -> Export:
-    """Plan the export of a checkpoint folder. `vocab_size` is the value of --vocab_size.
+    """Plan the export of the checkpoint folder `checkpoint`. `vocab_size` is the value of --vocab_size.
 
-    Raises ConvertError or TokenizerError.
+    A checkpoint without tokenizer is exported without one, with a warning. Raises ConvertError or TokenizerError.
     """
     model = ModelConfig.load(checkpoint / MODEL_CONFIG)
     family = FAMILIES[model.family]
@@ -64,7 +64,10 @@ def plan_export(checkpoint: Path, vocab_size: str) -> Export:
 
 
 def write_companions(export: Export, dtype: torch.dtype, facts: CardFacts, folder: Path) -> None:
-    """Write every file of the export except the weights into `folder`. `facts` go into the model card."""
+    """Write the files of the export other than the weights into `folder`: configs, tokenizer, model card, loss curves.
+
+    `dtype` is that of the weights, and `facts` go into the model card.
+    """
     runs = [checkpoint.parent for checkpoint in reversed(ancestors(export.checkpoint))]
     facts = replace(facts, has_loss_plot=draw_losses(runs, folder))
     own = export.tokenizer
@@ -86,9 +89,9 @@ def write_companions(export: Export, dtype: torch.dtype, facts: CardFacts, folde
 
 
 def write_config(export: Export, tokens: HfConfig, dtype: torch.dtype, folder: Path) -> None:
-    """Write config.json with the token ids `tokens`.
+    """Write config.json. `tokens` has its token ids, such as eos_token_id.
 
-    It has the dtype twice: transformers 5 reads `dtype`, older versions read `torch_dtype`.
+    The file has the dtype twice: transformers 5 reads `dtype`, older versions read `torch_dtype`.
     """
     config = {
         **export.config,

@@ -20,7 +20,10 @@ GENERATION_CONFIG = "generation_config.json"
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Ids of the special tokens that config.json and generation_config.json name. A reply stops at `end_of_turn`."""
+    """Ids of the special tokens for config.json and generation_config.json. None = the tokenizer lacks the token.
+
+    `end_of_turn` is the token that ends a reply in a chat. It may be the same as `eos`.
+    """
 
     bos: int | None
     eos: int
@@ -57,8 +60,9 @@ def stops_of(settings: Mapping[str, Any]) -> list[int]:
 def config_ids(ids: SpecialIds | None, settings: Mapping[str, Any], keep: bool = False) -> dict[str, Any]:
     """Return bos_token_id, eos_token_id and pad_token_id for config.json and generation_config.json.
 
-    Unknown ids are left out. eos_token_id has the end of text, the end of a turn, and the stops in the source's
-    `settings`. With `keep`, BOS and pad of `settings` take precedence over `ids`.
+    `settings` are the source's generation settings. eos_token_id has the end of text, the end of a turn, and the stop
+    ids in `settings`. With `keep`, BOS and pad of `settings` take precedence over those of `ids`. Without `ids`, all
+    three come from `settings`. Unknown ids are left out.
     """
     own = {name: settings[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in settings}
     if ids is None:
@@ -72,7 +76,7 @@ def config_ids(ids: SpecialIds | None, settings: Mapping[str, Any], keep: bool =
 def write_generation_config(
     ids: SpecialIds | None, settings: Mapping[str, Any], folder: Path, keep: bool = False
 ) -> None:
-    """Write generation_config.json: the source's `settings`, with the token ids that config_ids returns.
+    """Write generation_config.json into `folder`: the source's `settings`, with the token ids that config_ids returns.
 
     `keep` is passed to config_ids. No file is written when there are neither settings nor ids.
     """

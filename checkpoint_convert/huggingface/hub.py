@@ -20,10 +20,10 @@ OTHER_FORMATS = ["*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.pth", "original/*"]
 
 
 def fetched(folder: Path) -> Path:
-    """Return `folder`, or the snapshot of the model ORG/NAME if that is what `folder` names.
+    """Return `folder` if it exists. Else download the hub model ORG/NAME that it names, and return the snapshot.
 
-    Without huggingface_hub, return `folder` unchanged: reading it fails with the command that downloads the model.
-    Raises ConvertError with the hub's message.
+    Without huggingface_hub, or for any other name, return `folder` unchanged; reading it then fails with a message that
+    says how to get the model. Raises ConvertError with the hub's message.
     """
     if folder.exists() or not HUB_NAME.fullmatch(str(folder)):
         return folder

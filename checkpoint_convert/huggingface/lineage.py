@@ -37,9 +37,10 @@ TRAINER_FOLDER = re.compile(r"/(checkpoint-\d+|iter_\d+|release)$")
 
 
 def record_source(release: Path, origin: Path) -> None:
-    """Write the name of the imported model to converted_from.json in the folder of the imported weights.
+    """Write converted_from.json into `release`, the folder of the imported weights. It names the imported model.
 
-    A folder that to-hf exported also passes on its receipt, which names its ancestors.
+    `origin` is the folder from which the weights were imported. If to-hf wrote it, its receipt is copied too, because
+    the receipt names the model's ancestors.
     """
     receipt = _read(origin / RECEIPT)
     record: dict[str, Any] = {"name": source_name(origin)}
@@ -74,9 +75,9 @@ def is_hub_name(name: str) -> bool:
 
 
 def lineage(checkpoint: Path) -> list[str]:
-    """Return the names of the models from which a checkpoint was trained and imported, nearest first.
+    """Return the names of the ancestors of a checkpoint, nearest first: earlier training runs, then imported models.
 
-    The list ends at a folder that no longer exists.
+    Return [] for a run from random weights. The list ends at a folder that no longer exists.
     """
     names: list[str] = []
     seen: set[Path] = set()
@@ -135,7 +136,7 @@ def _before(checkpoint: Path) -> Path | None:
 
 
 def training_settings(checkpoint: Path) -> dict[str, Any]:
-    """Return the settings of the run that saved the checkpoint, without unset ones.
+    """Return the settings in train_config.yaml of the run that saved the checkpoint, without unset ones.
 
     Return {} for imported weights, which no run saved.
     """

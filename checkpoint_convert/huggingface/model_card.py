@@ -39,7 +39,7 @@ print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1]:], skip_special_tok
 
 @dataclass(frozen=True)
 class CardFacts:
-    """The facts of a card that no checkpoint records."""
+    """The facts of a model card that no checkpoint records, so that the user must state them."""
 
     name: str
     """Argument of from_pretrained: a folder, or ORG/NAME on the hub."""
@@ -60,7 +60,11 @@ def model_card(
     tokenizer: Tokenizer | None,
     chat_format: ChatFormat | None,
 ) -> str:
-    """Return the card's Markdown."""
+    """Return the model card of a checkpoint's export (README.md) as Markdown.
+
+    Without a tokenizer or a chat format, the card has no section on prompts. Without training runs, it has none on data
+    and training.
+    """
     names = lineage(checkpoint)
     runs = [folder for folder in reversed(ancestors(checkpoint)) if training_settings(folder)]
     parts = [
@@ -111,7 +115,7 @@ def _model_table(model: ModelConfig, checkpoint: Path, names: list[str]) -> str:
 
 
 def _rounded_count(count: int) -> str:
-    """Return a number with three digits and its unit.
+    """Return a number as text: with three significant digits and a unit from a million on, else all digits.
 
     >>> _rounded_count(6_738_415_616)
     '6.74 billion'
@@ -131,7 +135,10 @@ def _prompt_format(chat_format: ChatFormat, tokenizer: Tokenizer) -> str:
 
 
 def _data(runs: Sequence[Path]) -> str:
-    """Return Markdown that lists the shards of the runs, each with its statistics report if that still exists."""
+    """Return Markdown that lists the training shards of `runs`, each with its statistics report if that still exists.
+
+    `runs` has one checkpoint folder of each run.
+    """
     settings = [training_settings(run) for run in runs]
     words = [word for own in settings for key in ("data_path", "train_data_path") for word in _words(own.get(key))]
     parts = []
@@ -145,7 +152,7 @@ def _data(runs: Sequence[Path]) -> str:
 
 
 def _training(checkpoint: Path) -> str:
-    """Return the section of the run that saved a checkpoint: its results and its settings."""
+    """Return the card's section on the run that saved `checkpoint`: its results and its settings."""
     settings = {name: _rounded(value) for name, value in changed_settings(training_settings(checkpoint)).items()}
     listed = yaml.safe_dump(settings, sort_keys=False)
     parts = [
@@ -158,7 +165,7 @@ def _training(checkpoint: Path) -> str:
 
 
 def _rounded(value: Any) -> Any:
-    """Return a setting with six digits if it is a float.
+    """Return the value of a setting, rounded to six significant digits if it is a float.
 
     >>> _rounded(2.9999999999999997e-05)
     3e-05

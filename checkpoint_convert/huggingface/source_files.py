@@ -99,9 +99,11 @@ class SourceFiles:
 
 
 def keep_source(origin: Path, added: tuple[str, ...], folder: Path) -> None:
-    """Copy the tokenizer files of `origin` to `folder`/source, and record its special ids and generation settings.
+    """Copy the tokenizer files of `origin`, an imported folder, to the subfolder SOURCE_DIR of `folder`.
 
-    Nothing is kept of a folder without config.json, such as Meta's, because no export could give its format back.
+    A record beside them holds the special ids and generation settings of `origin`, and `added`, the tokens that the
+    import added. Nothing is kept of a folder without config.json, such as Meta's, because no export could give its
+    format back.
     """
     if not (origin / "config.json").is_file():
         return
@@ -137,7 +139,7 @@ def read_source(folder: Path) -> SourceFiles | None:
 
 
 def copy_source(source: SourceFiles, folder: Path) -> None:
-    """Copy the tokenizer files of the imported folder to an export.
+    """Copy the tokenizer files of the imported folder to `folder`, the folder of an export.
 
     tokenizer_config.json gets the chat template too if only chat_template.jinja has it: transformers before 4.48, TGI
     and others read no other file.
@@ -186,7 +188,10 @@ def templates_in(folder: Path) -> dict[str, str]:
 
 
 def as_setting(templates: dict[str, str]) -> str | list[dict[str, str]]:
-    """Return the value of `chat_template` in tokenizer_config.json: a single default template as text, or a list."""
+    """Return the value of `chat_template` for tokenizer_config.json: a single default template as text, else a list.
+
+    `templates` maps names to chat templates. The list has {"name": ..., "template": ...} for each.
+    """
     if set(templates) == {"default"}:
         return templates["default"]
     return [{"name": name, "template": template} for name, template in templates.items()]

@@ -20,7 +20,8 @@ Messages = list[dict[str, str]]
 def chat(folder: Path, system: str | None, max_new_tokens: int, lines: Iterable[str]) -> Iterator[str]:
     """Answer each line that the user types. Yield the answers, which are also printed while they are generated.
 
-    Raises ValueError when the folder is no Hugging Face folder or its tokenizer has no chat template.
+    An empty line ends the chat, and `/new` starts a new conversation with the message `system`. Raises ValueError when
+    the folder is no Hugging Face folder or its tokenizer has no chat template.
     """
     model, tokenizer = load(folder)
     start: Messages = [{"role": "system", "content": system}] if system else []
@@ -38,9 +39,9 @@ def chat(folder: Path, system: str | None, max_new_tokens: int, lines: Iterable[
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """Return the model and tokenizer of a Hugging Face folder.
+    """Return the model and tokenizer of a Hugging Face folder, in transformers, on the GPU if there is one.
 
-    Raises ValueError when it has no config.json, or no tokenizer with a chat template.
+    Raises ValueError when the folder has no config.json, or no tokenizer with a chat template.
     """
     import torch
     import transformers

@@ -30,8 +30,8 @@ def source_tokenizer(folder: Path, extra_special_tokens: Sequence[str], new_toke
     """Return the tokenizer of a Hugging Face folder with `extra_special_tokens` added, or None without tokenizer file.
 
     Tokens that tokenizer_config.json or added_tokens.json add to the vocabulary are kept. With `new_tokens`, Megatron's
-    own tokens, such as <CLS>, come before the extra ones. transformers converts vocab.json and merges.txt. Raises
-    TokenizerError or ConvertError naming the file.
+    own tokens, such as <CLS>, come before the extra ones of a tokenizer.model. transformers converts vocab.json and
+    merges.txt. Raises TokenizerError or ConvertError naming the file, also when there is no file to add tokens to.
     """
     model, as_json = folder / "tokenizer.model", folder / "tokenizer.json"
     if not model.is_file() and not as_json.is_file() and (folder / VOCABULARY).is_file():
@@ -89,9 +89,9 @@ def converted_vocabulary(folder: Path) -> tempfile.TemporaryDirectory[str]:
 
 
 def added_tokens(tokenizer: Tokenizer, folder: Path, extra_special_tokens: Sequence[str]) -> tuple[str, ...]:
-    """Return the tokens of `tokenizer` that the tokenizer files of `folder` lack.
+    """Return the tokens of `tokenizer` that the tokenizer files of the imported `folder` lack.
 
-    Return none when `extra_special_tokens` is empty.
+    Return an empty tuple when `extra_special_tokens` is empty, because the import then added no token.
     """
     own = source_tokenizer(folder, (), new_tokens=False) if extra_special_tokens else None
     known = {*own.tokens} if own else {*tokenizer.tokens}
@@ -192,7 +192,7 @@ def _read_added_tokens(path: Path) -> dict[str, int]:
 
 
 def warn_of_rows_in_use(extra: Sequence[str], tokenizer: Tokenizer, model: ModelConfig, folder: Path) -> None:
-    """Warn about extra tokens whose ids fall on existing rows of the source, because they keep the rows' weights.
+    """Warn about `extra` tokens whose ids fall on existing rows of the source, because they keep the rows' weights.
 
     Such rows are padding, or belong to tokens of a missing file.
     """
@@ -206,7 +206,7 @@ def warn_of_rows_in_use(extra: Sequence[str], tokenizer: Tokenizer, model: Model
 
 
 def warn_of_other_ids(config: Mapping[str, Any], tokenizer: Tokenizer, folder: Path) -> None:
-    """Warn when bos_token_id or eos_token_id of config.json differs from the tokenizer's."""
+    """Warn when bos_token_id or eos_token_id of config.json (`config`) differs from the tokenizer's, which is used."""
     for key, own in (("bos_token_id", tokenizer.bos_token_id), ("eos_token_id", tokenizer.eos_token_id)):
         given = config.get(key)
         if given is not None and own is not None and own not in (given if isinstance(given, list) else [given]):

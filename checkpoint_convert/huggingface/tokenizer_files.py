@@ -122,14 +122,21 @@ class TokenizerExport:
 
 
 def checkpoint_tokenizer(folder: Path) -> TokenizerExport:
-    """Return the tokenizer in a checkpoint's `tokenizer/`, with its chat format and the imported folder's files."""
+    """Return the tokenizer in a checkpoint's `tokenizer/` (`folder`), its chat format, and the imported folder's files.
+
+    Raises TokenizerError or ConvertError for a damaged folder.
+    """
     tokenizer = load_tokenizer_folder(folder)
     adds_bos = read_tokenizer_spec(folder).get("adds_bos")
     return TokenizerExport(tokenizer, recorded_chat_format(folder, tokenizer), read_source(folder), adds_bos)
 
 
 def write_tokenizer_files(export: TokenizerExport, folder: Path, max_length: int) -> None:
-    """Write the tokenizer files of an exported folder, which transformers, vLLM and llama.cpp read."""
+    """Write the tokenizer files of an exported folder, which transformers, vLLM and llama.cpp read.
+
+    An export without new tokens and without training gets the imported folder's files. `max_length` is the model's
+    context length in tokens.
+    """
     if export.is_source and export.source is not None:
         copy_source(export.source, folder)
         return
@@ -164,7 +171,7 @@ def write_tokenizer_files(export: TokenizerExport, folder: Path, max_length: int
 
 
 def tokenizer_contents(export: TokenizerExport) -> dict[str, Any]:
-    """Return the contents of an export's tokenizer.json. Its added tokens have the source's flags."""
+    """Return the contents of an export's tokenizer.json. Its added tokens have the flags of the imported folder's."""
     tokenizer, source = export.tokenizer, export.source
     if isinstance(tokenizer, JsonTokenizer):
         contents: dict[str, Any] = json.loads(tokenizer.backend.to_str())
@@ -252,9 +259,10 @@ def special_tokens(export: TokenizerExport) -> dict[str, str]:
 
 
 def source_settings(source: SourceFiles | None, max_length: int) -> dict[str, Any]:
-    """Return the settings of tokenizer_config.json that do not concern tokens.
+    """Return the settings of an export's tokenizer_config.json that do not concern tokens.
 
-    They have the source's values where it has them, else defaults.
+    They have the source's values where it has them, else defaults. `max_length` is the default of model_max_length, in
+    tokens.
     """
     settings = {
         "model_max_length": max_length,

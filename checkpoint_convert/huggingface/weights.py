@@ -55,8 +55,8 @@ Reader = Callable[[str], Tensor]
 class HfWeights:
     """The weights of a Hugging Face folder as named tensors.
 
-    safetensors files are read if the folder has them, else pickles (pytorch_model*.bin). Raises ConvertError naming a
-    missing or damaged file.
+    safetensors files are read if the folder has them, else pickles (pytorch_model*.bin). A wrapper's prefix of every
+    name, such as torch.compile's, is removed with a warning. Raises ConvertError naming a missing or damaged file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -256,9 +256,9 @@ class SafetensorsWriter:
 
 
 def plan_shards(infos: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[list[str]]:
-    """Divide the tensor names, in order, into shards.
+    """Divide the tensor names, in order, into lists, one for each safetensors file (shard).
 
-    A new shard starts when the next tensor would exceed the limit.
+    A new shard starts when the next tensor would exceed `max_shard_bytes`. A larger tensor is a shard of its own.
     """
     shards: list[list[str]] = [[]]
     size = 0

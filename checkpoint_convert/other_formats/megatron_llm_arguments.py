@@ -111,8 +111,8 @@ def _rotary_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def with_recorded_tokens(options: ImportOptions, arguments: Mapping[str, Any], folder: Path) -> ImportOptions:
     """Return the import options with the added tokens in the saved `arguments` of a run in `folder`.
 
-    Tokens of the command line, which `options` hold, take precedence. Warn if the two differ. Quotes around the recorded
-    list are removed, because launch scripts pass some on.
+    Tokens of the command line, which `options` hold, take precedence. Warn if the two differ. Quotes around the
+    recorded list are removed, because launch scripts pass some on.
     """
     text = str(arguments.get("vocab_extra_ids_list") or "").strip().strip("\"'")
     recorded, new_tokens = tuple(token for token in text.split(",") if token), arguments.get("new_tokens") is not False
