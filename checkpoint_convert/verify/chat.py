@@ -34,7 +34,7 @@ CONVERSATION = Conversation(
 
 @dataclass(frozen=True)
 class ChatOutcome:
-    """The result of check_chat: a description of the comparison, and the difference found or an empty text."""
+    """The result of check_chat: what was compared, and the difference (`problem`), which is empty if there is none."""
 
     compared: str
     problem: str = ""
@@ -45,11 +45,12 @@ class ChatOutcome:
 
 
 def check_chat(hf_dir: Path, checkpoint: Path) -> ChatOutcome | None:
-    """Compare the tokenizer files of an export with the checkpoint's.
+    """Compare the tokenizer files of an exported folder with the tokenizer of its checkpoint.
 
     An export that keeps the imported folder's tokenizer files is compared with them byte by byte. In any other export,
     a conversation must get the same ids from the pretokenizer, from apply_chat_template, and from the exported
-    tokenizer on the rendered text. Return None for a checkpoint without a tokenizer or without a chat format.
+    tokenizer on the rendered text. Return None, without comparing, for a checkpoint without a tokenizer or chat format,
+    and for an export without a chat template.
     """
     folder = checkpoint / TOKENIZER_DIR
     if not folder.is_dir():

@@ -34,8 +34,8 @@ MEMORY_SHARE = 0.5
 class LogitDifference:
     """How much the logits of two models differ on the same tokens.
 
-    `largest` is the largest difference, `scale` the largest logit, and `divergence` the mean KL divergence (theirs ||
-    ours) in nats per token.
+    `largest` is the largest absolute difference, `scale` the largest absolute logit of transformers' model, and
+    `divergence` the mean KL divergence in nats per token, of megatron-core's distribution from transformers'.
     """
 
     largest: float
@@ -63,8 +63,9 @@ def compare_logits(
 ) -> tuple[LogitDifference | None, str]:
     """Compare the logits of a Hugging Face folder and a checkpoint on random token ids below `rows`.
 
-    Return the difference, or None and the reason why logits were not compared. Raises ConvertError when transformers
-    cannot load the folder.
+    `is_rounded` says whether one side's weights are rounded, so that a difference is accepted. Return the difference
+    and an empty text, or None and the reason why logits were not compared. Raises ConvertError when transformers cannot
+    load the folder.
     """
     needed, free = 2 * 4 * model.num_parameters(model.padded_vocab), psutil.virtual_memory().available
     if needed > MEMORY_SHARE * free:
@@ -85,7 +86,7 @@ def compare_logits(
 
 
 def draw_tokens(model: ModelConfig, rows: int) -> list[list[int]]:
-    """Return random token ids as lists [sequences, tokens], drawn with a fixed seed.
+    """Return random token ids as lists [sequences, tokens], drawn with a fixed seed and uniformly.
 
     The ids are below `rows` and below the number of rows in the model's source.
     """
@@ -114,7 +115,7 @@ def hugging_face_logits(hf_dir: Path, tokens: list[list[int]]) -> torch.Tensor:
 
 @contextmanager
 def quiet_transformers() -> Iterator[Any]:
-    """Yield the transformers library with its progress bars and advice switched off until the block ends."""
+    """Yield the transformers library, with its progress bars and warnings switched off until the `with` block ends."""
     import transformers
 
     logging = transformers.utils.logging
@@ -130,7 +131,10 @@ def quiet_transformers() -> Iterator[Any]:
 
 
 def difference(theirs: torch.Tensor, ours: torch.Tensor) -> LogitDifference:
-    """Return how much two logits tensors [sequences, tokens, vocabulary rows] differ, over the rows that both have."""
+    """Return how much two logits tensors [sequences, tokens, vocabulary rows] differ, over the rows that both have.
+
+    `theirs` is from transformers, `ours` from megatron-core.
+    """
     rows = min(theirs.shape[-1], ours.shape[-1])
     theirs, ours = theirs[..., :rows].double(), ours[..., :rows].double()
     first, second = theirs.log_softmax(-1), ours.log_softmax(-1)

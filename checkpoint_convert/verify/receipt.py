@@ -56,10 +56,11 @@ class Outcome:
 
 
 def write_receipt(hf_dir: Path, checkpoint: Path, is_temporary: bool = False) -> None:
-    """Write HF_DIR/receipt.json for the model, its checkpoints and their shards. HF_DIR/SHA256SUMS must be complete.
+    """Write `hf_dir`/receipt.json for the model, its checkpoints and their shards. Its SHA256SUMS must be complete.
 
-    With `is_temporary`, the checkpoint is only a step in the conversion of another tool's checkpoint, so the receipt
-    does not name it. If the first run of the chain started from another exported folder, that folder's links follow.
+    `checkpoint` is the checkpoint that was exported. With `is_temporary`, the checkpoint is only a step in the
+    conversion of another tool's checkpoint, so the receipt does not name it. If the first run of the chain started from
+    another exported folder, that folder's links follow.
     """
     links = [_link("model", hf_dir, SUMS, ".")]
     chain = ancestors(checkpoint)
@@ -92,7 +93,7 @@ def _imported_links(release: Path) -> list[Link]:
 
 
 def renew_sums(hf_dir: Path, names: Collection[str]) -> None:
-    """Update the SHA-256 of the files `names` in HF_DIR/SHA256SUMS, and the SHA-256 of SHA256SUMS in the receipt.
+    """Update the SHA-256 of the files `names` in `hf_dir`/SHA256SUMS, and the SHA-256 of SHA256SUMS in the receipt.
 
     Commands that add to the model card call this. The sums of all other files stay, so a changed weight is still found.
     A folder without SHA256SUMS is left alone.
@@ -114,7 +115,7 @@ def renew_sums(hf_dir: Path, names: Collection[str]) -> None:
 
 
 def shard_folders(checkpoint: Path) -> list[Path]:
-    """Return the folders of the shards on which a checkpoint was trained, if their manifest.json still exists."""
+    """Return the folders of the shards on which a checkpoint was trained, if their manifest.json exists."""
     settings = training_settings(checkpoint)
     prefixes = [Path(str(word)) for key in ("data_path", "train_data_path") for word in settings.get(key, [])]
     return list(dict.fromkeys(prefix.parent for prefix in prefixes if (prefix.parent / MANIFEST).is_file()))
@@ -148,7 +149,11 @@ def check_receipt(hf_dir: Path) -> Outcome:
 
 
 def replay_receipt(hf_dir: Path) -> Replay:
-    """Replay the training iteration that a folder's receipt records. Raises ValueError for an unreadable receipt."""
+    """Repeat the training iteration that a folder's receipt records, and compare its figures bitwise.
+
+    A receipt may record none; the result then says that nothing was compared. Raises ValueError for an unreadable
+    receipt.
+    """
     recorded = read_receipt(hf_dir).get("replay")
     if not recorded:
         return Replay("not replayed: the receipt records no iteration that a CPU can repeat bitwise")

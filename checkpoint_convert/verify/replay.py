@@ -57,7 +57,7 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Replay:
-    """The result of a replay."""
+    """The result of repeating a recorded training iteration."""
 
     line: str
     """What was compared, or why nothing was."""
@@ -66,10 +66,10 @@ class Replay:
 
 
 def recorded_iteration(chain: Sequence[Path]) -> Iteration | None:
-    """Return the first iteration of the run that saved chain[0] and started from chain[1].
+    """Return the recorded first iteration of the run that saved the checkpoint chain[0] and started from chain[1].
 
-    Return None when it cannot be replayed on a CPU: the run used CUDA, has no metrics, or resumed a folder that no
-    longer exists.
+    `chain` is the result of `ancestors`. Return None when it cannot be replayed on a CPU: the run used CUDA, has no
+    metrics, or resumed a folder that no longer exists.
     """
     checkpoint = chain[0]
     settings = training_settings(checkpoint)
@@ -123,7 +123,10 @@ def replay(recorded: Iteration) -> Replay:
 
 
 def compared(name: str, expected: dict[str, Any], found: dict[str, Any]) -> Replay:
-    """Compare an iteration's `found` figures with the `expected` ones bitwise. `name` describes the iteration."""
+    """Compare an iteration's `found` figures with the `expected` (recorded) ones bitwise.
+
+    `name` describes the iteration in the result.
+    """
     different = [
         f"{key} {value!r} is {found.get(key)!r} here" for key, value in expected.items() if found.get(key) != value
     ]
@@ -134,7 +137,10 @@ def compared(name: str, expected: dict[str, Any], found: dict[str, Any]) -> Repl
 
 
 def reason_against(recorded: Iteration) -> str:
-    """Return why an iteration cannot be replayed on this machine, or an empty string."""
+    """Return why an iteration cannot be repeated on this machine, or an empty string if it can.
+
+    Reasons are missing checkpoints, more than LARGEST_WORLD processes, and too little free memory.
+    """
     checkpoint = Path(recorded.checkpoint)
     folders = [checkpoint, *([Path(recorded.start)] if recorded.start else [])]
     missing = [str(folder) for folder in folders if not folder.is_dir()]
@@ -152,7 +158,7 @@ def reason_against(recorded: Iteration) -> str:
 
 
 def launch_command(recorded: Iteration, folder: Path) -> list[str]:
-    """Write the settings of the replay into `folder`, and return the command that runs it."""
+    """Write the settings of the replay into `folder`, and return the trainer's command that runs one iteration."""
     settings = {
         name: value for name, value in training_settings(Path(recorded.checkpoint)).items() if name not in UNWANTED
     }

@@ -69,9 +69,10 @@ class Server:
     """Token ids that the program gives to the test conversation, or an empty list without a template."""
 
     def problems(self, end_of_turn: int, expected: list[int]) -> list[str]:
-        """Return differences from training as lines of text.
+        """Return differences from training as lines of text, or [] if there are none.
 
-        They are a missing stop at `end_of_turn`, a missing chat template, and prompt ids that differ from `expected`.
+        They are a missing stop at the id `end_of_turn`, a missing chat template, and prompt ids that differ from the
+        `expected` ids of the test conversation.
         """
         found = []
         if end_of_turn not in self.stop_ids:
@@ -107,9 +108,11 @@ class ServeOutcome:
 
 
 def serve(hf_dir: Path, checkpoint: Path) -> ServeOutcome:
-    """Check that each serving program stops the model at the end of a turn and gives it prompts as in training.
+    """Check that each serving program would stop the model at the end of a turn and give it prompts as in training.
 
-    Raises ConvertError or TokenizerError naming a file that cannot be used.
+    The programs are not run: their rules are applied to the files of the folder. transformers also generates a reply. A
+    checkpoint without a tokenizer is a problem. Without a chat format, only the servers are described. Raises
+    ConvertError or TokenizerError naming a file that cannot be used.
     """
     folder = checkpoint / TOKENIZER_DIR
     if not folder.is_dir():
@@ -199,7 +202,10 @@ def template_of_config(settings: Mapping[str, Any]) -> str | None:
 
 
 def render(loaded: Any, messages: list[dict[str, str]], template: str | None) -> str:
-    """Return the text of a conversation under a chat template, or an empty string without a template."""
+    """Return the text of a conversation under a chat template, or an empty string when `template` is None.
+
+    `loaded` is a tokenizer of transformers.
+    """
     if template is None:
         return ""
     with bounded("the chat template"):
@@ -207,7 +213,10 @@ def render(loaded: Any, messages: list[dict[str, str]], template: str | None) ->
 
 
 def applied_ids(loaded: Any, messages: list[dict[str, str]], template: str) -> list[int]:
-    """Return the ids that apply_chat_template gives to a conversation, or an empty list without a template."""
+    """Return the ids that apply_chat_template of the tokenizer `loaded` gives to a conversation.
+
+    Return an empty list when `template`, the name of the template's file, is empty.
+    """
     if not template:
         return []
     with bounded("the chat template"):

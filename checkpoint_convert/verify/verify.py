@@ -55,6 +55,7 @@ class Outcome:
     rows_left_out: int = 0
     """Number of rows that the checkpoint has from its source, but that the other side's config lacks."""
     different: list[str] = field(default_factory=list)
+    """Names of the tensors that differ."""
     num_rounded: int = 0
     """Number of tensors that are equal only after the side with the wider dtype is rounded."""
     logits: LogitDifference | None = None
@@ -105,7 +106,7 @@ def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None, wit
 
 
 def verify_weights(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None) -> Outcome:
-    """Compare only the weights of a Hugging Face folder and a checkpoint, one tensor at a time.
+    """Compare only the weights of a Hugging Face folder and a checkpoint bitwise, one tensor at a time.
 
     Raises ConvertError when the architectures differ or a file is missing.
     """
@@ -164,7 +165,10 @@ def compare_weights(
 
 
 def equal_after_rounding(parts: Parts, theirs: torch.Tensor) -> bool:
-    """Return whether two tensors are bitwise equal after one is rounded to the other's dtype, without overflow."""
+    """Return whether two tensors are bitwise equal, if need be after one is rounded to the other's dtype.
+
+    `parts` form the first tensor when they are concatenated along axis 0. A number that overflows makes them differ.
+    """
     if shape_of(parts) != theirs.shape:
         return False
     pairs = list(zip(parts, theirs.split([len(part) for part in parts]), strict=True))
@@ -178,7 +182,10 @@ def _equal_in(ours: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> b
 
 
 def is_rounded(parts: Parts, theirs: torch.Tensor) -> bool:
-    """Return whether two tensors that match after rounding differ in full precision."""
+    """Return whether two tensors that match after rounding differ in full precision.
+
+    `parts` form the first tensor when they are concatenated along axis 0.
+    """
     if parts[0].dtype == theirs.dtype:
         return False
     wide = torch.promote_types(parts[0].dtype, theirs.dtype)
