@@ -35,7 +35,10 @@ VOCABULARY = 16_000
 
 
 def main(words: list[str] | None = None) -> int:
-    """Print the table for the options that `words` (default: sys.argv) give, and return the exit code."""
+    """Measure, print the table of memory, and return the exit code. `words` (default: sys.argv) are the flags.
+
+    With several ranks, the program starts itself once more for each rank.
+    """
     options = parse_arguments(words)
     if options.save:
         measure(options)
@@ -68,7 +71,10 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Build a run, save a checkpoint and load it, and let rank 0 print the largest figures of all ranks."""
+    """Build a training run on this rank, save a checkpoint and load it, and measure the memory of each.
+
+    Rank 0 prints the largest figure of all ranks for each line of the table.
+    """
     install("cpu")
     bare = resident("VmRSS")
     settings = {
@@ -116,14 +122,14 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def peak(action: Callable[[], Any]) -> tuple[int, Any]:
-    """Run `action`, and return the peak resident memory during it in bytes, and its result."""
+    """Run `action`. Return this process's peak resident memory during it in bytes, and the action's result."""
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     result = action()
     return resident("VmHWM"), result
 
 
 def resident(field: str) -> int:
-    """Return VmRSS or VmHWM of this process in bytes."""
+    """Return the resident memory of this process in bytes: now for `field` VmRSS, at its peak for VmHWM."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
 

@@ -56,7 +56,7 @@ OURS = ("from-hf", "to-hf")
 
 
 class Row(NamedTuple):
-    """One measurement, or the medians of several."""
+    """One measurement of a process, or the medians of several. The peaks are bytes of memory."""
 
     seconds: float
     cpu_seconds: float
@@ -65,7 +65,7 @@ class Row(NamedTuple):
 
 
 def main(words: list[str] | None = None) -> int:
-    """Print the table for the options that `words` (default: sys.argv) give, and return the exit code."""
+    """Measure every row, print the table, and return the exit code. `words` (default: sys.argv) are the flags."""
     options = parse_arguments(words)
     measured: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory(dir=options.work_dir, prefix="convert-benchmark-") as work:
@@ -83,7 +83,10 @@ def main(words: list[str] | None = None) -> int:
 
 
 def measure_round(root: Path, options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
-    """Measure each row once and delete results that no later row reads."""
+    """Yield (name, measurement) of each row of the table, measured once in the folder `root`.
+
+    Results that no later row reads are deleted.
+    """
     hf, copy, ckpt, out, both = (root / name for name in ("hf", "copy", "ckpt", "out", "both"))
     convert = forked if options.small else partial(started, sys.executable, "-m", "checkpoint_convert")
     python = partial(started, sys.executable, "-c")
@@ -111,13 +114,13 @@ class Process(NamedTuple):
 
 
 def started(*words: object) -> Process:
-    """Start a command, without its output."""
+    """Start a command in a new process, and discard its standard output."""
     process = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL)
     return Process(process.pid, process.poll)
 
 
 def forked(*words: object) -> Process:
-    """Start a command of the converter in a fork of this process, which has imported everything."""
+    """Start a command of the converter in a fork of this process, which has imported the converter already."""
     process = multiprocessing.get_context("fork").Process(target=_convert, args=([str(word) for word in words],))
     process.start()
     return Process(process.pid or 0, lambda: process.exitcode)
@@ -129,9 +132,10 @@ def _convert(words: list[str]) -> None:
 
 
 def make_model(folder: Path, size_gb: float) -> int:
-    """Write a Llama of about that size from one repeated random block. Return the bytes of its weights.
+    """Write a Llama of about `size_gb` GB (10^9 bytes) as a Hugging Face folder. Return the bytes of its weights.
 
-    Its layers have the shape of Llama-2-7B, or of a sixteenth of the width for less than 1 GB.
+    The weights repeat one random block. The layers have the shape of Llama-2-7B's, or a sixteenth of the width for less
+    than 1 GB.
     """
     width = 4096 if size_gb >= 1 else 256
     layer_bytes = 2 * (4 * width * width + 3 * width * (width * 43 // 16))
@@ -162,7 +166,10 @@ def make_model(folder: Path, size_gb: float) -> int:
 
 
 def measure(start: Callable[[], Process], source: Path | None = None, output: Path | None = None) -> Row:
-    """Measure the process that `start` starts, and the flush of its output to the disk."""
+    """Measure the process that `start` starts, and the flush of the folder `output` to the disk.
+
+    The files of `source` are read before the clock starts. Raises SystemExit when the process fails.
+    """
     if source is not None:
         read_all(source)
     begun, used = time.perf_counter(), os.times()
@@ -182,7 +189,7 @@ def measure(start: Callable[[], Process], source: Path | None = None, output: Pa
 
 
 def read_all(folder: Path) -> None:
-    """Read the files once so that they are in the page cache."""
+    """Read all files of a folder once so that they are in the page cache."""
     buffer = bytearray(1 << 22)
     for path in folder.rglob("*"):
         if path.is_file():
@@ -192,7 +199,7 @@ def read_all(folder: Path) -> None:
 
 
 def status_bytes(pid: int, field: str) -> int:
-    """Return a field of /proc/PID/status in bytes, or 0 when the process has ended."""
+    """Return a memory field of /proc/PID/status, such as VmRSS, in bytes, or 0 when the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -209,7 +216,7 @@ def print_table(rows: dict[str, Row], num_bytes: int) -> None:
 
 
 def print_ratios(rows: dict[str, Row]) -> None:
-    """Print our ratios to the others, each with the wanted ratio."""
+    """Print the converter's speed and memory relative to `cp -r` and transformers, each beside the wanted ratio."""
     print()
     for name in OURS:
         ours, both = rows[name], rows.get(BOTH)

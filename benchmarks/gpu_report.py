@@ -38,7 +38,7 @@ TOTAL_SECONDS = 480
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the report: the function `module`.`function` with the arguments (record, small)."""
+    """A part of the GPU report. `module`.`function` is called with (record, small) to measure it."""
 
     name: str
     limit: float
@@ -86,7 +86,11 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Result:
-    """What a part gave. `status` is passed, failed, cut, skipped or not run; `reason` says why if it did not pass."""
+    """The result of one part of the GPU report.
+
+    `status` is passed, failed, cut, skipped or not run. `reason` says why the part did not pass. `rows` are what it
+    recorded.
+    """
 
     name: str
     status: str
@@ -121,7 +125,10 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def run_schedule(schedule: Sequence[Part], options: argparse.Namespace, folder: Path) -> list[Result]:
-    """Run the parts, write the report after each, and return their results. `folder` gets the record files."""
+    """Run the parts, write the report after each, and return their results. `folder` gets the record files.
+
+    A part that has less than a second left before the limit of all parts is not run.
+    """
     deadline = time.monotonic() + options.seconds
     results: list[Result] = []
     groups = [list(schedule)] if options.together else [[part] for part in schedule]
@@ -171,7 +178,10 @@ def end_session(process: subprocess.Popen[bytes]) -> None:
 
 
 def result_of(part: Part, folder: Path, code: int | None, ending: str, seconds: float) -> Result:
-    """Return the result of a part whose process has ended with `code`; None = it was cut."""
+    """Return the result of a part from its record, after its process has ended with `code` (None: it was cut).
+
+    `ending` and `seconds` describe the end of the process. They count when the record does not say how the part ended.
+    """
     path = record_path(folder, part)
     rows = read_rows(path) if path.is_file() else []
     end: dict[str, Any] = next((row for row in rows if "part_ends" in row), {})
@@ -187,7 +197,7 @@ def result_of(part: Part, folder: Path, code: int | None, ending: str, seconds: 
 
 
 def run_here(parts: Sequence[Part], options: argparse.Namespace) -> int:
-    """Run parts in this process. The last line of each record says how its part ended."""
+    """Run parts in this process and return exit code 0. The last line of each record says how its part ended."""
     for part in parts:
         record, started = Record(record_path(options.records, part)), time.monotonic()
         status, reason = "passed", ""
@@ -221,7 +231,7 @@ def last_line(log: Path) -> str:
 
 
 def write_report(results: Sequence[Result], output_dir: Path) -> None:
-    """Write <device>.json and <device>.md, named by the device that the environment part has found."""
+    """Write the report as <device>.json and <device>.md. The environment part has found the device's name."""
     facts = {row.get("item"): row.get("value") for result in results for row in result.rows}
     device = str(facts.get("device") or "unknown device")
     name = "cpu" if device.startswith("CPU") else re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
@@ -243,7 +253,7 @@ def page(device: str, results: Sequence[Result]) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the lines of a Markdown table with a column for each key, in order of appearance."""
+    """Return the lines of a Markdown table with a column for each key of the rows, in order of appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     head = [f"| {' | '.join(column.replace('_', ' ') for column in columns)} |", "|" + "---|" * len(columns)]
     return head + [f"| {' | '.join(cell(row.get(column)) for column in columns)} |" for row in rows]

@@ -20,7 +20,7 @@ from megatron_train.parallel.distributed import freeze_imports
 
 
 def main(words: list[str] | None = None) -> int:
-    """Print the table for the options that `words` (default: sys.argv) give, and return the exit code."""
+    """Print planned and measured peaks, and return the exit code. `words` (default: sys.argv) are the flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--small", action="store_true", help="two narrow layers, 1,000 token ids, 64 tokens: tries the program"

@@ -52,7 +52,7 @@ SAMPLE = Path(__file__).resolve().parent.parent / "examples" / "data"
 
 
 def main() -> None:
-    """Prepare the corpus, measure, print."""
+    """Write the corpus, measure each way in turn for several rounds, and print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, default=SAMPLE)
     parser.add_argument("--vocab_file", type=Path, default=SAMPLE / "tokenizer" / "sample.model")
@@ -87,7 +87,10 @@ def main() -> None:
 
 
 def measure_in_process(way: str, corpus: Path, vocab_file: Path) -> dict[str, Any]:
-    """Run one measurement in a fresh process."""
+    """Run one measurement of `way`, a letter of the list above, in a new process, and return its figures.
+
+    They are CPU seconds, tokens, and more for some ways.
+    """
     command = [sys.executable, __file__, "--measure", way, "--corpus", str(corpus), "--vocab_file", str(vocab_file)]
     environment = {**os.environ, **({REFERENCE_ENV: "reference"} if way == "r" else {})}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -98,14 +101,17 @@ def measure_in_process(way: str, corpus: Path, vocab_file: Path) -> dict[str, An
 
 
 def measure_twice(corpus: Path, vocab_file: Path) -> float:
-    """Return the mean wall seconds of two simultaneous runs of (a)."""
+    """Return the mean wall seconds of two simultaneous runs of the way `a`, a whole build on one core."""
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(measure_in_process, "a", corpus, vocab_file) for _ in range(2)]
         return statistics.mean(float(run.result()["wall"]) for run in runs)
 
 
 def report(results: dict[str, list[dict[str, Any]]]) -> None:
-    """Print medians, ratios and shares."""
+    """Print the medians of each way, ratios between ways, and the share of each duty in a build.
+
+    `results` maps a way to the figures of each round.
+    """
     median = {way: statistics.median(m["cpu"] for m in measured) for way, measured in results.items()}
     print(f"\n{'way':4} {'CPU s':>8} {'min':>8} {'Mtok/s':>8} {'tokens':>12}")
     for way, measured in results.items():

@@ -19,7 +19,11 @@ from pretokenizer.sources.source import InputRecord
 
 
 def write_corpus(data_dir: Path, corpus: Path, text_dir: Path | None = None, text_mb: int = 0) -> None:
-    """Write every conversation below DATA_DIR in `messages` form. Unknown folders are read as open forms."""
+    """Write the conversations of all data sets in `data_dir` to the JSON-lines file `corpus` in `messages` form.
+
+    A folder with the name of a source is read by that source, any other folder by `messages`. Conversations cut from
+    the text files in `text_dir`, at most `text_mb` MiB, follow.
+    """
     count = characters = 0
     source = Messages("messages", {})
     with corpus.open("w", encoding="utf-8") as file:
@@ -37,7 +41,10 @@ def write_corpus(data_dir: Path, corpus: Path, text_dir: Path | None = None, tex
 
 
 def conversations_of(folder: Path) -> Iterator[Conversation]:
-    """Yield the conversations of a data set's folder. Records of another form yield none."""
+    """Yield the conversations of a data set's folder. Unusable records are left out.
+
+    At a file that cannot be read, print a message and stop.
+    """
     source = make_source(folder.name if folder.name in SOURCES else "messages", {})
     files = list_folder(folder).records
     records = (
@@ -53,7 +60,10 @@ def conversations_of(folder: Path) -> Iterator[Conversation]:
 
 
 def conversations_of_text(folder: Path, max_bytes: int) -> Iterator[Conversation]:
-    """Cut real text into conversations: a paragraph asks, and the next 200 to 3,000 characters answer."""
+    """Cut the text files of a folder into conversations of one question and one answer, about `max_bytes` in all.
+
+    20 to 400 characters ask, and the next 200 to 3,000 characters answer.
+    """
     rng = random.Random(0)
     paths = sorted(
         path for path in folder.rglob("*") if path.suffix in (".md", ".rst", ".txt", ".py") and path.is_file()
@@ -73,7 +83,10 @@ def conversations_of_text(folder: Path, max_bytes: int) -> Iterator[Conversation
 
 
 def joined_by_four(corpus: Path) -> Path:
-    """Write a corpus of the same messages, four conversations in one. Return its path, beside the corpus's folder."""
+    """Write a corpus in which four conversations of `corpus` are joined into one, and return its path.
+
+    System messages are left out. A joined corpus that exists is reused.
+    """
     path = corpus.parents[1] / "joined" / "messages" / "train.jsonl"
     if not path.is_file():
         path.parent.mkdir(parents=True)
@@ -87,7 +100,7 @@ def joined_by_four(corpus: Path) -> Path:
 
 
 def conversation_of(record: dict[str, Any]) -> Conversation:
-    """Return the conversation of a record of the corpus."""
+    """Return the conversation of one record (line) of the corpus."""
     converted = Messages("messages", {}).convert(record, "train")
     assert isinstance(converted, list), converted
     return converted[0]

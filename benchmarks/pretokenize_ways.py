@@ -40,7 +40,10 @@ DUTIES = {
 
 
 def measure_build(corpus: Path, vocab_file: Path, workers: int = 1, chat_format: str = "chatml") -> dict[str, Any]:
-    """Measure the whole stage, and the share of its duties."""
+    """Measure a whole build of the corpus, from JSON lines to the published folder.
+
+    Return its CPU seconds, wall seconds and number of tokens, and the CPU seconds of each of DUTIES.
+    """
     seconds = dict.fromkeys(DUTIES, 0.0)
     for name, (module, function) in DUTIES.items():
         setattr(module, function, timed(getattr(module, function), name, seconds))
@@ -63,7 +66,7 @@ def measure_build(corpus: Path, vocab_file: Path, workers: int = 1, chat_format:
 
 
 def measure_template(corpus: Path, vocab_file: Path) -> dict[str, Any]:
-    """Measure the whole stage with the Jinja template of chatml, which users would give as a file."""
+    """Measure a whole build with chatml as a Jinja chat template in a file. Return what measure_build returns."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "chatml.jinja"
         path.write_text(CHATML.hf_chat_template, encoding="utf-8")
@@ -71,7 +74,10 @@ def measure_template(corpus: Path, vocab_file: Path) -> dict[str, Any]:
 
 
 def measure_encoding(corpus: Path, vocab_file: Path, as_template: bool) -> dict[str, Any]:
-    """Measure the encoder alone, in batches of 1,000 conversations, with chatml built in or as a chat template."""
+    """Measure the encoder alone, in batches of 1,000 conversations, with chatml built in or as a chat template.
+
+    Return its CPU seconds and number of tokens.
+    """
     tokenizer = load_tokenizer(vocab_file, CHATML.special_tokens)
     chat_format = TemplateFormat(CHATML.hf_chat_template, "chatml.jinja", tokenizer) if as_template else CHATML
     encoder, _ = make_encoder(tokenizer, chat_format)
@@ -82,7 +88,7 @@ def measure_encoding(corpus: Path, vocab_file: Path, as_template: bool) -> dict[
 
 
 def timed(function: Callable[..., Any], name: str, seconds: dict[str, float]) -> Callable[..., Any]:
-    """Wrap `function` so that its CPU time adds up under `name`."""
+    """Return a wrapper of `function` that adds the CPU seconds of each call to `seconds[name]`."""
 
     def run(*arguments: Any, **keywords: Any) -> Any:
         started = time.process_time()
@@ -95,7 +101,10 @@ def timed(function: Callable[..., Any], name: str, seconds: dict[str, float]) ->
 
 
 def measure_original(corpus: Path, vocab_file: Path) -> dict[str, Any]:
-    """Measure the original's loop: it encodes turn by turn, then encodes the joined text again to check."""
+    """Measure Open-Assistant's inner loop. It encodes turn by turn, then encodes the joined text again as a check.
+
+    Return its CPU seconds and number of tokens.
+    """
     started = time.process_time()
     tokenizer = load_tokenizer(vocab_file, CHATML.special_tokens)
     specials = list(tokenizer.special_tokens)
@@ -134,7 +143,10 @@ def measure_original(corpus: Path, vocab_file: Path) -> dict[str, Any]:
 
 
 def measure_reference(corpus: Path, vocab_file: Path) -> dict[str, Any]:
-    """Measure the reference tokenizer on the turns' texts between control tokens."""
+    """Measure the reference tokenizer alone, on the texts between the control tokens of each rendered conversation.
+
+    Return its CPU seconds and number of tokens.
+    """
     tokenizer = load_tokenizer(vocab_file, CHATML.special_tokens)
     marks = re.compile("|".join(map(re.escape, CHATML.special_tokens)))
     texts = [t for document in rendered(corpus) for t in marks.split(document) if t]
@@ -148,7 +160,10 @@ def measure_reference(corpus: Path, vocab_file: Path) -> dict[str, Any]:
 
 
 def measure_builder(corpus: Path, vocab_file: Path) -> dict[str, Any]:
-    """Measure megatron-core's dataset builder."""
+    """Measure megatron-core's IndexedDatasetBuilder alone, which writes token ids that are in memory already.
+
+    Return its CPU seconds and number of tokens.
+    """
     import torch
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
@@ -168,7 +183,10 @@ def measure_builder(corpus: Path, vocab_file: Path) -> dict[str, Any]:
 
 
 def measure_engine(corpus: Path, vocab_file: Path) -> dict[str, Any]:
-    """Measure the fast engine with one call per document."""
+    """Measure the fast tokenizer engine alone, with one call for each rendered conversation.
+
+    Return its CPU seconds and number of tokens.
+    """
     tokenizer = load_tokenizer(vocab_file, CHATML.special_tokens)
     fast = FramedPass(tokenizer, CHATML, ReferencePass(tokenizer, CHATML))
     documents = ["".join(fast.marked_pieces(c.messages)) for c in conversations(corpus)]
@@ -178,12 +196,12 @@ def measure_engine(corpus: Path, vocab_file: Path) -> dict[str, Any]:
 
 
 def plain_encoder(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
-    """Return a function that encodes with one call of SentencePiece."""
+    """Return a function that encodes text without control tokens: SentencePiece's own, or else the tokenizer's."""
     return tokenizer.processor.encode if isinstance(tokenizer, SentencePieceTokenizer) else tokenizer.encode
 
 
 def rendered(corpus: Path) -> list[str]:
-    """Return the rendered text of every document."""
+    """Return the text of every conversation of the corpus in chatml."""
     return [CHATML.render(c).text for c in conversations(corpus)]
 
 

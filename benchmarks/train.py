@@ -32,11 +32,11 @@ RATIOS = (
     ("two TP", "ours packed", 1.5),
     ("two DP", "ours packed", 1.5),
 )
-"""(numerator, denominator, what we want at least)."""
+"""(numerator, denominator, wanted) of each ratio of two modes' tokens per second. `wanted` is the least good ratio."""
 
 
 def main(words: list[str] | None = None) -> int:
-    """Print the tables for the options that `words` (default: sys.argv) give, and return the exit code."""
+    """Measure every mode, print the tables, and return the exit code. `words` (default: sys.argv) are the flags."""
     options = parse_arguments(words)
     if options.measure:
         print("RESULT " + json.dumps(measure(options)), flush=True)
@@ -82,7 +82,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def sample_shards(folder: Path) -> str:
-    """Write the shards of the demo's stage 1 and return their prefix."""
+    """Write the shards of the demo's stage 1 below `folder`, and return the path prefix of the train shards."""
     build = ["-m", "pretokenizer", "build", "--configs", "demo_stage1", "sample", "--data_dir", "examples/data"]
     subprocess.run(
         [sys.executable, *build, "--output_dir", str(folder / "data"), "--output_dir_suffix", ""],
@@ -94,7 +94,10 @@ def sample_shards(folder: Path) -> str:
 
 
 def run_measurement(mode: str, options: argparse.Namespace) -> float:
-    """Run one mode in its own process, or two, and return document tokens per second. --small runs it in this one."""
+    """Measure one mode in a process of its own, or in two, and return document tokens per second.
+
+    With --small, it runs in this process. Raises SystemExit when the measurement fails.
+    """
     if options.small:
         result = measure(argparse.Namespace(**vars(options) | {"measure": mode}))
         return float(result["tokens"] / result["seconds"])
@@ -139,7 +142,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
 
 def our_steps(options: argparse.Namespace) -> Iterator[int]:
-    """Yield the document tokens of each step of the trainer's own Run."""
+    """Train with the trainer's own Run, and yield the number of document tokens of each step."""
     from megatron_train.config.flags import config_from_settings
     from megatron_train.config.model_config import ModelConfig
     from megatron_train.data.sft_dataset import training_samples
@@ -176,7 +179,7 @@ def our_steps(options: argparse.Namespace) -> Iterator[int]:
 
 
 def transformers_steps(options: argparse.Namespace) -> Iterator[int]:
-    """Yield the document tokens of each step of a plain loop: transformers' class and loss, AdamW, clipping."""
+    """Train in a plain loop (transformers' class and loss, AdamW, clipping), and yield each step's document tokens."""
     import torch
     import transformers
 
@@ -219,7 +222,10 @@ def llama_config(options: argparse.Namespace) -> Any:
 
 
 def documents(options: argparse.Namespace) -> list[Any]:
-    """Return (token ids, is a target) of each prefix's first documents in a fixed order, cut to the row's length."""
+    """Return (token ids, target mask) of the first documents of each prefix, mixed in a fixed order.
+
+    Both are arrays [tokens], cut to the length of a row. The mask is true for the assistant's tokens.
+    """
     import numpy as np
 
     from pretokenizer.chat.roles import Role
@@ -235,10 +241,14 @@ def documents(options: argparse.Namespace) -> list[Any]:
 
 
 Rows = Iterator[tuple[dict[str, Any], int]]
+"""Batches: the inputs of a model of transformers, and the number of document tokens in them."""
 
 
 def padded_rows(found: list[Any], options: argparse.Namespace) -> Rows:
-    """Yield rows of `micro_batch_size` unsorted documents, padded to the longest."""
+    """Yield (model inputs, number of document tokens) of batches of `micro_batch_size` rows, without end.
+
+    A row is one document of `found`, the result of `documents`, padded to the longest of its batch.
+    """
     import torch
 
     while True:
@@ -254,7 +264,10 @@ def padded_rows(found: list[Any], options: argparse.Namespace) -> Rows:
 
 
 def packed_rows(found: list[Any], options: argparse.Namespace) -> Rows:
-    """Yield rows packed as transformers does it: documents end to end, restarting position_ids, no attention mask."""
+    """Yield (model inputs, number of document tokens) of batches packed as transformers does it, without end.
+
+    A batch is one long row of whole documents, with position_ids that restart at each and no attention mask.
+    """
     import torch
 
     space = options.packed_rows * options.seq_length

@@ -38,7 +38,10 @@ def main() -> int:
 
 
 def prepare(folder: Path) -> Path:
-    """Write a random Llama, its checkpoint, and shards of the first conversations that fit; return their prefix."""
+    """Write a random Llama, its checkpoint, and shards of the first conversations that fit into a row.
+
+    Return the path prefix of the shards.
+    """
     data = ["--data_dir", "examples/data", "--output_dir", f"{folder}/all", "--output_dir_suffix", ""]
     run("-m", "pretokenizer", "build", "--configs", "demo_stage1", "sample", *data)
     run("examples/make_tiny_llama.py", f"{folder}/hf")
@@ -73,7 +76,7 @@ def our_losses(folder: Path, prefix: Path) -> list[float]:
 
 
 def trl_losses(folder: Path, prefix: Path) -> list[float]:
-    """Return the loss of each step of TRL's SFTTrainer, before its log rounds it."""
+    """Train with TRL's SFTTrainer, and return the loss of each step, unrounded."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -124,7 +127,7 @@ def trl_losses(folder: Path, prefix: Path) -> list[float]:
 
 
 def run(*words: str) -> None:
-    """Run a Python command of this repository. Raises CalledProcessError."""
+    """Run Python with these arguments in the repository root, without its output. Raises CalledProcessError."""
     subprocess.run([sys.executable, "-W", "ignore", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 

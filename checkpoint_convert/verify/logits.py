@@ -35,7 +35,7 @@ class LogitDifference:
     """How much the logits of two models differ on the same tokens.
 
     `largest` is the largest absolute difference, `scale` the largest absolute logit of transformers' model, and
-    `divergence` the mean KL divergence in nats per token, of megatron-core's distribution from transformers'.
+    `divergence` the mean KL divergence (transformers || megatron-core) in nats per token.
     """
 
     largest: float
@@ -86,7 +86,7 @@ def compare_logits(
 
 
 def draw_tokens(model: ModelConfig, rows: int) -> list[list[int]]:
-    """Return random token ids as lists [sequences, tokens], drawn with a fixed seed and uniformly.
+    """Return random token ids as lists [sequences, tokens], drawn uniformly with a fixed seed.
 
     The ids are below `rows` and below the number of rows in the model's source.
     """

@@ -56,11 +56,11 @@ class Outcome:
 
 
 def write_receipt(hf_dir: Path, checkpoint: Path, is_temporary: bool = False) -> None:
-    """Write `hf_dir`/receipt.json for the model, its checkpoints and their shards. Its SHA256SUMS must be complete.
+    """Write `hf_dir`/receipt.json for the model in `hf_dir`, its checkpoints and their shards.
 
-    `checkpoint` is the checkpoint that was exported. With `is_temporary`, the checkpoint is only a step in the
-    conversion of another tool's checkpoint, so the receipt does not name it. If the first run of the chain started from
-    another exported folder, that folder's links follow.
+    The folder's SHA256SUMS must be complete. `checkpoint` is the checkpoint that was exported. With `is_temporary`, the
+    checkpoint is only a step in the conversion of another tool's checkpoint, so the receipt does not name it. If the
+    first run of the chain started from another exported folder, the links of that folder's receipt are appended.
     """
     links = [_link("model", hf_dir, SUMS, ".")]
     chain = ancestors(checkpoint)

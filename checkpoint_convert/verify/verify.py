@@ -106,7 +106,7 @@ def verify(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None, wit
 
 
 def verify_weights(hf_dir: Path, checkpoint_dir: Path, iteration: int | None = None) -> Outcome:
-    """Compare only the weights of a Hugging Face folder and a checkpoint bitwise, one tensor at a time.
+    """Compare only the weights of a Hugging Face folder and a checkpoint, one tensor at a time.
 
     Raises ConvertError when the architectures differ or a file is missing.
     """
