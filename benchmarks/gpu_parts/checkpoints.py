@@ -41,7 +41,10 @@ def run(record: Record, small: bool) -> None:
 
 
 def losses_of(device: str, arguments: list[Any], save: Path) -> dict[int, float]:
-    """Train on `device`, and return iteration -> loss from metrics.jsonl in `save`. Raises RuntimeError on failure."""
+    """Train on `device` (`cpu` or `cuda`), and return {iteration: loss} from metrics.jsonl in the folder `save`.
+
+    `arguments` are the flags of the run. Raises RuntimeError when it fails.
+    """
     done = train(device, arguments)
     if done.code:
         raise RuntimeError(f"the run {save.name} on {device} failed: {done.message}")
@@ -50,5 +53,8 @@ def losses_of(device: str, arguments: list[Any], save: Path) -> dict[int, float]
 
 
 def check(record: Record, name: str, found: dict[int, float], expected: dict[int, float]) -> None:
-    """Record the largest relative difference of the losses of `found` from those of the same iterations."""
+    """Record the largest relative difference between two runs' losses, over the iterations in `found`.
+
+    Both map iterations to losses. The check passes up to LIMIT.
+    """
     record.check(name, max(abs(loss / expected[at] - 1) for at, loss in found.items()), LIMIT)

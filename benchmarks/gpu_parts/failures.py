@@ -54,7 +54,10 @@ def weights(bench: Bench) -> torch.Tensor:
 
 
 def check_overflow(record: Record, here: str, given: list[Any], save: Path) -> None:
-    """Record whether an fp16 run that starts with a loss scale of 2^24 lowers it and then updates the weights."""
+    """Record whether an fp16 run that starts with a loss scale of 2^24 lowers it and then updates the weights.
+
+    `here` is this machine's device, `given` the flags of the run, and `save` its folder.
+    """
     done = train(here, [*given, "--fp16", "--initial_loss_scale", 2**24, "--train_iters", 24])
     rows = steps_of(save) if done.code == 0 else []
     scale = rows[-1]["loss_scale"] if rows else None
@@ -64,7 +67,10 @@ def check_overflow(record: Record, here: str, given: list[Any], save: Path) -> N
 
 
 def check_signal(record: Record, here: str, given: list[Any], save: Path) -> None:
-    """Send SIGTERM after the first iterations, and record how long the run takes to save and end."""
+    """Send SIGTERM to a training run after its first iterations, and record whether and how fast it saves and ends.
+
+    `here` is this machine's device, `given` the flags of the run, and `save` its folder.
+    """
     sent: list[float] = []
 
     def send_when_training() -> None:
@@ -82,6 +88,6 @@ def check_signal(record: Record, here: str, given: list[Any], save: Path) -> Non
 
 
 def steps_of(save: Path) -> list[dict[str, Any]]:
-    """Return the iterations of metrics.jsonl in `save`. A line that is still being written is left out."""
+    """Return the records of iterations in metrics.jsonl of the folder `save`, without a line that is being written."""
     lines = (save / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     return [row for row in map(json.loads, lines) if "lm_loss" in row]

@@ -27,18 +27,21 @@ from megatron_train.parallel.device import compute_capability, install
 from megatron_train.parallel.distributed import device, init_distributed
 
 LIMITS = {torch.bfloat16: 2e-2, torch.float16: 4e-3, torch.float32: 1e-4}
-"""Largest relative difference that passes. The spacing of numbers is 2^-8, 2^-11 and 2^-24."""
+"""Dtype -> largest relative difference that passes. The dtypes round numbers to 2^-8, 2^-11 and 2^-24."""
 
 
 @dataclass(frozen=True)
 class AttentionCase:
-    """Rows and heads of one attention call. `bounds` are those of the documents of a packed row."""
+    """The shape, dtype and mask of one attention call that is compared with fp64."""
 
     head_size: int
     dtype: torch.dtype
     window: int | None
+    """Sliding window in tokens, or None for none."""
     bounds: tuple[int, ...] | None
+    """First position of each document of a packed row, and the row's end. None for padded rows."""
     length: int
+    """Positions of a row."""
     heads: int = 4
     groups: int = 2
 
@@ -71,7 +74,10 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def attention_cases(small: bool) -> Iterator[AttentionCase]:
-    """Yield the cases: each precision and head size, packed with an empty document, with a window, and padded."""
+    """Yield the cases to compare: each dtype and head size, packed and padded, with and without a sliding window.
+
+    A packed row has an empty document. `small` gives short rows and one head size.
+    """
     length, window = (48, 7) if small else (2048, 300)
     bounds = tuple(round(part * length) for part in (0, 0.34, 0.34, 0.73, 1))
     for dtype, head_size in itertools.product(LIMITS, (16,) if small else (64, 80, 96, 128)):
@@ -107,7 +113,10 @@ def attention_of(case: AttentionCase) -> Callable[..., Tensor]:
 
 
 def exact_attention(case: AttentionCase, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return softmax attention over the whole score matrix, with everything masked that a query must not see."""
+    """Return softmax attention over the whole score matrix, in the dtype of the inputs, as the exact result.
+
+    Later positions, other documents, and positions outside the window are masked.
+    """
     place = torch.arange(case.length, device=query.device)
     distance = place[:, None] - place[None, :]
     allowed = (distance >= 0) & (distance < (case.window or case.length))
@@ -126,7 +135,10 @@ def exact_swiglu(gate_and_up: Tensor) -> Tensor:
 
 
 def check_loss(record: Record, dtype: torch.dtype, small: bool) -> None:
-    """Compare the chunked cross-entropy with the whole one. A quarter of the vocabulary rows is padding."""
+    """Record the error of the trainer's chunked cross-entropy against cross-entropy over all targets at once in fp64.
+
+    A quarter of the vocabulary rows is padding.
+    """
     targets, width, rows = (20, 16, 40) if small else (3000, 1024, 8000)
     in_use = rows * 3 // 4
     generator = torch.Generator().manual_seed(3)
@@ -145,7 +157,7 @@ def check_loss(record: Record, dtype: torch.dtype, small: bool) -> None:
 
 
 def check_adam(record: Record) -> None:
-    """Compare three steps of AdamW, whose gradients are divided by 3, with the formula in fp64."""
+    """Record the error of three steps of the trainer's AdamW against the formula in fp64. It divides gradients by 3."""
     start, *gradients = random_tensors([(1000,)] * 4, torch.float32)
     weight = torch.nn.Parameter(start.detach().clone())
     optimizer = FusedLayoutAdam([weight], lr=0.1, weight_decay=0.01)
@@ -161,14 +173,17 @@ def check_adam(record: Record) -> None:
 
 
 def random_tensors(shapes: list[Any], dtype: torch.dtype, scale: float = 1.0) -> list[Tensor]:
-    """Return normally distributed tensors that require gradients, the same on every device."""
+    """Return normally distributed tensors, times `scale`, that require gradients. All devices get the same values."""
     generator = torch.Generator().manual_seed(0)
     tensors = [(torch.randn(shape, generator=generator) * scale).to(device(), dtype) for shape in shapes]
     return [tensor.requires_grad_() for tensor in tensors]
 
 
 def largest_error(ours: Callable[..., Tensor], exact: Callable[..., Tensor], inputs: list[Tensor]) -> float:
-    """Return the largest relative error of the output and of the gradient of each input. NaN counts as infinite."""
+    """Return the largest relative error of the function `ours`: of its output, and of the gradient of each input.
+
+    `exact` computes the expected output from the inputs in fp64. NaN counts as an infinite error.
+    """
     wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
     found, expected = ours(*inputs), exact(*wide)
     upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(expected.device)

@@ -45,14 +45,14 @@ LIMIT = 0.1
 
 @dataclass(frozen=True)
 class Peak:
-    """The planned and the measured peak of GPU memory in GiB. None = not measured, because there is no GPU or it is
-    too small."""
+    """The planned and the measured peak of GPU memory of one case, in GiB."""
 
     model: str
     layers: int
     settings: str
     planned: float
     measured: float | None
+    """None = not measured, because there is no GPU or it is too small."""
 
 
 def run(record: Record, small: bool) -> None:
@@ -68,7 +68,7 @@ def run(record: Record, small: bool) -> None:
 
 
 def peaks(small: bool) -> Iterator[Peak]:
-    """Yield a row per case of CASES. `small` takes narrow models and 64 tokens."""
+    """Measure each of CASES, and yield its planned and measured peak. `small` takes narrow models and 64 tokens."""
     for name, layers, settings in CASES:
         settings = {"seq_length": 4096, "bf16": True, "train_iters": 2} | settings
         shown = " ".join(f"{key}={value}" for key, value in settings.items() if key not in ("bf16", "train_iters"))
@@ -93,7 +93,7 @@ def fits(planned: float) -> bool:
 
 
 def measured_gib(model: ModelConfig, settings: dict[str, Any]) -> float | None:
-    """Return the peak in GiB of two iterations, or None on the CPU."""
+    """Return the measured peak of GPU memory of two training iterations in GiB, or None on the CPU."""
     release_memory()
     before = reset_peak()
     bench = Bench.build(model, settings)
@@ -103,9 +103,10 @@ def measured_gib(model: ModelConfig, settings: dict[str, Any]) -> float | None:
 
 
 def check_save(record: Record, small: bool) -> None:
-    """Save a checkpoint, and record what that adds to the memory of the GPU and of the process.
+    """Save a checkpoint, and record the GiB that this adds to the memory of the GPU and of the process.
 
-    The GPU may hold a copy of one tensor at a time, in fp32 and in 16 bits.
+    The check of the GPU passes up to the size of one tensor: it may hold a copy of one tensor at a time, in fp32 and in
+    16 bits.
     """
     model = replace(ModelConfig.load(MODELS / "qwen2.5_0.5b.yaml"), num_layers=8)
     model = narrow(model) if small else model

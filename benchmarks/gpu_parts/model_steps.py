@@ -61,7 +61,7 @@ class Bench:
         return cls(model, config, layout, chunks, build_optimizer(chunks, config))
 
     def step(self, batches: list[DeviceBatch]) -> StepResult:
-        """Train one iteration on `batches`, as a run does, but without reading data."""
+        """Train one iteration on the micro-batches `batches`, as a run does, but without reading data."""
 
         def is_refused(loss: float, norm: float) -> bool:
             return is_unwanted(TrainState(), self.config.optimizer, loss, norm)
@@ -70,7 +70,7 @@ class Bench:
         return train_step(self.chunks, self.optimizer, batches, update, PhaseTimer())
 
     def seconds_per_step(self, batches: list[DeviceBatch], warm_up: int, steps: int) -> float:
-        """Return the mean seconds of `steps` iterations, after `warm_up` others."""
+        """Return the mean seconds of `steps` training iterations, after `warm_up` iterations that do not count."""
         for _ in range(warm_up):
             self.step(batches)
         synchronize()
@@ -81,7 +81,7 @@ class Bench:
         return (time.perf_counter() - started) / steps
 
     def contents(self, root: Path) -> Contents:
-        """Return what a checkpoint below the folder `root` saves of this bench."""
+        """Return the contents to save as a checkpoint of this bench below the folder `root`."""
         config = replace(self.config, checkpoint=replace(self.config.checkpoint, save=str(root)))
         return Contents(config, self.model, TrainState(), self.chunks, self.optimizer, self.layout, {})
 
@@ -104,12 +104,12 @@ class Bench:
 
 
 def named_random(name: str) -> np.random.RandomState:
-    """Return a random generator whose seed is the checksum of `name`."""
+    """Return a random generator whose seed is the CRC-32 of `name`."""
     return np.random.RandomState(zlib.crc32(name.encode()))
 
 
 def random_batch(model: ModelConfig, config: TrainConfig, documents_per_row: int = 2) -> DeviceBatch:
-    """Return full rows of random tokens that are all targets.
+    """Return a micro-batch of full rows of random tokens that are all targets of the loss.
 
     A packed row holds `documents_per_row` documents of equal length, a padded row one document.
     """
@@ -119,7 +119,10 @@ def random_batch(model: ModelConfig, config: TrainConfig, documents_per_row: int
 
 
 def batch_of(model: ModelConfig, config: TrainConfig, rows: list[list[int]]) -> DeviceBatch:
-    """Return a micro-batch of random tokens. Each of `rows` lists the positions of its documents."""
+    """Return a micro-batch of random tokens that are all targets of the loss.
+
+    `rows` has one list for each row: the lengths of its documents in positions. A padded row has one document.
+    """
     rng, rule = np.random.RandomState(0), LossRule((2,), "label", False, 0.0)
 
     def document(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +152,7 @@ def synchronize() -> None:
 
 
 def reset_peak() -> int:
-    """Start a new peak of GPU memory, and return the bytes that are allocated now; 0 on the CPU."""
+    """Start a new measurement of peak GPU memory, and return the bytes that are allocated now; 0 on the CPU."""
     if not uses_cuda():
         return 0
     torch.cuda.reset_peak_memory_stats()

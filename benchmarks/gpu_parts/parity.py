@@ -31,7 +31,7 @@ from megatron_train.train_step import forward_backward
 RECORDED = Path(__file__).with_name("recorded_cpu.json")
 SETTINGS = {"seq_length": 96, "train_iters": 1}
 ROWS = {"packed": [[40, 23, 30], [96]], "padded": [[96], [50]]}
-"""Positions of the documents of each row."""
+"""Kind of micro-batch -> for each row, the lengths of its documents in positions."""
 LLAMA = ModelConfig("llama", 2, 128, 192, 4, 500, 256, kv_channels=64)
 NEOX = replace(
     LLAMA, family="gpt_neox", normalization="LayerNorm", gated_linear_unit=False, activation="gelu",
@@ -81,7 +81,10 @@ def bench_of(kind: str, rows: str, settings: dict[str, Any]) -> Bench:
 
 
 def results(bench: Bench, rows: str) -> dict[str, Any]:
-    """Return the loss, and the fingerprints of the logits and of each gradient, of one micro-batch."""
+    """Return the loss of one micro-batch, and the fingerprints of its logits and of each gradient.
+
+    `rows` is a key of ROWS.
+    """
     batch = batch_of(bench.model, bench.config, ROWS[rows])
     found = {"loss": backward(bench, batch)} | {"gradients": gradients(bench)}
     with torch.no_grad():
@@ -113,13 +116,16 @@ def fingerprint(name: str, tensor: Tensor) -> Fingerprint:
 
 
 def apart(found: Fingerprint, expected: Fingerprint) -> float:
-    """Return an estimate of the L2 norm of the difference of two tensors, relative to the norm of `expected`."""
+    """Estimate from two tensors' fingerprints the L2 norm of their difference, relative to the norm of `expected`."""
     squares = [(a - b) ** 2 for a, b in zip(found[1:], expected[1:], strict=True)]
     return math.sqrt(sum(squares) / len(squares)) / expected[0]
 
 
 def compare(record: Record, name: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Record the relative differences of the loss, the logits and the gradient that differs most."""
+    """Record how far the results `found` differ from the `expected` ones, relatively: loss, logits and worst gradient.
+
+    `name` ends with the precision, which decides the limits.
+    """
     loss, logits, gradient = LIMITS[name.rpartition(", ")[2]]
     record.check(f"{name}: loss", abs(found["loss"] / expected["loss"] - 1), loss)
     record.check(f"{name}: logits", apart(found["logits"], expected["logits"]), logits)
@@ -161,7 +167,7 @@ def check_host_waits(record: Record, rows: str) -> None:
 
 @contextmanager
 def waits_are_errors() -> Iterator[None]:
-    """Make torch raise RuntimeError when the CPU waits for the GPU inside the block."""
+    """Make torch raise RuntimeError when the CPU waits for the GPU inside the `with` block."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -171,7 +177,7 @@ def waits_are_errors() -> Iterator[None]:
 
 
 def main() -> None:
-    """Write recorded_cpu.json from this machine's CPU."""
+    """Compute the results of every case on this machine's CPU, and write them to recorded_cpu.json."""
     os.environ[DEVICE_VARIABLE] = "cpu"
     found = {f"{kind}, {rows}": results(bench_of(kind, rows, {}), rows) for kind, rows in cases()}
     lines = (f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in found.items())

@@ -14,11 +14,11 @@ from typing import Any
 
 
 class PartSkippedError(Exception):
-    """Raised by a part that cannot run here, such as one that needs a CUDA device. Its message says why."""
+    """Raised by a part of the GPU report that cannot run on this machine, e.g. without a CUDA device. Says why."""
 
 
 class Record:
-    """The rows of one part. Each row is a JSON object on its own line of a file."""
+    """The recorded rows of one part of the GPU report. Each row is a JSON object on its own line of a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,7 +35,7 @@ class Record:
         self.row(check=name, **values, measured=measured, limit=limit, passed=passed)
 
     def fact(self, name: str, passed: bool, **values: Any) -> None:
-        """Append a row about a condition that holds or does not hold."""
+        """Append a row about a condition that holds (`passed`) or does not hold."""
         self.row(check=name, **values, passed=passed)
 
 

@@ -37,7 +37,7 @@ KERNELS_SHOWN = 20
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the table: an architecture with `layers` layers, and its settings beside those of BASE."""
+    """One line of the speed table: an architecture with `layers` layers, and settings that are added to BASE."""
 
     model: str = "llama3_8b"
     layers: int = 8
@@ -77,7 +77,10 @@ def run(record: Record, small: bool) -> None:
 
 
 def measure(record: Record, case: Case, small: bool) -> float | None:
-    """Record one line of the table, and return the seconds of a step; None if the model does not fit."""
+    """Measure one case, record its line of the speed table, and return the seconds of a training step.
+
+    Return None, and record why, if the model does not fit into the GPU's memory.
+    """
     model = replace(ModelConfig.load(MODELS / f"{case.model}.yaml"), num_layers=case.layers)
     settings = BASE | case.settings
     if small:
@@ -114,7 +117,7 @@ def words(settings: dict[str, Any]) -> str:
 
 
 def kernel_times(record: Record, small: bool) -> None:
-    """Record the kernels of two steps by time, and the share of the time in which the GPU has nothing to do."""
+    """Record the KERNELS_SHOWN kernels that take most time in two training steps, and the GPU's share of idle time."""
     install()
     release_memory()
     model = replace(ModelConfig.load(MODELS / "llama3_8b.yaml"), num_layers=2 if small else 8)
@@ -137,5 +140,5 @@ def kernel_times(record: Record, small: bool) -> None:
 
 
 def event_seconds(event: Any) -> float:
-    """Return the seconds that a kernel takes on the GPU, or that an operator itself takes on the CPU."""
+    """Return the seconds of a profiler event: of a kernel on the GPU, or without a GPU of an operator itself."""
     return float(event.self_device_time_total if uses_cuda() else event.self_cpu_time_total) / 1e6

@@ -33,16 +33,17 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Done:
-    """The exit code of a run, and the last line that it wrote to stderr."""
+    """The end of a training run: its exit code, and the last line that it wrote to stderr."""
 
     code: int
     message: str
 
 
 def write_shard(prefix: Path, documents: int, longest: int, vocab_size: int) -> Path:
-    """Write documents of 4 to `longest` random tokens, the first user's and the rest the assistant's. Return `prefix`.
+    """Write shards of documents with 4 to `longest` random token ids below `vocab_size`. Return their path `prefix`.
 
-    A document whose token ids are all `vocab_size` - 1 or below fits a model of that many vocabulary rows.
+    In each document, the first token is the user's and the others are the assistant's. A model with fewer vocabulary
+    rows than `vocab_size` cannot train on them.
     """
     rng = np.random.RandomState(0)
     with ShardWriter(f"{prefix}-text", np.int32) as text, ShardWriter(f"{prefix}-role", np.uint16) as role:
@@ -54,7 +55,10 @@ def write_shard(prefix: Path, documents: int, longest: int, vocab_size: int) -> 
 
 
 def inputs(folder: Path, vocab_size: int = MODEL.vocab_size) -> list[Any]:
-    """Write the miniature model and toy shards to `folder`, and return the flags of a run on them."""
+    """Write the miniature model and toy shards to `folder`, and return the flags of a training run on them.
+
+    The token ids are below `vocab_size`; a larger one than the model's gives broken data.
+    """
     MODEL.save(folder / "model.yaml")
     prefix = write_shard(folder / "toy", 64, 40, vocab_size)
     return ["--model", folder / "model.yaml", "--train_data_path", prefix, *SETTINGS]
