@@ -31,11 +31,12 @@ LAYOUTS = {"stage1": "TP2 + sequence parallel", "stage2": "PP2, LIMA dropout"}
 
 @dataclass
 class Step:
-    """One line of the closing table."""
+    """One finished step of the demo, which is one line of the closing table."""
 
     name: str
     seconds: float
     result: str
+    """Text about what the step gave, such as its losses."""
 
 
 def main() -> int:
@@ -66,7 +67,7 @@ def main() -> int:
 
 
 def pretokenize(out: Path, setup: Setup) -> list[Step]:
-    """Write the shards of both stages."""
+    """Write the shards of both training stages below `out`, and return a Step for each."""
     steps = []
     for stage, arguments in setup.sections.items():
         folder = out / f"data_{stage}"
@@ -78,7 +79,7 @@ def pretokenize(out: Path, setup: Setup) -> list[Step]:
 
 
 def base_model(out: Path, setup: Setup) -> list[Step]:
-    """Write a small random Llama as a Hugging Face folder and convert it to a checkpoint."""
+    """Write a small random Llama as a Hugging Face folder, and convert it to a checkpoint. Return both Steps."""
     sizes = [f"--{name}={value}" for name, value in setup.model.items()]
     command = module("examples.make_tiny_llama", out / "base_hf", "--tokenizer", setup.tokenizer, *sizes)
     made = timed([*command, "--num_key_value_heads=2"])
@@ -91,7 +92,7 @@ def base_model(out: Path, setup: Setup) -> list[Step]:
 
 
 def train(out: Path, setup: Setup) -> list[Step]:
-    """Train both stages, each on two processes."""
+    """Train both stages, each on two processes, and return a Step for each."""
     steps = []
     for stage, source in (("stage1", "base"), ("stage2", "stage1")):
         data = out / f"data_{stage}" / f"demo_{stage}"
@@ -105,7 +106,7 @@ def train(out: Path, setup: Setup) -> list[Step]:
 
 
 def export(out: Path) -> list[Step]:
-    """Write the Hugging Face folder and verify it."""
+    """Export the checkpoint of stage 2 to the Hugging Face folder `out`/hf, and verify it. Return both Steps."""
     exported = timed(module("checkpoint_convert", "to-hf", out / "stage2", out / "hf", "--no_verify"))
     verified = timed(module("checkpoint_convert", "verify", out / "hf", out / "stage2"))
     return [
@@ -115,7 +116,10 @@ def export(out: Path) -> list[Step]:
 
 
 def answer(out: Path) -> int:
-    """Print the answers to three prompts, write report.html, and return how many answers end by themselves."""
+    """Let the exported model answer three training prompts, print the answers, and write `out`/report.html.
+
+    Return how many answers end by themselves, with the end-of-turn token.
+    """
     from examples.page.__main__ import Model, write_page
     from examples.sampling.generate import Configuration, Options, sample
     from examples.sampling.report_file import write_report
@@ -132,7 +136,7 @@ def answer(out: Path) -> int:
 
 
 def training_prompts(out: Path) -> list[str]:
-    """Return the user turns of the shortest single-turn documents of stage 2, read from its shards."""
+    """Return the user messages of the PROMPTS shortest single-turn documents of stage 2, read from its train shards."""
     from pretokenizer.chat.roles import Role
     from pretokenizer.files.shard import ShardReader
     from pretokenizer.tokenizer.load import load_tokenizer_folder
@@ -149,14 +153,17 @@ def training_prompts(out: Path) -> list[str]:
 
 
 def timed(command: list[str]) -> float:
-    """Run a command with its output on the terminal and return the seconds. Raises CalledProcessError."""
+    """Run a command with its output on the terminal, and return its wall seconds. Raises CalledProcessError."""
     started = time.perf_counter()
     run(command)
     return time.perf_counter() - started
 
 
 def print_summary(steps: list[Step], out: Path, own: bool) -> None:
-    """Print the closing table, the report's path and the next command."""
+    """Print the closing table, the report's path and the next command to try.
+
+    `own` says whether the demo ran on the user's conversations.
+    """
     print("\nsummary")
     for step in steps:
         print(f"  {step.seconds:5.1f} s  {step.name:<33} {step.result}")

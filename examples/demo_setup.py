@@ -1,6 +1,6 @@
 """What the demo runs on: the shipped sample conversations, or a user's own file.
 
-setup = sample_setup(Path("output/demo"))
+setup = sample_setup()
 setup = own_setup(Path("output/demo"), Path("my.jsonl"))      # trains a tokenizer and chooses sizes from the data
 """
 
@@ -23,35 +23,40 @@ SAMPLE_TOKENIZER = Path("examples/data/tokenizer/sample.model")
 VOCABULARY = (1000, 8000)
 """Smallest and largest vocabulary that is trained on a user's conversations, in pieces."""
 CHARACTERS_PER_PIECE = 60
-"""Text that one piece of a new vocabulary needs; less text gives a smaller vocabulary."""
+"""Characters of text for each piece of a new vocabulary. Less text gives a smaller vocabulary."""
 LARGE_CHARACTERS = 2_000_000
-"""Text from which the larger model is taken."""
+"""Characters of text above which the demo takes the larger model."""
 SMALL_MODEL = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
 LARGE_MODEL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 6}
 LONG_TEXT = 3000
-"""Characters of the conversation that is longer than nine of ten, from which rows of 1,024 tokens are taken."""
+"""Characters. If one conversation in ten is longer, training rows have 1,024 tokens instead of 512."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Data, model and lengths of one demo."""
+    """The settings of one demo that depend on its conversations: tokenizer, data, model and training flags."""
 
     tokenizer: Path
     sections: dict[str, list[str]]
-    """Stage -> arguments of `pretokenizer build`."""
+    """Stage -> arguments of `pretokenizer build` that write its shards."""
     model: dict[str, int] = field(default_factory=lambda: SMALL_MODEL)
+    """Sizes of the random base model, as flags of make_tiny_llama.py."""
     training: dict[str, list[str]] = field(default_factory=lambda: {"stage1": [], "stage2": []})
     """Stage -> flags that differ from configs/train/demo_STAGE.yaml."""
 
 
 def sample_setup() -> Setup:
-    """Return the demo on examples/data."""
+    """Return the setup of the demo on the shipped sample conversations in examples/data."""
     flags = ["sample", "--data_dir", "examples/data", "--output_dir_suffix", ""]
     return Setup(SAMPLE_TOKENIZER, {stage: ["--configs", f"demo_{stage}", *flags] for stage in ("stage1", "stage2")})
 
 
 def own_setup(out: Path, data: Path) -> Setup:
-    """Train a tokenizer on a file of conversations and choose the sizes. Raises ValueError for a file without any."""
+    """Return the setup of the demo on `data`, a user's file of conversations.
+
+    Train a tokenizer on the conversations, and choose the sizes of vocabulary, model and rows by the amount of text.
+    The tokenizer and the data configuration are written to `out`. Raises ValueError for a file without a conversation.
+    """
     texts = list(conversation_texts(data))
     if not texts:
         raise ValueError(f"{data}: holds no conversation that the source `messages` reads; see docs/data.md")
@@ -73,7 +78,10 @@ def own_setup(out: Path, data: Path) -> Setup:
 
 
 def _sections(data: Path, tokenizer: Path) -> dict[str, Any]:
-    """Return the sections: stage 1 takes everything, stage 2 six conversations that the model learns by heart."""
+    """Return the data configuration: its section for stage 1 takes all conversations of the file `data`.
+
+    Its section for stage 2 takes six conversations, which the model learns by heart.
+    """
     entry = {"input_file_path": str(data.resolve()), "val_split": 0.1}
     common = {"vocab_file": str(tokenizer)}
     return {
@@ -83,7 +91,7 @@ def _sections(data: Path, tokenizer: Path) -> dict[str, Any]:
 
 
 def conversation_texts(data: Path) -> Iterator[str]:
-    """Yield the text of each conversation of a file, one message a line."""
+    """Yield the text of each conversation of the file `data`: its messages, joined by line breaks."""
     records = (InputRecord(0, row, data.stem, record) for row, record in read_records(data))
     for _, converted in make_source("messages", {}).convert_all(records, random.Random(0)):
         for conversation in converted if isinstance(converted, list) else []:
@@ -91,9 +99,9 @@ def conversation_texts(data: Path) -> Iterator[str]:
 
 
 def train_tokenizer(texts: Iterator[str], vocabulary: int) -> bytes:
-    """Return a SentencePiece BPE model of Llama's kind, trained on the lines of `texts`.
+    """Return the bytes of a SentencePiece BPE model of Llama's kind, trained on the lines of `texts`.
 
-    Little text may give fewer pieces than `vocabulary`.
+    `vocabulary` is the number of its pieces. Little text may give fewer.
     """
     lines = (line for text in texts for line in text.split("\n") if line)
     return train_on(lines, vocabulary, hard_vocab_limit=False)

@@ -26,7 +26,7 @@ FONT_SIZE, CHARACTER_WIDTH, LINE_HEIGHT = 11, 0.0909, 0.215
 
 @dataclass(frozen=True)
 class Run:
-    """Characters of one style in one line."""
+    """Neighbouring characters of one line of terminal output that have the same colour and underline."""
 
     text: str
     colour: str = FOREGROUND
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def styled_lines(text: str) -> list[list[Run]]:
-    """Return the lines of terminal output as styled runs, wrapped at COLUMNS characters."""
+    """Split terminal output with colour codes into lines of styled runs, wrapped at COLUMNS characters."""
     lines: list[list[Run]] = []
     for line in text.rstrip().split("\n"):
         rows: list[list[Run]] = [[]]
@@ -68,7 +68,7 @@ def styled_lines(text: str) -> list[list[Run]]:
 
 
 def runs_of(line: str) -> list[Run]:
-    """Return the runs of one line: `\\033[32;4mtext\\033[0m` is green and underlined."""
+    """Split one line at its colour codes into styled runs: `\\033[32;4mtext\\033[0m` is green and underlined."""
     runs, colour, underlined = [], FOREGROUND, False
     for codes, text in re.findall(r"(?:\033\[([\d;]*)m)?([^\033]*)", line):
         for code in codes.split(";") if codes else ():
@@ -84,7 +84,7 @@ def runs_of(line: str) -> list[Run]:
 
 
 def draw(lines: list[list[Run]], picture: Path) -> None:
-    """Write the lines as a picture with one fixed cell per character."""
+    """Write the lines of styled runs as a PNG, `picture`, with one fixed cell per character."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -23,7 +23,7 @@ COPY_NAMES = (
 
 
 def compress(content: bytes) -> bytes:
-    """Return `content` as one gzip member without time stamp and file name."""
+    """Return `content` compressed with gzip, without time stamp and file name, so that the bytes repeat."""
     buffer = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=buffer, mtime=0) as stream:
         stream.write(content)
@@ -31,7 +31,10 @@ def compress(content: bytes) -> bytes:
 
 
 def write_copies(data_dir: Path) -> list[Path]:
-    """Write every copy next to the source in `data_dir` and return their paths; each appears complete or not at all."""
+    """Write a compressed copy of oasst_trees.jsonl in `data_dir` under each of COPY_NAMES, and return their paths.
+
+    Each copy appears complete or not at all. Raises OSError.
+    """
     compressed = compress((data_dir / SOURCE_NAME).read_bytes())
     copies = [data_dir / name for name in COPY_NAMES]
     for copy in copies:

@@ -39,7 +39,7 @@ def main() -> int:
 def llama_config(
     options: argparse.Namespace, processor: sentencepiece.SentencePieceProcessor
 ) -> transformers.LlamaConfig:
-    """The sizes of the command line with the vocabulary of the tokenizer."""
+    """Return the model's configuration: sizes from the command line, vocabulary size and ids from the tokenizer."""
     return transformers.LlamaConfig(
         vocab_size=processor.get_piece_size(),
         hidden_size=options.hidden_size,

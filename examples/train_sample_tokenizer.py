@@ -26,7 +26,7 @@ ALL_LANGUAGES = "bg,ca,cs,da,de,en,es,fr,hr,hu,it,nl,pl,pt,ro,ru,sl,sr,sv,uk,zh,
 
 
 def sentences(data_dir: Path) -> Iterator[str]:
-    """Every line of every message, data set by data set in alphabetical order."""
+    """Yield every line with text of every message in `data_dir`, data set by data set in alphabetical order."""
     for name in sorted(SOURCES):
         options = {"lang": ALL_LANGUAGES} if name == "oasst_export" else {}
         files = [data_dir / OASST_FILE] if name == "oasst_export" else sorted((data_dir / name).rglob("*.json*"))
@@ -43,14 +43,14 @@ def sentences(data_dir: Path) -> Iterator[str]:
 
 
 def train(data_dir: Path, vocab_size: int) -> bytes:
-    """Return the bytes of a model trained on the conversations in `data_dir`."""
+    """Return the bytes of a SentencePiece model of `vocab_size` pieces, trained on the conversations in `data_dir`."""
     return train_on(sentences(data_dir), vocab_size)
 
 
 def train_on(lines: Iterator[str], vocab_size: int, **settings: Any) -> bytes:
     """Return the bytes of a SentencePiece BPE model of Llama's kind, trained on `lines`.
 
-    `settings` are further settings of SentencePieceTrainer.
+    `vocab_size` is the number of its pieces, and `settings` are further settings of SentencePieceTrainer.
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -73,7 +73,7 @@ def train_on(lines: Iterator[str], vocab_size: int, **settings: Any) -> bytes:
 
 
 def main() -> None:
-    """Train and write."""
+    """Train the tokenizer that the flags describe, and write it to --output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, default=DATA_DIR)
     parser.add_argument("--output", type=Path, default=DATA_DIR / "tokenizer" / "sample.model")

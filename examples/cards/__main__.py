@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
-    """Return the words before `--` and those after it."""
+    """Return the command-line words before `--`, and those after it (none without `--`)."""
     place = words.index("--") if "--" in words else len(words)
     return words[:place], words[place + 1 :]
 
@@ -83,7 +83,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_stage(options: argparse.Namespace) -> int:
-    """Print the launch and run it."""
+    """Run one training stage of a card with the card's launch, or in miniature with --tiny. Return exit code 0.
+
+    The launch and the commands that make its shards and weights are printed first. Raises ValueError for wrong settings
+    and CalledProcessError when a command fails.
+    """
     card = load_card(options.card)
     stage = card.stage(options.stage)
     if options.tiny:
@@ -107,7 +111,10 @@ def run_stage(options: argparse.Namespace) -> int:
 
 
 def run_all(options: argparse.Namespace) -> int:
-    """Run every card in miniature from records to an answer, then print a table."""
+    """Run every chosen card in miniature, from input records to an answer, and print a table. Return exit code 0.
+
+    Earlier results of these cards are removed.
+    """
     os.environ.setdefault("OASST_DEVICE", "cpu")
     rows = []
     for name in options.card or card_names():

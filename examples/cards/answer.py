@@ -9,7 +9,10 @@ PROMPT = "What is the capital of France?"
 
 
 def answer(folder: Path, generation_prompt: str, max_new_tokens: int = 20) -> str:
-    """Return the reply. Raises ValueError when the rendered prompt does not end as the card says."""
+    """Ask the exported model in `folder` PROMPT through transformers, print prompt and reply, and return the reply.
+
+    `generation_prompt` is the text that starts a reply. Raises ValueError when the rendered prompt does not end in it.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -28,6 +31,6 @@ def answer(folder: Path, generation_prompt: str, max_new_tokens: int = 20) -> st
 
 
 def read_losses(folder: Path) -> list[float]:
-    """Return the loss of each iteration of a run, from its metrics.jsonl."""
+    """Return the training loss of each iteration in metrics.jsonl of a run's folder, without those not finite."""
     records = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
     return [record["lm_loss"] for record in records if record.get("lm_loss") is not None]

@@ -19,34 +19,44 @@ CARDS = ROOT / "configs" / "cards.yaml"
 
 @dataclass(frozen=True)
 class Stage:
-    """One training run of a card."""
+    """One training run of a published model."""
 
     name: str
     config: str
+    """Path of the training configuration, relative to the repository root."""
     section: str
+    """Section of configs/pretokenize that builds the shards."""
     shards: tuple[str, ...]
+    """Names in which the path prefix of the training shards may end."""
     documents: int | None = None
+    """Published number of documents in the training shards, or None."""
     tokens: int | None = None
+    """Published number of tokens in the training shards, or None."""
 
     @property
     def prefix(self) -> str:
-        """Return the prefix of the section's shards without -train or -val."""
+        """Return the file name prefix of the section's shards, without -train or -val."""
         return self.shards[-1].removesuffix("-train")
 
 
 @dataclass(frozen=True)
 class Card:
-    """One published model."""
+    """One published model: an entry of configs/cards.yaml."""
 
     name: str
     base_model: str
+    """Name on the Hugging Face hub of the model that stage 1 starts from."""
     license: str
     architecture: str
+    """Path of the architecture's YAML file, relative to the repository root."""
     tokenizer: str
+    """Section of configs/pretokenize that names the tokenizer."""
     vocab_size: int
     extra_tokens: tuple[str, ...]
+    """Tokens that the fine-tuning adds to the vocabulary."""
     chat_format: str
     generation_prompt: str
+    """Text at which the rendered prompt ends and the reply starts."""
     stages: dict[str, Stage]
     published_results: str = ""
 
@@ -64,12 +74,15 @@ class Card:
         return self.stages[name]
 
     def sections(self, stage: Stage) -> list[str]:
-        """Return the arguments of `--configs`. Sections of the Hugging Face cards name their tokenizer."""
+        """Return the sections that `pretokenizer build --configs` takes to build the shards of `stage`.
+
+        Only cards with a SentencePiece tokenizer need its section too; the others name it in the stage's section.
+        """
         return [stage.section, self.tokenizer] if self.uses_sentencepiece else [stage.section]
 
 
 def load_card(name: str) -> Card:
-    """Load one card. Raises ConfigError with the known names for an unknown one."""
+    """Load one published model from configs/cards.yaml. Raises ConfigError listing the known names for another one."""
     cards = load_yaml(CARDS)
     if name not in cards:
         raise ConfigError(f"CARD={name}: no such card{suggest(name, cards)}; there are {', '.join(cards)}")

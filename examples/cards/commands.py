@@ -13,12 +13,15 @@ from examples.cards.card import ROOT
 
 
 def module(name: str, *arguments: object) -> list[str]:
-    """Return `python -m name ...` as words."""
+    """Return the command `python -m name ...` as a list of words, with the Python that runs this program."""
     return [sys.executable, "-m", name, *map(str, arguments)]
 
 
 def launch(processes: int, name: str, *arguments: object) -> list[str]:
-    """Return the torchrun command for this machine. One process starts without torchrun."""
+    """Return the command that starts module `name` with torchrun in `processes` processes on this machine.
+
+    One process starts without torchrun.
+    """
     if processes == 1:
         return module(name, *arguments)
     flags = ["--nproc_per_node", processes, "--master_port", free_port()]
@@ -26,7 +29,10 @@ def launch(processes: int, name: str, *arguments: object) -> list[str]:
 
 
 def run(command: Sequence[str], show: bool = True) -> None:
-    """Run a command from the repository root. Raises CalledProcessError."""
+    """Print a command as a user types it (unless `show` is False), and run it in the repository root.
+
+    Raises CalledProcessError.
+    """
     if show:
         print(f"\n$ {shown(command)}", flush=True)
     environment = {"OMP_NUM_THREADS": "1"} | os.environ
@@ -34,7 +40,7 @@ def run(command: Sequence[str], show: bool = True) -> None:
 
 
 def shown(command: Sequence[str]) -> str:
-    """Return the command as one line to paste, without the port."""
+    """Return a command as one line of shell to paste, with `python` and `torchrun` by name and without the port."""
     words = ["python" if word == sys.executable else word for word in command]
     text = shlex.join(words).replace("python -m torch.distributed.run", "torchrun")
     start, found, rest = text.partition(" --master_port ")

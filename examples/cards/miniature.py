@@ -35,21 +35,24 @@ SETTINGS = {
     "overlap_grad_reduce": False,
     "overlap_param_gather": False,
 }
-"""What a miniature changes in its card's configuration, the layout apart; None leaves the card's."""
+"""Training settings that a miniature changes in its card's configuration, besides the parallel layout.
+
+None keeps the card's value.
+"""
 
 
 @dataclass(frozen=True)
 class Miniature:
-    """One card in miniature; all results are below `folder`."""
+    """A published model with few and narrow layers, trained on the sample data. All results are below `folder`."""
 
     card: Card
     folder: Path
     layers: int = LAYERS
     sizes: dict[str, Any] = field(default_factory=dict)
-    """Sizes of the architecture other than `shrink` chooses."""
+    """Fields of ModelConfig that replace the ones that `shrink` chooses."""
 
     def prepare(self, stage: str) -> None:
-        """Write the shards of the stage's section and the base model if they are missing."""
+        """Write the tokenizer, the shards of the stage and the random base model, each only if it is missing."""
         if not self.vocabulary.is_file():
             train_byte_level(self.vocabulary)
         if not (self.data(stage) / "manifest.json").is_file():
@@ -60,14 +63,17 @@ class Miniature:
             self._base_model()
 
     def train(self, stage: str, processes: int, iterations: int = 20, extra: tuple[str, ...] = ()) -> None:
-        """Train a few iterations with the card's configuration."""
+        """Train a stage for some iterations on this machine, with the card's configuration and the flags `extra`.
+
+        Raises ConfigError when the checkpoint to start from does not exist.
+        """
         source = self.source(stage)
         if not source.is_dir():
             raise ConfigError(f"{source} is not there: run stage1 of {self.card.name} first")
         run(launch(processes, "megatron_train", *self.flags(stage, processes, iterations), *extra))
 
     def flags(self, stage: str, processes: int, iterations: int) -> list[str]:
-        """Return the card's configuration file and the flags that the miniature changes."""
+        """Return the trainer's flags for a stage: the card's configuration file, and what the miniature changes."""
         prefix = self.data(stage) / self.card.stage(stage).prefix
         shards = ["--train_data_path", f"{prefix}-train", "--valid_data_path", f"{prefix}-val"]
         if self.card.uses_sentencepiece:  # as printed: one shard, split again
@@ -80,7 +86,7 @@ class Miniature:
         return flags
 
     def export(self, stage: str) -> Path:
-        """Export the checkpoint of `stage` and return the Hugging Face folder."""
+        """Export the newest checkpoint of `stage` to a Hugging Face folder, and return that folder."""
         hf = self.folder / "hf"
         run(module("checkpoint_convert", "to-hf", self.folder / stage, hf))
         return hf
@@ -106,14 +112,20 @@ class Miniature:
 
 
 def layout_settings(model: ModelConfig, processes: int) -> dict[str, object]:
-    """Return TP2, then PP2, as far as the architecture and the number of processes allow. The rest is data parallel."""
+    """Return the trainer's settings of the parallel layout for this number of processes.
+
+    They are TP2, then PP2, as far as the architecture and the number allow. The remaining factor is data parallel.
+    """
     tp = 2 if processes % 2 == 0 and model.query_groups % 2 == 0 else 1
     pp = 2 if processes % 4 == 0 and tp == 2 else 1
     return {"tensor_model_parallel_size": tp, "pipeline_model_parallel_size": pp, "sequence_parallel": tp > 1}
 
 
 def shrink(model: ModelConfig, layers: int, vocabulary: Path) -> ModelConfig:
-    """Return the same architecture with four heads of 16 channels and key/value heads in proportion."""
+    """Return the architecture with `layers` layers, hidden size 64, and four heads of 16 channels.
+
+    Key/value heads shrink in proportion. The vocabulary has the size of the tokenizer file `vocabulary`.
+    """
     grouped = model.query_groups < model.num_attention_heads
     return replace(
         model,
@@ -129,7 +141,7 @@ def shrink(model: ModelConfig, layers: int, vocabulary: Path) -> ModelConfig:
 
 
 def make_base(model: ModelConfig, vocabulary: Path, folder: Path) -> None:
-    """Write random weights and the tokenizer's file as a Hugging Face folder."""
+    """Write a model with random weights and the tokenizer file `vocabulary` as a Hugging Face folder."""
     import shutil
 
     import torch
@@ -149,7 +161,7 @@ def make_base(model: ModelConfig, vocabulary: Path, folder: Path) -> None:
 
 
 def train_byte_level(path: Path) -> None:
-    """Train a byte-level BPE tokenizer of GPT-NeoX's kind on the sample conversations."""
+    """Train a byte-level BPE tokenizer of GPT-NeoX's kind on the sample conversations, and write it to `path`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -168,7 +180,7 @@ def train_byte_level(path: Path) -> None:
 
 
 def sample_texts() -> Iterator[str]:
-    """Yield every string in the JSON lines of examples/data."""
+    """Yield every string value in the JSON-lines files of examples/data, at any depth."""
     for path in sorted(SAMPLES.rglob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             yield from _strings(json.loads(line))

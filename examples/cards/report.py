@@ -34,10 +34,11 @@ MARK = "<!-- added by make report -->"
 
 
 def write_report(card: Card, hf: Path, runs: list[Path], samples: list[Path]) -> Path:
-    """Write HF_DIR/README.md and HF_DIR/report.html.
+    """Write the model card README.md and report.html of the exported folder `hf`, and return the card's path.
 
-    Raises ConfigError when the folder or a run's metrics are missing, ValueError for a file of `samples` that is no
-    sampling report.
+    `runs` are the --save folders of the card's training runs, and `samples` files of sampling reports. Raises
+    ConfigError when the folder or a run's metrics are missing, ValueError for a file of `samples` that is no sampling
+    report.
     """
     path = hf / "README.md"
     if not path.is_file():
@@ -66,7 +67,7 @@ def write_report(card: Card, hf: Path, runs: list[Path], samples: list[Path]) ->
 
 
 def card_values(card: Card) -> dict[str, Any]:
-    """Return the front matter of a published card. Other values of the exported card stay."""
+    """Return the front matter values that the published model sets. Other values of the exported card stay."""
     return {
         "license": card.license,
         "base_model": card.base_model,
@@ -77,13 +78,13 @@ def card_values(card: Card) -> dict[str, Any]:
 
 
 def body(card: Card, exported: str) -> str:
-    """Return the exported card without its front matter, under the card's name."""
+    """Return the text of the exported model card (without front matter) with the published model's name as title."""
     title, _, rest = exported.strip().partition("\n")
     return f"# {card.name}\n{rest}" if title.startswith("# ") else f"# {card.name}\n\n{exported.strip()}"
 
 
 def data_mix(card: Card) -> str:
-    """Return the merged sections of the pretokenizer as YAML."""
+    """Return the card's section on its data: the merged pretokenizer sections of each stage as YAML."""
     sections = load_sections()
     parts = ["## Data mix"]
     for stage in card.stages.values():
@@ -94,7 +95,11 @@ def data_mix(card: Card) -> str:
 
 
 def run_section(run: Path, already: str) -> str:
-    """Return data statistics and settings of a run. The exported card has those of the last run only."""
+    """Return the card's sections on data statistics and training settings of a run, as Markdown.
+
+    `already` is the text of the exported card, and what it contains is left out. Return "" for a run without a
+    checkpoint.
+    """
     found = sorted(run.glob(f"iter_*/{TRAIN_CONFIG}"))
     if not found:
         return ""
@@ -112,7 +117,7 @@ def run_section(run: Path, already: str) -> str:
 
 
 def loss_section(run: Path) -> str:
-    """Return the first and the last training loss of a run, and its evaluations as a table."""
+    """Return the card's section on a run's losses: the first and last training loss, and a table of evaluations."""
     records = read_metrics(run)
     steps = [record for record in records if record.get("lm_loss") is not None]
     losses = [record["lm_loss"] for record in steps]
@@ -149,7 +154,7 @@ def published(card: Card) -> str:
 
 
 def reproduce(card: Card) -> str:
-    """Return the commands from the records to this folder."""
+    """Return the card's section with the commands that make this model from input records and the base model."""
     tokens = ",".join(card.extra_tokens)
     lines = []
     for stage in card.stages.values():

@@ -27,14 +27,18 @@ from pretokenizer.config.yaml_config import ConfigError
 ITERATIONS = 2
 TOLERANCE = 1e-5
 HEAD_DIM = 2
-"""Thin: the smallest head that rotary embeddings can turn."""
+"""Channels of a thin head: the smallest number that rotary embeddings can rotate."""
 THIN = ("--seq_length", "128", "--micro_batch_size", "1", "--global_batch_size", "4", "--wandb_logger", "false")
 PATIENCE = ("--distributed_timeout_minutes", "60")
-"""Many more processes than cores: a rank may wait long for its turn."""
+"""Flags for many more processes than cores, in which a rank may wait long for its turn."""
 
 
 def simulate(card: Card, folder: Path) -> int:
-    """Run the simulation and return 0 if every loss agrees, else 1."""
+    """Train the stages of a card in one process and in its own topology, and compare the losses.
+
+    Return 0 if every loss agrees within TOLERANCE, else 1. Earlier results in `folder` are removed. Raises ConfigError
+    for a card without tensor or pipeline parallelism.
+    """
     config = parse(["--config", next(iter(card.stages.values())).config]).config
     size = config.parallel.tensor_model_parallel_size * config.parallel.pipeline_model_parallel_size
     if size == 1:
@@ -70,7 +74,11 @@ def prepare(card: Card, folder: Path) -> None:
 
 
 def rank_arguments(card: Card, folder: Path, name: str, stages: list[str], alone: bool = False) -> list[str]:
-    """Return the arguments of simulate_ranks: a `+` and the training flags for each run."""
+    """Return the arguments of simulate_ranks: a `+` and the training flags for each run.
+
+    There is one run in fp32 without dropout for each stage. Without `alone` (one process), a run of the last stage with
+    the card's own precision and dropout follows. `name` starts the names of the --save folders.
+    """
     words: list[str] = []
     for stage in stages:
         words += ["+", *flags_of(card, folder, name, stage, alone), "--bf16", "false", "--fp16", "false"]
@@ -83,7 +91,10 @@ def rank_arguments(card: Card, folder: Path, name: str, stages: list[str], alone
 
 
 def flags_of(card: Card, folder: Path, name: str, stage: str, alone: bool) -> list[str]:
-    """Return the flags of two iterations of the card's configuration on the sample shards."""
+    """Return the flags that train ITERATIONS iterations of a stage's configuration on the sample shards.
+
+    `alone` replaces the card's parallel layout by one process. `name` starts the name of the --save folder.
+    """
     prefix = folder / f"data_{stage}" / card.stage(stage).prefix
     kind = "--data_path" if card.uses_sentencepiece else "--train_data_path"
     flags = ["--config", card.stage(stage).config, kind, f"{prefix}-train", "--load", str(folder / "base")]
@@ -108,7 +119,10 @@ def flags_of(card: Card, folder: Path, name: str, stage: str, alone: bool) -> li
 
 
 def run_watched(command: list[str]) -> int:
-    """Run a command and return the peak memory of its processes in bytes. Raises CalledProcessError."""
+    """Run a command, and return the peak of the memory that all its processes take together, in bytes.
+
+    Raises CalledProcessError.
+    """
     process = subprocess.Popen(command)
     peak, done = [0], threading.Event()
 
@@ -143,7 +157,10 @@ def memory_of(pid: int) -> int:
 
 
 def compare(folder: Path, stages: list[str]) -> int:
-    """Print the losses of both runs with their relative difference."""
+    """Print the losses of one process and of all processes with their relative difference, iteration by iteration.
+
+    Return 0 if no difference exceeds TOLERANCE, else 1.
+    """
     worst = 0.0
     for stage in stages:
         alone, together = read_losses(folder / f"one_{stage}"), read_losses(folder / f"all_{stage}")

@@ -35,7 +35,10 @@ def main() -> int:
 
 
 def dropout_rates(flags: list[str]) -> list[float]:
-    """Return the residual dropout rate of every layer in order, collected from the ranks."""
+    """Build the model of a run with these flags, and return the residual dropout rate of each layer in order.
+
+    Every rank must call this, because the rates are collected from all ranks.
+    """
     import torch.distributed as dist
 
     from megatron_train.checkpoint.resume import find_start, load_model_config

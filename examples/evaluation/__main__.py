@@ -80,7 +80,11 @@ def positive(text: str) -> int:
 
 
 def write_results(folder: Path, name: str, record: dict[str, Any]) -> None:
-    """Write evaluation.json and the card of a folder, and renew their sums."""
+    """Write results of lm-eval to evaluation.json and the model card of a folder, and update SHA256SUMS for both.
+
+    `record` is the result of `evaluate`, and `name` the name that the model gets in the card. A folder without a card
+    gets a new one.
+    """
     write_text_atomic(folder / EVALUATION, json.dumps(record, indent=2, default=str) + "\n")
     readme = folder / README
     card = readme.read_text(encoding="utf-8") if readme.is_file() else f"# {name}\n"

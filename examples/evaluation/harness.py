@@ -23,18 +23,19 @@ from pretokenizer.config.yaml_config import suggest
 
 
 class TaskNameError(ValueError):
-    """A task that neither lm-eval nor a file defines."""
+    """A task is named that neither lm-eval nor a task file defines."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to evaluate."""
+    """Settings of an evaluation with lm-eval."""
 
     limit: int | None = None
-    """Questions of each task; None asks all of them."""
+    """Number of questions to ask of each task. None asks all of them."""
     num_few_shot: int | None = None
-    """Solved examples in each prompt. None takes the leaderboard's number, or the task's own."""
+    """Number of solved examples in each prompt. None takes the leaderboard's number, or the task's own."""
     batch_size: int = 8
+    """Number of prompts that are evaluated together."""
     plain: bool = False
     """Whether prompts are plain text although the folder has a chat template, as on the leaderboard of 2023."""
 
@@ -46,10 +47,10 @@ def check_lm_eval() -> None:
 
 
 def evaluate(folder: Path, tasks: list[str], options: Options) -> dict[str, Any]:
-    """Return the results of all tasks in lm-eval's layout. A task is a name, or the path of a task file (.yaml).
+    """Evaluate the exported model in `folder`, and return the results of all tasks in lm-eval's layout.
 
-    Raises TaskNameError for an unknown task, and ValueError when the folder holds no model, lm-eval is missing, or the
-    data of a task cannot be fetched.
+    A task is a name, or the path of a task file (.yaml). Raises TaskNameError for an unknown task, and ValueError when
+    the folder holds no model, lm-eval is missing, or the data of a task cannot be fetched.
     """
     check_lm_eval()
     if not (folder / "config.json").is_file():
@@ -90,14 +91,17 @@ def stay_offline_if_needed() -> None:
 
 
 def shots_of(task: str, options: Options) -> int | None:
-    """Return the number of examples in the prompts of a task, or None for the number in lm-eval's task file."""
+    """Return the number of solved examples in a task's prompts: the user's number, else the leaderboard's, else None.
+
+    None leaves the number to lm-eval's task file.
+    """
     if options.num_few_shot is not None:
         return options.num_few_shot
     return LEADERBOARD[task].num_few_shot if task in LEADERBOARD else None
 
 
 def task_manager(tasks: list[str]) -> tuple[Any, list[str]]:
-    """Return lm-eval's task manager, which knows the given task files, and the names of the tasks.
+    """Return lm-eval's task manager, which also knows the task files in `tasks`, and the names of all `tasks`.
 
     Raises TaskNameError for an unknown task.
     """
@@ -153,16 +157,17 @@ def load(folder: Path, options: Options) -> tuple[Any, bool]:
 
 
 def first_id(tokenizer: Any) -> int:
-    """Return the id that stands before a text without a prompt: BOS if the tokenizer adds one, else the end of a turn.
+    """Return the token id that lm-eval puts before a text without a prompt.
 
-    lm-eval's own choice is BOS, which a model of this project has never seen.
+    It is BOS if the tokenizer adds one, else EOS, the end of a turn. lm-eval's own choice is BOS, which a model of this
+    project may never have seen.
     """
     ids = tokenizer("a")["input_ids"]
     return int(ids[0]) if ids[0] == tokenizer.bos_token_id else int(tokenizer.eos_token_id)
 
 
 def check_ids(model: Any, tokenizer: Any) -> None:
-    """Compare the ids that lm-eval gives the model for a chat with those of the chat template."""
+    """Raise ValueError when lm-eval gives the model other ids for a chat than the chat template does."""
     chat = [{"role": "user", "content": "What is the capital of France?"}]
     expected = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
     text = model.apply_chat_template(chat)
@@ -177,7 +182,10 @@ def check_ids(model: Any, tokenizer: Any) -> None:
 def run_tasks(
     model: Any, manager: Any, tasks: list[str], options: Options, has_template: bool
 ) -> dict[str, dict[str, Any]]:
-    """Run tasks with `num_few_shot` of the options. Raises ValueError when data of a task cannot be fetched."""
+    """Run tasks with lm-eval, all with the number of examples in `options`. Return four tables of its results.
+
+    Raises ValueError when the data of a task cannot be fetched.
+    """
     import datasets
     from lm_eval import simple_evaluate
 

@@ -23,7 +23,7 @@ SHARES = ("acc_norm", "acc", "exact_match", "f1", "mc2")
 
 @dataclass(frozen=True)
 class Result:
-    """The main metric of one task."""
+    """The result of one task: its main metric."""
 
     task: str
     num_few_shot: int | None
@@ -38,11 +38,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of one file."""
+    """The evaluation of one model: the main metric of each task, as one results file states it."""
 
     results: list[Result]
     limit: int | None = None
-    """Number of questions taken of each task, or None for all of them."""
+    """Number of questions asked of each task, or None for all of them."""
     prompts: str = ""
     """How prompts are rendered, such as `no chat template`. Empty when the file does not state it."""
 
@@ -57,9 +57,10 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def evaluation_of(record: dict[str, Any]) -> Evaluation:
-    """Return the main metric of each task of a results file. Raises KeyError or TypeError for other contents.
+    """Return the main metric of each task in the contents of a results file (`record`).
 
-    A file of `make evaluate` lists the tasks that the user named, so that the 57 parts of MMLU are one row.
+    A file of `make evaluate` lists the tasks that the user named, so that the 57 parts of MMLU are one row. Raises
+    KeyError or TypeError for other contents.
     """
     shots = record.get("n-shot", {})
     results = []
@@ -73,7 +74,10 @@ def evaluation_of(record: dict[str, Any]) -> Evaluation:
 
 
 def main_metric(task: str, metrics: dict[str, Any]) -> str | None:
-    """Return the key of the metric that stands for a task: the leaderboard's, else the first of SHARES, else any."""
+    """Return the key of the metric that stands for a task: the leaderboard's, else the first of SHARES, else any.
+
+    `metrics` maps keys such as `acc_norm,none` to values. Return None when no value is a number.
+    """
     numbers = [name for name, value in metrics.items() if isinstance(value, float) and "_stderr" not in name]
     if task in LEADERBOARD and LEADERBOARD[task].metric in numbers:
         return LEADERBOARD[task].metric
@@ -89,7 +93,7 @@ def _result(task: str, num_few_shot: int | None, key: str, metrics: dict[str, An
 
 
 def table(evaluation: Evaluation) -> str:
-    """Return the results as Markdown."""
+    """Return the results as a Markdown table, followed by notes on prompts and limit."""
     lines = ["| task | examples in the prompt | metric | value | standard error |", "|---|---|---|---|---|"]
     for result in evaluation.results:
         shots = "" if result.num_few_shot is None else str(result.num_few_shot)
@@ -99,7 +103,7 @@ def table(evaluation: Evaluation) -> str:
 
 
 def notes(evaluation: Evaluation) -> list[str]:
-    """Return the sentences below the table as one paragraph, or [] when there is nothing to say."""
+    """Return the sentences below the table, on prompts and limit, as a list of one paragraph. Return [] without any."""
     sentences = [f"Prompts are rendered with {evaluation.prompts}."] if evaluation.prompts else []
     if evaluation.limit:
         sentences.append(f"Only the first {evaluation.limit:,} questions of each task were asked.")
@@ -107,12 +111,15 @@ def notes(evaluation: Evaluation) -> list[str]:
 
 
 def title(task: str) -> str:
-    """Return the name of a task for people."""
+    """Return the name of a task to show: the leaderboard's title, or else lm-eval's name."""
     return LEADERBOARD[task].title if task in LEADERBOARD else task
 
 
 def model_index(name: str, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Return the `model-index` of a card's front matter, from which the hub draws its table of results."""
+    """Return the `model-index` for a model card's front matter, from which the hub draws its table of results.
+
+    `name` is the model's name.
+    """
     return [{"name": name, "results": [_index_entry(result, evaluation) for result in evaluation.results]}]
 
 
@@ -137,7 +144,10 @@ def _index_entry(result: Result, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def with_evaluation(card: str, name: str, evaluation: Evaluation) -> str:
-    """Return a card with the results as a section and in its front matter. Results of an earlier call are replaced."""
+    """Return a model card with the results as a section and in its front matter, for the model `name`.
+
+    Results of an earlier call are replaced.
+    """
     values, body = split_front_matter(card)
     values["model-index"] = model_index(name, evaluation)
     before, found, rest = body.partition(BEGIN)
@@ -148,7 +158,7 @@ def with_evaluation(card: str, name: str, evaluation: Evaluation) -> str:
 
 
 def split_front_matter(card: str) -> tuple[dict[str, Any], str]:
-    """Return the values of a card's YAML header, {} without one, and the text below it."""
+    """Return the values of a model card's YAML header ({} without a header), and the text below it."""
     if not card.startswith("---\n"):
         return {}, card
     header, _, body = card[4:].partition("\n---\n")
@@ -157,5 +167,5 @@ def split_front_matter(card: str) -> tuple[dict[str, Any], str]:
 
 
 def front_matter(values: dict[str, Any]) -> str:
-    """Return the YAML header of a card."""
+    """Return the YAML header of a model card with these values, between lines of `---`."""
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---\n"

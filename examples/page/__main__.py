@@ -54,13 +54,13 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Model:
-    """The folders and reports from which a page is written."""
+    """The title of a model's page, and the folders and reports from which the page is written."""
 
     title: str
     runs: list[Path]
     """--save folders of the training runs, in order."""
     folder: Path | None = None
-    """Exported folder."""
+    """Exported Hugging Face folder, or None when the model is not exported."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     """Sampling reports, of this model or of several."""
     evaluation: Evaluation | None = None
@@ -68,9 +68,10 @@ class Model:
 
 
 def write_page(path: Path, model: Model) -> None:
-    """Write the page, and link to a copy of it in the exported folder from the folder's model card.
+    """Write the page about a model to `path`.
 
-    Raises ValueError without matplotlib, and for a run without metrics or without a checkpoint.
+    If the exported folder has a model card, it gets a copy of the page, and the card a link to the copy. Raises
+    ValueError without matplotlib, and for a run without metrics or without a checkpoint.
     """
     if find_spec("matplotlib") is None:
         raise ValueError("report.html needs matplotlib; run: pip install 'oasst-megatron[plots]'")
@@ -86,7 +87,7 @@ def write_page(path: Path, model: Model) -> None:
 
 
 def add_to_folder(folder: Path, page: str) -> None:
-    """Write the page into an exported folder, link to it below the card's title, and renew the folder's sums."""
+    """Write the HTML `page` into an exported folder, link to it in the model card, and update SHA256SUMS."""
     write_text_atomic(folder / PAGE, page)
     card = (folder / README).read_text(encoding="utf-8")
     write_text_atomic(folder / README, with_link(card))
@@ -94,7 +95,7 @@ def add_to_folder(folder: Path, page: str) -> None:
 
 
 def with_link(card: str) -> str:
-    """Return a card with a link to the page below its title. A card that has the link stays as it is."""
+    """Return a model card (Markdown) with a link to the page below its title. A card with the link stays as it is."""
     if LINK in card:
         return card
     before, title, rest = card.partition("\n# ") if not card.startswith("# ") else ("", "# ", card[2:])
@@ -103,7 +104,10 @@ def with_link(card: str) -> str:
 
 
 def commands_of(stages: list[Stage], folder: Path | None) -> list[str]:
-    """Return the commands from the records to the exported folder."""
+    """Return the commands that reproduce the model: build its shards, train each stage, export and verify.
+
+    `folder` is the exported folder. Without it, the last two are left out.
+    """
     lines = []
     for stage in stages:
         for shards in stage.shards:

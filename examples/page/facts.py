@@ -21,65 +21,76 @@ from pretokenizer.files.publish import read_json
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set of a split."""
+    """Statistics of one data set in one split (train or val) of a folder of shards."""
 
     name: str
     documents: int
+    """Number of documents in the shards."""
     tokens: int
+    """Number of tokens of these documents."""
     loss_tokens: int
+    """Number of their tokens that get loss."""
     left_out: dict[str, int]
-    """Reason -> documents."""
+    """Reason -> number of documents or records that are not in the shards."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """The records of one data set by outcome."""
+    """Numbers of the input records of one data set by outcome."""
 
     name: str
     read: int
+    """Number of records read."""
     train: int
+    """Number of records with a document in train."""
     val: int
+    """Number of records with a document in val."""
     left_out: dict[str, int]
-    """Reason -> valid records without a document in the shards."""
+    """Reason -> number of valid records without a document in the shards."""
     bad: dict[str, int]
-    """Reason -> records that could not be read."""
+    """Reason -> number of records that could not be used."""
 
 
 @dataclass(frozen=True)
 class Shards:
-    """One folder of shards."""
+    """Statistics and configuration of one folder of shards."""
 
     folder: Path
     splits: dict[str, list[DataSet]]
+    """`train` or `val` -> its data sets."""
     records: list[Records]
+    """Outcomes of the input records, one entry for each data set."""
     section: dict[str, Any]
     """The section of the pretokenizer that the shards were built from, without unset keys. {} when it is not known."""
     role_tokens: dict[str, int]
-    """Role -> tokens of the train split."""
+    """Role -> number of its tokens in the train split."""
     bounds: list[int]
-    """Upper bounds of the bins of `counts`, in tokens."""
+    """Bounds of the bins of `counts`, in tokens: bin i is from bounds[i] to bounds[i + 1] - 1."""
     counts: list[int]
-    """Documents of the train split by length."""
+    """Number of documents of the train split in each bin of length."""
 
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """The result of one evaluation on one set."""
+    """The result of one evaluation of a training run on one set of validation or test data."""
 
     iteration: int
+    """Iteration after which the run was evaluated."""
     name: str
     """Name of the set, with `(test)` after the name of a test set."""
     loss: float | None
     """Loss per target token, or None when it is not finite."""
     ppl: float | None
+    """Perplexity, or None when it is not finite."""
     token_accuracy: float | None
 
 
 @dataclass(frozen=True)
 class Sum:
-    """One file or folder of the lineage."""
+    """One file or folder of a model's lineage, with its checksum."""
 
     what: str
+    """Run and kind of the file or folder, such as `stage1, shards`."""
     path: str
     sha256: str
     """SHA-256 of the file, or of the list of sums in the folder. Empty where nothing lists the sums."""
@@ -87,17 +98,17 @@ class Sum:
 
 @dataclass(frozen=True)
 class Stage:
-    """One training run."""
+    """The facts of one training run that a page shows."""
 
     name: str
     folder: Path
     iterations: list[dict[str, Any]]
-    """Records of metrics.jsonl with a finite loss."""
+    """Records of metrics.jsonl, one for each iteration with a finite loss."""
     evaluations: list[EvaluationRow]
     resumptions: list[int]
     """Iterations after which a later launch continued the run."""
     settings: dict[str, Any]
-    """Settings that differ from the defaults."""
+    """Training settings that differ from the trainer's defaults."""
     shards: list[Shards]
     """Folders of the training shards that still exist."""
     checkpoint: str
@@ -116,7 +127,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that a page shows."""
+    """Everything that the page about a model shows."""
 
     title: str
     stages: list[Stage]
@@ -124,11 +135,15 @@ class Facts:
     """Sampling reports, one per model."""
     evaluation: Evaluation | None = None
     folder: Path | None = None
+    """Exported folder."""
     commands: list[str] = field(default_factory=list)
 
 
 def read_stage(folder: Path) -> Stage:
-    """Read one run. Raises ValueError when the folder holds no metrics, CheckpointError when it holds no checkpoint."""
+    """Read the facts of the training run whose --save folder is `folder`.
+
+    Raises ValueError when the folder holds no metrics.jsonl, and CheckpointError when it holds no checkpoint.
+    """
     metrics = folder / "metrics.jsonl"
     if not metrics.is_file():
         raise ValueError(f"{metrics}: no such file; name the --save folder of a training run")
@@ -151,7 +166,7 @@ def read_stage(folder: Path) -> Stage:
 
 
 def evaluations_in(records: list[dict[str, Any]]) -> list[EvaluationRow]:
-    """Return the evaluations of a metrics.jsonl, on validation and on test data."""
+    """Return the evaluations in the records of a metrics.jsonl, on validation and on test data."""
     return [
         EvaluationRow(
             record["iteration"],
@@ -167,14 +182,20 @@ def evaluations_in(records: list[dict[str, Any]]) -> list[EvaluationRow]:
 
 
 def resumptions_of(folder: Path) -> list[int]:
-    """Return the iterations after which launches continued a run, from its launches.jsonl."""
+    """Return the iterations after which a later launch resumed the run in `folder`, from its launches.jsonl.
+
+    Return [] for a run of one launch.
+    """
     path = folder / "launches.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return sorted({json.loads(line)["iteration"] for line in lines} - {0})
 
 
 def sums_of(name: str, checkpoint: Path, load: str | None, shards: list[Shards]) -> list[Sum]:
-    """Return the lineage of one run: its start, its shards, its configurations and its checkpoint."""
+    """Return the lineage of the run `name` with checksums: its start, shards, configurations and checkpoint.
+
+    `load` is the checkpoint that the run started from, or None for random weights.
+    """
     found = [Sum(f"{name}, starts from", load or "random weights", "")]
     found += [_sum(f"{name}, shards", own.folder / "manifest.json", own.folder) for own in shards]
     found += [_sum(f"{name}, {kind}", checkpoint / kind) for kind in (TRAIN_CONFIG, MODEL_CONFIG)]
@@ -186,14 +207,14 @@ def _sum(what: str, path: Path, folder: Path | None = None) -> Sum:
 
 
 def shards_of(settings: dict[str, Any]) -> list[Shards]:
-    """Return the statistics of the folders of training shards that still exist."""
+    """Return the statistics of the folders of training shards that a run's `settings` name, if they still exist."""
     words = [str(word) for key in ("train_data_path", "data_path") for word in settings.get(key) or []]
     folders = dict.fromkeys(Path(word).parent for word in words)
     return [read_shards(folder) for folder in folders if (folder / "stats.json").is_file()]
 
 
 def read_shards(folder: Path) -> Shards:
-    """Read the statistics of one folder of shards."""
+    """Read stats.json of one folder of shards, and manifest.json if it exists."""
     stats = read_json(folder / "stats.json")
     manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
     lengths = stats["lengths"]["train"]
@@ -212,7 +233,7 @@ def read_shards(folder: Path) -> Shards:
 
 
 def section_name(shards: Shards) -> str:
-    """Return the name under which the page shows the section of a folder of shards."""
+    """Return the name under which the page shows the pretokenizer section of a folder of shards."""
     return str(shards.section.get("filename_prefix") or shards.folder.name)
 
 

@@ -15,7 +15,7 @@ LINES = ("#2f7ed8", "#e0793a", "#3aa76d", "#a35bd1")
 
 
 def figure(width: float = 4.8, height: float = 2.7) -> tuple[Any, Any]:
-    """Return a figure and its axes in the style of the page."""
+    """Return an empty matplotlib figure and its axes in the style of the page. Sizes are in inches."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -30,7 +30,10 @@ def figure(width: float = 4.8, height: float = 2.7) -> tuple[Any, Any]:
 
 
 def svg(drawn: Any, name: str) -> str:
-    """Return the figure as an SVG element with ids of its own. The same figure gives the same text."""
+    """Return a matplotlib figure as the text of an SVG element. The same figure gives the same text.
+
+    `name` prefixes the ids in the element, so that several plots on one page do not clash.
+    """
     import matplotlib
     import matplotlib.pyplot as plt
 
@@ -44,9 +47,10 @@ def svg(drawn: Any, name: str) -> str:
 
 
 def curve(stage: Stage, key: str, label: str, log: bool = False) -> str:
-    """Return a metric over the iterations of a stage, with a dashed line at each resumption.
+    """Return the plot of a metric over the iterations of a stage as SVG, with a dashed line at each resumption.
 
-    The loss curve carries the evaluations as points.
+    `key` is the metric's name in metrics.jsonl, `label` the text of the axis, and `log` asks for a logarithmic axis.
+    The plot of lm_loss also has the evaluations as points.
     """
     drawn, axes = figure()
     iterations = [record["iteration"] for record in stage.iterations if record.get(key) is not None]
@@ -68,7 +72,10 @@ def curve(stage: Stage, key: str, label: str, log: bool = False) -> str:
 
 
 def lengths(shards: Shards, name: str) -> str:
-    """Return the documents of the train split by length, on a logarithmic scale."""
+    """Return a bar chart as SVG: the number of documents of the train split in each bin of length in tokens.
+
+    `name` makes the ids in the SVG unique.
+    """
     drawn, axes = figure()
     labels = [f"{low:,}-{high - 1:,}" for low, high in bins(shards.bounds)]
     axes.bar(range(len(shards.counts)), shards.counts, color=LINES[0])
@@ -78,5 +85,5 @@ def lengths(shards: Shards, name: str) -> str:
 
 
 def bins(bounds: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the lower and upper bound of each bin."""
+    """Return (lower bound, upper bound) of each bin between neighbouring `bounds`."""
     return list(itertools.pairwise(bounds))

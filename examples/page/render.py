@@ -18,7 +18,7 @@ TEMPLATE = Path(__file__).parent / "page.html.j2"
 
 
 def render(facts: Facts) -> str:
-    """Return the page. Texts of data and models are escaped; only the plots are markup."""
+    """Return the page about a model as HTML. Texts of data and models are escaped; only the plots are markup."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     plots = {stage.name: stage_plots(stage) for stage in facts.stages}
@@ -28,14 +28,14 @@ def render(facts: Facts) -> str:
 
 
 def section_yaml(shards: Shards) -> str:
-    """Return the section of a folder of shards as the YAML file that builds it, or "" when it is not known."""
+    """Return the pretokenizer section of a folder of shards as the text of a YAML file, or "" when it is not known."""
     if not shards.section:
         return ""
     return yaml.safe_dump({section_name(shards): shards.section}, sort_keys=False, allow_unicode=True)
 
 
 def stage_plots(stage: Stage) -> dict[str, Markup]:
-    """Return the plots of one stage by name."""
+    """Return the plots of one stage as SVG by name: four metrics, and lengths0, lengths1 ... of its shards."""
     drawn = {
         "loss": curve(stage, "lm_loss", "loss per target token"),
         "lr": curve(stage, "lr", "learning rate"),
@@ -49,14 +49,18 @@ def stage_plots(stage: Stage) -> dict[str, Markup]:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers to one prompt in one sampling configuration, one list of texts per model."""
+    """The answers of all models to one prompt in one sampling configuration."""
 
     configuration: str
     by_model: list[tuple[str, list[str]]]
+    """(model name, its answers) for each model."""
 
 
 def side_by_side(reports: list[dict[str, Any]]) -> list[tuple[str, list[Answers]]]:
-    """Return each prompt with its answers by configuration. Reports are matched by the prompt's text."""
+    """Merge the sampling reports of several models: return (prompt, answers by configuration) for each prompt.
+
+    Prompts of different reports are the same if their texts are equal.
+    """
     prompts: dict[str, dict[str, list[tuple[str, list[str]]]]] = {}
     for report in reports:
         for entry in report["prompts"]:

@@ -63,7 +63,7 @@ def model_name(folder: Path, folders: list[Path]) -> str:
 
 
 def choose(names: list[str]) -> list[Configuration]:
-    """Return the configurations of these names. Raises ValueError for an unknown name."""
+    """Return the sampling configurations with these names. Raises ValueError for an unknown name."""
     known = {configuration.name: configuration for configuration in CONFIGURATIONS}
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -72,7 +72,10 @@ def choose(names: list[str]) -> list[Configuration]:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Read JSON strings, one a line. Raises ValueError for a missing or empty file and for a line of another kind."""
+    """Read prompts from a file with one JSON string a line; blank lines do not count.
+
+    Raises ValueError for a missing file, a file without prompts, and a line of another kind.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -99,7 +102,10 @@ def _prompt(path: Path, number: int, line: str) -> str:
 def sample_to_file(
     folder: Path, name: str, prompts: list[str], configurations: list[Configuration], options: argparse.Namespace
 ) -> Path:
-    """Sample one model and return the path of its report."""
+    """Let one model continue the prompts, write its sampling report, and return the report's path.
+
+    `name` is the model's name in the report. A call with the same settings resumes one that was interrupted.
+    """
     if options.max_new_tokens:
         longest = {"max_new_tokens": options.max_new_tokens}
         configurations = [Configuration(c.name, c.generate_args | longest) for c in configurations]

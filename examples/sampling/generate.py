@@ -20,7 +20,7 @@ from pretokenizer.files.checksums import SHA256SUMS, sha256_file
 
 @dataclass(frozen=True)
 class Configuration:
-    """One way to sample."""
+    """One way to generate continuations, such as greedy decoding, by name."""
 
     name: str
     generate_args: dict[str, Any] = field(default_factory=dict)
@@ -38,19 +38,22 @@ CONFIGURATIONS = (
 
 @dataclass(frozen=True)
 class Options:
-    """How to run; `seed`, `num_samples` and `batch_size` decide the texts."""
+    """Settings of a sampling run. `seed`, `num_samples` and `batch_size` influence the texts."""
 
     seed: int = 42
     num_samples: int = 2
-    """Continuations per prompt of a configuration that samples; greedy gives one."""
+    """Number of continuations of each prompt in a configuration that samples. Greedy decoding gives one."""
     batch_size: int = 8
-    """Prompts that are generated together."""
+    """Number of prompts whose continuations are generated together."""
     progress_path: Path | None = None
     """File of the finished batches; an interrupted run resumes from it."""
 
 
 def sample(folder: Path, prompts: Sequence[str], configurations: Sequence[Configuration], options: Options) -> Report:
-    """Return the report of all prompts. Raises ValueError for an empty list and for a folder without chat template."""
+    """Let the model in `folder` continue every prompt in every configuration, and return the sampling report.
+
+    Raises ValueError for an empty list of prompts, and for a folder without a model or a chat template.
+    """
     if not prompts:
         raise ValueError("the list of prompts is empty; give at least one")
     model, tokenizer = load(folder)
@@ -92,7 +95,7 @@ def sample(folder: Path, prompts: Sequence[str], configurations: Sequence[Config
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """Load model and tokenizer of a folder, on GPUs if there are any, else in fp32 on the CPU.
+    """Return model and tokenizer of a folder in transformers, on GPUs if there are any, else in fp32 on the CPU.
 
     Raises ValueError when the folder has no model or no chat template.
     """
@@ -119,7 +122,10 @@ def load(folder: Path) -> tuple[Any, Any]:
 def generate(
     model: Any, tokenizer: Any, prompts: Sequence[str], configuration: Configuration, options: Options, number: int
 ) -> list[list[str]]:
-    """Return the continuations of a batch, each up to and including its end token. The seed is that of the batch."""
+    """Return the continuations of each prompt of a batch, each up to and including its end token.
+
+    `number` is the batch's place in the run. It is added to the seed, so that a resumed run gives the same texts.
+    """
     import torch
 
     rendered = [
@@ -141,14 +147,14 @@ def generate(
 
 
 def end_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Return the ids at which generation stops."""
+    """Return the token ids at which generation stops: those of the generation config, else the tokenizer's EOS."""
     ids = model.generation_config.eos_token_id
     ids = tokenizer.eos_token_id if ids is None else ids
     return set(ids) if isinstance(ids, list) else {ids}
 
 
 def up_to_end(ids: Sequence[int], ends: set[int]) -> list[int]:
-    """Return the ids up to and including the first end id: what follows is padding.
+    """Return the ids up to and including the first id of `ends`, because padding follows it.
 
     >>> up_to_end([5, 6, 2, 0, 0], {2})
     [5, 6, 2]
@@ -162,7 +168,10 @@ def up_to_end(ids: Sequence[int], ends: set[int]) -> list[int]:
 def progress_key(
     folder: Path, prompts: Sequence[str], configurations: Sequence[Configuration], options: Options
 ) -> str:
-    """Return the text that marks finished batches. It changes with everything that decides the texts of a batch."""
+    """Return the text that marks the batches of one run in the progress file.
+
+    It differs between runs whose model, prompts, configurations or options can give other texts.
+    """
     sums = folder / SHA256SUMS
     model = [str(folder.resolve()), sha256_file(sums) if sums.is_file() else ""]
     sizes = [options.seed, options.num_samples, options.batch_size]
@@ -170,9 +179,9 @@ def progress_key(
 
 
 def _finished(path: Path | None, key: str) -> dict[int, list[list[str]]]:
-    """Return the outputs of the batches that an interrupted run of the same settings finished.
+    """Return {batch number: its continuations} for the batches that an interrupted run of the same settings finished.
 
-    A last line that the interruption cut off is not counted.
+    `path` is the progress file, or None without one. A last line that the interruption cut off is not counted.
     """
     found: dict[int, list[list[str]]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path and path.is_file() else []:

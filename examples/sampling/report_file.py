@@ -18,7 +18,7 @@ Report = dict[str, Any]
 
 
 def read_report(path: Path) -> Report:
-    """Read a report. Raises ValueError when the file is not JSON or not a sampling report."""
+    """Read a sampling report. Raises ValueError when the file is missing, not JSON, or not a sampling report."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -30,7 +30,7 @@ def read_report(path: Path) -> Report:
 
 
 def _problem_of(report: Any) -> str | None:
-    """Return what is wrong with the contents of a report, or None."""
+    """Return what is wrong with the contents of a sampling report as text, or None."""
     if not isinstance(report, dict) or not isinstance(report.get("model_name"), str):
         return "it needs an object with a string `model_name`"
     if not isinstance(report.get("prompts"), list):
@@ -53,7 +53,11 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def new_report(model_name: str, arguments: dict[str, Any], prompts: list[dict[str, Any]]) -> Report:
-    """Return a report dated now. Arguments without a value are left out, as the layout wants it."""
+    """Return a sampling report with the present time as its date.
+
+    `arguments` are the settings of the run, of which those without a value are left out. `prompts` are the entries with
+    prompt and results.
+    """
     return {
         "model_name": model_name,
         "date": datetime.now(UTC).replace(tzinfo=None).isoformat(),
@@ -63,5 +67,5 @@ def new_report(model_name: str, arguments: dict[str, Any], prompts: list[dict[st
 
 
 def report_name(model_name: str, config_name: str, date: str) -> str:
-    """Return the file name: `2023-08-14_my_model_sampling_default.json`."""
+    """Return the file name of a sampling report, such as `2023-08-14_my_model_sampling_default.json`."""
     return f"{date[:10]}_{re.sub(r'[^A-Za-z0-9_-]', '_', model_name)}_sampling_{config_name}.json"
