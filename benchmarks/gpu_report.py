@@ -69,7 +69,7 @@ SCHEDULE = (
     Part("transformer engine", 35, "benchmarks.gpu_parts.transformer_engine"),
     Part("beside transformers", 60, "benchmarks.gpu_parts.beside_transformers"),
 )
-"""In order of value. The limits add up to more than TOTAL_SECONDS, because few parts use theirs up."""
+"""The parts, the most valuable first. The limits add up to more than TOTAL_SECONDS, because few parts use theirs up."""
 TITLES = {
     "environment": "Environment",
     "kernels": "Kernels beside fp64",

@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def measure_in_process(way: str, corpus: Path, vocab_file: Path) -> dict[str, Any]:
-    """Run one measurement of `way`, a letter of the list above, in a new process, and return its figures.
+    """Run one measurement of `way`, a key of WAYS, in a new process, and return its figures.
 
     They are CPU seconds, tokens, and more for some ways.
     """

@@ -32,7 +32,7 @@ RATIOS = (
     ("two TP", "ours packed", 1.5),
     ("two DP", "ours packed", 1.5),
 )
-"""(numerator, denominator, wanted) of each ratio of two modes' tokens per second. `wanted` is the least good ratio."""
+"""(numerator, denominator, wanted) of each ratio of two modes' tokens per second. `wanted` is a lower bound."""
 
 
 def main(words: list[str] | None = None) -> int:

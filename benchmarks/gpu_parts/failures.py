@@ -19,7 +19,7 @@ from benchmarks.gpu_parts.trainer_runs import MODEL, inputs, train
 from megatron_train.parallel.device import install, uses_cuda
 
 SECONDS_TO_STOP = 10.0
-"""Most seconds from SIGTERM to the end of a run of the miniature model, its save included."""
+"""Largest accepted time from SIGTERM to the end of a run of the miniature model, its save included."""
 
 
 def run(record: Record, small: bool) -> None:

@@ -113,7 +113,7 @@ def attention_of(case: AttentionCase) -> Callable[..., Tensor]:
 
 
 def exact_attention(case: AttentionCase, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return softmax attention over the whole score matrix, in the dtype of the inputs, as the exact result.
+    """Return softmax attention over the whole score matrix, which is the expected result for inputs in fp64.
 
     Later positions, other documents, and positions outside the window are masked.
     """
@@ -157,7 +157,7 @@ def check_loss(record: Record, dtype: torch.dtype, small: bool) -> None:
 
 
 def check_adam(record: Record) -> None:
-    """Record the error of three steps of the trainer's AdamW against the formula in fp64. It divides gradients by 3."""
+    """Record the error of three steps of the trainer's AdamW, which divides gradients by 3, against fp64."""
     start, *gradients = random_tensors([(1000,)] * 4, torch.float32)
     weight = torch.nn.Parameter(start.detach().clone())
     optimizer = FusedLayoutAdam([weight], lr=0.1, weight_decay=0.01)

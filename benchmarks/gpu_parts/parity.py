@@ -49,9 +49,9 @@ KINDS = {
     "mistral, window": replace(LLAMA, num_query_groups=2, sliding_window=17),
 }
 LIMITS = {"fp32": (1e-5, 1e-4, 1e-4), "bf16": (2e-3, 5e-2, 1e-1)}
-"""Precision -> largest relative difference of loss, logits and gradients from the fp32 results of a CPU."""
+"""Precision -> largest relative differences of (loss, logits, gradients) from the fp32 results of a CPU."""
 IN_16_BITS = "llama, grouped queries"
-"""The kind that also runs in bf16 where sizes are small."""
+"""The kind of model that runs in bf16 even in a small report, and with dropout and recomputation."""
 DROPOUT = {"hidden_dropout": 0.1, "attention_dropout": 0.1}
 RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 Fingerprint = list[float]
@@ -105,9 +105,9 @@ def gradients(bench: Bench) -> dict[str, Fingerprint]:
 
 
 def fingerprint(name: str, tensor: Tensor) -> Fingerprint:
-    """Return the fingerprint of `tensor`. The signs depend on `name` only.
+    """Return the fingerprint of `tensor`, a few numbers that stand for all. The random signs depend on `name` only.
 
-    The difference of two tensors has a norm of about the difference of such sums, so a few numbers stand for all.
+    The differences between the sums of two tensors are about as large as the norm of the tensors' difference.
     """
     values = tensor.detach().double().cpu().flatten()
     bits = np.unpackbits(np.frombuffer(named_random(name).bytes(values.numel()), np.uint8), count=4 * values.numel())

@@ -58,7 +58,7 @@ CASES = (
     Case("falcon_7b", 6, {"seq_length": 2048, "micro_batch_size": 4}),
     Case("pythia_12b", 6, {"seq_length": 2048, "micro_batch_size": 4}),
 )
-"""In order of value, because the part may be cut."""
+"""The cases to measure, the most valuable first, because the part may be cut."""
 
 
 def run(record: Record, small: bool) -> None:

@@ -55,7 +55,7 @@ class SourceFiles:
     config_ids: dict[str, Any]
     """bos_token_id, eos_token_id and pad_token_id of the source's config.json."""
     generation: dict[str, Any] = field(default_factory=dict)
-    """The source's generation settings. Training copies this record, but not generation_config.json."""
+    """The source's generation settings. Training copies this record to its checkpoints, not generation_config.json."""
 
     @cached_property
     def config(self) -> dict[str, Any]:

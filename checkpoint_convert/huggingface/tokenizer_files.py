@@ -89,7 +89,7 @@ class TokenizerExport:
         return self.source is not None and not self.source.added and self.adds_bos is None
 
     def special_ids(self) -> SpecialIds:
-        """Return the ids for config.json and generation_config.json.
+        """Return the ids of the special tokens for config.json and generation_config.json.
 
         Raises ConvertError when the vocabulary lacks the chat format's end-of-turn token.
         """
@@ -298,7 +298,10 @@ def chat_templates(export: TokenizerExport) -> dict[str, str]:
 
 
 def write_templates(templates: dict[str, str], folder: Path) -> None:
-    """Write chat_template.jinja and additional_chat_templates/NAME.jinja, which newer versions of transformers read."""
+    """Write chat_template.jinja and additional_chat_templates/NAME.jinja, which newer versions of transformers read.
+
+    `templates` maps names to chat templates. One whose name cannot be a file name is left out with a warning.
+    """
     for name, template in templates.items():
         if not SAFE_NAME.fullmatch(name):
             warn(f"chat template {name!r} is only in {TOKENIZER_CONFIG}, because its name cannot be a file name")

@@ -35,7 +35,8 @@ class ExportOptions:
     """Largest size of one safetensors file in bytes, unless a single tensor is larger."""
     iteration: int | None = None
     vocab_size: str = "auto"
-    """Embedding rows to write: auto = max(rows of the source, length of the tokenizer), source, tokenizer, or N."""
+    """Embedding rows to write: `source` = as many as the imported source had, `tokenizer` = one for each of its tokens,
+    a number, or `auto` = the larger of source and tokenizer."""
     check_sums: bool = True
     """Whether the checkpoint is compared with its SHA256SUMS before anything is published."""
     hub_name: str | None = None

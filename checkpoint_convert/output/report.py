@@ -76,7 +76,7 @@ class Report:
 
 
 def progress(infos: Mapping[str, TensorInfo], title: str) -> tqdm:
-    """Return a progress bar in bytes on stderr. It shows only on a terminal."""
+    """Return a progress bar on stderr over the bytes of the tensors `infos`. It shows only on a terminal."""
     total = sum(info.num_bytes for info in infos.values())
     return tqdm(total=total, unit="B", unit_scale=True, desc=title, disable=not sys.stderr.isatty())
 

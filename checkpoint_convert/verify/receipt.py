@@ -26,7 +26,7 @@ SUMS, MANIFEST = "SHA256SUMS", "manifest.json"
 
 @dataclass(frozen=True)
 class Link:
-    """One folder that a receipt covers. A file in it lists the sums of the others; the link holds that file's sum."""
+    """One folder that a receipt covers. A file in it lists the SHA-256 of its other files; the link has that file's."""
 
     kind: str
     """What the folder holds: `model`, `checkpoint` or `shards`."""

@@ -31,7 +31,7 @@ from pretokenizer.files.publish import read_json
 METRICS, RNG_FILE = "metrics.jsonl", "rng_state.safetensors"
 FIGURES = ("lm_loss", "grad_norm", "num_target_tokens", "num_tokens", "lr")
 BYTES_PER_PARAMETER = 24
-"""Weights, gradients and optimizer states in fp32, and the checkpoint that the replay saves."""
+"""Bytes of memory: weights, gradients and optimizer states in fp32, and the checkpoint that the replay saves."""
 LARGEST_WORLD = 16
 UNWANTED = (
     "load_iters", "tensorboard_dir", "wandb_logger", "profile_iters", "save_total_limit", "save_interval",
@@ -100,7 +100,8 @@ def _ran_on_cpu(checkpoint: Path) -> bool:
 def replay(recorded: Iteration) -> Replay:
     """Train the recorded iteration again in a temporary folder, and compare its figures bitwise.
 
-    Call it only after check_receipt has verified the files, because the trainer reads them.
+    If this machine cannot repeat it, nothing is compared and the result says why. Call it only after check_receipt has
+    verified the files, because the trainer reads them.
     """
     reason = reason_against(recorded)
     if reason:

@@ -135,10 +135,11 @@ def compare_weights(
     origin: Path,
     source_rows: int | None = None,
 ) -> Outcome:
-    """Compare every tensor of a checkpoint with another format's, over the vocabulary rows that both have.
+    """Compare every tensor of a checkpoint (`reader`) with its counterpart in another format (`source`).
 
-    `source_rows` is the vocabulary size in the other side's config. Without it, the other side must have at least the
-    rows that the checkpoint was imported with. Raises ConvertError when names or shapes of the other side do not fit.
+    Only the vocabulary rows that both have are compared. `source_rows` is the vocabulary size in the other side's
+    config. Without it, the other side must have at least the rows that the checkpoint was imported with. Raises
+    ConvertError when names or shapes of the other side do not fit.
     """
     check_names(table, source.infos, origin, tied_copy_to_drop(source, model, table, origin))
     check_checkpoint(table, reader.infos, model, reader.folder)

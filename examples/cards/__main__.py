@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_stage(options: argparse.Namespace) -> int:
-    """Run one training stage of a card with the card's launch, or in miniature with --tiny. Return exit code 0.
+    """Run one training stage of a published model with its own launch, or in miniature with --tiny. Return exit code 0.
 
     The launch and the commands that make its shards and weights are printed first. Raises ValueError for wrong settings
     and CalledProcessError when a command fails.
@@ -111,9 +111,9 @@ def run_stage(options: argparse.Namespace) -> int:
 
 
 def run_all(options: argparse.Namespace) -> int:
-    """Run every chosen card in miniature, from input records to an answer, and print a table. Return exit code 0.
+    """Run published models in miniature, from input records to an answer, and print a table. Return exit code 0.
 
-    Earlier results of these cards are removed.
+    --card chooses the models, else all of them run. Their earlier results are removed.
     """
     os.environ.setdefault("OASST_DEVICE", "cpu")
     rows = []

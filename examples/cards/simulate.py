@@ -34,10 +34,10 @@ PATIENCE = ("--distributed_timeout_minutes", "60")
 
 
 def simulate(card: Card, folder: Path) -> int:
-    """Train the stages of a card in one process and in its own topology, and compare the losses.
+    """Train the stages of a published model with thin layers, in one process and in its own topology, on the CPU.
 
-    Return 0 if every loss agrees within TOLERANCE, else 1. Earlier results in `folder` are removed. Raises ConfigError
-    for a card without tensor or pipeline parallelism.
+    Compare the losses. Return 0 if each agrees within TOLERANCE, else 1. Earlier results in `folder` are removed.
+    Raises ConfigError for a card without tensor or pipeline parallelism.
     """
     config = parse(["--config", next(iter(card.stages.values())).config]).config
     size = config.parallel.tensor_model_parallel_size * config.parallel.pipeline_model_parallel_size

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LeaderboardTask:
-    """One task of the leaderboard. The fields are those of an entry in a model card's `model-index`."""
+    """One task of the Open LLM Leaderboard. The fields are those of an entry in a model card's `model-index`."""
 
     title: str
     dataset: str
