@@ -106,15 +106,14 @@ def runs_of(words: list[str], length: int) -> Iterator[str]:
 
 
 def read_questions(path: Path) -> Iterator[str]:
-    """Yield the test questions in a file.
-
-    Raises RecordError when the file cannot be read, and UnicodeDecodeError for a .txt file that is not UTF-8.
-    """
+    """Yield the test questions in a file. Raises RecordError when it cannot be read, or is a .txt file not in UTF-8."""
     if path.suffix == ".txt":
         try:
             yield from path.read_text(encoding="utf-8").splitlines()
         except OSError as error:
             raise RecordError(f"--decontaminate {path}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise RecordError(f"--decontaminate {path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
         return
     for _, record in read_records(path):
         yield from question_texts(record)

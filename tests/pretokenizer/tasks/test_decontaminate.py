@@ -84,3 +84,9 @@ def test_a_missing_file_is_named_with_the_remedy(build_toy: BuildToy, tmp_path: 
         f"--decontaminate {tmp_path}/none.jsonl: no such file; give the path of a file with test questions (.jsonl,"
         " .json, .parquet, .txt), or build without the flag (--no-decontaminate)"
     )
+
+
+def test_questions_that_are_not_utf8_are_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("Où est la gare ?\n".encode("latin-1"))
+    with pytest.raises(RecordError, match=r"--decontaminate .*latin\.txt: not UTF-8 at byte 1"):
+        list(read_questions(tmp_path / "latin.txt"))
