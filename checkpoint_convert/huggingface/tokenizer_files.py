@@ -122,21 +122,14 @@ class TokenizerExport:
 
 
 def checkpoint_tokenizer(folder: Path) -> TokenizerExport:
-    """Return the tokenizer in a checkpoint's `tokenizer/` (`folder`), its chat format, and the imported folder's files.
-
-    Raises TokenizerError or ConvertError for a damaged folder.
-    """
+    """Return the tokenizer in a checkpoint's `tokenizer/`, with its chat format and the imported folder's files."""
     tokenizer = load_tokenizer_folder(folder)
     adds_bos = read_tokenizer_spec(folder).get("adds_bos")
     return TokenizerExport(tokenizer, recorded_chat_format(folder, tokenizer), read_source(folder), adds_bos)
 
 
 def write_tokenizer_files(export: TokenizerExport, folder: Path, max_length: int) -> None:
-    """Write the tokenizer files of an exported folder, which transformers, vLLM and llama.cpp read.
-
-    An export without new tokens and without training gets the imported folder's files. `max_length` is the model's
-    context length in tokens.
-    """
+    """Write the tokenizer files of an exported folder. `max_length` is the model's context length in tokens."""
     if export.is_source and export.source is not None:
         copy_source(export.source, folder)
         return
@@ -261,8 +254,7 @@ def special_tokens(export: TokenizerExport) -> dict[str, str]:
 def source_settings(source: SourceFiles | None, max_length: int) -> dict[str, Any]:
     """Return the settings of an export's tokenizer_config.json that do not concern tokens.
 
-    They have the source's values where it has them, else defaults. `max_length` is the default of model_max_length, in
-    tokens.
+    They have the source's values where it has them, else defaults, such as `max_length` tokens for model_max_length.
     """
     settings = {
         "model_max_length": max_length,
@@ -298,10 +290,7 @@ def chat_templates(export: TokenizerExport) -> dict[str, str]:
 
 
 def write_templates(templates: dict[str, str], folder: Path) -> None:
-    """Write chat_template.jinja and additional_chat_templates/NAME.jinja, which newer versions of transformers read.
-
-    `templates` maps names to chat templates. One whose name cannot be a file name is left out with a warning.
-    """
+    """Write {name: chat template} as chat_template.jinja and additional_chat_templates/NAME.jinja for transformers."""
     for name, template in templates.items():
         if not SAFE_NAME.fullmatch(name):
             warn(f"chat template {name!r} is only in {TOKENIZER_CONFIG}, because its name cannot be a file name")
