@@ -31,14 +31,10 @@ SETTINGS = {
     "lr": 1e-3,
     "lr_warmup_iters": 2,
     "log_interval": 1,
-    "recompute_granularity": None,
     "overlap_grad_reduce": False,
     "overlap_param_gather": False,
 }
-"""Training settings that a miniature changes in its card's configuration, besides the parallel layout.
-
-None keeps the card's value.
-"""
+"""Training settings that a miniature changes in its card's configuration, besides the parallel layout."""
 
 
 @dataclass(frozen=True)

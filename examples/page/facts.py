@@ -7,6 +7,7 @@ stage1.losses[-1], stage1.data[0].tokens
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -238,5 +239,5 @@ def section_name(shards: Shards) -> str:
 
 
 def _data_set(entry: dict[str, Any]) -> DataSet:
-    left_out = {**entry.get("skipped", {}), **entry.get("dropped", {})}
-    return DataSet(entry["name"], entry["accepted"], entry["tokens"], entry["loss_tokens"], left_out)
+    left_out = Counter(entry.get("skipped", {})) + Counter(entry.get("dropped", {}))
+    return DataSet(entry["name"], entry["accepted"], entry["tokens"], entry["loss_tokens"], dict(left_out))
