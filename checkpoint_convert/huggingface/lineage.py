@@ -77,7 +77,7 @@ def is_hub_name(name: str) -> bool:
 def lineage(checkpoint: Path) -> list[str]:
     """Return the names of the ancestors of a checkpoint, nearest first: earlier training runs, then imported models.
 
-    Return [] for a run from random weights. The list ends at a folder that no longer exists.
+    Return [] for a run from random weights. If a folder no longer exists, its name is the last one.
     """
     names: list[str] = []
     seen: set[Path] = set()

@@ -136,9 +136,9 @@ def _parts(settings: Settings, infos: Mapping[str, TensorInfo]) -> dict[str, Any
 
 
 def _activation(settings: Settings) -> str:
-    """Return the name of the activation function that the settings state.
+    """Return the activation function of the settings, "silu" or "gelu". It is gelu if the settings name none.
 
-    Megatron-Bridge writes it as {_target_: torch.nn.functional.silu}.
+    Megatron-Bridge writes it as {_target_: torch.nn.functional.silu}. Raises ValueError for another function.
     """
     if settings.get("swiglu"):
         return "silu"

@@ -65,7 +65,11 @@ def compare(document: Document, number: int, start: int, recording: Recording | 
 
 
 def _recorded(document: Document, number: int, start: int, recording: Recording) -> Pairs:
-    """Return the pairs for all conversations that share the recording, as outlines to fill with each one's messages."""
+    """Return the differing pairs (document, inference) of one reply, for all conversations that share the recording.
+
+    The first pair compares the text before the reply, the second the reply. Each side is an outline, which `fill` turns
+    into the text of one conversation.
+    """
     template, messages, tools, here, _ = document
     prompt = template.fragments(messages[:number], tools, True, recording)
     last = here

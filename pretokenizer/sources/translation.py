@@ -73,7 +73,11 @@ class Translation(Source):
     def convert_all(
         self, records: Iterable[InputRecord], rng: random.Random
     ) -> Iterator[tuple[InputRecord, Converted]]:
-        """Convert the first MAX_ROWS records to conversations. The others are not read."""
+        """Convert the first MAX_ROWS records to conversations. The others are not read.
+
+        All requests are drawn first, because an earlier exchange may come from a later record. To save memory, the
+        record of a converted item is emptied. Records of a wrong form are yielded before all conversations.
+        """
         items, requests = [], []
         for item in islice(records, MAX_ROWS):
             try:
