@@ -152,7 +152,7 @@ def _data(runs: Sequence[Path]) -> str:
 
 
 def _training(checkpoint: Path) -> str:
-    """Return the card's section on the run that saved `checkpoint`: its results and its settings."""
+    """Return the card's section on the run that saved `checkpoint`: its results and its non-default settings."""
     settings = {name: _rounded(value) for name, value in changed_settings(training_settings(checkpoint)).items()}
     listed = yaml.safe_dump(settings, sort_keys=False)
     parts = [

@@ -32,7 +32,7 @@ O_DIRECT = getattr(os, "O_DIRECT", 0)
 class NewFile:
     """A new file that is hashed while it is written. Its path must not exist.
 
-    `close` completes the file. `abandon` leaves it incomplete.
+    `close` completes the file and returns its SHA-256. `abandon` leaves it incomplete.
     """
 
     def __init__(self, path: Path) -> None:

@@ -134,7 +134,7 @@ class ModelConfig:
 
     @property
     def padded_vocab(self) -> int:
-        """Return the number of embedding rows that are allocated, which is never None."""
+        """Number of embedding rows that are allocated: `padded_vocab_size` as a type without None."""
         return self.padded_vocab_size or pad_vocab_size(self.vocab_size, self.make_vocab_size_divisible_by)
 
     @classmethod

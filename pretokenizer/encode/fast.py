@@ -33,10 +33,11 @@ class FramedPass:
     """
 
     def __init__(self, tokenizer: Tokenizer, chat_format: FramedFormat, reference: ReferencePass) -> None:
-        """Load the engine and check it on hard texts.
+        """Load the engine and compare its tokens with the reference pass on hard texts.
 
-        Raises FrameError, ImportError without gigatoken, EngineMismatchError if the engine fails on a hard text, and
-        gigatoken's own errors for a vocabulary that it cannot load.
+        Raises FrameError if a role's frame does not begin with a control token, or if the frames differ in the number
+        of control tokens. Raises ImportError without gigatoken, EngineMismatchError if the engine's tokens are wrong,
+        and gigatoken's own errors for a vocabulary that it cannot load.
         """
         self._reference, self._format, self._special = reference, chat_format, tokenizer.typed_pattern
         frames = list(chat_format.frames.values())

@@ -143,7 +143,7 @@ class TracingEnvironment(ChatEnvironment):
         return joined(texts, self.tracer)
 
     def concatenate(self, values: Iterable[Any]) -> TracedText:
-        """Return the text of `a ~ b`, with its origins."""
+        """Return the joined text of the operands of `a ~ b`. Each part keeps its origin."""
         return joined([self._text(value) for value in values], self.tracer)
 
     def contains(self, value: Any, container: Any) -> bool:
