@@ -12,7 +12,7 @@ from megatron_train.config.flags import config_from_settings
 from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
-from megatron_train.planning.memory import chunk_parameters, chunks_in_flight, layer_activation, stage_memory
+from megatron_train.planning.memory import chunks_in_flight, layer_activation, stage_memory
 from tests.megatron_train.models import MODELS
 
 LLAMA = MODELS["llama"]
@@ -203,12 +203,3 @@ def test_full_recomputation_keeps_the_input_of_each_layer() -> None:
     assert stage_memory(LLAMA, three, layout, 0).activations == int(2 * entry + 2 * entry + 2 * layer)
     block = planned_config(full | {"recompute_method": "block"})
     assert stage_memory(LLAMA, block, layout, 0).activations == int(entry + 3 * layer + 2 * entry + layer)
-
-
-def test_tied_embeddings_are_held_once_on_one_stage_and_twice_on_two() -> None:
-    falcon = MODELS["falcon_7b"]
-    rows = falcon.padded_vocab * falcon.hidden_size
-    whole = sum(parameter.numel for parameter in chunk_parameters(falcon, ParallelLayout(2, 1, 1), 0))
-    halves = [sum(p.numel for p in chunk_parameters(falcon, ParallelLayout(2, 1, 2), stage)) for stage in (0, 1)]
-    assert whole == falcon.num_parameters(falcon.padded_vocab)
-    assert sum(halves) == whole + rows
