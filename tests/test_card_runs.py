@@ -61,6 +61,7 @@ def test_sample_texts_hold_what_people_wrote(monkeypatch: pytest.MonkeyPatch) ->
     assert len(texts) > 500 and all(isinstance(text, str) for text in texts)
 
 
+@pytest.mark.slow
 def test_report_adds_its_sections_once(tmp_path: Path) -> None:
     card, hf, run = load_card("oasst-sft-4-pythia-12b-epoch-3.5"), tmp_path / "hf", tmp_path / "stage1"
     with pytest.raises(ConfigError, match="export the model first"):

@@ -113,6 +113,7 @@ def test_a_second_of_blind_fuzzing(target: str, tmp_path: Path, monkeypatch: pyt
     assert problems == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SOURCES))
 @SETTINGS
 @given(records=st.lists(RECORDS, max_size=4))

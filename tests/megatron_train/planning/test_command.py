@@ -12,6 +12,7 @@ from tests.paths import CONFIGS
 from tests.test_cards import card_flags
 
 
+@pytest.mark.slow
 def test_plan_of_stage_2_prints_the_published_figures(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--world_size", "64", *card_flags(2), "--suggest"]) == 0
     printed = capsys.readouterr().out

@@ -17,6 +17,7 @@ from tests.megatron_train.planning.plans import plan_of
 from tests.paths import CONFIGS
 
 
+@pytest.mark.slow
 def test_suggestions_fit_and_are_ranked() -> None:
     arguments = ["--config", f"{CONFIGS}/train/llama2-70b-oasst-sft-v10_stage1_packed.yaml", "--world_size", "16"]
     own, rest = plan_parser().parse_known_args(
@@ -53,6 +54,7 @@ def test_the_output_layer_counts_as_layers_of_the_last_stage() -> None:
     assert stage_imbalance(wide, uneven) == pytest.approx(1.0, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_llama2_70b_has_27_layers_on_the_first_two_of_three_stages() -> None:
     flags = ["--config", f"{CONFIGS}/train/llama2-70b-oasst-sft-v10_stage1_packed.yaml", "--world_size", "24"]
     own, rest = plan_parser().parse_known_args([*flags, "--gpu", "h200-141gb"])

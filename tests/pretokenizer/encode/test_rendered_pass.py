@@ -144,6 +144,7 @@ def test_gpt_neox_joins_the_line_feeds_of_the_header_and_of_the_reply() -> None:
         assert tokenizer.decode(batch.tokens[loss].tolist()) == "\nYes<|im_end|>\n"
 
 
+@pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize("path", ["llama2/tokenizer.model", "gpt_neox/tokenizer.json"])
 def test_real_vocabularies(path: str) -> None:
