@@ -125,8 +125,10 @@ def _drop_groups() -> None:
     A gloo group keeps threads that poll until its last reference is gone.
     """
     from megatron.core import parallel_state
+    from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 
     parallel_state.destroy_model_parallel()
+    RotaryEmbedding.forward.cache_clear()  # its keys are modules, which hold a group
     gc.collect()  # models are in reference cycles
 
 

@@ -66,7 +66,7 @@ def main() -> int:
             problems = [problem for rank, samples in enumerate(ranks) for problem in report(name, rank, samples)]
             said = f"{options.iterations:,} iterations on {options.processes} processes in {launches} launches"
             tally.add(name, options.iterations, problems, said)
-        tally.add("losses", options.iterations, differences(root, options.iterations))
+        tally.add("losses", options.iterations, differences(root, options.iterations, options.interval))
     return tally.close()
 
 
@@ -80,7 +80,7 @@ def write_run(root: Path, options: argparse.Namespace) -> list[str]:
         *("--seq_length", "64", "--packing", "--global_batch_size", "4", "--micro_batch_size", "1"),
         *("--train_iters", str(options.iterations), "--lr", "1e-3", "--seed", str(options.seed)),
         *("--hidden_dropout", "0.25", "--lima_dropout", "--log_interval", "500", "--save_total_limit", "2"),
-        *("--save_interval", str(options.interval), "--eval_interval", str(options.interval)),
+        *("--save_interval", str(options.interval), "--eval_interval", str(options.interval // 2)),
     ]
 
 
@@ -135,14 +135,18 @@ def report(name: str, rank: int, samples: list[Sample]) -> list[str]:
     return problems
 
 
-def differences(root: Path, iterations: int) -> list[str]:
-    """Return the places where the metrics of both runs differ. Times are not compared."""
+def differences(root: Path, iterations: int, interval: int) -> list[str]:
+    """Return the places where the metrics of both runs differ. Times are not compared.
+
+    The resumed run stops every `interval` iterations, and a stop skips the evaluation that is due.
+    """
     found = []
     for name in ("whole", "parts"):
         records = [json.loads(line) for line in (root / name / "metrics.jsonl").read_text().splitlines()]
         steps = {r["iteration"]: (r["lm_loss"], r["grad_norm"], r["lr"]) for r in records if "lm_loss" in r}
         found.append((steps, {r["iteration"]: r["eval"] for r in records if "eval" in r}))
     (steps, evals), (other_steps, other_evals) = found
+    evals = {i: result for i, result in evals.items() if i % interval or i == iterations}
     problems = [] if len(steps) == iterations else [f"{len(steps)} iterations were reported"]
     for kind, one, other in (("iteration", steps, other_steps), ("evaluation", evals, other_evals)):
         unequal = [i for i in sorted(one.keys() | other.keys()) if one.get(i) != other.get(i)]

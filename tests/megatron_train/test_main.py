@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -86,6 +87,15 @@ def test_a_stopped_run_resumes(run: Any, tmp_path: Path) -> None:
     assert [step for step, _ in scalars_in(tmp_path / "tb/samples")["lm loss vs samples"]] == [4, 8, 12, 16, 20, 24]
     assert run() == 0  # the run is finished
     assert metrics(tmp_path / "save") == metrics(tmp_path / "whole")
+
+
+def test_an_ended_run_leaves_no_process_group(run: Any, tmp_path: Path) -> None:
+    """Every gloo group has threads."""
+    threads = []
+    for number in range(3):
+        assert run("--save", tmp_path / f"save{number}", "--train_iters", 1) == 0
+        threads.append(psutil.Process().num_threads())
+    assert threads[1:] == threads[:1] * 2
 
 
 def test_a_signal_saves_and_leaves(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
