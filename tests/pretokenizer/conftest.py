@@ -46,6 +46,17 @@ def byte_level_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def straddling_template(tmp_path: Path) -> Path:
+    """Return the path of a chat template whose prompt ends with a space, which joins the first word of the reply."""
+    path = tmp_path / "straddling.jinja"
+    path.write_text(
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '<|endoftext|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    return path
+
+
 @pytest.fixture(scope="session")
 def sentencepiece_tokenizer(sample_tokenizer: Tokenizer) -> SentencePieceTokenizer:
     """Return the sample tokenizer under its own type, for tests of its SentencePiece methods."""

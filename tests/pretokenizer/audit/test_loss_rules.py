@@ -80,14 +80,9 @@ def test_a_template_without_marks_has_no_answer_for_trl(audit_of: AuditOf, tmp_p
 
 
 def test_tokens_that_straddle_the_border_of_a_reply_are_counted(
-    audit_of: AuditOf, tmp_path: Path, byte_level_path: Path
+    audit_of: AuditOf, byte_level_path: Path, straddling_template: Path
 ) -> None:
-    template = tmp_path / "t.jinja"
-    template.write_text(
-        "{% for m in messages %}{{ m.role + ': ' + m.content + '<|endoftext|>' }}{% endfor %}"
-        "{% if add_generation_prompt %}assistant: {% endif %}"
-    )
-    keys = {"chat_format": str(template), "vocab_file": str(byte_level_path), "template_loss": "reply"}
+    keys = {"chat_format": str(straddling_template), "vocab_file": str(byte_level_path), "template_loss": "reply"}
     audited = audit_of(Conversation(pair("the dog", "the cat sat")), **keys)
     assert audited.straddling == 1
     assert with_loss(audited, "build") == " cat sat<|endoftext|>"

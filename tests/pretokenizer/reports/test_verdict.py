@@ -38,16 +38,11 @@ def test_the_report_opens_with_sentences(build_toy: BuildToy, tmp_path: Path) ->
 
 
 def test_tokens_that_straddle_the_border_of_a_reply_are_reported(
-    build_toy: BuildToy, tmp_path: Path, byte_level_path: Path
+    build_toy: BuildToy, tmp_path: Path, byte_level_path: Path, straddling_template: Path
 ) -> None:
-    template = tmp_path / "t.jinja"
-    template.write_text(
-        "{% for m in messages %}{{ m.role + ': ' + m.content + '<|endoftext|>' }}{% endfor %}"
-        "{% if add_generation_prompt %}assistant: {% endif %}"
-    )
     answers = ("the cat sat", "the dog", "\nsat")
     write_jsonl(tmp_path / "data/messages/a.jsonl", [{"prompt": "the mat", "response": text} for text in answers])
-    keys = {"vocab_file": str(byte_level_path), "chat_format": str(template), "template_loss": "reply"}
+    keys = {"vocab_file": str(byte_level_path), "chat_format": str(straddling_template), "template_loss": "reply"}
     _, folder = build_toy([{"messages": {"val_split": 0}}], **keys)
     report = (folder / "stats.md").read_text()
     assert "- 2 tokens of train straddle the border of a reply: a part of the text is in the prompt" in report
