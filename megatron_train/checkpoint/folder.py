@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from megatron_train.checkpoint.recognize import foreign
 from megatron_train.checkpoint.safe_pickle import UnsafePickleError, scan_pickles
 from pretokenizer.files.checksums import verify_sha256sums, write_sha256sums
-from pretokenizer.files.publish import publish_folder, write_text_atomic
+from pretokenizer.files.publish import publish_folder, set_aside, write_text_atomic
 
 TRACKER = "latest_checkpointed_iteration.txt"
 RELEASE = "release"
@@ -143,6 +144,21 @@ def check_folder(folder: Path, part: int = 0, num_parts: int = 1) -> None:
             scan_pickles(folder)
     except UnsafePickleError as error:
         raise CheckpointError(str(error)) from error
+
+
+def retain_checkpoints(root: Path, newest: int, limit: int | None, best: int | None) -> None:
+    """Record `best` as the best iteration, and remove all checkpoints except the best and the last `limit` (None: all).
+
+    Checkpoints after the iteration `newest` always stay. They date from before the run went back to an earlier
+    iteration, and this run replaces them when it reaches them.
+    """
+    saved = [iteration for iteration in list_iterations(root) if iteration <= newest]
+    if best in saved:
+        write_text_atomic(root / BEST, f"{best}\n")
+    for iteration in saved[: -limit if limit else 0]:
+        if iteration != best:
+            aside = set_aside(root / folder_name(iteration))  # a partly removed folder must not keep its final name
+            shutil.rmtree(aside or root / folder_name(iteration))
 
 
 def remove_stale_staging(checkpoint_dir: Path) -> None:

@@ -7,7 +7,7 @@ can load it, optimizer state included.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -33,14 +33,13 @@ from megatron_train.checkpoint.folder import (
 )
 from megatron_train.checkpoint.optimizer_state import (
     STATE_KEYS,
-    gather_pieces,
     merge_without_copy,
     optimizer_settings,
     sharded_optimizer_state,
-    sources_of,
     take_pieces,
     tensors_to_load,
 )
+from megatron_train.checkpoint.piece_exchange import PieceExchange, sources_of
 from megatron_train.checkpoint.resume import Start
 from megatron_train.checkpoint.train_state import TrainState, load_rng, save_rng
 from megatron_train.checkpoint.write import TensorPlan, plan_tensors, write_and_publish
@@ -204,10 +203,8 @@ def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
         gather_weights(chunks, config)
         state_dict = sharded_state_dict(chunks, optimizer)
         state_dict |= common_state(model_config, state.iteration, layout)
-        fill: Callable[..., list[torch.Tensor]] = _nothing_to_fill
-        if optimizer is not None:
-            fill = partial(gather_pieces, optimizer, sources_of(state_dict["optimizer"]))
-        plan = plan_tensors(state_dict, staging, keep_copies, fill)
+        connect = optimizer and partial(PieceExchange, optimizer, sources_of(state_dict["optimizer"]))
+        plan = plan_tensors(state_dict, staging, keep_copies, connect)
         save_rng(staging, layout)
         if dist.get_rank() == 0:
             model_config.save(staging / MODEL_CONFIG)
@@ -220,11 +217,6 @@ def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
             shutil.rmtree(staging, ignore_errors=True)
         raise CheckpointError(f"{root / folder_name(state.iteration)}: could not be saved: {error}") from error
     return plan
-
-
-def _nothing_to_fill(**_: Any) -> list[torch.Tensor]:
-    """Return no tensors. Replaces gather_pieces for a checkpoint of weights alone, whose tensors already have data."""
-    return []
 
 
 def _model_keys(chunks: list[Any]) -> list[str]:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import torch
@@ -32,26 +34,36 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.storage import WriteResult
 
 from megatron_train.checkpoint.folder import (
-    BEST,
     CheckpointError,
     folder_name,
-    list_iterations,
     publish_checkpoint,
+    retain_checkpoints,
     staging_folder,
 )
+from megatron_train.checkpoint.piece_exchange import PieceExchange
 from megatron_train.report.console import warn
 from pretokenizer.files.checksums import sha256_file
-from pretokenizer.files.publish import set_aside, write_text_atomic
+from pretokenizer.files.publish import set_aside
 
-Bucket = tuple[str, str, tuple[list[Any], list[Any]]]
-"""One file to write: (path, name within the folder, (items with their bytes, items with their CPU tensors))."""
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A file to write: its path, its name in the folder, and each item with its data, first bytes and then tensors."""
+
+    path: Path
+    name: str
+    blobs: list[tuple[Any, Any]]
+    tensors: list[tuple[Any, torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class TensorPlan:
     """The tensor files that this rank writes and, on rank 0, the index of the files of all ranks."""
 
-    buckets: list[Bucket]
+    files: list[TensorFile]
+    """The files. A meta tensor in them stands for one of the optimizer's, whose data `exchange` brings."""
+    exchange: PieceExchange | None
+    """Brings the data of the meta tensors in the order of `_places_of_meta`; None when no rank needs any."""
     writer: FileSystemWriterAsync
     metadata: Metadata | None
 
@@ -82,13 +94,14 @@ class _PlannedOnly(TorchDistSaveShardedStrategy):
 
 
 def plan_tensors(
-    state_dict: dict[str, Any], staging: Path, keep_copies: bool, fill: Callable[..., list[torch.Tensor]]
+    state_dict: dict[str, Any], staging: Path, keep_copies: bool, connect: Callable[..., PieceExchange] | None
 ) -> TensorPlan:
-    """Assign every tensor to the rank that writes it, move this rank's tensors to the CPU, and return its plan.
+    """Assign every tensor to the rank that writes it, and return this rank's plan. All ranks call this function.
 
-    All ranks call this function. `fill` puts data into the meta tensors of `state_dict` that this rank writes, and
-    returns the tensors that it allocates. With `keep_copies`, the plan shares no memory with the run, so that training
-    may continue. Rank 0 writes common.pt, everything but the tensors, into `staging`.
+    `connect(wanted, group)` returns the exchange that brings the data of the meta tensors in `state_dict`; None when
+    there are none. With `keep_copies`, the plan holds all data and shares no memory with the run, so that training may
+    continue. Without it, the optimizer's tensors are fetched while the files are written. Rank 0 writes common.pt,
+    everything but the tensors, into `staging`.
     """
     strategy = _PlannedOnly("torch_dist", 1)
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
@@ -96,23 +109,52 @@ def plan_tensors(
     if dist.get_rank() == 0:
         torch.save(common, staging / COMMON_STATE_FNAME)
     FullyParallelSaveStrategyWrapper(strategy, group).apply_saving_parallelization(tensors)
-    new = {tensor.untyped_storage().data_ptr() for tensor in fill(sharded_state_dict=tensors, group=group)}
     strategy.plan(tensors, staging)
     writer, metadata = strategy.planned
-
-    def moved(tensor: torch.Tensor) -> torch.Tensor:
-        return _on_cpu(tensor, keep_copies and tensor.untyped_storage().data_ptr() not in new)
-
-    buckets = [
-        (path, name, (blobs, [(item, moved(tensor)) for item, tensor in tensors]))
-        for path, name, (blobs, tensors) in writer.write_buckets or []
+    files = [
+        TensorFile(Path(path), name, blobs, [(item, _on_cpu(tensor, keep_copies)) for item, tensor in items])
+        for path, name, (blobs, items) in writer.write_buckets or []
     ]
     writer.write_buckets = None
-    return TensorPlan(buckets, writer, metadata)
+    exchange = None
+    if connect is not None:
+        exchange = connect([files[file].tensors[index][1] for file, index in _places_of_meta(files)], group)
+        if keep_copies:
+            _receive_all(files, exchange)
+            exchange = None
+    return TensorPlan(files, exchange, writer, metadata)
+
+
+def _places_of_meta(files: list[TensorFile]) -> list[tuple[int, int]]:
+    """Return the place of each meta tensor: the number of its file, and its number in the file.
+
+    They are in the order in which their data is brought, which takes one from each file in turn.
+    """
+    places = [
+        [(number, index) for index, (_, tensor) in enumerate(file.tensors) if tensor.is_meta]
+        for number, file in enumerate(files)
+    ]
+    return [place for turn in zip_longest(*places) for place in turn if place is not None]
+
+
+def _receive_all(files: list[TensorFile], exchange: PieceExchange) -> None:
+    """Replace each meta tensor of `files` by its data."""
+    places = _places_of_meta(files)
+    for number in range(exchange.rounds):
+        tensor = exchange.receive(number)
+        if tensor is not None:
+            file, index = places[number]
+            item, _ = files[file].tensors[index]
+            files[file].tensors[index] = (item, tensor)
 
 
 def _on_cpu(tensor: torch.Tensor, keep_copy: bool) -> torch.Tensor:
-    """Return the tensor on the CPU. With `keep_copy`, the result never shares memory with `tensor`."""
+    """Return the tensor on the CPU, or a meta tensor as it is.
+
+    With `keep_copy`, the result never shares memory with `tensor`.
+    """
+    if tensor.is_meta:
+        return tensor
     moved = tensor.to("cpu")
     return moved.clone() if keep_copy and moved is tensor else moved
 
@@ -128,25 +170,54 @@ def write_and_publish(
     """
     first = dist.get_rank() == 0
     everyone: list[Any] = [None] * dist.get_world_size()
-    dist.gather_object(_write_own(plan), everyone if first else None, dst=0, group=group)
+    dist.gather_object(_write_own(plan, group), everyone if first else None, dst=0, group=group)
     verdict = [_publish(plan, everyone, root, iteration, best, limit) if first else None]
     dist.broadcast_object_list(verdict, src=0, group=group)
     if verdict[0]:
         raise CheckpointError(f"{root / folder_name(iteration)}: could not be saved: {verdict[0]}")
 
 
-def _write_own(plan: TensorPlan) -> Written:
-    """Write this rank's files in parallel, and return their checksums, or an error as `problem`. Never raises."""
+def _write_own(plan: TensorPlan, group: Any) -> Written:
+    """Write this rank's files in parallel, and return their checksums, or the first file's error as `problem`.
 
-    written, write = Written(), partial(_write_file, plan.writer.transforms)
+    All ranks call this function, because they exchange tensors while they write.
+    """
+    queues: list[Queue[torch.Tensor | None]] = [Queue() for _ in plan.files]
+    write = partial(_write_file, plan.writer.transforms)
+    with ThreadPoolExecutor(max(1, len(plan.files))) as pool:
+        pending = [pool.submit(write, file, queue) for file, queue in zip(plan.files, queues, strict=True)]
+        try:
+            _hand_out(plan, queues, group)
+        finally:
+            for queue in queues:
+                queue.put(None)
+    written = Written()
     try:
-        with ThreadPoolExecutor(max(1, len(plan.buckets))) as pool:
-            for (path, _, _), (results, digest) in zip(plan.buckets, pool.map(write, plan.buckets), strict=True):
-                written.results.extend(results)
-                written.digests[Path(path)] = digest
+        for file, outcome in zip(plan.files, pending, strict=True):
+            results, written.digests[file.path] = outcome.result()
+            written.results.extend(results)
     except Exception as error:  # the other ranks wait for this report, whatever the error is
         return Written(problem=f"{type(error).__name__}: {error}{_space_left(Path(plan.writer.path))}")
     return written
+
+
+def _hand_out(plan: TensorPlan, queues: list[Queue[torch.Tensor | None]], group: Any) -> None:
+    """Put the data of each meta tensor into the queue of its file when the file's previous tensor is written.
+
+    So a rank holds one tensor for each of its files. Before every round, the ranks wait for one another in `group`,
+    whose timeout is long. A slow disk therefore does not exceed the timeout of the group that brings the data.
+    """
+    if plan.exchange is None:
+        return
+    places = _places_of_meta(plan.files)
+    rounds: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(rounds, plan.exchange.rounds, group=group)
+    for number in range(max(rounds)):
+        own = number < len(places)
+        queue = queues[places[number][0]] if own else Queue()  # without a tensor of its own, a rank receives None
+        queue.join()
+        dist.barrier(group=group)
+        queue.put(plan.exchange.receive(number))
 
 
 def _space_left(folder: Path) -> str:
@@ -160,17 +231,32 @@ def _space_left(folder: Path) -> str:
         return ""
 
 
-def _write_file(transforms: Any, bucket: Bucket) -> tuple[list[WriteResult], str]:
-    """Write one file and flush it to disk. Return a result for each of its items, and the file's SHA-256 digest."""
-    path, name, (blobs, tensors) = bucket
-    with Path(path).open("wb") as stream:
-        results = [
-            _write_item(transforms, stream, data, item, name, serialization_format=SerializationFormat.TORCH_SAVE)
-            for item, data in [*blobs, *tensors]
-        ]
-        stream.flush()
-        os.fsync(stream.fileno())
-    return results, sha256_file(path)
+def _write_file(transforms: Any, file: TensorFile, queue: Queue[torch.Tensor | None]) -> tuple[list[WriteResult], str]:
+    """Write one file and flush it to disk. Return a result for each of its items, and the file's SHA-256 digest.
+
+    The data of its meta tensors comes through `queue`, which ends with None.
+    """
+    write = partial(_write_item, transforms, serialization_format=SerializationFormat.TORCH_SAVE)
+    arriving = _drain(queue)
+    try:
+        with file.path.open("wb") as stream:
+            results = [write(stream, blob, item, file.name) for item, blob in file.blobs]
+            for item, tensor in file.tensors:
+                results.append(write(stream, next(arriving) if tensor.is_meta else tensor, item, file.name))
+            stream.flush()
+            os.fsync(stream.fileno())
+        return results, sha256_file(file.path)
+    finally:
+        for _ in arriving:  # after an error: the other ranks send the rest all the same
+            pass
+
+
+def _drain(queue: Queue[torch.Tensor | None]) -> Iterator[torch.Tensor]:
+    """Yield the tensors of a queue until it holds None, and tell the queue when each one is no longer needed."""
+    while (tensor := queue.get()) is not None:
+        yield tensor
+        del tensor
+        queue.task_done()
 
 
 def _publish(
@@ -198,7 +284,7 @@ def _publish(
     try:
         if replaced:
             shutil.rmtree(replaced)
-        _retain(root, iteration, limit, best)
+        retain_checkpoints(root, iteration, limit, best)
     except OSError as error:  # the checkpoint is complete, and the next save tries again
         warn(f"{error.filename or root}: an old checkpoint could not be removed ({error.strerror or error})")
     return None
@@ -209,18 +295,3 @@ def _write_index(plan: TensorPlan, everyone: list[Written], staging: Path) -> No
     plan.writer.storage_meta = StorageMeta  # megatron-core's own holds the folder's path and a random number
     plan.writer.finish(plan.metadata, [each.results for each in everyone])
     save_config(CheckpointingConfig("torch_dist", 1), str(staging))
-
-
-def _retain(root: Path, newest: int, limit: int | None, best: int | None) -> None:
-    """Record `best` as the best iteration, and remove all checkpoints except the best and the last `limit` (None: all).
-
-    Checkpoints after the iteration `newest` always stay. They date from before the run went back to an earlier
-    iteration, and this run replaces them when it reaches them.
-    """
-    saved = [iteration for iteration in list_iterations(root) if iteration <= newest]
-    if best in saved:
-        write_text_atomic(root / BEST, f"{best}\n")
-    for iteration in saved[: -limit if limit else 0]:
-        if iteration != best:
-            aside = set_aside(root / folder_name(iteration))  # a partly removed folder must not keep its final name
-            shutil.rmtree(aside or root / folder_name(iteration))

@@ -21,6 +21,8 @@ from megatron_train.planning.gradient_buffers import (
 
 FIXED_BYTES = int(1.5 * 2**30)
 """Bytes that a rank holds before it has a model: CUDA context, NCCL channels and cuBLAS workspaces."""
+FILES_OF_RANK = 2
+"""Number of checkpoint files that a rank writes at the same time, with one fp32 tensor of each in memory."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class StageMemory:
     buffers: int
     """Communication buffers, temporary tensors of the largest module, and FIXED_BYTES."""
     saving: int
-    """Host memory during a save: this rank's share of the fp32 optimizer state. A load needs a third of it."""
+    """Host memory that a save needs."""
+    loading: int
+    """Host memory that a load needs: a third of this rank's share of the fp32 optimizer state."""
 
     @property
     def total(self) -> int:
@@ -63,6 +67,7 @@ def stage_memory(model: ModelConfig, config: TrainConfig, layout: ParallelLayout
     ]
     padded = sum(bucket.end - bucket.start for chunk in buckets for bucket in chunk)
     shard = max(optimizer_elements(buckets, layout.dp, rank) for rank in range(layout.dp))
+    largest = max(parameter.numel for chunk in chunks for parameter in chunk)
     tokens = config.batch.micro_batch_size * config.data.seq_length
     return StageMemory(
         stage=stage,
@@ -74,7 +79,9 @@ def stage_memory(model: ModelConfig, config: TrainConfig, layout: ParallelLayout
         activations=stage_activations(model, config, layout, stage),
         logits=logits_bytes(model, config, layout, tokens) if stage == layout.pp - 1 else 0,
         buffers=FIXED_BYTES + working_bytes(model, config, layout, tokens),
-        saving=shard * 12,
+        saving=padded * size // layout.dp
+        + (shard * 12 if config.checkpoint.async_save else FILES_OF_RANK * largest * 4),
+        loading=shard * 4,
     )
 
 

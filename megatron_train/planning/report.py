@@ -164,13 +164,14 @@ def disk_lines(plan: Plan) -> list[str]:
     kept = min(written, settings.save_total_limit or written)
     extra = " and one more while the next is written" if settings.save_total_limit and written > kept else ""
     total = one * (kept + bool(extra))
-    host = max(stage.saving for stage in plan.stages)
+    saving, loading = max(stage.saving for stage in plan.stages), max(stage.loading for stage in plan.stages)
     return [
         f"checkpoints  {one / 1e9:,.1f} GB each ({parameters * size / 1e9:,.1f} GB weights, "
         f"{parameters * 12 / 1e9:,.1f} GB optimizer)",
         f"disk         {total / 1e12:,.2f} TB: {written} saves, every {every:,} iterations and at the end; {kept} "
         f"kept{extra}",
-        f"host memory  {host / 1e9:,.1f} GB per rank besides to save a checkpoint, {host / 3e9:,.1f} GB to load one",
+        f"host memory  {saving / 1e9:,.1f} GB per rank besides to save a checkpoint, "
+        f"{loading / 1e9:,.1f} GB to load one",
     ]
 
 

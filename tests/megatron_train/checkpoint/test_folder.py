@@ -12,6 +12,7 @@ from megatron_train.checkpoint.folder import (
     list_iterations,
     publish_checkpoint,
     remove_stale_staging,
+    retain_checkpoints,
     staging_folder,
 )
 from pretokenizer.files.checksums import write_sha256sums
@@ -139,3 +140,16 @@ def test_only_our_own_staging_folders_are_removed(tmp_path: Path) -> None:
     assert not staging_folder(tmp_path, 600).exists()
     assert (tmp_path / ".other.staging").is_dir()
     assert (tmp_path / "iter_0000500" / "model_config.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "kept"),
+    [(None, None, [1, 2, 3, 4]), (2, None, [3, 4]), (2, 1, [1, 3, 4]), (1, 4, [4]), (9, 2, [1, 2, 3, 4])],
+)
+def test_the_newest_and_the_best_are_kept(limit: int | None, best: int | None, kept: list[int], tmp_path: Path) -> None:
+    for iteration in (1, 2, 3, 4, 5):  # the last is of a run that this one went back from
+        (tmp_path / f"iter_{iteration:07d}").mkdir()
+    retain_checkpoints(tmp_path, 4, limit, best)
+    assert list_iterations(tmp_path) == [*kept, 5]
+    named = tmp_path / "best_checkpointed_iteration.txt"
+    assert (named.read_text() if named.is_file() else None) == (f"{best}\n" if best else None)

@@ -145,14 +145,14 @@ def test_an_error_of_training_waits_for_the_save_too(tmp_path: Path, gate: threa
 def no_room_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from megatron_train.checkpoint import write as checkpoint_writer
 
-    write = checkpoint_writer._write_file
+    write = checkpoint_writer._write_item
 
-    def full(transforms: Any, bucket: Any) -> Any:
-        if bucket[1] == name:
-            raise OSError(28, "No space left on device", bucket[0])
-        return write(transforms, bucket)
+    def full(transforms: Any, stream: Any, data: Any, item: Any, file: str, **options: Any) -> Any:
+        if file == name:
+            raise OSError(28, "No space left on device", file)
+        return write(transforms, stream, data, item, file, **options)
 
-    monkeypatch.setattr(checkpoint_writer, "_write_file", full)
+    monkeypatch.setattr(checkpoint_writer, "_write_item", full)
 
 
 @pytest.mark.parametrize("async_save", [False, True])

@@ -6,13 +6,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pytest
 import torch
 
-from megatron_train.checkpoint.folder import list_iterations
-from megatron_train.checkpoint.optimizer_state import gather_pieces, sources_of
+from megatron_train.checkpoint.piece_exchange import PieceExchange, sources_of
 from megatron_train.checkpoint.save_load import sharded_state_dict
-from megatron_train.checkpoint.write import _on_cpu, _retain, plan_tensors
+from megatron_train.checkpoint.write import _on_cpu, plan_tensors
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import LLAMA
 from tests.megatron_train.runs import start
@@ -33,26 +31,13 @@ def test_a_plan_holds_no_memory_of_the_run(tmp_path: Path, single_process: None)
     run.step()
     (tmp_path / "staging").mkdir()
     state_dict = sharded_state_dict(run.chunks, run.optimizer)
-    fill = partial(gather_pieces, run.optimizer, sources_of(state_dict["optimizer"]))
-    plan = plan_tensors(state_dict, tmp_path / "staging", keep_copies=True, fill=fill)
+    connect = partial(PieceExchange, run.optimizer, sources_of(state_dict["optimizer"]))
+    plan = plan_tensors(state_dict, tmp_path / "staging", keep_copies=True, connect=connect)
     adam = [part.optimizer for part in run.optimizer.chained_optimizers]
     live = [parameter.data for chunk in run.chunks for parameter in chunk.parameters()]
     live += [value for each in adam for state in each.state.values() for value in state.values()]
     live += [parameter.data for each in adam for group in each.param_groups for parameter in group["params"]]
     ours = {tensor.untyped_storage().data_ptr() for tensor in live}
-    kept = [tensor for _, _, (_, tensors) in plan.buckets for _, tensor in tensors]
+    kept = [tensor for file in plan.files for _, tensor in file.tensors]
     assert len(kept) > 30
     assert not ours & {tensor.untyped_storage().data_ptr() for tensor in kept}
-
-
-@pytest.mark.parametrize(
-    ("limit", "best", "kept"),
-    [(None, None, [1, 2, 3, 4]), (2, None, [3, 4]), (2, 1, [1, 3, 4]), (1, 4, [4]), (9, 2, [1, 2, 3, 4])],
-)
-def test_the_newest_and_the_best_are_kept(limit: int | None, best: int | None, kept: list[int], tmp_path: Path) -> None:
-    for iteration in (1, 2, 3, 4, 5):  # the last is of a run that this one went back from
-        (tmp_path / f"iter_{iteration:07d}").mkdir()
-    _retain(tmp_path, 4, limit, best)
-    assert list_iterations(tmp_path) == [*kept, 5]
-    named = tmp_path / "best_checkpointed_iteration.txt"
-    assert (named.read_text() if named.is_file() else None) == (f"{best}\n" if best else None)

@@ -35,12 +35,19 @@ def test_plan_prints_the_memory_of_a_save_and_of_a_load_and_advises_a_micro_batc
     flags = "--model llama3_8b --bf16 --seq_length 4096 --packing --train_data_path x --train_iters 9 --save x"
     assert main(["plan", "--world_size", "8", "--global_batch_size", "128", "--gpu", "h200-141gb", *flags.split()]) == 0
     printed = capsys.readouterr().out
-    # 12 bytes for each of 8,030,261,248 / 8 parameters, and a third of it.
-    assert "host memory  12.0 GB per rank besides to save a checkpoint, 4.0 GB to load one" in printed
+    # 2 bytes for each of 8,030,261,248 / 8 parameters and two tensors of 128,256 x 4,096 numbers; 4 bytes for each
+    assert "host memory  6.2 GB per rank besides to save a checkpoint, 4.0 GB to load one" in printed
     assert (
         "micro-batch  2 is the fastest size that fits on H200 141 GB (99 of 140 GiB, 8.27 s per iteration)" in printed
     )
     assert "give --micro_batch_size 2 in place of 1" in printed
+
+
+def test_plan_counts_the_copy_of_an_asynchronous_save(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = "--model llama3_8b --bf16 --packing --train_data_path x --train_iters 9 --save x --async_save"
+    assert main(["plan", "--world_size", "8", "--gpu", "h200-141gb", *flags.split()]) == 0
+    # 2 and 12 bytes for each of 8,030,261,248 / 8 parameters
+    assert "host memory  14.1 GB per rank besides to save a checkpoint, 4.0 GB to load" in capsys.readouterr().out
 
 
 def test_plan_needs_no_torch_and_no_file_that_a_flag_names() -> None:
