@@ -11,7 +11,7 @@ megatron-core 0.19.2, one process trains like this too; docs/gpu.md says what is
 from __future__ import annotations
 
 import contextlib
-import importlib
+import functools
 import importlib.metadata
 import importlib.util
 import logging
@@ -39,13 +39,10 @@ CPU = torch.device("cpu")
 _mode: TorchFunctionMode | None = None
 
 _NOISE = (
-    ".*Transformer Engine.*",
+    ".*(Transformer Engine|Apex).*",
     ".*core_attn recompute.*",
-    ".*Apex.*",
     ".*torch.jit.script.*",
-    ".*_all_gather_base.*",
-    ".*all_gather_into_tensor.*",
-    ".*reduce_scatter_tensor.*",
+    ".*(_all_gather_base|all_gather_into_tensor|reduce_scatter_tensor).*",
     ".*TypedStorage is deprecated.*",
     ".*pynvml package is deprecated.*",
     ".*`torch.cuda.*",
@@ -177,6 +174,7 @@ def install(device: str | None = None) -> None:
         warn_of_unused_devices()
         _point_torch_cuda_at_cpu()
         _use_cpu_rng()
+        _exchange_nothing_with_itself()
         _mode = CudaAsCpu()
         _mode.__enter__()  # stays active for the life of the process
     _write_checkpoints_without_manager()
@@ -255,6 +253,18 @@ def _use_cpu_rng() -> None:
                 self._current_state_name = outer_name
 
     random.CudaRNGStatesTracker = CpuRngStatesTracker
+
+
+def _exchange_nothing_with_itself() -> None:
+    """Leave out collectives of data-parallel groups of one rank, in which gloo copies all gradients and weights."""
+    from megatron.core.distributed import param_and_grad_buffer as buffers
+
+    for name in ("dist_all_gather_func", "dist_reduce_scatter_func"):
+        setattr(buffers, name, functools.partial(_among_several, getattr(buffers, name)))
+
+
+def _among_several(collective: Callable[..., Any], *tensors: torch.Tensor, group: Any, **options: Any) -> Any:
+    return collective(*tensors, group=group, **options) if group.size() > 1 else None
 
 
 def replace_torch_adam(own_adam: type[torch.optim.Optimizer]) -> None:

@@ -8,12 +8,17 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from megatron_train.parallel import device
 from pretokenizer.config.yaml_config import ConfigError
+from tests.conftest import toy_documents, write_shard
+from tests.megatron_train.models import LLAMA
+from tests.megatron_train.runs import start
 from tests.paths import ROOT
 
 
@@ -165,6 +170,21 @@ def test_cuda_calls_of_megatron_core_land_on_the_cpu(single_process: None) -> No
     x = torch.zeros(2)
     assert x.cuda() is x
     assert x.type() == "torch.cuda.FloatTensor"
+
+
+def test_a_data_parallel_group_of_one_rank_exchanges_nothing(single_process: None, tmp_path: Path) -> None:
+    called = []
+
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    run = start(LLAMA, {"train_data_path": [write_shard(tmp_path / "toy", toy_documents(8))]})
+    with Calls():
+        run.step()
+    assert "aten.mm.default" in called
+    assert [name for name in called if name.startswith("c10d") and ("gather" in name or "scatter" in name)] == []
 
 
 def test_the_stand_ins_for_torch_cuda_are_different_functions(single_process: None) -> None:
