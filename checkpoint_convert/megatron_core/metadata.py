@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from checkpoint_convert.tensors.mapped_file import MappedFile
 from checkpoint_convert.tensors.tensor import ConvertError
+from checkpoint_convert.tensors.torch_archive import read_archive
 from checkpoint_convert.tensors.torch_pickle import read_pickle
 from megatron_train.checkpoint.safe_pickle import ALLOWED_GLOBALS
 
@@ -50,7 +52,7 @@ def read_metadata(folder: Path, is_foreign: bool = False) -> dict[str, StoredTen
     case.
     """
     path = folder / ".metadata"
-    metadata = read_pickle(path.read_bytes(), str(path), None if is_foreign else ALLOWED_GLOBALS)
+    metadata = _parse(path, is_foreign)
     try:
         storage = metadata.state["storage_data"].items()
         places = {(index.state["fqn"], index.state.get("offset")): place.state for index, place in storage}
@@ -64,6 +66,27 @@ def read_metadata(folder: Path, is_foreign: bool = False) -> dict[str, StoredTen
     except (AttributeError, TypeError, IndexError) as error:
         raise ConvertError(f"{path}: not the metadata of a checkpoint ({error}); the file is damaged") from None
     return found
+
+
+def read_object(folder: Path, key: str) -> Any:
+    """Return an object of another tool's checkpoint that is stored beside its tensors, or None if there is none.
+
+    Instances of all classes are Inert, so no code runs. Raises ConvertError naming the file.
+    """
+    path = folder / ".metadata"
+    try:
+        for index, place in _parse(path, is_foreign=True).state["storage_data"].items():
+            if index.state["fqn"] == key:
+                mapped = MappedFile(folder / Path(place.state["relative_path"]).name)
+                return read_archive(mapped, place.state["offset"], place.state["length"], kept=None)
+    except (AttributeError, TypeError, KeyError) as error:
+        raise ConvertError(f"{path}: not the metadata of a checkpoint ({error}); the file is damaged") from None
+    return None
+
+
+def _parse(path: Path, is_foreign: bool) -> Any:
+    """Return the Metadata object in a file, as an Inert."""
+    return read_pickle(path.read_bytes(), str(path), None if is_foreign else ALLOWED_GLOBALS)
 
 
 def _chunk(described: dict[str, Any], place: dict[str, Any]) -> Chunk:

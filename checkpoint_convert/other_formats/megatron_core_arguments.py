@@ -1,7 +1,7 @@
 """Read the architecture of another tool's torch_dist checkpoint from the settings that the tool saved with it.
 
-Megatron-LM saves its command line as `args` in common.pt. Megatron-Bridge saves run_config.yaml. Both name most
-settings as megatron-core does.
+Megatron-LM saves its command line as `args` in common.pt or, since megatron-core 0.19, in an object beside the tensors.
+Megatron-Bridge saves run_config.yaml. Both name most settings as megatron-core does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from checkpoint_convert.families.llama import biases
+from checkpoint_convert.megatron_core.metadata import read_object
 from checkpoint_convert.tensors.mapped_file import MappedFile
 from checkpoint_convert.tensors.tensor import ConvertError, TensorInfo
 from checkpoint_convert.tensors.torch_archive import read_archive
@@ -20,6 +21,8 @@ from megatron_train.checkpoint.safe_pickle import Inert
 from megatron_train.config.model_config import ModelConfig
 
 COMMON, RUN_CONFIG = "common.pt", "run_config.yaml"
+COMMON_OBJECT = "common_state/shard_0_1"
+"""Key of the object in which megatron-core 0.19 stores the contents of common.pt, as the only entry of a list."""
 EMBEDDING, HEAD = "embedding.word_embeddings.weight", "output_layer.weight"
 LAYER = "decoder.layers.0."
 UNSUPPORTED = (
@@ -41,15 +44,17 @@ Settings = Mapping[str, Any]
 
 
 def saved_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings in run_config.yaml or common.pt of another tool's checkpoint, or {} when it saved none.
+    """Return the settings that another tool saved in its checkpoint, or {} when it saved none.
 
     Raises ConvertError naming the file.
     """
     if (folder / RUN_CONFIG).is_file():
         return _bridge_settings(folder / RUN_CONFIG)
-    if not (folder / COMMON).is_file():
-        return {}
-    common = read_archive(MappedFile(folder / COMMON), kept=None)
+    if (folder / COMMON).is_file():
+        common = read_archive(MappedFile(folder / COMMON), kept=None)
+    else:
+        stored = read_object(folder, COMMON_OBJECT)
+        common = stored[0] if isinstance(stored, list) and stored else None
     arguments = common.get("args") if isinstance(common, dict) else None
     state = arguments.state if isinstance(arguments, Inert) else arguments
     return dict(state) if isinstance(state, dict) else {}

@@ -31,5 +31,18 @@ class AttentionWithoutBias(RotarySelfAttention):
 class MlpWithoutBias(MLP):
     """megatron-core's MLP without biases in its linear layers, whatever the configuration says."""
 
-    def __init__(self, config: TransformerConfig, *arguments: Any, **settings: Any) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *arguments: Any,
+        pg_collection: Any = None,
+        is_mtp_layer: bool = False,
+        **settings: Any,
+    ) -> None:
+        """Build the MLP. megatron-core 0.19 gives all its groups, of which an MLP takes only that of the tensor ranks.
+
+        `is_mtp_layer` is for mixtures of experts.
+        """
+        if pg_collection is not None:
+            settings["tp_group"] = pg_collection.tp
         super().__init__(without_bias(config), *arguments, **settings)

@@ -65,8 +65,10 @@ def transformer_engine_layer(model: ModelConfig) -> ModuleSpec:
     """Return the spec of megatron-core's Transformer Engine layer, with this project's parallel residual and SwiGLU."""
     spec = gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec(qk_layernorm=model.qk_layernorm)
     layer = spec.submodules
+    # In megatron-core 0.19, the MLP is not a ModuleSpec but a partial call.
+    mlp = layer.mlp.submodules if isinstance(layer.mlp, ModuleSpec) else layer.mlp.keywords["submodules"]
     if model.is_swiglu:
-        layer.mlp.submodules.activation_func = GatedSilu
+        mlp.activation_func = GatedSilu
     attention = layer.self_attention.submodules
     attention.core_attention = packed_as_thd(attention.core_attention)
     if model.parallel_residual:
@@ -75,5 +77,5 @@ def transformer_engine_layer(model: ModelConfig) -> ModuleSpec:
         backend = gpt_layer_specs.TESpecProvider()
         layer.input_layernorm = backend.layer_norm()
         layer.self_attention.submodules.linear_qkv = backend.column_parallel_linear()
-        layer.mlp.submodules.linear_fc1 = backend.column_parallel_linear()
+        mlp.linear_fc1 = backend.column_parallel_linear()
     return spec

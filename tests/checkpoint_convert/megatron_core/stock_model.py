@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing import serialization
+from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
@@ -78,11 +80,18 @@ def load_strictly(chunk: Any, folder: Path) -> None:
     chunk.load_state_dict(loaded["model"])
 
 
-def save_stock(chunk: Any, folder: Path, arguments: Namespace) -> None:
-    """Save a checkpoint as Megatron-LM does, without optimizer."""
-    state = {**sharded(chunk), "args": arguments, "checkpoint_version": 3.0, "iteration": 5}
+def save_stock(chunk: Any, folder: Path, arguments: Namespace, as_object: bool = False) -> None:
+    """Save a checkpoint as Megatron-LM does, without optimizer.
+
+    With `as_object`, the arguments are saved beside the tensors, as by megatron-core 0.19, and there is no common.pt.
+    """
+    common: dict[str, Any] = {"args": arguments, "checkpoint_version": 3.0, "iteration": 5}
+    if as_object and not hasattr(serialization, "_legacy_common_state_exists"):  # else megatron-core does the same
+        common = {"": ShardedObject("common_state", common, (1,), (0,), replica_id=torch.distributed.get_rank())}
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # saving starts writer processes
-    dist_checkpointing.save(state, str(folder))
+    dist_checkpointing.save({**sharded(chunk), **common}, str(folder))
+    if as_object and torch.distributed.get_rank() == 0:
+        (folder / "common.pt").unlink(missing_ok=True)
 
 
 @torch.no_grad()

@@ -56,8 +56,11 @@ class Mode(enum.Enum):
     FAST = 1
 
 
-def save_in_stock_layout(release: str, target: str) -> None:
-    """On each of 4 ranks, load a release into the stock model at TP 2 x PP 2, and save it as Megatron-LM does."""
+def save_in_stock_layout(release: str, target: str, as_object: bool) -> None:
+    """On each of 4 ranks, load a release into the stock model at TP 2 x PP 2, and save it as Megatron-LM does.
+
+    `as_object` is that of save_stock.
+    """
     model = ModelConfig.load(Path(release) / "model_config.yaml")
     chunk = stock_model(model, 2, 2)
     load_strictly(chunk, Path(release))
@@ -82,14 +85,14 @@ def save_in_stock_layout(release: str, target: str) -> None:
         folder.mkdir(parents=True)
         (Path(target) / "latest_checkpointed_iteration.txt").write_text("5")
     torch.distributed.barrier()
-    save_stock(chunk, folder, arguments)
+    save_stock(chunk, folder, arguments, as_object)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "as_object"), zip(KINDS, (False, True), strict=True))
 def test_a_checkpoint_of_stock_megatron_core_comes_back_bitwise(
-    kind: str, hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
+    kind: str, as_object: bool, hf_folder: Callable[[str], Path], converted: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    run_distributed(save_in_stock_layout, 4, str(converted(kind) / "release"), str(tmp_path / "stock"))
+    run_distributed(save_in_stock_layout, 4, str(converted(kind) / "release"), str(tmp_path / "stock"), as_object)
     with pytest.raises(CheckpointError, match=r"checkpoint_convert from-megatron-core .*stock"):
         find_checkpoint(tmp_path / "stock")
 
