@@ -39,12 +39,13 @@ def chat(folder: Path, system: str | None, max_new_tokens: int, lines: Iterable[
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """Return the model and tokenizer of a Hugging Face folder, in transformers, on the GPU if there is one.
+    """Return the model and tokenizer of a Hugging Face folder, in transformers, on the device of OASST_DEVICE.
 
     Raises ValueError when the folder has no config.json, or no tokenizer with a chat template.
     """
-    import torch
     import transformers
+
+    from megatron_train.parallel.device import uses_cuda
 
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder}/config.json: missing; {folder} {described(folder)}")
@@ -57,7 +58,7 @@ def load(folder: Path) -> tuple[Any, Any]:
         ) from None
     if not tokenizer.chat_template:
         raise ValueError(f"{folder}: the tokenizer has no chat template, so a conversation cannot be rendered")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if uses_cuda() else "cpu"
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device).eval()
     return model, tokenizer
 

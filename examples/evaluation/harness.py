@@ -139,15 +139,17 @@ def load(folder: Path, options: Options) -> tuple[Any, bool]:
     import transformers
     from lm_eval.models.huggingface import HFLM
 
+    from megatron_train.parallel.device import uses_cuda
+
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     has_template = bool(tokenizer.chat_template) and not options.plain
     model = HFLM(
         pretrained=str(folder),
         tokenizer=tokenizer,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device="cuda" if uses_cuda() else "cpu",
         batch_size=options.batch_size,
-        parallelize=torch.cuda.device_count() > 1,
+        parallelize=uses_cuda() and torch.cuda.device_count() > 1,
         add_bos_token=False if has_template else None,
         prefix_token_id=first_id(tokenizer),
     )

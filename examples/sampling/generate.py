@@ -95,12 +95,14 @@ def sample(folder: Path, prompts: Sequence[str], configurations: Sequence[Config
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """Return model and tokenizer of a folder in transformers, on GPUs if there are any, else in fp32 on the CPU.
+    """Return model and tokenizer of a folder in transformers: on the GPUs if OASST_DEVICE allows them, else in fp32 on the CPU.
 
     Raises ValueError when the folder has no model or no chat template.
     """
     import torch
     import transformers
+
+    from megatron_train.parallel.device import uses_cuda
 
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder}: is no Hugging Face folder; export one with python -m checkpoint_convert to-hf")
@@ -110,7 +112,7 @@ def load(folder: Path) -> tuple[Any, Any]:
         raise ValueError(f"{folder}: the tokenizer has no chat template, so prompts cannot be rendered")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if not torch.cuda.is_available():
+    if not uses_cuda():
         return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), tokenizer
     if torch.cuda.device_count() > 1 and find_spec("accelerate"):  # one model over all GPUs
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map="auto")

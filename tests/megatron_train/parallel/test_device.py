@@ -61,6 +61,14 @@ def test_the_flag_takes_precedence_over_the_environment(monkeypatch: pytest.Monk
     assert os.environ["OASST_DEVICE"] == "cpu"
 
 
+def test_no_other_file_chooses_the_device() -> None:
+    """The demo and the tests set OASST_DEVICE to cpu, on machines with a GPU too."""
+    folders = ("pretokenizer", "megatron_train", "checkpoint_convert", "examples", "benchmarks")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    asking = {path.relative_to(ROOT).as_posix() for path in files if "cuda.is_available" in path.read_text()}
+    assert asking == {"megatron_train/parallel/device.py"}
+
+
 def test_too_few_devices_for_auto_are_a_warning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
