@@ -54,6 +54,7 @@ SHARED = {
         "config.model_config",
         "config.parallel_layout",
         "inference",
+        "parallel.device",
     },
     "checkpoint_convert": set(),
 }

@@ -95,7 +95,7 @@ def sample(folder: Path, prompts: Sequence[str], configurations: Sequence[Config
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """Return model and tokenizer of a folder in transformers: on the GPUs if OASST_DEVICE allows them, else in fp32 on the CPU.
+    """Return model and tokenizer of a folder in transformers, on GPUs that OASST_DEVICE allows, or in fp32 on the CPU.
 
     Raises ValueError when the folder has no model or no chat template.
     """

@@ -1,11 +1,11 @@
-"""Choose between CUDA and the CPU, and patch megatron-core 0.16.1 for that device. No other file patches anything.
+"""SHARED: choose between CUDA and the CPU, and patch megatron-core for that device. No other file does either.
 
     from megatron_train.parallel.device import install
     install()          # before any model, optimizer or process group is built
 
 On CUDA, only the Adam class is replaced, and only when neither Transformer Engine nor Apex is installed. On the CPU,
-megatron-core's literal `device="cuda"`, `torch.cuda.*` getters and RNG tracker are redirected to the CPU. With
-megatron-core 0.19.2, one process trains like this too; docs/gpu.md says what is tested.
+megatron-core's literal `device="cuda"`, `torch.cuda.*` getters and RNG tracker are redirected to the CPU. The versions
+of megatron-core are 0.16.1 and, for tests, 0.19.2; docs/gpu.md says what passes with it.
 """
 
 from __future__ import annotations
