@@ -165,7 +165,7 @@ def test_a_full_disk_is_raised_in_training_and_the_last_good_checkpoint_stays(
     good = sums(save(run, root))
     run.step()
     with monkeypatch.context() as patched:
-        no_room_for("__0_1.distcp", patched)
+        no_room_for("__0_0.distcp", patched)
         expected = r"save/iter_0000002: could not be saved: rank 0: OSError: \[Errno 28\] No space left on device"
         with pytest.raises(CheckpointError, match=expected), saver_of(run, root, async_save) as saver:
             saver.save(run.contents())
