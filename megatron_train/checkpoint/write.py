@@ -1,6 +1,6 @@
 """Write the tensors of a checkpoint and publish it: every rank writes its own files, then rank 0 publishes the folder.
 
-    plan = plan_tensors(state_dict, staging, keep_copies=True)     # in the training loop; all ranks take part
+    plan = plan_tensors(state_dict, staging, keep_copies, connect)      # in the training loop; all ranks take part
     write_and_publish(plan, root, iteration, ..., group)           # there, or in a thread with its own `group`
 
 The files are megatron-core's. The same state gives the same bytes: the files hold no time, path or random number.
