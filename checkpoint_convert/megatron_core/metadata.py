@@ -85,7 +85,7 @@ def read_object(folder: Path, key: str) -> Any:
 
 
 def _parse(path: Path, is_foreign: bool) -> Any:
-    """Return the Metadata object in a file, as an Inert."""
+    """Return the Metadata object in the file `path`, as an Inert. `is_foreign` is that of read_metadata."""
     return read_pickle(path.read_bytes(), str(path), None if is_foreign else ALLOWED_GLOBALS)
 
 

@@ -40,7 +40,7 @@ class Options:
     """Whether prompts are plain text although the folder has a chat template, as on the leaderboard of 2023."""
 
 
-def check_lm_eval() -> None:
+def require_harness() -> None:
     """Raise ValueError when lm-eval is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
         raise ValueError("lm-eval is not installed; run: pip install 'oasst-megatron[eval]'")
@@ -52,7 +52,7 @@ def evaluate(folder: Path, tasks: list[str], options: Options) -> dict[str, Any]
     A task is a name, or the path of a task file (.yaml). Raises TaskNameError for an unknown task, and ValueError when
     the folder holds no model, lm-eval is missing, or the data of a task cannot be fetched.
     """
-    check_lm_eval()
+    require_harness()
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder}: has no config.json; export a model with python -m checkpoint_convert to-hf")
     stay_offline_if_needed()

@@ -4,7 +4,7 @@
     for number in range(exchange.rounds):
         tensor = exchange.receive(number)                                        # all ranks of `group` take part
 
-A rank can so write a tensor and forget it before the next one comes. It never holds its whole share of a checkpoint.
+A rank can write each tensor and forget it before the next one comes, so it never holds its whole share of a checkpoint.
 """
 
 from __future__ import annotations

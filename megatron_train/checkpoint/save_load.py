@@ -49,7 +49,7 @@ from megatron_train.config.model_config import ModelConfig
 from megatron_train.config.norm_names import module_name, uses_module_names
 from megatron_train.config.parallel_layout import ParallelLayout
 from megatron_train.config.settings import TrainConfig
-from megatron_train.optim.optimizer import gather_weights, set_adam, unwrap
+from megatron_train.optim.optimizer import gather_weights, set_adam, set_learning_rates, unwrap
 from megatron_train.report.console import say, warn
 
 
@@ -115,6 +115,7 @@ def load_weights(folder: Path, chunks: list[Any], optimizer: Any = None) -> None
             raise CheckpointError(f"{folder}: lacks tensors of this model: {', '.join(missing)}; check --model")
     if optimizer is None:
         return
+    set_learning_rates(loaded["optimizer"], optimizer)
     optimizer.load_state_dict(loaded["optimizer"])
     for state_key in STATE_KEYS:
         tensors = tensors_to_load(optimizer, sharded_state_dict(chunks), state_key)
@@ -203,7 +204,9 @@ def stage_checkpoint(contents: Contents, keep_copies: bool) -> TensorPlan:
         gather_weights(chunks, config)
         state_dict = sharded_state_dict(chunks, optimizer)
         state_dict |= common_state(model_config, state.iteration, layout)
-        connect = optimizer and partial(PieceExchange, optimizer, sources_of(state_dict["optimizer"]))
+        connect = None
+        if optimizer is not None:
+            connect = partial(PieceExchange, optimizer, sources_of(state_dict["optimizer"]))
         plan = plan_tensors(state_dict, staging, keep_copies, connect)
         save_rng(staging, layout)
         if dist.get_rank() == 0:

@@ -128,6 +128,16 @@ def set_adam(optimizer: MegatronOptimizer, settings: Optimizer) -> None:
         group["betas"], group["eps"] = betas, settings.adam_eps
 
 
+def set_learning_rates(state: dict[str, Any], optimizer: MegatronOptimizer) -> None:
+    """Set the bounds of the learning rate in `state`, a loaded optimizer state, to those of this run.
+
+    megatron-core 0.19 finds the groups of parameters by these bounds, and finds none after a change of --lr.
+    """
+    own = optimizer.param_groups[0]
+    for group in state["optimizer"]["param_groups"]:
+        group.update(max_lr=own["max_lr"], min_lr=own["min_lr"])
+
+
 def gather_weights(chunks: list[Any], config: TrainConfig) -> None:
     """Gather the updated weights from the data-parallel ranks, and wait until they are complete.
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from checkpoint_convert.megatron_core.metadata import Chunk, StoredTensor, read_metadata, write_metadata
+from checkpoint_convert.megatron_core.metadata import Chunk, StoredTensor, read_metadata, read_object, write_metadata
 from checkpoint_convert.tensors.tensor import ConvertError
 
 STORED = StoredTensor((2, 3), torch.bfloat16, [Chunk((0, 0), (1, 3), "a", 0, 9), Chunk((1, 0), (1, 3), "b", 64, 7)])
@@ -38,6 +38,8 @@ def test_what_torch_writes_is_read(tmp_path: Path) -> None:
     found = read_metadata(tmp_path)
 
     assert list(found) == ["decoder.weight"]
+    assert read_object(tmp_path, "note") == "bytes"
+    assert read_object(tmp_path, "common_state/shard_0_1") is None
     shape, dtype, (chunk,) = found["decoder.weight"]
     assert (shape, dtype, chunk.offsets, chunk.sizes) == ((2, 3), torch.float32, (0, 0), (2, 3))
     with (tmp_path / chunk.file).open("rb") as file:

@@ -159,3 +159,12 @@ def test_a_resumed_run_has_its_own_settings_of_adam_and_names_a_new_order_of_sam
     assert "warning: packing: these settings decide which documents a sample holds" in capsys.readouterr().err
     start(SMALL, settings, folder, resume=True)
     assert "which documents" not in capsys.readouterr().err
+
+
+def test_a_resumed_run_has_its_own_bounds_of_the_learning_rate(tmp_path: Path, single_process: None) -> None:
+    settings = {"train_data_path": [write_shard(tmp_path / "toy", toy_documents(8))], "lr": 1e-2, "min_lr": 1e-3}
+    run = start(LLAMA, settings)
+    run.step()
+    folder = save(run, tmp_path / "saved")
+    resumed = start(LLAMA, settings | {"lr": 2e-2, "min_lr": 0.0}, folder, resume=True)
+    assert [(group["max_lr"], group["min_lr"]) for group in resumed.optimizer.param_groups] == [(2e-2, 0.0)] * 2
