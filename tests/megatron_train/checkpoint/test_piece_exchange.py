@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from megatron_train.checkpoint import piece_exchange
+from megatron_train.certificate.local_ranks import run_distributed
+from megatron_train.checkpoint import piece_exchange, write
+from megatron_train.checkpoint.folder import list_iterations
 from megatron_train.checkpoint.optimizer_state import Piece
 from megatron_train.checkpoint.piece_exchange import PieceExchange
+from megatron_train.checkpoint.saver import CheckpointSaver
 from tests.conftest import toy_documents, write_shard
 from tests.megatron_train.models import LLAMA
 from tests.megatron_train.runs import save, start
@@ -53,3 +58,26 @@ def test_a_save_holds_one_tensor_for_each_of_its_two_files(
     save(run, tmp_path / "saved")
     assert len(received) == 93  # 3 for each of 27 parameters, of which 4 are saved as two halves: gate and up
     assert max(alive) <= 1  # that of the other file; with megatron-core 0.19 there is only one
+
+
+def save_with_a_slow_disk_on_rank_1(settings: dict[str, Any], folder: Path) -> list[int]:
+    run = start(LLAMA, settings | {"save": str(folder), "distributed_timeout_minutes": 0.1})
+    run.step()
+    write_item, written = write._write_item, []
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        written.append(arguments)
+        if dist.get_rank() == 1 and len(written) == 5:
+            time.sleep(9)
+        return write_item(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patched, CheckpointSaver(run.config) as saver:
+        patched.setattr(write, "_write_item", slow)
+        saver.save(run.contents())
+    return list_iterations(folder)
+
+
+@pytest.mark.long
+def test_a_disk_that_is_slower_than_the_timeout_of_training_is_waited_for(tmp_path: Path) -> None:
+    settings = {"train_data_path": [write_shard(tmp_path / "toy", toy_documents(8))], "global_batch_size": 4}
+    assert run_distributed(save_with_a_slow_disk_on_rank_1, 2, settings, tmp_path / "saved") == [[1], [1]]

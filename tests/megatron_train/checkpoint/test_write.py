@@ -40,4 +40,6 @@ def test_a_plan_holds_no_memory_of_the_run(tmp_path: Path, single_process: None)
     ours = {tensor.untyped_storage().data_ptr() for tensor in live}
     kept = [tensor for file in plan.files for _, tensor in file.tensors]
     assert len(kept) > 30
+    assert plan.exchange is None
+    assert not any(tensor.is_meta for tensor in kept)
     assert not ours & {tensor.untyped_storage().data_ptr() for tensor in kept}
